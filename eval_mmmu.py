@@ -1,0 +1,390 @@
+"""MMMU: answers a model's questions (900 at validation), keeps every response, and scores them in two ways.
+
+The paper's evaluation (section 4; 6.2 for the modes, 6.3 for the thinking budget): temperature 1.0, up to 16,384 new
+tokens, the mean over 5 runs, a rule plus a judge. The two halves of this file are the two halves of the job:
+
+    score   responses -> tables. No model, no torch, seconds. `score_rows` is the function.
+    run     questions -> responses.jsonl, in chunks; stop it at any moment, the same command goes on. Then it scores.
+
+Two scores stand side by side because a parser alone can move a table by 15 points:
+    rule      ours, deterministic. Only the reply (what follows the last </think>) counts. Its last \\boxed{} is the answer;
+              without a box, an answer that the reply states plainly ("B", "**B**", "B) text", "The answer is B.").
+              Anything else is unparsed, and unparsed is wrong. reward.py decides whether it equals the key.
+    official  MMMU's own algorithm on the same reply, so that numbers compare with published ones. Where it would pick a
+              letter at random we count wrong and report how often (official_random) and what luck would have added on
+              average (official_luck). It does not know \\boxed{B}: official_boxed is the same algorithm reading the
+              inside of the last box where there is one, and is the one to compare for models that box their answers.
+
+Left out: MMMU-Pro, and turning open questions into multiple choice. The judge (--verifier) is reward.py's.
+
+    python eval_mmmu.py --model out/tiny/connector --data data/tiny/mmmu --out out/eval --max_new_tokens 128    # laptop
+    torchrun --nproc_per_node 8 eval_mmmu.py --model out/connector --data MMMU/MMMU --runs 5 --ask "Put the final answer in \\boxed{}."
+    python eval_mmmu.py score --responses out/eval/responses.jsonl --out out/eval/scores.json
+"""
+import ast
+import json
+import re
+import string
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Literal
+
+import tyro
+
+from reward import extract_answer, format_ok, readable_gold, score_batch
+from signals import CRITICAL_WORDS, critical_spans, denies_image
+
+DISCIPLINES = {
+    "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "Health and Medicine": ("Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy",
+                            "Public_Health"),
+    "Humanities and Social Science": ("History", "Literature", "Sociology", "Psychology"),
+    "Tech and Engineering": ("Agriculture", "Architecture_and_Engineering", "Computer_Science", "Electronics",
+                             "Energy_and_Power", "Materials", "Mechanical_Engineering")}
+DISCIPLINE_OF = {subject: name for name, subjects in DISCIPLINES.items() for subject in subjects}  # others: "Other"
+
+
+class Refused(ValueError):
+    """Bad input, told in one sentence. (common.Refused would bring torch along, which scoring does without.)"""
+
+
+# ------------------------------------------------------------------------------------------------------- rows of the data
+
+def parse_options(options, name):
+    """MMMU stores options as the printed form of a Python list; literal_eval reads it and executes nothing."""
+    if isinstance(options, str) and options.strip():
+        try:
+            options = ast.literal_eval(options.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise Refused(f"Row {name}: its options are not the printed form of a Python list ({error}): {options[:200]!r}") from error
+    options = options or []
+    if not isinstance(options, (list, tuple)):
+        raise Refused(f"Row {name}: its options are {type(options).__name__}, a list was expected: {str(options)[:200]!r}")
+    if len(options) > 26:
+        raise Refused(f"Row {name}: {len(options)} options, more than there are letters.")
+    return [str(option) for option in options]
+
+
+def accepted_answers(answer):
+    """[accepted answers] of an open question: MMMU prints a few of them as a list of strings, "['24/7', '3.429']"."""
+    if answer.lstrip().startswith("["):
+        try:
+            several = ast.literal_eval(answer.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return [answer]  # an interval, a matrix, ...
+        if isinstance(several, list) and several and all(isinstance(a, str) for a in several):
+            return several
+    return [answer]
+
+
+def subject_of(row_id):
+    """ids are {split}_{Subject}_{n}, and subjects hold underscores."""
+    match = re.fullmatch(r"[^_]+_(.+)_\d+", row_id)
+    return match[1] if match else "unknown"
+
+
+def checked(row, where):
+    """A responses row with everything that scoring needs, or a sentence that names the row."""
+    if not isinstance(row, dict):
+        raise Refused(f"{where}: a JSON object was expected, not {str(row)[:100]!r}.")
+    name = f"{row.get('id', '(without an id)')} ({where})"
+    for field in ("id", "question_type", "answer", "response"):
+        if row.get(field) is None:
+            raise Refused(f"Row {name} has no {field!r}. Needed: id, question_type, options, answer, response.")
+    if not isinstance(row["response"], str):
+        raise Refused(f"Row {name}: its response is {type(row['response']).__name__}, a text was expected.")
+    row = {**row, "id": str(row["id"]), "answer": str(row["answer"]).strip(), "options": parse_options(row.get("options"), name)}
+    row["choice"] = row["question_type"] == "multiple-choice"  # anything else is open
+    if row["answer"] in ("", "?"):
+        raise Refused(f"Row {name} has no answer to compare with ({row['answer']!r}). MMMU's test split keeps its answers: send it to its server.")
+    if row["choice"]:
+        letters = string.ascii_uppercase[:len(row["options"])]
+        row["answer"] = row["answer"].strip("().")
+        if not letters:
+            raise Refused(f"Row {name} is multiple choice and has no options.")
+        if row["answer"] not in list(letters):
+            raise Refused(f"Row {name}: its answer {row['answer']!r} is none of the letters {', '.join(letters)} of its {len(letters)} options.")
+    row["gold"] = [row["answer"]] if row["choice"] else accepted_answers(row["answer"])
+    row["subject"] = row.get("subject") or subject_of(row["id"])
+    return row
+
+
+def read_responses(path):
+    """Rows of a responses file. A torn last line (the writer was killed) is left out, any other broken line is refused."""
+    if not Path(path).is_file():
+        raise Refused(f"--responses {path}: there is no such file. An evaluation writes it as responses.jsonl into its --out folder.")
+    rows, lines = [], Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines: responses may hold U+2028
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise Refused(f"{path} line {number} is not JSON ({error}).") from error
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------------------- our rule
+
+def was_thinking(row, mode="auto"):
+    """Did <think> end the prompt? The row's own mode says it; where a file does not know it, --mode or the text does."""
+    mode = row.get("mode") or mode
+    if mode != "auto":
+        return mode != "nothink"
+    return "</think>" in row["response"] or row["response"].lstrip().startswith("<think>") or row.get("finish") == "length"
+
+
+def reply_of(response, thinking):
+    """What the model says after its thought; None while the thought is still open."""
+    before, closed, after = response.rpartition("</think>")
+    return after if closed else None if thinking else response
+
+
+def stated_answer(reply, row):
+    """The answer of a reply without a box when it plainly states exactly one, else None. Never guesses.
+
+    "B", "(B)", "**B**", "B) text", "The answer is B, because ...", an option's text and nothing else; for open questions
+    what follows "answer is" / "answer:", or a reply of at most five words.
+    """
+    text = re.sub(r"\*\*|__|`", "", reply).strip()
+    said = re.findall(r"\banswer(?: is\b(?: ?:)?| ?:)\s*(\S.*)", text, re.I)  # "." stops at the line's end
+    if not said and ("\n" in text or not text):
+        return None
+    text = (said[-1] if said else text).strip()
+    if not row["choice"]:
+        text = text.removesuffix(".").strip()
+        return text if text and len(text) <= 200 and (said or len(text.split()) <= 5) else None
+    letters = string.ascii_uppercase[:len(row["options"])]
+    if len(set(re.findall(rf"(?<!\w)([{letters}])[).:]", text))) > 1:
+        return None  # it repeats the list of options
+    if match := re.match(rf"(?:option |choice )?\(?([{letters}])(?=[).:;]|$|,? because\b|,? since\b)", text, re.I if len(text) == 1 else 0):
+        return match[1].upper()
+    same = [letter for letter, option in zip(letters, row["options"]) if text.removesuffix(".").casefold() == option.strip().casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+def rule_answer(row):
+    """What our rule reads in a row: (answer or None, stands it in a box?)."""
+    boxed = extract_answer(row["response"], row["thinking"])
+    if boxed is not None:
+        return boxed, True
+    reply = reply_of(row["response"], row["thinking"])
+    answer = stated_answer(reply, row) if reply else None
+    balanced = answer is not None and answer.count("{") == answer.count("}")
+    return (answer if balanced else None), False
+
+
+# ------------------------------------------------------------------------- MMMU's official algorithm, rebuilt from words
+
+def official_choice(response, options):
+    """The letter that the official parser reads, or None where it would pick one at random."""
+    for mark in ",.!?;:'":  # one mark after the other, in this order: "B.'" keeps its dot no longer than "B'."
+        response = response.strip(mark)
+    response = f" {response} "
+    lower, letters = response.lower(), string.ascii_uppercase[:len(options)]
+    last = {c: response.rfind(f"({c})") for c in letters}  # letter -> where its last occurrence starts, -1: nowhere
+    if max(last.values()) < 0:
+        last = {c: response.rfind(f" {c} ") for c in letters}
+    if max(last.values()) < 0 and len(response.split()) > 5:
+        last = {c: lower.rfind(option.lower()) for c, option in zip(letters, options)}
+    return max(last, key=last.get) if max(last.values()) >= 0 else None
+
+
+def official_normal(text):
+    """[a number rounded to two decimals] or [lower-cased text]; one character counts only beside a space."""
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        text = text.lower()
+        return [f" {text}", f"{text} "] if len(text) == 1 else [text]
+
+
+NUMBERS = (r"-?\b\d{1,3}(?:,\d{3})+\b",  # 1,234,567
+           r"-?\d+(?:\.\d+)?[eE][+-]?\d+",  # 1.5e-3
+           r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")  # 12, 1.5, .5
+
+
+def official_open(response):
+    """Everything that the official parser takes for a possible answer: texts (lower case) and numbers."""
+    cues = ["could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result "]
+    response = response.strip().strip(".").lower()
+    pieces, found = response.split("\n"), []
+    for i, piece in enumerate(pieces):
+        tails = [piece.rsplit(cue, 1)[1].strip() for cue in cues + ["="] * (i == len(pieces) - 1) if cue in piece]
+        if tails and (shortest := min(tails, key=len)) not in ("", *",.!?;:'"):
+            found.append(shortest)
+    found = found or [response]
+    found += [number for text in found for pattern in NUMBERS for number in re.findall(pattern, text)]
+    return [guess for text in found for guess in official_normal(text)]
+
+
+def official_right(reply, row):
+    """(right?, did it pick at random?) by the official algorithm; the random pick is wrong here."""
+    if row["choice"]:
+        letter = official_choice(reply, row["options"])
+        return letter == row["answer"], letter is None
+    keys = [key for gold in row["gold"] for key in official_normal(gold)]
+    return any(key == guess if isinstance(guess, float) else isinstance(key, str) and key in guess
+               for guess in official_open(reply) for key in keys), False
+
+
+# -------------------------------------------------------------------------------------------------------- scores and tables
+
+def score_rows(rows, mode="auto", verifier=None):
+    """Scores of responses (rows as in responses.jsonl): the dictionary of scores.json and the rows with their verdicts.
+
+    All rates are fractions. `mode` is for rows that do not carry their own. With a verifier (reward.py's), "judge" is the
+    share that the rule or the verifier accepts.
+    """
+    if not rows:
+        raise Refused("No responses to score.")
+    rows = [checked(row, f"row {i}") for i, row in enumerate(rows, 1)]
+    seen = {}
+    for i, row in enumerate(rows, 1):
+        key = (row["id"], row.get("run", 0))
+        if seen.setdefault(key, i) != i:
+            raise Refused(f"Row {row['id']} stands there twice (rows {seen[key]} and {i}). If these are several runs, number them in a 'run' field.")
+        row["thinking"] = was_thinking(row, mode)
+        row["parsed"], row["boxed"] = rule_answer(row)
+
+    # one comparison for each accepted answer, all in one batch: reward.py works through it in parallel, with time limits
+    pairs = [(i, gold) for i, row in enumerate(rows) if row["parsed"] is not None for gold in row["gold"]]
+    what = dict(responses=[f"\\boxed{{{rows[i]['parsed']}}}" for i, _ in pairs], golds=[gold for _, gold in pairs], thinking_prompt=False,
+                options=[rows[i]["options"] if rows[i]["choice"] else None for i, _ in pairs])
+    right = {i for (i, _), reward in zip(pairs, score_batch(**what)) if reward.accuracy}
+    judged = {i for (i, _), reward in zip(pairs, score_batch(**what, verifier=verifier)) if reward.accuracy} if verifier else set()
+
+    for i, row in enumerate(rows):
+        row["rule"], row["judge"] = float(i in right), float(i in right or i in judged)
+        reply = reply_of(row["response"], row["thinking"]) if row["thinking"] else row["response"]
+        # an open thought has no reply; the official algorithm knows no thoughts and reads all there is
+        reply = (row["response"] if reply is None else reply).strip()
+        row["official"], row["official_random"] = map(float, official_right(reply, row))
+        row["official_boxed"] = official_right(row["parsed"], row)[0] * 1.0 if row["boxed"] else row["official"]
+        row["official_luck"] = row["official_random"] / max(1, len(row["options"]))
+        row["unparsed"] = float(row["parsed"] is None)
+        row["truncated"] = float(row.get("finish") == "length")
+        row["forced"] = float(bool(row.get("forced")))
+        row["format"] = float(format_ok(row["response"], row["thinking"]))
+        row["denial"] = float(denies_image(row["response"]))
+
+    scores = {**group(rows), "questions": len({row["id"] for row in rows})}
+    for name in ("official_boxed", "official_random", "official_luck", "unparsed", "truncated", "forced", "format", "denial"):
+        scores[name] = mean(row[name] for row in rows)
+    for name, claim in (("rule_with_denial", 1.0), ("rule_without_denial", 0.0)):
+        part = [row["rule"] for row in rows if row["denial"] == claim]
+        scores[name] = mean(part) if part else None
+    if verifier:
+        scores["judge"] = mean(row["judge"] for row in rows)
+    runs = sorted({row.get("run", 0) for row in rows})
+    scores["runs"] = [mean(row["rule"] for row in rows if row.get("run", 0) == run) for run in runs]
+    scores["runs_se"] = stdev(scores["runs"]) / len(runs) ** 0.5 if len(runs) > 1 else None
+    by_subject, by_discipline = {}, {}
+    for row in rows:
+        by_subject.setdefault(row["subject"], []).append(row)
+        by_discipline.setdefault(DISCIPLINE_OF.get(row["subject"], "Other"), []).append(row)
+    scores["subjects"] = {name: group(by_subject[name]) for name in sorted(by_subject)}
+    scores["disciplines"] = {name: group(by_discipline[name]) for name in [*DISCIPLINES, "Other"] if name in by_discipline}
+    return scores, rows
+
+
+def group(rows):
+    """Of some rows: how many, both scores, the rule's standard error over questions (runs of one question are averaged
+    first: they are not independent), and the mean response length in tokens where it is known."""
+    questions = {}
+    for row in rows:
+        questions.setdefault(row["id"], []).append(row["rule"])
+    means = [mean(values) for values in questions.values()]
+    lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), (int, float))]
+    return {"n": len(rows), "rule": mean(row["rule"] for row in rows), "official": mean(row["official"] for row in rows),
+            "rule_se": stdev(means) / len(means) ** 0.5 if len(means) > 1 else None,
+            "official_boxed": mean(row["official_boxed"] for row in rows), "length": mean(lengths) if lengths else None}
+
+
+def tables(scores):
+    """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length)."""
+    percent = lambda x: "-" if x is None else f"{100 * x:.1f}"  # noqa: E731
+    line = lambda name, g: (name, str(g["n"]), percent(g["rule"]), percent(g["rule_se"]), percent(g["official"]),  # noqa: E731
+                            percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")
+    rows = [("", "n", "rule %", "+- se", "official %", "in box %", "tokens")]
+    for discipline, g in scores["disciplines"].items():
+        rows.append(line(discipline, g))
+        rows += [line(f"  {s}", g) for s, g in scores["subjects"].items() if DISCIPLINE_OF.get(s, "Other") == discipline]
+    rows.append(line("Overall", scores))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    text = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    text.insert(1, "-" * len(text[0]))
+    text.insert(-1, "-" * len(text[0]))
+    rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"), ("format", "format"),
+             ("denial", "image denied"), ("official_random", "official picks at random")]
+    text += ["", "  ".join(f"{label} {percent(scores[name])}%" for name, label in rates),
+             f"rule where the image is denied {percent(scores['rule_with_denial'])}%, elsewhere {percent(scores['rule_without_denial'])}%; "
+             f"luck would add {percent(scores['official_luck'])} points to official"]
+    if "judge" in scores:
+        text.append(f"rule or judge {percent(scores['judge'])}%")
+    if len(scores["runs"]) > 1:
+        text.append(f"{len(scores['runs'])} runs: {', '.join(map(percent, scores['runs']))}; mean {percent(scores['rule'])} "
+                    f"+- {percent(scores['runs_se'])} (standard error over runs)")
+    return "\n".join(text)
+
+
+def write_json(path, value):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+@dataclass
+class Score:
+    responses: str = "out/eval/responses.jsonl"  # JSONL rows: id, question_type, options, answer, response (run, finish, tokens, mode, subject when known)
+    out: str = ""  # where the scores go, JSON; default: scores.json beside the responses
+    rows: str = ""  # also write every row with what was read in it and the verdicts, JSONL
+    mode: Literal["auto", "think", "nothink"] = "auto"  # for rows without a mode: auto takes a row with </think>, or cut off, for thinking
+    verifier: str = ""  # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
+    verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
+
+
+def score(cfg: Score):
+    """Score saved responses: no model needed."""
+    scores, rows = score_rows(read_responses(cfg.responses), cfg.mode, make_verifier(cfg))
+    report(cfg, scores, rows, Path(cfg.responses).parent, cfg.out or Path(cfg.responses).with_name("scores.json"), print)
+    return scores
+
+
+def report(cfg, scores, rows, folder, out, say):
+    """Print the tables and what a reader should know about them; write scores.json."""
+    about = Path(folder) / "data.json"  # written by the run: where the questions came from, their revision and hashes
+    write_json(out, {**scores, "data": json.loads(about.read_text()) if about.exists() else None})
+    say(tables(scores))
+    unsure = [row for row in rows if row["thinking"] is False and not row.get("mode")]
+    if unsure and any(row["thinking"] for row in rows):
+        say(f"{len(unsure)} of {len(rows)} rows hold no </think> though others do, and were read as answers without a thought; "
+            f"--mode think counts them as thoughts without an answer.")
+    odd = {row["id"]: why for row in rows if not row["choice"] for gold in row["gold"] if (why := readable_gold(gold))}
+    if odd:
+        say(f"The rule cannot read the key of {len(odd)} questions: " + "; ".join(f"{i} ({why})" for i, why in list(odd.items())[:5]))
+    say(f"scores: {out}")
+    if getattr(cfg, "rows", ""):
+        Path(cfg.rows).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def make_verifier(cfg):
+    if not cfg.verifier:
+        return None
+    from reward import Verifier
+    return Verifier(cfg.verifier, cfg.verifier_model)
+
+
+if __name__ == "__main__":
+    try:
+        if sys.argv[1:2] == ["score"]:
+            score(tyro.cli(Score, args=sys.argv[2:], prog="eval_mmmu.py score", description=score.__doc__))
+    except Refused as error:
+        sys.exit(f"\n{error}")
