@@ -1,0 +1,87 @@
+"""The embedded world's model: an InternVL of about 2M random parameters, its tokenizer, image processor and chat template,
+in the layout of a real Hugging Face model folder (InternVL3's HF-native format)."""
+import json
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+THINK = ("<think>", "</think>")  # ordinary added tokens: they stay in the text when special tokens are left out
+
+# Every word of the world. A number is one token wherever it stands, since the space before it belongs to its neighbour.
+WORDS = """user assistant system A B C D What How Which In One Add Multiply Largest Wait Alternatively I
+ a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners cost costs count counts
+ cross crosses diagonal dial dials digit digits does falling far four green have high how image in is it largest left line many
+ middle number numbers of once over red right rising row see shape shapes smallest square squares sum sums take the then there
+ together top triangle triangles unit what which yellow""".split()
+PIECES = [", ", ". ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?", ", smallest ", "Largest ", " over ",
+          " costs ", "I see it at once."]
+
+# ChatML exactly as InternVL3 has it: a picture is one placeholder and a line break. enable_thinking opens the thought.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string -%}
+{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}{{ '<IMG_CONTEXT>\\n' }}
+{%- elif part['type'] == 'video' -%}{{ '<video>\\n' }}
+{%- elif part['type'] == 'text' -%}{{ part['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking -%}{{ '<think>\\n' }}{%- endif -%}
+{%- endif -%}"""
+
+
+def make_tokenizer():
+    """256 byte characters so that any text is spelled without loss, and the world's words and numbers as single tokens.
+
+    A Unigram model takes the cheapest way to cut the text. Words cost the same each, bytes ten times as much: few, long tokens.
+    """
+    byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    known = [str(n) for n in range(100)] + PIECES + WORDS + [" " + word for word in WORDS if len(word) > 1]
+    spelled = {byte.pre_tokenize_str(text)[0][0]: -1.0 for text in known}
+    vocabulary = {char: -10.0 for char in sorted(pre_tokenizers.ByteLevel.alphabet())} | spelled
+    core = Tokenizer(models.Unigram(list(vocabulary.items()), unk_id=None))
+    core.pre_tokenizer, core.decoder = byte, decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
+    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=512, padding_side="left",
+        clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE,
+        extra_special_tokens={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+                              "video_token": "<video>"})
+
+
+def save_blank_model(folder, seed):
+    """Write the whole model folder; returns the number of parameters."""
+    tokenizer = make_tokenizer()
+    end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    config = InternVLConfig(
+        vision_config=dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=512, image_size=[48, 48],
+                           patch_size=[8, 8], attention_bias=True, layer_scale_init_value=1.0, initializer_range=0.05),
+        text_config=dict(model_type="qwen2", vocab_size=len(tokenizer), hidden_size=192, num_hidden_layers=4, num_attention_heads=6,
+                         num_key_value_heads=2, intermediate_size=320, max_position_embeddings=512, rope_theta=10_000.0,
+                         initializer_range=0.05, tie_word_embeddings=False, bos_token_id=None, eos_token_id=end, pad_token_id=pad),
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), image_seq_length=9,  # 36 patches, four to a token
+        downsample_ratio=0.5, tie_word_embeddings=False, dtype="float32")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = InternVLForConditionalGeneration(config)
+        torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.05)  # the class starts them at zero
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images = dict(image_processor_type="GotOcr2ImageProcessor", processor_class="InternVLProcessor", do_resize=True, do_rescale=True,
+                  do_normalize=True, do_convert_rgb=True, rescale_factor=1 / 255, resample=3, size={"height": 48, "width": 48},
+                  image_mean=[0.5] * 3, image_std=[0.25] * 3, crop_to_patches=False, min_patches=1, max_patches=1)
+    (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
+    (folder / "processor_config.json").write_text(json.dumps(dict(processor_class="InternVLProcessor", image_seq_length=9), indent=1))
+    return sum(p.numel() for p in model.parameters())
