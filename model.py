@@ -1,0 +1,350 @@
+"""The vision-language model, as a student should see it: encoder -> connector -> LLM, three parts with names.
+
+`load` takes any Hugging Face folder of a family in FAMILIES, `VLM` names its parts and freezes by name, and one forward
+takes a whole *pack*: prompts laid into one row without padding, each followed by its responses (data.py lays them).
+
+    features = vlm.encode(pack)            # encoder alone; under no_grad when it is frozen
+    visual   = vlm.connect(features)       # connector; (visual tokens, d)
+    hidden   = vlm.decode(pack, visual)    # visual tokens take their places among the embeddings; (N, d)
+    logp, entropy = vlm.head(hidden, pack) # response positions only, in chunks; (R,), (R,)
+
+Every response of a pack attends to its own prompt and to itself, and to nothing else, and its positions go on where the
+prompt ends: an image and its question are computed once for a whole group of GRPO samples. The paper's hero, the
+connector, is written out below; its weights are the family's own.
+
+Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under torchrun and does nothing in one
+process. `python model.py MODEL` prints the table of parts.
+"""
+import contextlib
+import re
+import shutil
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from common import Refused, has_weights, resolve, say
+
+PARTS = ("encoder", "connector", "llm")
+
+# Where each family keeps its parts: names inside the Hugging Face model. A parameter belongs to the longest prefix that
+# fits. "Freeze the vision tower" freezes the connector too in many codebases, and a frozen connector is exactly what the
+# paper shows collapsing (section 5.6); here each part has a name of its own and tests list its tensors.
+FAMILIES = {
+    "internvl": {"encoder": "model.vision_tower", "connector": "model.multi_modal_projector",
+                 "llm": ("model.language_model", "lm_head")},
+}
+
+CHUNK = 2 ** 24  # logits that exist at once in the head (64 MiB in fp32), whatever the vocabulary
+
+
+# ---------------------------------------------------------------------------------------------------------------- connector
+
+class MLPConnector(nn.Module):
+    """InternVL's connector: pixel shuffle, LayerNorm, Linear, GELU, Linear (paper section 3.2; 91.8 M parameters at 38B).
+
+    The names and shapes of its weights are those of transformers' InternVLMultiModalProjector, so the two are
+    interchangeable; the pixel shuffle, which there sits in the model, is here, because it is the connector's first step.
+    """
+
+    def __init__(self, vision_width, llm_width, ratio=0.5):
+        super().__init__()
+        self.side = round(1 / ratio)  # patches along one side of the square that becomes one token
+        wide = vision_width * self.side ** 2
+        self.layer_norm = nn.LayerNorm(wide)
+        self.linear_1 = nn.Linear(wide, llm_width)
+        self.linear_2 = nn.Linear(llm_width, llm_width)
+
+    def forward(self, features):
+        """features (tiles, patches, width) -> visual tokens (tiles * patches / side^2, d)"""
+        x = self.pixel_shuffle(features)               # (T, P/4, 4 * width)
+        x = self.linear_1(self.layer_norm(x))          # (T, P/4, d)
+        return self.linear_2(F.gelu(x)).flatten(0, 1)  # (T * P/4, d)
+
+    def pixel_shuffle(self, features):
+        """side x side neighbouring patches lay their channels side by side: fewer, wider tokens. The family's weights
+        expect the channels in this order: row in the square, column in the square, channel."""
+        T, P, C = features.shape
+        grid, s = round(P ** 0.5), self.side
+        if grid * grid != P or grid % s:
+            raise Refused(f"the encoder gave {P} patches a tile, which is no square grid divisible by {s}: "
+                          f"check image_size and patch_size of the model's vision_config")
+        x = features.view(T, grid // s, s, grid // s, s, C)      # (T, row, r, column, c, C)
+        x = x.permute(0, 1, 3, 2, 4, 5)                          # (T, row, column, r, c, C)
+        return x.reshape(T, P // (s * s), s * s * C)
+
+
+# ---------------------------------------------------------------------------------------------------------------- attention
+
+class Layout:
+    """Who attends to whom in a row of N tokens, and the attention itself.
+
+    segments: rows (start, length, prefix_start, prefix_length). Tokens of a segment attend causally to each other and to
+    the whole prefix. A prompt is a segment without a prefix; a response is a segment whose prefix is its prompt.
+    """
+
+    def __init__(self, segments, pad_limit=1.3):
+        self.segments = torch.tensor(segments, dtype=torch.long).view(-1, 4)
+        self.buckets = [self._bucket(s) for s in self._similar(pad_limit)]
+        self.back = torch.cat([b.pop() for b in self.buckets]).argsort()  # from the buckets' order to the row's
+
+    def _similar(self, pad_limit):  # segments of about the same shape share one padded attention call
+        rows = sorted(self.segments.tolist(), key=lambda s: (s[3] > 0, s[1] + s[3]))
+        group, waste = [], lambda g: len(g) * max(s[1] + s[3] for s in g) > pad_limit * sum(s[1] + s[3] for s in g)
+        for row in rows:
+            if group and ((row[3] > 0) != (group[-1][3] > 0) or waste(group + [row])):
+                yield torch.tensor(group)
+                group = []
+            group.append(row)
+        if group:
+            yield torch.tensor(group)
+
+    @staticmethod
+    def _bucket(s):
+        start, length, prefix, P = (c[:, None] for c in s.T)                        # (S, 1) each
+        i, j = torch.arange(int(length.max())), torch.arange(int((length + P).max()))
+        q_at = start + i.clamp(max=length - 1)                                      # (S, Lq) rows of the queries
+        k_at = torch.where(j < P, prefix + j, start + (j - P).clamp(min=0).minimum(length - 1))  # (S, Lk)
+        mask = j[None, None] <= P[..., None] + i[None, :, None]                     # (S, Lq, Lk) causal after the prefix
+        real = (i < length).flatten().nonzero()[:, 0]                               # queries that are no padding
+        return [q_at, k_at, mask[:, None], real, q_at.flatten()[real]]  # the last: their rows
+
+    def to(self, device):
+        self.buckets, self.back = [[t.to(device) for t in b] for b in self.buckets], self.back.to(device)
+        return self
+
+    def attend(self, layer, q, k, v, scale):
+        """q (N, heads, h), k and v (N, kv_heads, h) of one LLM layer -> (N, heads, h)"""
+        repeat = q.shape[1] // k.shape[1]
+        outs = []
+        for q_at, k_at, mask, real in self.buckets:
+            Q, K, V = q[q_at].transpose(1, 2), k[k_at].transpose(1, 2), v[k_at].transpose(1, 2)  # (S, heads, L, h)
+            if repeat > 1:
+                K, V = K.repeat_interleave(repeat, 1), V.repeat_interleave(repeat, 1)
+            o = F.scaled_dot_product_attention(Q, K, V, attn_mask=mask, scale=scale)
+            outs.append(o.transpose(1, 2).flatten(0, 1)[real])  # (tokens of the bucket, heads, h)
+        return torch.cat(outs)[self.back]
+
+
+def layout_attention(module, q, k, v, mask, scaling=None, layout=None, **_):
+    """The attention function of the LLM's layers, registered with transformers: the layout does the work."""
+    out = layout.attend(module.layer_idx, *(x[0].transpose(0, 1) for x in (q, k, v)), scaling)
+    return out[None], None
+
+
+AttentionInterface.register("layout", layout_attention)
+
+
+# -------------------------------------------------------------------------------------------------------------------- model
+
+class VLM(nn.Module):
+    """A Hugging Face vision-language model whose parts have names: see the top of this file."""
+
+    def __init__(self, hf, family, source, autocast=None):
+        super().__init__()
+        self.hf, self.family, self.source, self.autocast_dtype = hf, FAMILIES[family], source, autocast
+        config = hf.config
+        self.image_id = config.image_token_id
+        self.select_layer = config.vision_feature_layer
+        new = MLPConnector(config.vision_config.hidden_size, config.text_config.hidden_size, config.downsample_ratio)
+        old = hf.model.multi_modal_projector
+        new.to(old.linear_1.weight)
+        new.load_state_dict(old.state_dict())
+        hf.model.multi_modal_projector = new
+        hf.model.language_model.config._attn_implementation = "layout"
+        self.never = [self.image_id]  # ids that the policy can not write: placeholders of images (see `logits`)
+        self.frozen, self.sharded = set(), False
+        size = config.vision_config.image_size
+        self.blank = (1, 3, *(size if isinstance(size, (list, tuple)) else (size, size)))
+
+    # ---- parts by name
+
+    def part_of(self, name):
+        prefixes = [(p, part) for part, where in self.family.items() for p in ([where] if isinstance(where, str) else where)]
+        fits = [(len(p), part) for p, part in prefixes if name.startswith(p + ".")]
+        if not fits:
+            raise Refused(f"tensor {name} of {self.source} belongs to no part: add it to FAMILIES in model.py")
+        return max(fits)[1]
+
+    def parts(self):
+        """{"encoder" | "connector" | "llm": {name: parameter}}; names as in hf.named_parameters()"""
+        parts = {p: {} for p in PARTS}
+        for name, parameter in self.hf.named_parameters():
+            parts[self.part_of(name)][name] = parameter
+        return parts
+
+    def train_only(self, names):
+        """Freeze by name: `names` train, everything else does not."""
+        if wrong := [n for n in names if n not in PARTS] or ([] if names else ["nothing"]):
+            raise Refused(f"--train {' '.join(wrong)}: the parts are {', '.join(PARTS)}")
+        self.frozen = set(PARTS) - set(names)
+        for part, parameters in self.parts().items():
+            for p in parameters.values():
+                p.requires_grad_(part not in self.frozen)
+        return self
+
+    def table(self):
+        """Parts, parameters, what trains: printed at the start of every stage."""
+        rows = [f"  {part:<10} {sum(p.numel() for p in ps.values()):>15,} parameters in {len(ps):>4} tensors   "
+                f"{'frozen' if part in self.frozen else 'trains'}" for part, ps in self.parts().items()]
+        return "\n".join([f"{self.source}: {sum(p.numel() for p in self.hf.parameters()):,} parameters"] + rows)
+
+    # ---- the forward, step by step
+
+    def autocast(self):
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, self.autocast_dtype) if self.autocast_dtype else contextlib.nullcontext()
+
+    def encode(self, pack):
+        """Encoder: the pack's images -> features (tiles, patches, width), or None for a pack without images.
+
+        Under FSDP a rank without images still has to enter the encoder's collectives, or the others wait for it for
+        ever: there a black image goes through, and `decode` multiplies it by zero.
+        """
+        if not pack.images and not self.sharded:
+            return None
+        grad = torch.enable_grad() if "encoder" not in self.frozen and torch.is_grad_enabled() else torch.no_grad()
+        with grad, self.autocast():  # a frozen encoder keeps no graph
+            pixels = pack.images["pixel_values"] if pack.images else torch.zeros(self.blank, device=pack.ids.device)
+            if self.select_layer == -1:
+                out = self.hf.model.vision_tower(pixel_values=pixels).last_hidden_state
+            else:
+                out = self.hf.model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states[self.select_layer]
+        return out[:, 1:]  # without the class token
+
+    def connect(self, features):
+        """Connector: features -> visual tokens (V, d) in the LLM's width"""
+        if features is None:
+            return None
+        with self.autocast():
+            return self.hf.model.multi_modal_projector(features)
+
+    def decode(self, pack, visual, layout=None):
+        """LLM: ids with the visual tokens in their places -> hidden states (N, d)"""
+        with self.autocast():
+            x = self.hf.model.language_model.embed_tokens(pack.ids)          # (N, d)
+            if visual is not None and not pack.images:
+                x = x + 0 * visual.sum()
+            elif visual is not None:
+                if len(visual) != len(pack.visual_at):
+                    raise Refused(f"{len(visual)} visual tokens for {len(pack.visual_at)} places in the prompts of "
+                                  f"{pack.names()}: processor and model disagree about tiles or image size")
+                x = x.index_copy(0, pack.visual_at, visual.to(x.dtype))
+            return self.hf.model.language_model(
+                inputs_embeds=x[None], position_ids=pack.positions[..., None, :], use_cache=False,
+                layout=layout or pack.layout).last_hidden_state[0]
+
+    def logits(self, hidden, temperature=1.0):
+        """hidden (n, d) -> logits (n, vocabulary) of the distribution that is sampled: fp32, divided by the temperature,
+        image placeholders impossible. Sampler and trainer both call this, so they can not drift apart."""
+        head = self.hf.lm_head
+        with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits would blur the entropies that select checkpoints
+            logits = F.linear(hidden.float(), head.weight.float(), head.bias) / temperature
+        never = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        never[self.never] = True
+        return logits.masked_fill(never, -1e9)
+
+    def head(self, hidden, pack):
+        """Log-prob of each response token and entropy (nats) of the distribution it came from: (R,), (R,).
+
+        Logits exist for CHUNK // vocabulary tokens at a time and are computed again in the backward: memory does not
+        grow with vocabulary x length.
+        """
+        def chunk(h, target):
+            logits = self.logits(h, pack.temperature)                    # (c, vocabulary)
+            logz = logits.logsumexp(-1)
+            logp = logits.gather(-1, target[:, None])[:, 0] - logz
+            entropy = logz - ((logits - logz[:, None]).exp() * logits).sum(-1)
+            return logp, entropy
+
+        size = max(1, CHUNK // self.hf.lm_head.weight.shape[0])
+        source, target = pack.source.split(size), pack.target.split(size)
+        if len(source) == 1:
+            return chunk(hidden[source[0]], target[0])
+        logp, entropy = zip(*(checkpoint(chunk, hidden[s], t, use_reentrant=False) for s, t in zip(source, target)))
+        return torch.cat(logp), torch.cat(entropy)
+
+    def forward(self, pack, features=None, only_features=False):
+        """pack -> logp (R,), entropy (R,) of all response tokens, in the pack's order."""
+        features = self.encode(pack) if features is None else features
+        if only_features:
+            return features
+        return self.head(self.decode(pack, self.connect(features)), pack)
+
+    # ---- saving
+
+    def save(self, folder):
+        """A folder that from_pretrained and vLLM load: weights (safetensors, the family's own names), configuration,
+        tokenizer and processor files. Under torchrun every rank must call it; rank 0 writes."""
+        state = get_model_state_dict(self.hf, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if state:  # only rank 0 holds the gathered tensors
+            copy_companions(self.source, folder)
+            self.hf.save_pretrained(folder, state_dict=OrderedDict(state))
+
+
+def copy_companions(source, folder):
+    """Tokenizer, processor and template files: everything beside the weights."""
+    for file in Path(source).iterdir():
+        if file.is_file() and not re.search(r"\.(safetensors|bin|pt|part)$|index\.json$|^config\.json$|^\.", file.name):
+            shutil.copy(file, folder)
+
+
+def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False):
+    """Load a model folder, run folder or hub name as a VLM whose parts in `train` train.
+
+    dtype: "fp32", or "bf16": computing in bf16 over fp32 master weights.
+    Raises Refused for an unknown family, an unknown part, and weights that do not match the architecture.
+    """
+    path = resolve(path, flag)
+    if not Path(path).exists():
+        from huggingface_hub import snapshot_download
+        path = snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"])
+    if not has_weights(path):
+        raise Refused(f"{flag} {path}: no model*.safetensors there; only safetensors weights are read")
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type not in FAMILIES:
+        raise Refused(f"{flag} {path} is a {config.model_type!r} model; the families are {', '.join(FAMILIES)} (model.py, FAMILIES)")
+    hf, info = AutoModelForImageTextToText.from_pretrained(
+        path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, ignore_mismatched_sizes=True)
+    tied = set(getattr(hf, "all_tied_weights_keys", None) or ())
+    wrong = {"missing": sorted(set(info["missing_keys"]) - tied), "unexpected": sorted(info["unexpected_keys"]),
+             "mismatched": sorted(str(k[0] if isinstance(k, tuple) else k) for k in info["mismatched_keys"])}
+    if any(wrong.values()):
+        what = "; ".join(f"{len(v)} {k}, e.g. {v[0]}" for k, v in wrong.items() if v)
+        raise Refused(f"{flag} {path}: the weights are not those of its config.json ({what})")
+    vlm = VLM(hf, config.model_type, path, torch.bfloat16 if dtype == "bf16" else None)
+    if checkpointing:
+        hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return vlm.train_only(train).to(device).train()
+
+
+def shard(vlm, world):
+    """FSDP2 under torchrun: every block of encoder and LLM, then the root. Nothing in one process."""
+    if world.size > 1:
+        policy = MixedPrecisionPolicy(param_dtype=vlm.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        blocks = set(vlm.hf._no_split_modules or ())
+        for module in list(vlm.hf.modules()):
+            if type(module).__name__ in blocks:
+                fully_shard(module, mp_policy=policy)
+        fully_shard(vlm, mp_policy=policy)
+        vlm.sharded = True
+        for module in vlm.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)  # losses carry their own normaliser, so gradients are summed over ranks
+    return vlm
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:] or ["data/tiny/model"]:
+        try:
+            say(load(argument).table())
+        except Refused as error:
+            sys.exit(str(error))
