@@ -252,12 +252,12 @@ at("max").textContent = data.top + " nats and more"; document.title = "rollouts 
 
 
 # ---------------------------------------------------------------------------------------------------------------- table
-def stage_result(scores, length, maths="Math"):
-    """One stage's line of results.json from its scores.json. Standard errors are binomial; `others` is the mean over subjects, each with the same weight."""
+def stage_result(scores, maths="Math"):
+    """One stage's line of results.json from its scores.json. `others` is the mean over subjects, each with the same weight."""
     subjects = {name: s["rule"] for name, s in sorted(scores["subjects"].items())}
-    errors = {name: math.sqrt(s["rule"] * (1 - s["rule"]) / s["n"]) for name, s in sorted(scores["subjects"].items())}
+    errors = {name: s["rule_se"] if s.get("rule_se") is not None else math.sqrt(s["rule"] * (1 - s["rule"]) / s["n"]) for name, s in sorted(scores["subjects"].items())}
     rest = [name for name in subjects if name != maths]
-    return {"maths": subjects.get(maths), "others": sum(subjects[n] for n in rest) / len(rest) if rest else None, "subjects": subjects, "length": length,
+    return {"maths": subjects.get(maths), "others": sum(subjects[n] for n in rest) / len(rest) if rest else None, "subjects": subjects, "length": scores.get("length"),
             "maths_se": errors.get(maths), "others_se": math.sqrt(sum(errors[n] ** 2 for n in rest)) / len(rest) if rest else None, "subjects_se": errors,
             "n": {name: s["n"] for name, s in sorted(scores["subjects"].items())}}
 
@@ -302,8 +302,7 @@ def table(cfg):
     for stage in STAGES:
         path = folder / stage / "eval" / "scores.json"
         if path.is_file():
-            scores = read_json(path, "evaluate that stage again")
-            results[stage] = stage_result(scores, scores.get("length"), cfg.maths)
+            results[stage] = stage_result(read_json(path, "evaluate that stage again"), cfg.maths)
         else:
             print(f"{STAGES[stage]}: no scores at {path} yet")
     if not results:

@@ -1,0 +1,210 @@
+"""Make the cold-start set: sample a teacher, keep what verifies, drop what rambles (paper, sections 2 and 3.2).
+
+The paper's teacher (R1V2) wrote a trace for each of about 20K questions; those with a wrong final answer went, and so did rambling or overlong ones (Skywork-VL-Reward and
+GPT-4o judged that); about 12K stayed. Here rambling is judged by what can be counted: repetition, length, and claims of not seeing the image.
+
+    python distill.py --model out/tiny/rl --data data/tiny/cold_start.jsonl --out out/distill/cold_start.jsonl                            # a laptop
+    torchrun --nproc_per_node 8 distill.py --model Skywork/Skywork-R1V2-38B-HF --data questions.jsonl --out cold_start.jsonl --rollout vllm   # questions are dealt out
+
+It writes
+    OUT                     one row a kept response, ready for sft.py: the question's fields, `solution` (what the model is to write after the prompt), `pass_rate`
+    OUT.pass_rates.jsonl    one row a question, kept or not: id, n, right, pass_rate, and how many responses met each fate. A difficulty split is one filter away:
+                            jq -c 'select(.pass_rate > 0.1 and .pass_rate < 0.9) | .id' OUT.pass_rates.jsonl
+Stopped at any moment, the same command goes on with the questions that are not in OUT.pass_rates.jsonl yet.
+
+A pass is a right final answer (rule, and verifier when one is named), whatever the form. A response is kept when it is right, keeps the format, ended by itself, and does
+not ramble. Of more than --keep such responses to a question the first stand: choosing the shortest or the longest would teach a length.
+"""
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from tqdm import tqdm
+
+from common import Refused, gather, main, read_jsonl, say, seed_of, start, write_text
+from data import Chat, open_image, read_records
+from model import load
+from reward import score_batch
+from rollout import make_sampler
+from signals import denies_image, repetition
+
+FATES = ("kept", "surplus", "duplicate", "wrong", "truncated", "format", "denial", "repetition", "long")
+
+
+@dataclass
+class Config:
+    model: str = "out/tiny/rl"  # the teacher: model folder, run folder or hub name
+    data: str = "data/tiny/cold_start.jsonl"  # questions with answers; solutions in it are not looked at
+    out: str = "out/distill/cold_start.jsonl"  # kept responses; OUT.pass_rates.jsonl stands beside it
+    n: int = 4  # responses to each question
+    keep: int = 1  # at most so many of them are kept
+    thinking: bool = True  # end the prompt with <think>
+    max_new_tokens: int = 8192  # longest response; one that reaches it is cut off, so it is dropped
+    max_length: int = 0  # drop responses of more tokens than this; 0: no limit beside max_new_tokens
+    max_repetition: float = 0.3  # drop responses in which more than this share of the word sequences occurred before (signals.repetition)
+    temperature: float = 1.0  # of sampling
+    limit: int = 0  # only the first so many questions; 0: all
+    chunk: int = 64  # questions sampled at a time on each process: what an interruption can lose
+    limit_bad: float = 0.01  # share of unusable rows in --data that is tolerated
+    verifier: str = ""  # OpenAI-compatible server that is asked when the rule says no, e.g. http://host:8000/v1
+    verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # its model
+    rollout: Literal["torch", "vllm"] = "torch"  # which sampler
+    max_tiles: int = 12  # tiles of an image
+    dtype: Literal["fp32", "bf16"] = "bf16"  # to compute in
+    device: str = "auto"  # cpu, cuda or auto
+    seed: int = 0
+
+
+def fate(text, length, finish, reward, max_length=0, max_repetition=0.3):
+    """Why a response is dropped, "" when it may be kept. The first reason in this order counts."""
+    if finish != "stop":
+        return "truncated"
+    if not reward.accuracy:
+        return "wrong"
+    if not reward.format:
+        return "format"
+    if denies_image(text):
+        return "denial"
+    if repetition(text) > max_repetition:
+        return "repetition"
+    if max_length and length > max_length:
+        return "long"
+    return ""
+
+
+def judge(rollouts, rewards, keep=1, max_length=0, max_repetition=0.3):
+    """One question's responses -> (texts to keep, its row of pass_rates.jsonl without the id)."""
+    fates, kept = Counter(), []
+    for rollout, reward in zip(rollouts, rewards, strict=True):
+        why = fate(rollout.text, len(rollout.ids), rollout.finish, reward, max_length, max_repetition)
+        why = why or ("duplicate" if rollout.text in kept else "surplus" if len(kept) == keep else "kept")
+        if why == "kept":
+            kept.append(rollout.text)
+        fates[why] += 1
+    right = sum(bool(r.accuracy) for r in rewards)
+    return kept, {"n": len(rollouts), "right": right, "pass_rate": right / len(rollouts), "fates": dict(fates)}
+
+
+def image_path(image, folder):
+    """How a row in `folder` names an image. One that is no file yet (Parquet, hub) becomes one, named by its content."""
+    if isinstance(image, str):
+        return os.path.relpath(image, folder)
+    if isinstance(image, bytes):
+        content = image
+    else:
+        buffer = io.BytesIO()
+        open_image(image).save(buffer, "PNG")
+        content = buffer.getvalue()
+    kind = Image.open(io.BytesIO(content)).format.lower()
+    path = folder / "images" / f"{hashlib.sha256(content).hexdigest()[:24]}.{kind}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".part").write_bytes(content)
+        os.replace(path.with_suffix(".part"), path)
+    return os.path.relpath(path, folder)
+
+
+def rows_of(record, texts, pass_rate, folder):
+    """Rows for sft.py of a question's kept responses. The id gains "#0", "#1", ..."""
+    images = [image_path(image, folder) for image in record.images]
+    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, "options": record.options, "answer": record.answer, "subject": record.subject,
+             "solution": text, "pass_rate": pass_rate} for i, text in enumerate(texts)]
+
+
+def finished(out, rates):
+    """Rows of the questions done so far. A question's row in `rates` is written last, so rows in `out` of a question that is not there were interrupted: they go."""
+    done = {row["id"]: row for row in read_jsonl(rates)}
+    for path, rows in ((rates, list(done.values())), (out, [row for row in read_jsonl(out) if row["id"].rpartition("#")[0] in done])):
+        if path.exists():
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return done
+
+
+def check_settings(path, cfg, world):
+    """Refuse to go on with other settings: half of the file would be something else."""
+    now = {k: v for k, v in asdict(cfg).items() if k not in ("out", "device", "limit")}
+    now["processes"] = world.size  # random numbers depend on it
+    if path.exists():
+        before = json.loads(path.read_text())
+        if other := [f"--{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]:
+            raise Refused(f"{cfg.out} was begun with other settings ({'; '.join(other)}). Use the same flags to go on, or another --out.")
+    write_text(path, json.dumps(now, indent=1))
+
+
+def distill(cfg):
+    if not 1 <= cfg.keep <= cfg.n:
+        raise Refused(f"--keep {cfg.keep}: must be between 1 and --n ({cfg.n})")
+    world = start(cfg.seed, cfg.device)
+    out, rates, settings = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl"), Path(f"{cfg.out}.settings.json")
+    records = read_records(cfg.data, limit_bad=cfg.limit_bad)[:cfg.limit or None]
+    if twice := [i for i, n in Counter(r.id for r in records).items() if n > 1]:
+        raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such ids); pass rates are kept by id, so give every row its own")
+    chat = Chat(cfg.model, cfg.max_tiles)
+    prompts = chat.prompts(records, thinking=cfg.thinking)
+    done = None
+    if world.rank == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        check_settings(settings, cfg, world)
+        done = finished(out, rates)
+    done = gather(done, world)[0]
+    fates = Counter()
+    for row in done.values():
+        fates.update(row["fates"])
+    if done:
+        say(f"{len(done)} of {len(prompts)} questions are done already")
+    stride = cfg.chunk * world.size
+    chunks = [(k, prompts[i:i + stride]) for k, i in enumerate(range(0, len(prompts), stride))]
+    chunks = [(k, part) for k, part in chunks if any(p.record.id not in done for p in part)]
+    if chunks:
+        sampler = make_sampler(cfg.rollout, load(cfg.model, world.device, cfg.dtype), chat)
+        verifier = make_verifier(cfg)
+    bar = tqdm(total=len(prompts), initial=len(prompts) - sum(len(part) for _, part in chunks), desc="distill", unit="question", dynamic_ncols=True, disable=world.rank > 0)
+    for k, part in chunks:  # chunk k samples the same responses whenever it is sampled: an interruption changes nothing in the result
+        mine = part[world.rank::world.size]
+        groups = sampler.generate(mine, cfg.n, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, k, world.rank))
+        flat = [(p.record, r) for p, group in zip(mine, groups) for r in group]
+        rewards = iter(score_batch([r.text for _, r in flat], [record.answer for record, _ in flat], thinking_prompt=cfg.thinking,
+                                   options=[record.options for record, _ in flat], verifier=verifier))
+        judged = [(p.record, *judge(group, [next(rewards) for _ in group], cfg.keep, cfg.max_length, cfg.max_repetition)) for p, group in zip(mine, groups)]
+        for record, texts, rate in (item for one in gather(judged, world) for item in one if item[0].id not in done):
+            fates.update(rate["fates"])
+            if world.rank == 0:
+                append(out, rows_of(record, texts, rate["pass_rate"], out.parent))
+                append(rates, [{"id": record.id, **rate}])
+        bar.update(len(part))
+        bar.set_postfix({f: fates[f] for f in FATES if fates[f]})
+    bar.close()
+    if world.rank == 0:
+        summary(out, rates, fates)
+
+
+def append(path, rows):
+    with open(path, "a") as f:
+        f.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def summary(out, rates, fates):
+    """What happened to all responses, and how hard the questions were."""
+    total, questions = max(1, fates.total()), read_jsonl(rates)
+    print(f"{fates.total()} responses to {len(questions)} questions: " + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
+    bins = Counter("none" if q["right"] == 0 else "all" if q["right"] == q["n"] else "some" for q in questions)
+    print("questions by their right responses: " + ", ".join(f"{name} {bins[name]}" for name in ("none", "some", "all")))
+    without = len(questions) - len({row["id"].rpartition("#")[0] for row in read_jsonl(out)})
+    print(f"{out}: {fates['kept']} rows; {without} questions have no response that could be kept")
+
+
+def make_verifier(cfg):
+    if not cfg.verifier:
+        return None
+    from reward import Verifier
+    return Verifier(cfg.verifier, cfg.verifier_model)
+
+
+if __name__ == "__main__":
+    main(distill, Config)
