@@ -22,16 +22,19 @@ Left out: MMMU-Pro, and turning open questions into multiple choice. The judge (
     python eval_mmmu.py score --responses out/eval/responses.jsonl --out out/eval/scores.json
 """
 import ast
+import hashlib
 import json
 import re
 import string
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Literal
 
 import tyro
+from tqdm import tqdm
 
 from reward import extract_answer, format_ok, readable_gold, score_batch
 from signals import CRITICAL_WORDS, critical_spans, denies_image
@@ -382,9 +385,256 @@ def make_verifier(cfg):
     return Verifier(cfg.verifier, cfg.verifier_model)
 
 
+# ---------------------------------------------------------------------------------------------------- the run: questions
+
+@dataclass
+class Config:
+    model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected or newest checkpoint) or a hub name
+    data: str = "data/tiny/mmmu"  # a folder of Parquet files in MMMU's schema, a Parquet or JSONL file, or a hub name (MMMU/MMMU)
+    split: str = "validation"  # which Parquet files: those whose names start with it
+    revision: str = ""  # commit of the hub data set; default: its newest, which is written down
+    subjects: tuple[str, ...] = ()  # only these
+    limit: int = 0  # at most so many questions, evenly from all subjects; 0: all
+    out: str = "out/eval"  # responses.jsonl, scores.json, config.json, data.json; run again, it goes on
+    mode: Literal["think", "nothink", "nowait"] = "think"  # prompt ends with <think>; does not; does, and the words of --ban cannot be written
+    ban: tuple[str, ...] = CRITICAL_WORDS  # words that nowait bans (the paper's experiment: --ban wait alternatively hmm)
+    ask: str = ""  # said at the end of each question, e.g. "Put the final answer in \\boxed{}."
+    temperature: float = 1.0  # 0: always the most likely token
+    runs: int = 1  # how often each question is asked; the paper reports the mean of 5
+    max_new_tokens: int = 16384  # thought and answer together; the model's context is the other limit
+    budget: int = 0  # tokens for the thought; 0: no budget
+    on_budget: Literal["close", "cut"] = "close"  # when it runs out: close the thought and ask for the answer, or stop there
+    closing: str = "\n</think>\n\n\\boxed{"  # what closes an unfinished thought; the model goes on from there
+    chunk: int = 512  # questions that are sampled and written together: what an interruption can lose
+    max_tiles: int = 12  # of an image
+    dtype: Literal["fp32", "bf16"] = "bf16"  # computing in
+    seed: int = 0  # of the sampling
+    verifier: str = ""  # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
+    verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
+
+
+def find_parquet(source, split, revision="", subjects=()):
+    """(folder, its Parquet files of the split, hub revision or None) of a local folder or file, or a hub data set."""
+    path = Path(source)
+    if path.is_file():
+        return path.parent, [path], None
+    if not path.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith(("data/", "out/", ".")):
+            raise Refused(f"--data {source}: no such folder or file. Run `make tiny` (or python tiny/make.py) for the tiny world, or name "
+                          f"a folder of Parquet files or a hub data set such as MMMU/MMMU.")
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        patterns = [f"*{s}/{split}-*.parquet" for s in subjects] or [f"*{split}-*.parquet"]
+        try:
+            path = Path(snapshot_download(source, repo_type="dataset", revision=revision or None, allow_patterns=patterns))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise Refused(f"--data {source}: no such folder or file here, and it cannot be had from the hub under this name"
+                          f"{f' at revision {revision}' if revision else ''} ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                          f"Is the name right (MMMU/MMMU), and is the network there?") from error
+        revision = path.name
+    files = sorted(path.rglob("*.parquet"))
+    if not files:
+        raise Refused(f"--data {source}: no Parquet files in it.")
+    named = [f for f in files if re.match(r"(dev|validation|test|train)\b", f.name)]
+    if named and not (files := [f for f in named if f.name.startswith(split)]):
+        raise Refused(f"--data {source}: no Parquet file of the split {split!r}; there are {', '.join(sorted({f.name.split('-')[0] for f in named}))}.")
+    return path, files, revision or None
+
+
+
+def question_of(row, name, folder):
+    """A row of MMMU's schema as {"id", "subject", "question_type", "options", "answer", "record"}.
+
+    <image N> names the column image_N; in a Record it names the N-th image, so the marks are renumbered where columns are empty.
+    """
+    from data import Record
+    columns = [n for n in range(1, 8) if row.get(f"image_{n}")]
+    images = [row[f"image_{n}"]["bytes"] or str(folder / row[f"image_{n}"]["path"]) for n in columns]
+
+    def renumber(mark):
+        if int(mark[1]) not in columns:
+            raise Refused(f"Row {name}: its text names <image {mark[1]}>, and the column image_{mark[1]} is empty.")
+        return f"<image {columns.index(int(mark[1])) + 1}>"
+
+    options = parse_options(row["options"], name)
+    question, *shown = [re.sub(r"<image (\d+)>", renumber, text) for text in (row["question"] or "", *options)]
+    subject = subject_of(row["id"])
+    return {"id": row["id"], "subject": folder.name if subject == "unknown" else subject, "question_type": row["question_type"],
+            "options": options, "answer": str(row["answer"]), "record": Record(row["id"], question, images, options=shown, subject=subject)}
+
+
+def read_questions(cfg):
+    """(questions, where they came from: source, revision, hash of every file)."""
+    from data import _check_images, read_records
+    about = {"source": cfg.data, "split": cfg.split, "revision": None, "files": {}}
+    questions = []
+    if cfg.data.endswith(".jsonl"):
+        for r in read_records(cfg.data, limit_bad=0.0):
+            questions.append({"id": r.id, "subject": r.subject or "unknown", "question_type": "multiple-choice" if r.options else "open",
+                              "options": r.options, "answer": r.answer, "record": r})
+        about["files"][Path(cfg.data).name] = sha256(cfg.data)
+    else:
+        import pyarrow.parquet as pq
+        folder, files, about["revision"] = find_parquet(cfg.data, cfg.split, cfg.revision, cfg.subjects)
+        for file in files:
+            about["files"][str(file.relative_to(folder))] = sha256(file)
+            table = pq.read_table(file)
+            if lacking := {"id", "question", "options", "answer", "question_type"} - set(table.column_names):
+                raise Refused(f"{file} lacks the columns {', '.join(sorted(lacking))} of MMMU's schema (it has {', '.join(table.column_names)}).")
+            for i, row in enumerate(table.to_pylist(), 1):
+                questions.append(question_of(row, f"{row['id']} ({file.name} row {i})", file.parent))
+        _, broken = _check_images([q["record"] for q in questions])  # decodes each once, and notes its size
+        if broken:
+            raise Refused(f"{cfg.data}: {len(broken)} questions have images that cannot be read:\n"
+                          + "\n".join(f"  {name}: {why}" for name, why in broken[:5]))
+    have = Counter(q["subject"] for q in questions)
+    if unknown := sorted(set(cfg.subjects) - set(have)):
+        raise Refused(f"--subjects {' '.join(unknown)}: not in {cfg.data}, which has {', '.join(sorted(have))}.")
+    questions = [q for q in questions if not cfg.subjects or q["subject"] in cfg.subjects]
+    if twice := [i for i, n in Counter(q["id"] for q in questions).items() if n > 1]:
+        raise Refused(f"{cfg.data}: {len(twice)} ids stand there more than once, e.g. {twice[0]}.")
+    if cfg.limit:  # the first question of every subject, then the second of every subject, ...
+        count = Counter()
+        for q in questions:
+            count[q["subject"]] += 1
+            q["nth"] = count[q["subject"]]
+        questions = sorted(questions, key=lambda q: q["nth"])[:cfg.limit]
+    for q in questions:
+        if cfg.ask:  # it stands after the options, so they become a part of the question's text
+            q["record"].question, q["record"].options = f"{q['record'].text()}\n{cfg.ask}", []
+    return questions, about
+
+
+def sha256(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def fingerprint(folder):
+    """Tells whether a checkpoint folder still holds the same weights: the end of every weights file, hashed (all of them would
+    take minutes at 38B)."""
+    total = hashlib.sha256()
+    for file in sorted(Path(folder).glob("model*.safetensors")):
+        with open(file, "rb") as f:
+            f.seek(max(0, file.stat().st_size - 2 ** 20))
+            total.update(f"{file.name} {file.stat().st_size}".encode() + f.read())
+    return total.hexdigest()
+
+
+# ----------------------------------------------------------------------------------------------------- the run: responses
+
+def banned_ids(chat, words):
+    """Every id that spells one of the words as a whole, alone or with spaces and marks around it, in any case ("Wait", " wait",
+    "Wait,"). Each vocabulary entry is decoded for that: the tokenizer's own spelling of a space does not matter."""
+    special = set(chat.tokenizer.all_special_ids)
+    texts = chat.tokenizer.batch_decode([[i] for i in range(len(chat.tokenizer))])
+    found = {i: {word for _, _, word in critical_spans(text, words)} for i, text in enumerate(texts) if i not in special}
+    missing = set(words) - set().union(*found.values())
+    return sorted(i for i, hits in found.items() if hits), sorted(missing)
+
+
+def respond(sampler, chat, prompts, cfg, ban, seed, label):
+    """One response to each prompt, within the thinking budget: [{"response", "finish", "tokens", "forced"}].
+
+    A thought that is still open when its budget ends is closed with cfg.closing, and the model goes on from there; an answer
+    that the budget caught in the middle simply goes on. (--on_budget cut: both stay as they are.)
+    """
+    limit = cfg.budget or cfg.max_new_tokens
+    sample = dict(temperature=cfg.temperature, ban=ban)
+    first = [r[0] for r in sampler.generate(prompts, 1, max_new_tokens=limit, seed=seed, progress=label, **sample)]
+    out = [{"response": r.text, "finish": r.finish, "tokens": len(r.ids), "forced": False} for r in first]
+    if not cfg.budget or cfg.on_budget == "cut":
+        return out
+    closing = chat.tokenizer(cfg.closing, add_special_tokens=False)["input_ids"]
+    heads = {}  # which responses go on -> what they have so far
+    for i, r in enumerate(first):
+        out[i]["forced"] = r.finish == "length" and "</think>" not in r.text
+        head = list(r.ids) + (closing if out[i]["forced"] else [])
+        if r.finish == "length" and len(prompts[i].full) + len(head) < chat.context:
+            heads[i] = head
+    more = sampler.generate([prompts[i].continued(head) for i, head in heads.items()], 1, max_new_tokens=cfg.max_new_tokens - limit,
+                            seed=seed + 1, progress=f"{label}, answers", **sample) if heads else []
+    for (i, head), (r,) in zip(heads.items(), more):
+        out[i].update(response=chat.decode(head + list(r.ids)), finish=r.finish, tokens=len(head) + len(r.ids))
+    return out
+
+
+def evaluate(cfg: Config):
+    """Ask, keep, score. What is already in --out is not asked again."""
+    from common import Run, gather, resolve, say, seed_of, start
+    if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
+        raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has to be below "
+                      f"--max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the answer.")
+    for flag in ("runs", "max_new_tokens", "chunk"):
+        if getattr(cfg, flag) < 1:
+            raise Refused(f"--{flag} {getattr(cfg, flag)}: at least 1.")
+    verifier = make_verifier(cfg)
+    world = start(cfg.seed)
+    checkpoint = resolve(cfg.model)
+    questions, about = read_questions(cfg)
+    about = {**about, "checkpoint": checkpoint, "weights": fingerprint(checkpoint) if Path(checkpoint).exists() else None}
+    run = Run(cfg.out, cfg, world, may_change=("runs", "chunk", "verifier", "verifier_model"))
+    path, about_path = run.dir / "responses.jsonl", run.dir / "data.json"
+    before = json.loads(about_path.read_text()) if about_path.exists() else about
+    if changed := [k for k in about if before.get(k) != about[k]]:
+        raise Refused(f"{run.dir} holds responses of another {' and '.join(changed)} (see {about_path}). "
+                      f"Use another --out, or delete the folder to ask again.")
+    done = read_responses(path) if path.exists() else []
+    have = {(row["id"], row["run"]) for row in done}
+    gather(None, world)  # everybody has read before rank 0 writes
+    if world.rank == 0:
+        write_json(about_path, about)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done), encoding="utf-8")  # without a torn line
+
+    # a chunk is sampled as a whole with its own seed, so that a resumed run writes what an undisturbed one would have written
+    size = min(cfg.chunk, -(-len(questions) // world.size))
+    chunks = [(k, questions[i:i + size]) for k in range(cfg.runs) for i in range(0, len(questions), size)]
+    chunks = [(n, k, part) for n, (k, part) in enumerate(chunks) if any((q["id"], k) not in have for q in part)]
+    if chunks:
+        from data import Chat
+        from model import load
+        from rollout import make_sampler
+        chat = Chat(cfg.model, max_tiles=cfg.max_tiles)
+        prompts = {p.record.id: p for p in chat.prompts([q["record"] for q in questions], thinking=cfg.mode != "nothink")}
+        if long := [q["id"] for q in questions if q["id"] not in prompts]:
+            raise Refused(f"{len(long)} questions are longer than the model's context of {chat.context} tokens, e.g. {long[0]}. "
+                          f"Leaving them out would change the score: lower --max_tiles (now {cfg.max_tiles}).")
+        ban, missing = banned_ids(chat, cfg.ban) if cfg.mode == "nowait" else ((), ())
+        if missing:
+            say(f"nowait: no token spells {', '.join(missing)} on its own, so these words can still be written in pieces.")
+        vlm = load(cfg.model, world.device, cfg.dtype, train=()).eval()
+        sampler = make_sampler("torch", vlm, chat)  # every process holds the whole model and answers its own chunks
+        say(f"{len(questions)} questions x {cfg.runs} runs, {len(have)} answers there already; {cfg.mode}"
+            + (f", {len(ban)} tokens banned" if ban else ""))
+        bar = tqdm(total=len(questions) * cfg.runs, initial=len(have), desc="answers", disable=world.rank > 0, dynamic_ncols=True)
+        for i in range(0, len(chunks), world.size):
+            rows = []
+            if i + world.rank < len(chunks):
+                n, k, part = chunks[i + world.rank]
+                answers = respond(sampler, chat, [prompts[q["id"]] for q in part], cfg, ban, seed_of(cfg.seed, n),
+                                  f"run {k + 1}/{cfg.runs}" if world.rank == 0 else None)
+                rows = [{"id": q["id"], "run": k, **{f: q[f] for f in ("subject", "question_type", "options", "answer")}, **answer,
+                         "mode": cfg.mode} for q, answer in zip(part, answers) if (q["id"], k) not in have]
+            rows = [row for rank_rows in gather(rows, world) for row in rank_rows]
+            if world.rank == 0:
+                with open(path, "a", encoding="utf-8") as f:
+                    f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            bar.update(len(rows))
+        bar.close()
+
+    if world.rank == 0:
+        wanted = {(q["id"], k) for q in questions for k in range(cfg.runs)}
+        rows = [row for row in read_responses(path) if (row["id"], row["run"]) in wanted]
+        scores, rows = score_rows(rows, verifier=verifier)
+        report(cfg, scores, rows, run.dir, run.dir / "scores.json", say)
+
+
 if __name__ == "__main__":
     try:
         if sys.argv[1:2] == ["score"]:
             score(tyro.cli(Score, args=sys.argv[2:], prog="eval_mmmu.py score", description=score.__doc__))
+        else:
+            from common import main
+            main(evaluate, Config)
     except Refused as error:
         sys.exit(f"\n{error}")
