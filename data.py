@@ -261,11 +261,12 @@ class Chat:
 
     # -------------------------------------------------------------------------------------------------------------- packs
 
-    def packs(self, groups, max_tokens=16384, temperature=1.0):
+    def packs(self, groups, max_tokens=16384, temperature=1.0, pixels=True):
         """[(prompt, [response ids, ...]), ...] -> Packs of at most max_tokens tokens each, in order.
 
         Responses are numbered 0, 1, ... over all groups; Pack.owner holds these numbers. A group that does not fit is
-        split: its prompt (and images) stands once in each piece.
+        split: its prompt (and images) stands once in each piece. pixels=False leaves the images out (their features are
+        known already).
         """
         packs, row, free, number = [], [], 0, 0
         for prompt, responses in groups:
@@ -274,7 +275,7 @@ class Chat:
                 n = len(ids) if ids is not None else 0
                 if piece is None or n > free:
                     if n + len(prompt.full) > free and row:
-                        packs.append(self._pack(row, temperature))
+                        packs.append(self.pack(row, temperature, pixels))
                         row = []
                     free = (free if row else max_tokens) - len(prompt.full)
                     piece = (prompt, [])
@@ -282,16 +283,17 @@ class Chat:
                 if ids is not None:
                     piece[1].append((number, ids))
                     number, free = number + 1, free - n
-        return packs + ([self._pack(row, temperature)] if row else [])
+        return packs + ([self.pack(row, temperature, pixels)] if row else [])
 
-    def _pack(self, row, temperature):
+    def pack(self, row, temperature=1.0, images=True):
+        """[(prompt, [(number, ids), ...]), ...] -> one Pack"""
         ids, positions, segments, source, owner, pixels = [], [], [], [], [], []
         for prompt, responses in row:
             begin, P = len(ids), len(prompt.full)
             segments.append((begin, P, 0, 0))
             ids += prompt.full
             positions += range(P)
-            pixels.append(self.pixels(prompt))
+            pixels.append(self.pixels(prompt) if images else {})
             for number, response in responses:
                 if not response:
                     continue  # an empty response has no token to learn from
@@ -304,8 +306,8 @@ class Chat:
         ids = torch.tensor(ids)
         source, owner = torch.tensor(source, dtype=torch.long), torch.tensor(owner, dtype=torch.long)
         targets = [t for _, responses in row for _, r in responses for t in r]
-        images = {k: torch.cat([p[k] for p in pixels if p]) for k in {k for p in pixels for k in p}}
-        return Pack(ids, torch.tensor(positions), (ids == self.image_id).nonzero()[:, 0], images, Layout(segments),
+        merged = {k: torch.cat([p[k] for p in pixels if p]) for k in {k for p in pixels for k in p}}
+        return Pack(ids, torch.tensor(positions), (ids == self.image_id).nonzero()[:, 0], merged, Layout(segments),
                     source, torch.tensor(targets, dtype=torch.long), owner, temperature, [p for p, _ in row])
 
 

@@ -231,7 +231,7 @@ class VLM(nn.Module):
         """LLM: ids with the visual tokens in their places -> hidden states (N, d)"""
         with self.autocast():
             x = self.hf.model.language_model.embed_tokens(pack.ids)          # (N, d)
-            if visual is not None and not pack.images:
+            if visual is not None and len(pack.visual_at) == 0:
                 x = x + 0 * visual.sum()
             elif visual is not None:
                 if len(visual) != len(pack.visual_at):

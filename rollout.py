@@ -161,7 +161,7 @@ class TorchSampler:
         vlm, device, P = self.vlm, self.vlm.hf.device, len(prompts)
         # ---- prefill: each prompt and its images once
         row = [(p, []) for p in prompts]
-        pack = self.chat._pack(row, temperature).to(device)
+        pack = self.chat.pack(row, temperature).to(device)
         segments = pack.layout.segments.tolist()
         prefill = Prefill(segments).to(device)
         hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)), prefill)                      # (N, d)

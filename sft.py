@@ -66,11 +66,12 @@ def supervised(records, chat, thinking, max_length):
 
 
 @torch.no_grad()
-def validation_loss(vlm, chat, rows, cfg, world):
-    """Mean of minus log-prob over all response tokens of the validation rows."""
+def validation_loss(vlm, chat, rows, cfg, world, features=None):
+    """Mean of minus log-prob over all response tokens of the validation rows. features: see connector_tune.py."""
     loss = tokens = 0.0
-    for pack, weight in even_out(chat.packs([(p, [ids]) for p, ids in rows[world.rank::world.size]], cfg.max_tokens), world):
-        logp, _ = vlm(pack.to(world.device))
+    packs = chat.packs([(p, [ids]) for p, ids in rows[world.rank::world.size]], cfg.max_tokens, pixels=features is None)
+    for pack, weight in even_out(packs, world):
+        logp, _ = vlm(pack.to(world.device), features(pack) if features else None)
         loss, tokens = loss - weight * logp.double().sum().item(), tokens + weight * len(logp)
     loss, tokens = total([loss, tokens], world)
     return loss / tokens
