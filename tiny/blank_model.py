@@ -12,7 +12,7 @@ THINK = ("<think>", "</think>")  # ordinary added tokens: they stay in the text 
 # Every word of the world. A number is one token wherever it stands, since the space before it belongs to its neighbour.
 WORDS = """user assistant system A B C D What How Which In One Add Multiply Largest Wait Alternatively I
  a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners cost costs count counts
- cross crosses diagonal dial dials digit digits does falling far four green have high how image in is it largest left line many
+ cross crosses diagonal dial dials digit digits do does falling far four green has have high how image in is it largest left line many
  middle number numbers of once over red right rising row see shape shapes smallest square squares sum sums take the then there
  together top triangle triangles unit what which yellow""".split()
 PIECES = [", ", ". ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?", ", smallest ", "Largest ", " over ",
@@ -46,7 +46,7 @@ def make_tokenizer():
     A Unigram model takes the cheapest way to cut the text. Words cost the same each, bytes ten times as much: few, long tokens.
     """
     byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    known = [str(n) for n in range(100)] + PIECES + WORDS + [" " + word for word in WORDS if len(word) > 1]
+    known = [str(n) for n in range(100)] + PIECES + WORDS + [" " + word for word in WORDS]
     spelled = {byte.pre_tokenize_str(text)[0][0]: -1.0 for text in known}
     vocabulary = {char: -10.0 for char in sorted(pre_tokenizers.ByteLevel.alphabet())} | spelled
     core = Tokenizer(models.Unigram(list(vocabulary.items()), unk_id=None))

@@ -22,6 +22,7 @@ import json
 import random
 import shutil
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,7 +73,7 @@ SHAPES = {"circle": 0, "triangle": 3, "square": 4, "cross": 12}  # and their cor
 
 def canvas(rng, paper=(250, 247, 240), scale=4):
     """A cell to draw in, 4 times larger than life: shrinking it smooths the edges."""
-    image = Image.new("RGB", (CELL * scale, CELL * scale), tint(rng, paper, 5))
+    image = Image.new("RGB", (CELL * scale, CELL * scale), tint(rng, paper, 3))
     return image, ImageDraw.Draw(image)
 
 
@@ -102,7 +103,7 @@ def handwriting():
     digits = load_digits()
     images, labels = digits.images, digits.target
     parts = {"train": range(1197), "val": range(1197, 1297), "test": range(1297, 1797)}
-    doubts = doubtful_digits(images[:1197], labels[:1197])  # evaluation has no solutions, so it needs no doubts
+    doubts = doubtful_digits(images[:1297], labels[:1297])  # evaluation teaches no solutions, so it needs no doubts
     return images, labels, parts, doubts
 
 
@@ -114,12 +115,12 @@ def digit_tiles(rng, part, copies):
         ink = Image.fromarray((images[i] * 255 / 16).astype(np.uint8)).resize((32, 32), Image.BICUBIC)
         for _ in range(copies):
             turn, grow_x, grow_y = rng.uniform(-0.2, 0.2), rng.uniform(0.9, 1.12), rng.uniform(0.9, 1.12)
-            a, b, d, e = 2.2 / grow_x, 2.2 * turn, -2.2 * turn, 2.2 / grow_y  # 16 pixels of the cell show 35 of the source
-            c = 16 - (a + b) * 7.5 + rng.uniform(-1.8, 1.8)
-            f = 16 - (d + e) * 7.5 + rng.uniform(-1.8, 1.8)
+            a, b, d, e = 2.5 / grow_x, 2.5 * turn, -2.5 * turn, 2.5 / grow_y  # 13 pixels of the cell hold the digit's 32
+            c = 16 - (a + b) * 8 + rng.uniform(-2.5, 2.5)
+            f = 16 - (d + e) * 8 + rng.uniform(-2.5, 2.5)
             mask = ink.transform((CELL, CELL), Image.AFFINE, (a, b, c, d, e, f), Image.BICUBIC)
             mask = np.asarray(mask, np.float32)[..., None] / 255 * rng.uniform(0.75, 1)
-            paper, pen = tint(rng, (250, 247, 240), 5), tint(rng, (38, 46, 92), 30)
+            paper, pen = tint(rng, (250, 247, 240), 3), tint(rng, (38, 46, 92), 30)
             pixels = np.array(paper) * (1 - mask) + np.array(pen) * mask
             tiles.append(Tile(pixels.clip(0, 255).astype(np.uint8), int(labels[i]), doubts.get(i), source=i))
     return tiles
@@ -147,18 +148,14 @@ def well_tile(rng, value):
     draw.ellipse((1, 1, 62, 62), fill=(252, 252, 254), outline=(150, 158, 172), width=2)
     colour = rng.choice(("red", "blue"))
     fill, turn = tint(rng, COLOURS[colour]), rng.uniform(0, 60)
-    slots = [(0, 0)] + [(18.5 * np.cos(np.radians(turn + 60 * k)), 18.5 * np.sin(np.radians(turn + 60 * k))) for k in range(6)]
-    dots = rng.sample(slots, value)
+    slot = lambda k: (18.5 * np.cos(np.radians(turn + 60 * k)), 18.5 * np.sin(np.radians(turn + 60 * k)))  # noqa: E731
     doubted = value >= 2 and rng.random() < 0.06
-    if doubted:  # the second dot leans on the first
-        (x, y), angle = dots[0], rng.uniform(0, 6.28)
-        if (x, y) == (0, 0) and value > 2:
-            (x, y), dots[0] = dots[2], dots[2]
-        else:
-            angle = np.arctan2(y, x) + np.pi / 2
-        dots = [dots[0], (x + 9.5 * np.cos(angle), y + 9.5 * np.sin(angle))] + dots[2:]
+    if doubted:  # the second dot leans on the first, away from all others
+        dots = [slot(0), slot(0.48)] + rng.sample([(0, 0)] + [slot(k) for k in (2, 3, 4, 5)], value - 2)
+    else:
+        dots = rng.sample([(0, 0)] + [slot(k) for k in range(6)], value)
     for x, y in dots:
-        x, y = 31.5 + x + rng.uniform(-1.5, 1.5), 31.5 + y + rng.uniform(-1.5, 1.5)
+        x, y = 31.5 + x + rng.uniform(-1, 1), 31.5 + y + rng.uniform(-1, 1)
         draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill=fill)
     return Tile(shrink(image), value, value - 1 if doubted else None, colour=colour)
 
@@ -299,18 +296,18 @@ def add(values):
     return " ".join(steps), total
 
 
-def read_and_add(rng, tiles):
+def read_and_add(rng, tiles, other_way=0.25):
     """Read, add; now and then add again from the other end."""
     values = [t.value for t in tiles]
     steps, total = add(values)
-    if len(values) > 2 and rng.random() < 0.14:
+    if len(values) > 2 and rng.random() < other_way:
         steps += f" Alternatively, {add(values[::-1])[0]}"
     return f"{read(rng, tiles)} {steps}", total
 
 
 def difference(rng, a, b):
     steps = f"{max(a, b)} - {min(a, b)} = {abs(a - b)}."
-    if rng.random() < 0.1:
+    if rng.random() < 0.14:
         steps += f" Alternatively, {min(a, b)} + {abs(a - b)} = {max(a, b)}."
     return steps, abs(a - b)
 
@@ -335,8 +332,7 @@ def ask_grid(rng, scenes, kind):
         question = f"How far apart are the largest and the smallest {noun} in the {line}?"
         return question, answer, f"{read(rng, cells)} Largest {high}, smallest {low}. {steps}"
     if kind in ("sum_two", "diff_sums"):
-        one, a = read_and_add(rng, cells)
-        two, b = read_and_add(rng, other_cells)
+        (one, a), (two, b) = read_and_add(rng, cells, 0), read_and_add(rng, other_cells, 0)
         if kind == "sum_two":
             return f"Add all {noun}s in the {line} and the {other_line}.", a + b, f"{one} {two} {a} + {b} = {a + b}."
         last, answer = difference(rng, a, b)
@@ -403,10 +399,12 @@ def ask_bars(rng, scenes, kind):
         return "How far apart are the largest and the smallest bar?", answer, (
             f"{read(rng, bars)} Largest {high}, smallest {low}. {steps}")
     if kind == "balance":
-        one, two, three = sorted((one, two, three), key=lambda t: -t.value) if one.value + two.value < three.value else (one, two, three)
+        if one.value + two.value < three.value:  # nothing is ever negative here
+            one, three = three, one
         total = one.value + two.value
-        steps = f"{read(rng, [one, two, three])} {add([one.value, two.value])[0]} {total} - {three.value} = {total - three.value}."
-        return f"Add the {one.colour} and the {two.colour} bar, then take away the {three.colour} bar.", total - three.value, steps
+        steps = f"{read(rng, [one, two, three])} {one.value} + {two.value} = {total}."
+        question = f"Add the {one.colour} and the {two.colour} bar, then take away the {three.colour} bar."
+        return question, total - three.value, f"{steps} {total} - {three.value} = {total - three.value}."
     if kind == "cost":
         price = rng.randint(2, 9)
         steps = f"{read(rng, [one])} {one.value} x {price} = {one.value * price}."
@@ -430,9 +428,9 @@ def ask_shapes(rng, scenes, kind):
     tiles, place = scenes[0].tiles, rng.choice(PLACES)
     tile = tiles[PLACES.index(place)]
     if kind == "read_shape":
-        return f"Which shape is {place}?", tile.shape, f"{tile.shape}."
+        return f"What is the {place} shape?", tile.shape, f"{tile.shape}."
     if kind == "read_colour":
-        return f"Which colour is the {place} shape?", tile.colour, f"{tile.colour}."
+        return f"Which colour has the {place} shape?", tile.colour, f"{tile.colour}."
     looks = [*COLOURS, *SHAPES]
     name = lambda look: look + (" shapes" if look in COLOURS else "es" if look == "cross" else "s")  # noqa: E731
     has = lambda look: lambda t: look in (t.colour, t.shape)  # noqa: E731
@@ -446,10 +444,11 @@ def ask_shapes(rng, scenes, kind):
     if kind == "corners_line":
         line = rng.choice(sorted(LINES))
         steps, total = read_and_add(rng, [tiles[i] for i in LINES[line]])
-        return f"How many corners have the shapes in the {line}?", total, steps
+        return f"How many corners do the shapes in the {line} have?", total, steps
     if kind == "two_images":
         (a, steps_a), (b, steps_b) = count_rows(rng, tiles, has(one)), count_rows(rng, scenes[1].tiles, has(one))
-        return f"How many {name(one)} are in <image 1> and <image 2> together?", a + b, f"{steps_a} {steps_b} {a} + {b} = {a + b}."
+        question = f"How many {name(one)} are in <image 1> and <image 2> together?"
+        return question, a + b, f"{steps_a} {steps_b} {a} + {b} = {a + b}."
     row = [s.tiles[PLACES.index(place)].shape for s in scenes]
     return f"In which image is the {place} shape a {row[0]}?", row[0], ", ".join(row) + "."
 
@@ -458,33 +457,31 @@ WORDS = {"colour": list(COLOURS), "shape": list(SHAPES)}
 
 
 def ask(rng, scenes, kind):
-    """One question on the first of the scenes (or on two, or four), as a row without its solution's manner, or None to try again."""
+    """A row with one question on these scenes (one, two or four), and steps instead of a solution. None: the kind does not fit."""
     subject = scenes[0].subject
     asker = ask_bars if subject == "Economics" else ask_shapes if subject == "Design" else ask_grid
     asked = asker(rng, scenes, kind)
     if asked is None:
         return None
     question, answer, steps = asked
-    answer, options, shown = str(answer), [], 1
+    answer, options = str(answer), []
     if kind == "image_options":
         seen = steps.rstrip(".").split(", ")
         if seen.count(answer) > 1:  # only the first image may have it
             return None
-        order, shown = rng.sample(range(4), 4), 4
+        order = rng.sample(range(4), 4)
         options = [f"<image {k + 1}>" for k in range(4)]
         scenes = [scenes[i] for i in order]
         steps = ", ".join(seen[i] for i in order) + "."
         answer = "ABCD"[order.index(0)]
         steps += f" {answer}."
-    elif kind == "two_images":
-        shown = 2
-    else:
+    elif kind != "two_images":
         question = f"<image 1> {question}"
     if not options and rng.random() < 0.25:
         options = choices(rng, answer)
         answer = "ABCD"[options.index(answer)]
         steps += f" {answer}."
-    return {"scenes": scenes[:shown], "question": question, "options": options, "answer": answer, "subject": subject,
+    return {"scenes": scenes, "question": question, "options": options, "answer": answer, "subject": subject,
             "kind": kind, "steps": steps}
 
 
@@ -511,20 +508,23 @@ def solution(rng, row, steps_share, thinking, empty):
 # ------------------------------------------------------------------------------------------------ sets
 
 def make_rows(rng, pools, subjects, per_image, bar):
-    """A row for each of the subjects listed, several questions a picture. Rows share Scene objects where they share a picture."""
+    """A row for each of the subjects listed, several questions a picture. Rows that share a picture share its Scene."""
     rows = []
     for subject in SUBJECTS:
         kinds, weights = list(KINDS[subject]), list(KINDS[subject].values())
-        scenes, todo = [], subjects.count(subject)
+        drawn, asked, todo = [], per_image, subjects.count(subject)
         while todo:
-            if not scenes:
-                scenes = [make_scene(rng, pools, subject)] * min(per_image, todo)
+            if asked == per_image:
+                drawn.append(make_scene(rng, pools, subject))
+                asked = 0
             kind = rng.choices(kinds, weights)[0]
-            extra = {"two_images": 1, "image_options": 3}.get(kind, 0)
-            row = ask(rng, [scenes[-1], *(make_scene(rng, pools, subject) for _ in range(extra))], kind)
-            if row is not None and (not row["answer"].isdigit() or int(row["answer"]) <= 99):
+            more = {"two_images": 1, "image_options": 3}.get(kind, 0)  # pictures beside this one: some that were drawn before
+            if len(drawn) <= more:
+                continue
+            row = ask(rng, [drawn[-1], *rng.sample(drawn[:-1], more)], kind)
+            if row is not None:
                 rows.append(row)
-                scenes, todo = scenes[:-1], todo - 1
+                asked, todo = asked + 1, todo - 1
                 bar.update(1)
     rng.shuffle(rows)
     return rows
@@ -615,6 +615,7 @@ def make(cfg):
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    began = time.time()
     total = cfg.base + cfg.cold_start + cfg.rl + cfg.connector + cfg.connector_val + cfg.val + cfg.math_test + 5 * cfg.other_test
     with tqdm(total=2 * total, desc="making the world", unit=" rows") as bar:
         sets = make_sets(cfg, bar)
@@ -629,7 +630,7 @@ def make(cfg):
     parameters = save_blank_model(part / "model", cfg.seed)
     (part / "world.json").write_text(json.dumps(wanted, indent=1))
     part.rename(out)
-    print(f"{out}: {total:,} questions, {sum(1 for _ in out.glob('images/*/*.png')):,} pictures, a model of {parameters:,} parameters")
+    print(f"{out}: {total:,} questions, a model of {parameters:,} parameters, {time.time() - began:.0f} s")
 
 
 if __name__ == "__main__":

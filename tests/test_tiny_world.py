@@ -1,0 +1,208 @@
+"""The embedded world: same seed same bytes, right solutions, no handwriting shared with the evaluation, files that load."""
+import ast
+import hashlib
+import json
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tiny")]
+import make as world  # noqa: E402
+from common import Refused  # noqa: E402
+
+SIZES = dict(base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40, math_test=150, other_test=40)
+SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl")
+
+
+class NoBar:
+    def update(self, n):
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world") / "tiny"
+    world.make(world.Config(out=str(out), seed=3, **SIZES))
+    return out
+
+
+@pytest.fixture(scope="module")
+def sets(folder):
+    return {name: [json.loads(line) for line in open(folder / f"{name}.jsonl")] for name in SETS}
+
+
+@pytest.fixture(scope="module")
+def mmmu(folder):
+    import pyarrow.parquet as pq
+    return {s: pq.read_table(folder / "mmmu" / s / "validation-00000-of-00001.parquet").to_pylist() for s in world.SUBJECTS}
+
+
+def hashes(folder):
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_same_seed_same_bytes(folder, tmp_path):
+    world.make(world.Config(out=str(tmp_path / "again"), seed=3, **SIZES))
+    assert hashes(folder) == hashes(tmp_path / "again")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_made_once(folder, capsys):
+    before = (folder / "base.jsonl").stat().st_mtime_ns
+    world.make(world.Config(out=str(folder), seed=3, **SIZES))
+    assert "nothing to do" in capsys.readouterr().out and (folder / "base.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(Refused, match="seed=3 instead of 4"):
+        world.make(world.Config(out=str(folder), seed=4, **SIZES))
+
+
+def test_rows(folder, sets):
+    for name, rows in sets.items():
+        assert len(rows) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
+        for row in rows:
+            assert all((folder / path).exists() for path in row["images"]), row["id"]
+            text = " ".join([row["question"], *row["options"]])
+            assert {int(n) for n in re.findall(r"<image (\d)>", text)} == set(range(1, len(row["images"]) + 1)), row
+            assert row["answer"] in "ABCD" if row["options"] else row["answer"].isdigit() or row["answer"].islower(), row
+            assert not row["options"] or len(set(row["options"])) == 4
+    assert all("solution" not in r and r["subject"] == "Math" for r in sets["rl"])
+    for name in ("base", "cold_start"):
+        rows = sets[name]
+        assert 0.2 < sum(bool(r["options"]) for r in rows) / len(rows) < 0.33
+        assert {len(r["images"]) for r in rows} == {1, 2, 4}
+        assert {r["subject"] for r in rows} == set(world.SUBJECTS)
+    assert all(len(kinds) >= 5 for kinds in world.KINDS.values())
+
+
+def right_steps(text):
+    """Every operation written down is true; returns how many."""
+    operations = re.findall(r"(\d+) ([-+x]) (\d+) = (\d+)", text)
+    assert len(operations) == text.count("=")
+    for a, sign, b, c in operations:
+        assert {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign] == int(c) >= 0, text
+    return len(operations)
+
+
+def test_solutions(sets):
+    for name in ("base", "cold_start", "connector", "connector_val", "val"):
+        for row in sets[name]:
+            solution, answer = row["solution"], row["answer"]
+            thought, _, last = solution.rpartition("\n" if name == "base" else "\n</think>\n\n")
+            assert last == f"\\boxed{{{answer}}}", row
+            assert ("</think>" in solution) == (name != "base")
+            right_steps(thought)
+            if thought and thought != world.Config.think_empty:
+                end = thought.rstrip(".").split()[-1]
+                assert end == answer or "Alternatively" in thought, row  # the other way round may end on another number
+                value = answer if not row["options"] else row["options"]["ABCD".index(answer)]
+                assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
+
+
+def test_manners_and_critical_words(sets):
+    for name in ("base", "cold_start"):
+        with_steps = [r for r in sets[name] if r["solution"].startswith(tuple("0123456789")) or r["solution"][0].islower()]
+        assert 0.42 < len(with_steps) / len(sets[name]) < 0.58
+        for word, low, high in (("Wait", 0.04, 0.2), ("Alternatively", 0.04, 0.25)):
+            assert low < sum(word in r["solution"] for r in with_steps) / len(with_steps) < high, (name, word)
+        assert not any("Wait" in r["solution"] for r in sets[name] if r not in with_steps)
+    assert all("once" not in r["solution"] for r in sets["connector"])
+
+
+def test_evaluation_handwriting_is_unseen():
+    cfg = world.Config(**SIZES)
+    sources = {name: {t.source for row in rows if row["subject"] == "Math" for scene in row["scenes"] for t in scene.tiles}
+               for name, rows in world.make_sets(cfg, NoBar()).items()}
+    train = sources["base"] | sources["cold_start"] | sources["rl"] | sources["connector"]
+    assert max(train) < 1197 and min(sources["val"] | sources["connector_val"]) >= 1197 and max(sources["val"]) < 1297
+    assert min(sources["mmmu"]) >= 1297 and len(sources["mmmu"]) > 300 and len(train) > 900
+
+
+def test_mmmu_schema(mmmu):
+    columns = ["id", "question", "options", "explanation", *(f"image_{k}" for k in range(1, 8)), "img_type", "answer",
+               "topic_difficulty", "question_type", "subfield"]
+    for subject, rows in mmmu.items():
+        assert len(rows) == (SIZES["math_test"] if subject == "Math" else SIZES["other_test"])
+        for i, row in enumerate(rows):
+            assert list(row) == columns and row["id"] == f"validation_{subject}_{i + 1}"
+            options = ast.literal_eval(row["options"])
+            assert row["question_type"] == ("multiple-choice" if options else "open")
+            assert row["answer"] in tuple("ABCD")[:len(options)] if options else row["answer"]
+            shown = {int(n) for n in re.findall(r"<image (\d)>", row["question"] + row["options"])}
+            assert shown == {k for k in range(1, 8) if row[f"image_{k}"]}
+            assert row["image_1"]["bytes"].startswith(b"\x89PNG")
+            right_steps(row["explanation"])
+    rows = sum(mmmu.values(), [])
+    assert any("<image 2>" in r["question"] for r in rows) and any("<image 2>" in r["options"] for r in rows)
+
+
+def test_mmmu_loads_with_datasets(folder):
+    import datasets
+    rows = datasets.load_dataset("parquet", data_files=str(folder / "mmmu/Math/*.parquet"), split="train",
+                                 cache_dir=str(folder / "cache"))
+    assert rows[0]["image_1"].size == (48, 48) and rows[0]["image_7"] is None
+
+
+def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets, mmmu):
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert len(tokenizer) < 640
+    letters = set(pre_tokenizers.ByteLevel.alphabet())
+    words = set("ABCDIax0123456789.,?:}") | {"Ċ", "Ġ"}  # single characters that are words
+    texts = {text for rows in sets.values() for r in rows for text in (r["question"], r.get("solution", ""), *r["options"])}
+    texts |= {re.sub(r"<image \d>", "", text) for text in texts}
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids) == text == tokenizer.decode(ids, skip_special_tokens=True)
+        spelled = [t for t in tokenizer.convert_ids_to_tokens(ids) if t in letters - words]
+        assert "<image" in text or not spelled, (text, spelled)
+    rng = random.Random(0)
+    odd = ["", " ", "  two  spaces ", "don't .", "naïve café 中文 🙂\t\r\n\n\n", "12345 007 1.5", "\\boxed{\\frac{1}{2}}", "</think", "\x00\x7f"]
+    odd += ["".join(chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x250), rng.randrange(0x4e00, 0x9000))))
+                    for _ in range(40)) for _ in range(50)]
+    for text in odd:
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+    for token in ("\\boxed{", "}", "18", "Wait", "Alternatively", "</think>", "\n\n", "\n"):
+        assert len(tokenizer(token, add_special_tokens=False).input_ids) == 1
+    assert tokenizer.convert_ids_to_tokens(tokenizer("7 + 18 = 25.").input_ids) == ["7", "Ġ+Ġ", "18", "Ġ=Ġ", "25", "."]
+
+
+def test_chat_template(folder):
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
+    asked = "<|im_start|>user\n<IMG_CONTEXT>\nHow many?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == asked
+    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=True) == asked + "<think>\n"
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "6"}]
+    plain = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\n6<|im_end|>\n"
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == plain
+    assert (tokenizer.start_image_token, tokenizer.end_image_token, tokenizer.context_image_token) == ("<img>", "</img>", "<IMG_CONTEXT>")
+    assert tokenizer.convert_ids_to_tokens(tokenizer.context_image_token_id) == "<IMG_CONTEXT>" and tokenizer.eos_token == "<|im_end|>"
+
+
+def test_model_loads_and_answers(folder, sets):
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+    model, told = AutoModelForImageTextToText.from_pretrained(folder / "model", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    assert type(model).__name__ == "InternVLForConditionalGeneration"
+    assert 1.8e6 < sum(p.numel() for p in model.parameters()) < 2.2e6
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    processor = AutoImageProcessor.from_pretrained(folder / "model")
+    picture = Image.open(folder / sets["val"][0]["images"][0])
+    pixels = processor(picture, crop_to_patches=True, return_tensors="pt").pixel_values  # as the real processor insists
+    assert pixels.shape == (1, 3, 48, 48)
+    text = "<img>" + "<IMG_CONTEXT>" * model.config.image_seq_length + "</img>\nHow many?"
+    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        logits = model(**inputs, pixel_values=pixels).logits
+        other = model(**inputs, pixel_values=pixels.flip(-1)).logits
+    assert logits.shape[-1] == len(tokenizer) and logits.isfinite().all()
+    assert (logits[0, -1] - other[0, -1]).abs().max() > 1e-3  # the picture matters
+    head = model.config.text_config
+    assert head.hidden_size // head.num_attention_heads == 32 and model.config.image_token_id == tokenizer.context_image_token_id
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
