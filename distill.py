@@ -118,12 +118,18 @@ def rows_of(record, texts, pass_rate, folder):
 
 
 def finished(out, rates):
-    """Rows of the questions done so far. A question's row in `rates` is written last, so rows in `out` of a question that is not there were interrupted: they go."""
-    done = {row["id"]: row for row in read_jsonl(rates)}
-    for path, rows in ((rates, list(done.values())), (out, [row for row in read_jsonl(out) if row["id"].rpartition("#")[0] in done])):
-        if path.exists():
-            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there. What an interruption left of others is removed."""
+    rows = read_jsonl(out)
+    there = Counter(question(row) for row in rows)
+    done = {rate["id"]: rate for rate in read_jsonl(rates) if there[rate["id"]] == rate["fates"].get("kept", 0)}
+    for path, lines in ((out, [row for row in rows if question(row) in done]), (rates, done.values())):
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     return done
+
+
+def question(row):
+    """Id of the question that a row of OUT answers."""
+    return row["id"].rpartition("#")[0]
 
 
 def check_settings(path, cfg, world):
@@ -195,7 +201,7 @@ def summary(out, rates, fates):
     print(f"{fates.total()} responses to {len(questions)} questions: " + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
     bins = Counter("none" if q["right"] == 0 else "all" if q["right"] == q["n"] else "some" for q in questions)
     print("questions by their right responses: " + ", ".join(f"{name} {bins[name]}" for name in ("none", "some", "all")))
-    without = len(questions) - len({row["id"].rpartition("#")[0] for row in read_jsonl(out)})
+    without = len(questions) - len({question(row) for row in read_jsonl(out)})
     print(f"{out}: {fates['kept']} rows; {without} questions have no response that could be kept")
 
 

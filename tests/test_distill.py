@@ -1,0 +1,132 @@
+"""distill.py with a teacher made up here: what is kept, what is counted, and going on after an interruption."""
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import distill as d
+from common import Refused
+from data import Record, read_records
+from reward import Reward
+from rollout import Rollout
+
+RIGHT, NO_FORMAT = Reward(1.0, 1.0, 1.0, "4", "rule"), Reward(1.0, 0.0, 0.8, "4", "rule")
+WRONG = Reward(0.0, 1.0, 0.2, "5", "no match")
+
+
+def rollout(text, length=10, finish="stop"):
+    return Rollout(None, list(range(length)), torch.zeros(length), torch.zeros(length), text, [text], finish)
+
+
+# ------------------------------------------------------------------------------------------------ what is kept
+def test_every_fate():
+    good, loop = "2 + 2 = 4.\n</think>\n\n\\boxed{4}", "so we add the two and the two again " * 20 + "</think> \\boxed{4}"
+    assert d.fate(good, 10, "stop", RIGHT) == ""
+    assert d.fate(good, 10, "length", RIGHT) == "truncated"
+    assert d.fate(good, 10, "stop", WRONG) == "wrong"
+    assert d.fate(good, 10, "stop", NO_FORMAT) == "format"
+    assert d.fate("I cannot see the image. " + good, 10, "stop", RIGHT) == "denial"
+    assert d.fate(loop, 10, "stop", RIGHT) == "repetition" and d.fate(loop, 10, "stop", RIGHT, max_repetition=1.0) == ""
+    assert d.fate(good, 10, "stop", RIGHT, max_length=9) == "long" and d.fate(good, 10, "stop", RIGHT, max_length=10) == ""
+
+
+def test_judge_counts_every_response_once():
+    rollouts = [rollout("bad"), rollout("a"), rollout("a"), rollout("b"), rollout("c"), rollout("d", finish="length")]
+    kept, rate = d.judge(rollouts, [WRONG, RIGHT, RIGHT, RIGHT, RIGHT, RIGHT], keep=2)
+    assert kept == ["a", "b"]  # the first that may be kept: neither the shortest nor the longest
+    assert rate == {"n": 6, "right": 5, "pass_rate": 5 / 6, "fates": {"wrong": 1, "kept": 2, "duplicate": 1, "surplus": 1, "truncated": 1}}
+    assert sum(rate["fates"].values()) == 6
+
+
+def test_images_that_are_no_files_become_files(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4), "blue").save(buffer, "JPEG")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "out").mkdir()
+    record = Record("q", "?", [str(tmp_path / "pictures" / "a.png"), buffer.getvalue(), Image.new("RGB", (3, 2), "red")], "4")
+    images = d.rows_of(record, ["x"], 0.5, tmp_path / "out")[0]["images"]
+    assert images[0] == "../pictures/a.png" and images[1].endswith(".jpeg") and images[2].endswith(".png")
+    assert (tmp_path / "out" / images[1]).read_bytes() == buffer.getvalue() and Image.open(tmp_path / "out" / images[2]).size == (3, 2)
+    assert d.rows_of(record, ["x"], 0.5, tmp_path / "out")[0]["images"] == images  # named by their content: written once
+
+
+# ------------------------------------------------------------------------------------------------ the command
+class Teacher:
+    """Answers question i rightly in i % 4 of its responses; what it writes depends on the seed."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.stop_after = 0, None
+        monkeypatch.setattr(d, "load", lambda *_: None)
+        monkeypatch.setattr(d, "make_sampler", lambda *_: self)
+        monkeypatch.setattr(d, "Chat", lambda *_: SimpleNamespace(prompts=lambda records, thinking: [SimpleNamespace(record=r) for r in records]))
+
+    def generate(self, prompts, n, max_new_tokens, temperature, seed):
+        if self.calls == self.stop_after:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return [[rollout(f"draw {seed} {p.record.id} {j}\n</think>\n\n\\boxed{{{p.record.answer if j < int(p.record.id) % 4 else -1}}}") for j in range(n)] for p in prompts]
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    Image.new("RGB", (5, 4), "blue").save(tmp_path / "a.png")
+    rows = [{"id": str(i), "images": ["a.png"], "question": f"<image> {i}?", "answer": str(i), "subject": "Math"} for i in range(20)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return d.Config(data=str(tmp_path / "q.jsonl"), out=str(tmp_path / "out" / "cold.jsonl"), n=4, keep=2, chunk=3, device="cpu")
+
+
+def files(cfg):
+    return open(cfg.out).read(), open(cfg.out + ".pass_rates.jsonl").read()
+
+
+def test_a_whole_distillation(cfg, monkeypatch, capsys):
+    Teacher(monkeypatch)
+    d.distill(cfg)
+    rates = [json.loads(line) for line in files(cfg)[1].splitlines()]
+    assert [(r["id"], r["right"], r["pass_rate"]) for r in rates] == [(str(i), i % 4, (i % 4) / 4) for i in range(20)]
+    kept = [json.loads(line) for line in files(cfg)[0].splitlines()]
+    assert [r["id"] for r in kept] == [f"{i}#{j}" for i in range(20) for j in range(min(2, i % 4))]
+    assert kept[0]["solution"].startswith("draw") and kept[0]["solution"].endswith("1 0\n</think>\n\n\\boxed{1}") and kept[0]["pass_rate"] == 0.25
+    text = capsys.readouterr().out
+    assert "80 responses to 20 questions: kept 25 (31.2%), surplus 5 (6.2%), wrong 50 (62.5%)" in text
+    assert "none 5, some 15, all 0" in text and "25 rows; 5 questions have no response" in text
+    records = read_records(cfg.out, need=("question", "answer", "solution"))  # sft.py reads it as it is, images included
+    assert len(records) == 25 and records[0].sizes == [(4, 5)]
+
+
+def test_an_interruption_changes_nothing(cfg, monkeypatch, tmp_path):
+    teacher = Teacher(monkeypatch)
+    d.distill(cfg)
+    whole, calls = files(cfg), teacher.calls
+    other = d.Config(**{**vars(cfg), "out": str(tmp_path / "other" / "cold.jsonl")})
+    teacher.calls, teacher.stop_after = 0, 3
+    with pytest.raises(KeyboardInterrupt):
+        d.distill(other)
+    # killed while writing: a torn line, and solutions of a question whose row in pass_rates.jsonl was not written
+    lines = files(other)[1].splitlines()
+    open(other.out + ".pass_rates.jsonl", "w").write("\n".join(lines[:-1]) + '\n{"id": "8", "n"')
+    open(other.out, "a").write('{"id": "9#0", "ima')
+    teacher.stop_after = None
+    d.distill(other)
+    assert files(other) == whole and teacher.calls == calls + 1  # the chunk that was cut is sampled again
+    d.distill(other)
+    assert files(other) == whole and teacher.calls == calls + 1  # nothing to do
+    open(other.out, "w").write("")  # lost: pass_rates.jsonl alone does not make a question done
+    d.distill(other)
+    assert sorted(files(other)[0].splitlines()) == sorted(whole[0].splitlines())
+
+
+def test_refusals(cfg, monkeypatch, tmp_path):
+    Teacher(monkeypatch)
+    d.distill(cfg)
+    with pytest.raises(Refused, match="begun with other settings \\(--n was 4, now 8\\)"):
+        d.distill(d.Config(**{**vars(cfg), "n": 8}))
+    with pytest.raises(Refused, match="--keep 5: must be between 1 and --n"):
+        d.distill(d.Config(**{**vars(cfg), "keep": 5}))
+    rows = [{"id": "same", "question": "?", "answer": "4"}] * 2
+    (tmp_path / "twice.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(Refused, match="id same stands there more than once"):
+        d.distill(d.Config(**{**vars(cfg), "data": str(tmp_path / "twice.jsonl")}))
