@@ -22,7 +22,6 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image
 from tqdm import tqdm
@@ -39,25 +38,24 @@ FATES = ("kept", "surplus", "duplicate", "wrong", "truncated", "format", "denial
 
 @dataclass
 class Config:
-    model: str = "out/tiny/rl"  # the teacher: model folder, run folder or hub name
-    data: str = "data/tiny/cold_start.jsonl"  # questions with answers; solutions in it are not looked at
-    out: str = "out/distill/cold_start.jsonl"  # kept responses; OUT.pass_rates.jsonl stands beside it
-    n: int = 4  # responses to each question
-    keep: int = 1  # at most so many of them are kept
-    thinking: bool = True  # end the prompt with <think>
-    max_new_tokens: int = 8192  # longest response; one that reaches it is cut off, so it is dropped
-    max_length: int = 0  # drop responses of more tokens than this; 0: no limit beside max_new_tokens
-    max_repetition: float = 0.3  # drop responses in which more than this share of the word sequences occurred before (signals.repetition)
-    temperature: float = 1.0  # of sampling
-    limit: int = 0  # only the first so many questions; 0: all
-    chunk: int = 64  # questions sampled at a time on each process: what an interruption can lose
-    limit_bad: float = 0.01  # share of unusable rows in --data that is tolerated
-    verifier: str = ""  # OpenAI-compatible server that is asked when the rule says no, e.g. http://host:8000/v1
+    model: str = "out/tiny/rl"                    # the teacher: model folder, run folder or hub name
+    data: str = "data/tiny/cold_start.jsonl"      # questions with answers; solutions in it are not looked at
+    out: str = "out/distill/cold_start.jsonl"     # kept responses; OUT.pass_rates.jsonl stands beside it
+    n: int = 4                                    # responses to each question
+    keep: int = 1                                 # at most so many of them are kept
+    thinking: bool = True                         # end the prompt with <think>
+    max_new_tokens: int = 8192                    # longest response; one that reaches it is cut off, so it is dropped
+    max_length: int = 0                           # drop responses of more tokens than this; 0: no limit beside max_new_tokens
+    max_repetition: float = 0.3                   # drop responses in which more than this share of the word sequences occurred before (signals.repetition)
+    temperature: float = 1.0                      # of sampling
+    limit: int = 0                                # only the first so many questions; 0: all
+    chunk: int = 64                               # questions sampled at a time on each process: what an interruption can lose
+    limit_bad: float = 0.01                       # share of unusable rows in --data that is tolerated
+    verifier: str = ""                            # OpenAI-compatible server that is asked when the rule says no, e.g. http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # its model
-    rollout: Literal["torch", "vllm"] = "torch"  # which sampler
-    max_tiles: int = 12  # tiles of an image
-    dtype: Literal["fp32", "bf16"] = "bf16"  # to compute in
-    device: str = "auto"  # cpu, cuda or auto
+    rollout: str = "torch"                        # the sampler
+    max_tiles: int = 12                           # tiles of an image
+    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
     seed: int = 0
 
 
@@ -134,7 +132,7 @@ def question(row):
 
 def check_settings(path, cfg, world):
     """Refuse to go on with other settings: half of the file would be something else."""
-    now = {k: v for k, v in asdict(cfg).items() if k not in ("out", "device", "limit")}
+    now = {k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")}
     now["processes"] = world.size  # random numbers depend on it
     if path.exists():
         before = json.loads(path.read_text())
@@ -146,7 +144,7 @@ def check_settings(path, cfg, world):
 def distill(cfg):
     if not 1 <= cfg.keep <= cfg.n:
         raise Refused(f"--keep {cfg.keep}: must be between 1 and --n ({cfg.n})")
-    world = start(cfg.seed, cfg.device)
+    world = start(cfg.seed)
     out, rates, settings = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl"), Path(f"{cfg.out}.settings.json")
     records = read_records(cfg.data, limit_bad=cfg.limit_bad)[:cfg.limit or None]
     if twice := [i for i, n in Counter(r.id for r in records).items() if n > 1]:

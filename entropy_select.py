@@ -26,11 +26,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from common import Refused, gather, main, read_jsonl, say, start, write_text
+from common import Refused, gather, main, read_jsonl, say, seed_of, start, write_text
 from data import Chat, read_records
 from model import load
 from reward import score_batch
@@ -40,21 +39,20 @@ from signals import CRITICAL_WORDS, critical_spans
 
 @dataclass
 class Config:
-    run: str = "out/tiny/rl"  # run folder whose step_* checkpoints are compared
-    data: str = "data/tiny/val.jsonl"  # questions with answers; not the ones that RL trained on
-    probe: int = 128  # how many of them, drawn at random with --seed; the same for every checkpoint
-    n: int = 4  # responses to each question
-    max_new_tokens: int = 128  # longest response
-    temperature: float = 1.0  # of sampling, and of the distributions whose entropy is measured
-    thinking: bool = True  # end the prompt with <think>
+    run: str = "out/tiny/rl"                      # run folder whose step_* checkpoints are compared
+    data: str = "data/tiny/val.jsonl"             # questions with answers; not the ones that RL trained on
+    probe: int = 128                              # how many of them, drawn at random with --seed; the same for every checkpoint
+    n: int = 4                                    # responses to each question
+    max_new_tokens: int = 8192                    # longest response
+    temperature: float = 1.0                      # of sampling, and of the distributions whose entropy is measured
+    thinking: bool = True                         # end the prompt with <think>
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words that open a new line of thought
-    high_entropy: float = 6.8  # also report the share of tokens above this many nats (6.8: the paper's; use about 1 for a tiny vocabulary)
-    min_count: int = 50  # with fewer critical tokens a mean is noise: that checkpoint is not ranked
-    plot: bool = True  # draw selection.png
-    rollout: Literal["torch", "vllm"] = "torch"  # which sampler
-    max_tiles: int = 12  # tiles of an image, as in training
-    dtype: Literal["fp32", "bf16"] = "bf16"  # to compute in
-    device: str = "auto"  # cpu, cuda or auto
+    high_entropy: float = 6.8                     # also report the share of tokens above this many nats (6.8: the paper's; use about 1 for a tiny vocabulary)
+    min_count: int = 50                           # with fewer critical tokens a mean is noise: that checkpoint is not ranked
+    plot: bool = True                             # draw selection.png
+    rollout: str = "torch"                        # the sampler
+    max_tiles: int = 12                           # tiles of an image, as in training
+    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
     seed: int = 0
 
 
@@ -147,10 +145,10 @@ def choose(table, min_count=50):
 
 
 # ------------------------------------------------------------------------------------------------- sampling the probe set
-def sample_probe(cfg, prompts, sampler, world):
+def sample_probe(cfg, prompts, sampler, world, name):
     """Responses of the checkpoint that the sampler holds, as rows for probe/step_*.jsonl; every process takes its share of the prompts."""
     mine = list(range(world.rank, len(prompts), world.size))
-    groups = sampler.generate([prompts[i] for i in mine], cfg.n, cfg.max_new_tokens, cfg.temperature, seed=cfg.seed + world.rank, progress="probe")
+    groups = sampler.generate([prompts[i] for i in mine], cfg.n, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
     responses = [(i, rollout) for i, group in zip(mine, groups) for rollout in group]
     records = [prompts[i].record for i, _ in responses]
     rewards = score_batch([r.text for _, r in responses], [r.answer for r in records], thinking_prompt=cfg.thinking, options=[r.options for r in records])
@@ -173,7 +171,7 @@ def read_probe(path, settings):
 
 
 def select(cfg):
-    world = start(cfg.seed, cfg.device)
+    world = start(cfg.seed)
     run = Path(cfg.run)
     checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())
     if not checkpoints:
@@ -189,7 +187,6 @@ def select(cfg):
         path, settings = run / "probe" / f"{checkpoint.name}.jsonl", settings_of(cfg, checkpoint, records, world)
         rows = gather(read_probe(path, settings), world)[0]  # rank 0 decides for all
         if rows is None:
-            say(f"{checkpoint.name} ({k} of {len(checkpoints)}): {len(records)} questions x {cfg.n} responses")
             weights = load(str(checkpoint), dtype=cfg.dtype, flag="--run")
             if sampler is None:  # one model and one sampler (with vLLM: one engine) see all checkpoints, by their weights
                 vlm, chat = weights.to(world.device), Chat(str(checkpoint), cfg.max_tiles, flag="--run")
@@ -197,7 +194,7 @@ def select(cfg):
             else:
                 vlm.load_state_dict(weights.state_dict())
             sampler.sync(vlm)
-            rows = sample_probe(cfg, prompts, sampler, world)
+            rows = sample_probe(cfg, prompts, sampler, world, f"{checkpoint.name} ({k} of {len(checkpoints)})")
             if world.rank == 0:
                 write_text(path, "\n".join(json.dumps(row) for row in [settings, *rows]) + "\n")
         table.append({"step": int(checkpoint.name[5:]), "checkpoint": checkpoint.name, **measure(rows, cfg.words, cfg.high_entropy)})
@@ -229,13 +226,13 @@ def report_choice(cfg, table):
     common = {"rule": rule, "min_count": cfg.min_count, "words": list(cfg.words), "high_entropy": cfg.high_entropy, "data": cfg.data, "notes": notes}
     write_text(run / "selection.json", json.dumps({**common, "chosen": chosen["step"], "pearson": r, "spearman": rho, "words_found": words, "checkpoints": table}, indent=1))
     if cfg.plot:
-        plot(table, chosen, rule, r, rho, cfg.min_count, run / "selection.png")
+        plot(table, chosen, rule, r, rho, run / "selection.png")
     write_text(run / "selected.json", json.dumps({"step": chosen["step"], "checkpoint": chosen["checkpoint"], "critical_entropy": chosen["critical_entropy"],
                                                   "interval": [chosen["low"], chosen["high"]], "count": chosen["count"], "accuracy": chosen["accuracy"], **common}, indent=1))
     print(f"{run}/selected.json: step {chosen['step']}, by {'critical-token entropy' if rule == 'critical_entropy' else 'validation accuracy'}")
 
 
-def plot(table, chosen, rule, r, rho, min_count, path):
+def plot(table, chosen, rule, r, rho, path):
     import os
 
     import matplotlib
@@ -247,8 +244,7 @@ def plot(table, chosen, rule, r, rho, min_count, path):
     rows = [row for row in table if row["critical_entropy"] is not None]
     error = lambda row: [[row["critical_entropy"] - row["low"]], [row["high"] - row["critical_entropy"]]] if row["low"] is not None else None
     for row in rows:
-        ok = row["count"] >= min_count  # hollow: too few occurrences to be ranked
-        mark = {"marker": "o", "ms": 9 if row is chosen else 5, "color": "#d55e00" if row is chosen else "#0072b2", "mfc": None if ok else "white", "elinewidth": 1, "capsize": 2}
+        mark = {"marker": "o", "ms": 9 if row is chosen else 5, "color": "#d55e00" if row is chosen else "#0072b2", "mfc": "white" if row["set_aside"] else None, "elinewidth": 1, "capsize": 2, "zorder": 3}
         axes["entropy"].errorbar(row["step"], row["critical_entropy"], yerr=error(row), **mark)
         axes["scatter"].errorbar(row["critical_entropy"], row["accuracy"], xerr=error(row), yerr=row["accuracy_se"], **mark)
         axes["scatter"].annotate(str(row["step"]), (row["critical_entropy"], row["accuracy"]), xytext=(6, 5), textcoords="offset points", fontsize=9, color="0.35")
@@ -256,14 +252,14 @@ def plot(table, chosen, rule, r, rho, min_count, path):
     axes["entropy"].set_title("entropy of critical tokens (nats)")
     axes["accuracy"].errorbar([row["step"] for row in table], [row["accuracy"] for row in table], yerr=[row["accuracy_se"] or 0 for row in table], marker="o", ms=5, lw=1,
                               color="#0072b2", elinewidth=1, capsize=2)
-    axes["accuracy"].plot(chosen["step"], chosen["accuracy"], "o", ms=9, color="#d55e00")
+    axes["accuracy"].plot(chosen["step"], chosen["accuracy"], "o", ms=9, color="#d55e00", zorder=3)
     axes["accuracy"].set_title("accuracy on the probe questions")
     axes["accuracy"].set_xlabel("checkpoint (step)")
     axes["scatter"].set_title("no correlation: too few points" if r is None else f"Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
     axes["scatter"].set_xlabel("entropy of critical tokens (nats)")
     axes["scatter"].set_ylabel("accuracy")
     chosen_by = "critical-token entropy" if rule == "critical_entropy" else "accuracy (too few critical tokens, or all set aside)"
-    figure.suptitle(f"step {chosen['step']} (orange) chosen by {chosen_by}; number at a point: its step; hollow: fewer than {min_count} critical tokens", x=0.01, ha="left", fontsize=9.5,
+    figure.suptitle(f"step {chosen['step']} (orange) chosen by {chosen_by}; number at a point: its step; hollow: set aside", x=0.01, ha="left", fontsize=9.5,
                     color="0.35")
     figure.savefig(f"{path}.part", format="png", dpi=150)
     plt.close(figure)

@@ -46,17 +46,17 @@ plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes
 @dataclass
 class Curves:
     """Draw the curves of one run, or of several in one figure."""
-    runs: tyro.conf.Positional[tuple[str, ...]]  # run folders (they hold metrics.jsonl)
-    out: str = ""  # PNG to write; default: curves.png in the (first) run folder
+    runs: tyro.conf.Positional[tuple[str, ...]]   # run folders (they hold metrics.jsonl)
+    out: str = ""                                 # PNG to write; default: curves.png in the (first) run folder
 
 
 @dataclass
 class Page:
     """Write a run's sampled responses as one HTML page that needs nothing else."""
-    run: tyro.conf.Positional[str]  # run folder (it holds rollouts.jsonl)
-    out: str = ""  # HTML file to write; default: rollouts.html in the run folder
-    most: int = 300  # at most so many responses, evenly spread over the run
-    image_size: int = 512  # images larger than this are made smaller (pixels, longer side)
+    run: tyro.conf.Positional[str]                # run folder (it holds rollouts.jsonl)
+    out: str = ""                                 # HTML file to write; default: rollouts.html in the run folder
+    most: int = 300                               # at most so many responses, evenly spread over the run
+    image_size: int = 512                         # images larger than this are made smaller (pixels, longer side)
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words to underline
 
 
@@ -64,7 +64,7 @@ class Page:
 class Table:
     """Gather the stages' evaluation scores into one table, results.json and results.png."""
     folder: tyro.conf.Positional[str] = "out/tiny"  # holds base/, cold_start/, rl/, connector/, each with eval/scores.json
-    maths: str = "Math"  # the subject that RL trains on; all others make up "others"
+    maths: str = "Math"                           # the subject that RL trains on; all others make up "others"
 
 
 @dataclass

@@ -75,7 +75,7 @@ def cfg(tmp_path):
     Image.new("RGB", (5, 4), "blue").save(tmp_path / "a.png")
     rows = [{"id": str(i), "images": ["a.png"], "question": f"<image> {i}?", "answer": str(i), "subject": "Math"} for i in range(20)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return d.Config(data=str(tmp_path / "q.jsonl"), out=str(tmp_path / "out" / "cold.jsonl"), n=4, keep=2, chunk=3, device="cpu")
+    return d.Config(data=str(tmp_path / "q.jsonl"), out=str(tmp_path / "out" / "cold.jsonl"), n=4, keep=2, chunk=3)
 
 
 def files(cfg):

@@ -155,7 +155,7 @@ def run(tmp_path):
 
 
 def test_a_whole_selection(run, monkeypatch, capsys):
-    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, device="cpu", high_entropy=2.5)
+    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, high_entropy=2.5)
     es.select(cfg)
     selected = json.loads((run / "selected.json").read_text())
     assert selected["step"] == 30 and selected["checkpoint"] == "step_000030" and selected["rule"] == "critical_entropy" and selected["count"] == 60
@@ -170,7 +170,7 @@ def test_a_whole_selection(run, monkeypatch, capsys):
 
 
 def test_measuring_again_samples_nothing(run, monkeypatch):
-    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, device="cpu", plot=False)
+    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, plot=False)
     es.select(cfg)
     es.select(es.Config(**{**vars(cfg), "words": ("hmm",)}))  # another word list: measured on the same responses
     assert world.sampled == [10, 20, 30] and json.loads((run / "selected.json").read_text())["rule"] == "accuracy"
@@ -182,7 +182,7 @@ def test_measuring_again_samples_nothing(run, monkeypatch):
 
 
 def test_an_interrupted_selection_goes_on(run, monkeypatch):
-    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, device="cpu", plot=False)
+    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, plot=False)
     world.fail_at = 20
     with pytest.raises(KeyboardInterrupt):
         es.select(cfg)
@@ -195,7 +195,7 @@ def test_an_interrupted_selection_goes_on(run, monkeypatch):
 def test_what_cannot_be_compared_is_refused(tmp_path, run, monkeypatch):
     World(monkeypatch)
     with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):
-        es.select(es.Config(run=str(tmp_path), device="cpu"))
+        es.select(es.Config(run=str(tmp_path)))
     monkeypatch.setattr(es, "read_records", lambda _: [Record("q", "?", answer="4")])
     with pytest.raises(Refused, match="too few to compare"):
-        es.select(es.Config(run=str(run), device="cpu"))
+        es.select(es.Config(run=str(run)))
