@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,7 @@ def doubtful_digits(images, labels, share=0.045):
     return {int(i): int(votes[i].argmax()) for i in np.argsort(margin, kind="stable")[:int(share * len(labels))]}
 
 
+@lru_cache(1)
 def handwriting():
     """Tiles of scikit-learn's 1,797 digits, by writer as the file goes: {"train": 0..1196, "val": 1197..1296, "test": 1297..}."""
     from sklearn.datasets import load_digits
@@ -114,10 +116,10 @@ def digit_tiles(rng, part, copies):
     for i in parts[part]:
         ink = Image.fromarray((images[i] * 255 / 16).astype(np.uint8)).resize((32, 32), Image.BICUBIC)
         for _ in range(copies):
-            turn, grow_x, grow_y = rng.uniform(-0.2, 0.2), rng.uniform(0.9, 1.12), rng.uniform(0.9, 1.12)
+            turn, grow_x, grow_y = rng.uniform(-0.1, 0.1), rng.uniform(0.92, 1.06), rng.uniform(0.92, 1.06)
             a, b, d, e = 2.5 / grow_x, 2.5 * turn, -2.5 * turn, 2.5 / grow_y  # 13 pixels of the cell hold the digit's 32
-            c = 16 - (a + b) * 8 + rng.uniform(-2.5, 2.5)
-            f = 16 - (d + e) * 8 + rng.uniform(-2.5, 2.5)
+            c = 16 - (a + b) * 8 + rng.uniform(-1.5, 1.5)
+            f = 16 - (d + e) * 8 + rng.uniform(-1.5, 1.5)
             mask = ink.transform((CELL, CELL), Image.AFFINE, (a, b, c, d, e, f), Image.BICUBIC)
             mask = np.asarray(mask, np.float32)[..., None] / 255 * rng.uniform(0.75, 1)
             paper, pen = tint(rng, (250, 247, 240), 3), tint(rng, (38, 46, 92), 30)
