@@ -36,7 +36,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from reward import extract_answer, format_ok, readable_gold, score_batch
+from reward import VerifierDown, extract_answer, format_ok, score_batch, unreadable_golds
 from signals import CRITICAL_WORDS, critical_spans, denies_image
 
 DISCIPLINES = {
@@ -249,24 +249,24 @@ def score_rows(rows, mode="auto", verifier=None):
     rows = [checked(row, f"row {i}") for i, row in enumerate(rows, 1)]
     seen = {}
     for i, row in enumerate(rows, 1):
-        key = (row["id"], row.get("run", 0))
-        if seen.setdefault(key, i) != i:
-            raise Refused(f"Row {row['id']} stands there twice (rows {seen[key]} and {i}). If these are several runs, number them in a 'run' field.")
+        row["run"] = row.get("run", 0)
+        if (first := seen.setdefault((row["id"], row["run"]), i)) != i:
+            raise Refused(f"Row {row['id']} stands there twice (rows {first} and {i}). If these are several runs, number them in a 'run' field.")
         row["thinking"] = was_thinking(row, mode)
         row["parsed"], row["boxed"] = rule_answer(row)
 
     # one comparison for each accepted answer, all in one batch: reward.py works through it in parallel, with time limits
-    pairs = [(i, gold) for i, row in enumerate(rows) if row["parsed"] is not None for gold in row["gold"]]
-    what = dict(responses=[f"\\boxed{{{rows[i]['parsed']}}}" for i, _ in pairs], golds=[gold for _, gold in pairs], thinking_prompt=False,
-                options=[rows[i]["options"] if rows[i]["choice"] else None for i, _ in pairs])
-    right = {i for (i, _), reward in zip(pairs, score_batch(**what)) if reward.accuracy}
-    judged = {i for (i, _), reward in zip(pairs, score_batch(**what, verifier=verifier)) if reward.accuracy} if verifier else set()
+    pairs = [(row, gold) for row in rows if row["parsed"] is not None for gold in row["gold"]]
+    rewards = score_batch([f"\\boxed{{{row['parsed']}}}" for row, _ in pairs], [gold for _, gold in pairs], thinking_prompt=False,
+                          options=[row["options"] if row["choice"] else None for row, _ in pairs], verifier=verifier,
+                          questions=[row.get("question", "") for row, _ in pairs])
+    ruled = {(row["id"], row["run"]) for (row, _), reward in zip(pairs, rewards) if reward.rule}
+    judged = {(row["id"], row["run"]) for (row, _), reward in zip(pairs, rewards) if reward.accuracy}
 
-    for i, row in enumerate(rows):
-        row["rule"], row["judge"] = float(i in right), float(i in right or i in judged)
-        reply = reply_of(row["response"], row["thinking"]) if row["thinking"] else row["response"]
-        # an open thought has no reply; the official algorithm knows no thoughts and reads all there is
-        reply = (row["response"] if reply is None else reply).strip()
+    for row in rows:
+        row["rule"], row["judge"] = float((row["id"], row["run"]) in ruled), float((row["id"], row["run"]) in judged)
+        reply = reply_of(row["response"], row["thinking"])
+        reply = (row["response"] if reply is None else reply).strip()  # of an open thought the official algorithm reads all there is
         row["official"], row["official_random"] = map(float, official_right(reply, row))
         row["official_boxed"] = official_right(row["parsed"], row)[0] * 1.0 if row["boxed"] else row["official"]
         row["official_luck"] = row["official_random"] / max(1, len(row["options"]))
@@ -284,8 +284,8 @@ def score_rows(rows, mode="auto", verifier=None):
         scores[name] = mean(part) if part else None
     if verifier:
         scores["judge"] = mean(row["judge"] for row in rows)
-    runs = sorted({row.get("run", 0) for row in rows})
-    scores["runs"] = [mean(row["rule"] for row in rows if row.get("run", 0) == run) for run in runs]
+    runs = sorted({row["run"] for row in rows}, key=str)
+    scores["runs"] = [mean(row["rule"] for row in rows if row["run"] == run) for run in runs]
     scores["runs_se"] = stdev(scores["runs"]) / len(runs) ** 0.5 if len(runs) > 1 else None
     by_subject, by_discipline = {}, {}
     for row in rows:
@@ -311,9 +311,13 @@ def group(rows):
 
 def tables(scores):
     """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length)."""
-    percent = lambda x: "-" if x is None else f"{100 * x:.1f}"  # noqa: E731
-    line = lambda name, g: (name, str(g["n"]), percent(g["rule"]), percent(g["rule_se"]), percent(g["official"]),  # noqa: E731
-                            percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")
+    def percent(x):
+        return "-" if x is None else f"{100 * x:.1f}"
+
+    def line(name, g):
+        return (name, str(g["n"]), *(percent(g[k]) for k in ("rule", "rule_se", "official", "official_boxed")),
+                "-" if g["length"] is None else f"{g['length']:.0f}")
+
     rows = [("", "n", "rule %", "+- se", "official %", "in box %", "tokens")]
     for discipline, g in scores["disciplines"].items():
         rows.append(line(discipline, g))
@@ -325,11 +329,11 @@ def tables(scores):
     text.insert(-1, "-" * len(text[0]))
     rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"), ("format", "format"),
              ("denial", "image denied"), ("official_random", "official picks at random")]
-    text += ["", "  ".join(f"{label} {percent(scores[name])}%" for name, label in rates),
-             f"rule where the image is denied {percent(scores['rule_with_denial'])}%, elsewhere {percent(scores['rule_without_denial'])}%; "
-             f"luck would add {percent(scores['official_luck'])} points to official"]
+    text += ["", "in %: " + ", ".join(f"{label} {percent(scores[name])}" for name, label in rates),
+             f"rule where the image is denied {percent(scores['rule_with_denial'])}, elsewhere {percent(scores['rule_without_denial'])}; "
+             f"luck would add {percent(scores['official_luck'])} to official"]
     if "judge" in scores:
-        text.append(f"rule or judge {percent(scores['judge'])}%")
+        text.append(f"rule or judge {percent(scores['judge'])}")
     if len(scores["runs"]) > 1:
         text.append(f"{len(scores['runs'])} runs: {', '.join(map(percent, scores['runs']))}; mean {percent(scores['rule'])} "
                     f"+- {percent(scores['runs_se'])} (standard error over runs)")
@@ -370,7 +374,8 @@ def report(cfg, scores, rows, folder, out, say):
     if unsure and any(row["thinking"] for row in rows):
         say(f"{len(unsure)} of {len(rows)} rows hold no </think> though others do, and were read as answers without a thought; "
             f"--mode think counts them as thoughts without an answer.")
-    odd = {row["id"]: why for row in rows if not row["choice"] for gold in row["gold"] if (why := readable_gold(gold))}
+    keys = [(row["id"], gold) for row in rows if not row["choice"] for gold in row["gold"]]
+    odd = {keys[i][0]: why for i, why in unreadable_golds([gold for _, gold in keys]).items()}
     if odd:
         say(f"The rule cannot read the key of {len(odd)} questions: " + "; ".join(f"{i} ({why})" for i, why in list(odd.items())[:5]))
     say(f"scores: {out}")
@@ -602,7 +607,7 @@ def evaluate(cfg: Config):
         ban, missing = banned_ids(chat, cfg.ban) if cfg.mode == "nowait" else ((), ())
         if missing:
             say(f"nowait: no token spells {', '.join(missing)} on its own, so these words can still be written in pieces.")
-        vlm = load(cfg.model, world.device, cfg.dtype, train=()).eval()
+        vlm = load(cfg.model, world.device, cfg.dtype).eval()
         sampler = make_sampler("torch", vlm, chat)  # every process holds the whole model and answers its own chunks
         say(f"{len(questions)} questions x {cfg.runs} runs, {len(have)} answers there already; {cfg.mode}"
             + (f", {len(ban)} tokens banned" if ban else ""))
@@ -613,7 +618,8 @@ def evaluate(cfg: Config):
                 n, k, part = chunks[i + world.rank]
                 answers = respond(sampler, chat, [prompts[q["id"]] for q in part], cfg, ban, seed_of(cfg.seed, n),
                                   f"run {k + 1}/{cfg.runs}" if world.rank == 0 else None)
-                rows = [{"id": q["id"], "run": k, **{f: q[f] for f in ("subject", "question_type", "options", "answer")}, **answer,
+                rows = [{"id": q["id"], "run": k, **{f: q[f] for f in ("subject", "question_type", "options", "answer")},
+                         "question": q["record"].text(), **answer,
                          "mode": cfg.mode} for q, answer in zip(part, answers) if (q["id"], k) not in have]
             rows = [row for rank_rows in gather(rows, world) for row in rank_rows]
             if world.rank == 0:
@@ -636,5 +642,5 @@ if __name__ == "__main__":
         else:
             from common import main
             main(evaluate, Config)
-    except Refused as error:
+    except (Refused, VerifierDown) as error:
         sys.exit(f"\n{error}")

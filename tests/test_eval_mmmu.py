@@ -1,0 +1,531 @@
+"""eval_mmmu.py: both scores on hand-made rows, every fault of the official algorithm, and runs with a fake sampler."""
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+import eval_mmmu as E  # noqa: E402
+
+OPTIONS = "['3', \"Bob's\", 'Rome', 'Paris']"
+THOUGHT = "Let me see.\n</think>\n\n"
+
+
+def row(response, answer="B", options=OPTIONS, kind="multiple-choice", **more):
+    return {"id": "validation_Math_1", "question_type": kind, "options": options, "answer": answer, "response": response, **more}
+
+
+def one(*args, **more):
+    scores, rows = E.score_rows([row(*args, **more)])
+    return scores, rows[0]
+
+
+# ------------------------------------------------------------------------------------------------------ multiple choice
+
+@pytest.mark.parametrize("response, answer, rule, official, random, unparsed", [
+    (THOUGHT + r"\boxed{B}", "B", 1, 0, 1, 0),              # the official parser knows no box
+    (THOUGHT + r"It is \boxed{A}, no: \boxed{B}.", "B", 1, 0, 1, 0),  # the last box; the official parser sees six words and no option
+    (THOUGHT + r"\boxed{Bob's}", "B", 1, 0, 1, 0),          # the option's text
+    (THOUGHT + r"\boxed{D}", "B", 0, 0, 1, 0),
+    ("B", "B", 1, 1, 0, 0),
+    ("(B)", "B", 1, 1, 0, 0),
+    ("B.", "B", 1, 1, 0, 0),                                # the dot is stripped
+    ("B. Bob's", "B", 1, 0, 1, 0),
+    ("B) Bob's", "B", 1, 0, 1, 0),                          # fault: not recognised
+    ("**B**", "B", 1, 0, 1, 0),                             # fault: not recognised
+    ("The answer is (B).", "B", 1, 1, 0, 0),
+    ("**Answer:** C", "C", 1, 1, 0, 0),
+    ("First I looked.\nThe answer is: B, because Rome is older.", "B", 1, 0, 0, 0),  # "B," is no letter to it, "Rome" is an option's text
+    ("(A) 3 (B) Bob's (C) Rome (D) Paris", "D", 0, 1, 0, 1),  # fault: all options echoed count as the last letter
+    ("A. 3\nB. Bob's\nC. Rome\nD. Paris", "D", 0, 1, 0, 1),
+    ("The answer is A) 3 B) Bob's", "A", 0, 0, 0, 1),       # two letters are no answer (official: "3" stands in it)
+    ("The answer is A lot of work.", "A", 0, 1, 0, 1),      # an article is no letter
+    ("From the map we know it is the city of Rome", "C", 0, 1, 0, 1),  # official: text of an option among more than five words
+    ("Rome", "C", 1, 0, 1, 0),                              # the option's text and nothing else; official: too few words
+    ("I am sorry, I cannot see the image.", "A", 0, 0, 1, 1),  # fault: a refusal would get a random letter
+    ("", "A", 0, 0, 1, 1),
+    ("I think \\boxed{B}", "B", 1, 0, 1, 0),                # no thought was asked for as far as the row tells
+])
+def test_multiple_choice(response, answer, rule, official, random, unparsed):
+    _, r = one(response, answer)
+    assert (r["rule"], r["official"], r["official_random"], r["unparsed"]) == (rule, official, random, unparsed)
+
+
+def test_the_reasoning_is_never_read():
+    for more in ({"mode": "think"}, {"mode": "nowait"}, {"finish": "length"}):
+        _, r = one(r"I think \boxed{B}. The answer is B", **more)  # the thought is still open
+        assert (r["rule"], r["unparsed"]) == (0, 1)
+    _, r = one(r"It is (B), surely \boxed{B}" + "\n</think>\n\nI do not know.", mode="think")
+    assert (r["rule"], r["official"], r["unparsed"]) == (0, 0, 1)
+    _, r = one(r"\boxed{B}", mode="nothink")
+    assert r["rule"] == 1
+    assert E.score_rows([row(r"\boxed{B}")], mode="think")[0]["rule"] == 0  # --mode for rows that do not know theirs
+
+
+def test_official_on_the_box():
+    scores, r = one(THOUGHT + r"So \boxed{B}")
+    assert (r["official"], r["official_boxed"], scores["official_random"], scores["official_luck"]) == (0, 1, 1, 0.25)
+    scores, r = one(THOUGHT + "The answer is (B)")
+    assert (r["official"], r["official_boxed"], scores["official_luck"]) == (1, 1, 0)
+
+
+def test_official_choice_takes_the_latest():
+    assert E.official_choice("(C) no. (A) no. (B)", "abcd") == "B"
+    assert E.official_choice("(C) beats A ", "abcd") == "C"      # letters in brackets come first
+    assert E.official_choice(" A or D or C or", "abcd") == "C"
+    assert E.official_choice("one two three Rome then Paris five", ["Paris", "Rome"]) == "A"
+    assert E.official_choice("Rome", ["Paris", "Rome"]) is None
+
+
+@pytest.mark.parametrize("options, answer, response", [
+    ("['1','2','3','4','5','6','7','8','9']", "I", r"\boxed{I}"),
+    ("['1','2','3','4','5','6','7','8','9']", "G", "The answer is (G)."),
+    ("['<image 1>', '<image 2>']", "B", r"\boxed{B}"),
+    ("['1', '2', 'None', '4']", "C", r"\boxed{None}"),
+    ("['1', '2', 'None', '4']", "C", "None"),
+    (r"""["Bob's", 'say "hi"', 'a\\b']""", "B", 'say "hi"'),
+    ("[['a', 'b'], 3.5]", "B", r"\boxed{3.5}"),              # a nested list and a number
+    (["x", "y"], "B", r"\boxed{y}"),                         # our own files hold real lists
+])
+def test_options(options, answer, response):
+    assert one(response, answer, options)[1]["rule"] == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- open questions
+
+@pytest.mark.parametrize("response, answer, rule, official", [
+    (r"\boxed{0.956}", "0.963", 0, 1),                       # fault: two decimals
+    (r"\boxed{0.963}", "0.963", 1, 1),
+    (r"\boxed{3.429}", "['24/7', '3.429']", 1, 1),           # a list of accepted answers
+    (r"\boxed{24/7}", "['24/7', '3.429']", 1, 1),
+    (r"\boxed{7}", "['24/7', '3.429']", 0, 0),
+    ("16", "16", 1, 1),
+    ("The answer is 1,234.", "1234", 1, 1),
+    ("x = 5\nso the speed is 12 m/s", "12", 0, 1),           # nothing plainly stated
+    ("First 9 and 8.\nThe result is 4", "9", 0, 0),          # only the tail behind "is" counts
+    ("a = 3\nb = 4", "3", 0, 0),                             # "=" counts in the last line only
+    ("a = 3\nb = 4", "4", 0, 1),
+    ("1.5e3", "1500", 1, 1),
+    ("bob", "b", 0, 0),                                      # one character counts beside a space only
+    ("Paris", "paris", 1, 1),
+    ("a very long reply that goes on and on without ever stating anything 16", "16", 0, 1),
+])
+def test_open(response, answer, rule, official):
+    _, r = one(response, answer, "[]", "open")
+    assert (r["rule"], r["official"], r["official_random"]) == (rule, official, 0)
+    assert one(response, answer, "[]", "short-answer")[1]["rule"] == rule  # the authors' files call it so
+
+
+def test_odd_text_does_not_raise():
+    for text in ("nan", "inf", "-", "1e999", "9" * 5000, "\\boxed{" * 50, "</think>" * 9, "\u2028\x00", "{", "answer is {", "(" * 3000):
+        for answer, kind in (("B", "multiple-choice"), ("nan", "open"), ("[0, 1)", "open"), ("['a', 3]", "open")):
+            for mode in ("think", "nothink"):
+                E.score_rows([row(text, answer, OPTIONS, kind, mode=mode)])
+    assert E.accepted_answers("[0, 1]") == ["[0, 1]"]  # an interval, no list of texts
+
+
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+def many():
+    rows = []
+    for run in (0, 1):
+        for n in range(4):  # run 0: 3 of 4 right, run 1: 1 of 4
+            good = n < (3, 1)[run]
+            rows.append(row(THOUGHT + (r"\boxed{B}" if good else r"\boxed{A}"), id=f"validation_Art_Theory_{n}", run=run, tokens=10 + n,
+                            mode="think", finish="stop"))
+    rows.append(row(r"I cannot see the image.", id="validation_Tiny_World_1", run=0, finish="length", mode="think", tokens=100, forced=True))
+    return rows
+
+
+def test_tables_by_hand():
+    scores, _ = E.score_rows(many())
+    assert scores["n"] == 9 and scores["questions"] == 5
+    assert scores["rule"] == pytest.approx(4 / 9)
+    art, other = scores["subjects"]["Art_Theory"], scores["subjects"]["Tiny_World"]
+    assert (art["n"], art["rule"], art["length"]) == (8, 0.5, 11.5)
+    assert art["rule_se"] == pytest.approx(0.2041241)  # question means 1, .5, .5, 0: deviation .408, over sqrt(4)
+    assert other == {"n": 1, "rule": 0, "rule_se": None, "official": 0, "official_boxed": 0, "length": 100}
+    assert list(scores["disciplines"]) == ["Art and Design", "Other"]
+    assert scores["runs"] == [pytest.approx(3 / 5), 0.25] and scores["runs_se"] == pytest.approx(0.175)
+    assert scores["truncated"] == scores["denial"] == scores["unparsed"] == scores["forced"] == pytest.approx(1 / 9)
+    assert scores["format"] == pytest.approx(8 / 9)
+    assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
+    text = E.tables(scores)
+    lines = text.splitlines()
+    assert len({len(line) for line in lines[:8]}) == 1, text  # aligned
+    assert lines[4].split() == ["Other", "1", "0.0", "-", "0.0", "0.0", "100"]
+
+
+def test_every_subject_has_one_discipline():
+    assert len(E.DISCIPLINES) == 6 and sum(map(len, E.DISCIPLINES.values())) == len(E.DISCIPLINE_OF) == 30
+    assert E.subject_of("validation_Diagnostics_and_Laboratory_Medicine_30") == "Diagnostics_and_Laboratory_Medicine"
+    assert E.subject_of("17") == "unknown"
+
+
+def test_the_judge_counts_apart(monkeypatch):
+    real = E.score_batch
+
+    def fake(responses, golds, verifier=None, questions=None, **more):  # its verifier accepts everything
+        asked.extend(questions)
+        return [dataclasses.replace(r, accuracy=1.0) for r in real(responses, golds, **more)]
+
+    asked = []
+    monkeypatch.setattr(E, "score_batch", fake)
+    scores, rows = E.score_rows([row(r"\boxed{xyz}", mode="nothink", question="What?"), row("no answer", mode="nothink", id="b")], verifier="here")
+    assert scores["judge"] == 0.5 and scores["rule"] == 0 and [r["judge"] for r in rows] == [1, 0] and asked == ["What?"]
+    assert "rule or judge 50.0" in E.tables(scores)
+
+
+# --------------------------------------------------------------------------------------------------------- the score command
+
+def score_command(path, *flags):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); assert 'torch' not in sys.modules"
+    return subprocess.run([sys.executable, "-c", code, str(ROOT / "eval_mmmu.py"), "score", "--responses", str(path), *flags],
+                          capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_score_command_without_torch(tmp_path):
+    rows = [row(THOUGHT + r"\boxed{B}" if n % 2 else "no idea", id=f"validation_Math_{n}") for n in range(900)]
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"id": "torn')
+    done = score_command(path, "--out", str(tmp_path / "deep" / "scores.json"), "--rows", str(tmp_path / "rows.jsonl"))
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "deep" / "scores.json").read_text())
+    assert (scores["n"], scores["rule"], scores["unparsed"], scores["subjects"]["Math"]["n"]) == (900, 0.5, 0.5, 900)
+    assert "Overall" in done.stdout and "450 of 900 rows hold no </think>" in done.stdout
+    assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[1])["parsed"] == "B"
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"response": None}, "Row validation_Math_1 (row 1) has no 'response'"),
+    ({"answer": None}, "has no 'answer'"),
+    ({"question_type": None}, "has no 'question_type'"),
+    ({"id": None}, "has no 'id'"),
+    ({"response": 3}, "a text was expected"),
+    ({"options": "['a', "}, "Row validation_Math_1 (row 1): its options are not the printed form of a Python list"),
+    ({"options": "__import__('os').getcwd()"}, "not the printed form"),
+    ({"options": "{'a': 1}"}, "a list was expected"),
+    ({"options": "[]"}, "has no options"),
+    ({"answer": "E"}, "none of the letters A, B, C, D"),
+    ({"answer": "?"}, "MMMU's test split keeps its answers"),
+])
+def test_bad_rows_are_named(change, sentence):
+    with pytest.raises(E.Refused) as error:
+        E.score_rows([{**row("B"), **change}])
+    assert sentence in str(error.value)
+
+
+def test_bad_files_are_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with pytest.raises(E.Refused, match="there is no such file"):
+        E.read_responses(path)
+    path.write_text('{"id": 1}\n{oops\n{"id": 2}\n')
+    with pytest.raises(E.Refused, match="line 2 is not JSON"):
+        E.read_responses(path)
+    with pytest.raises(E.Refused, match="stands there twice"):
+        E.score_rows([row("B"), row("A")])
+    with pytest.raises(E.Refused, match="No responses"):
+        E.score_rows([])
+    done = score_command(tmp_path / "missing.jsonl")
+    assert done.returncode == 1 and "no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("Flags", [E.Config, E.Score])
+def test_help_names_every_flag(Flags, capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Flags, args=["--help"])
+    flat = capsys.readouterr().out.replace("-", "_")
+    assert [f.name for f in dataclasses.fields(Flags) if f"__{f.name}" not in flat] == []
+
+
+# ----------------------------------------------------------------------------------------------------------------- the data
+
+def png(shade):
+    from PIL import Image
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+def question(n, subject="Math", **more):
+    return {"id": f"validation_{subject}_{n}", "question": f"How many in <image 1>? {n}", "options": "[]", "explanation": "", "answer": str(n),
+            "img_type": "[]", "topic_difficulty": "Easy", "question_type": "open", "subfield": "",
+            **{f"image_{k}": None for k in range(1, 8)}, "image_1": {"bytes": png(n), "path": None}, **more}
+
+
+def write_parquet(folder, subject, rows, split="validation"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    (folder / subject).mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / subject / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_parquet(tmp_path / "mmmu", "Math", [question(n) for n in range(1, 8)])
+    write_parquet(tmp_path / "mmmu", "Art_Theory", [question(n, "Art_Theory", question="Which? <image 2>", options="['<image 4>', 'no <image 2>']",
+                  answer="A", question_type="multiple-choice", image_1=None, image_2={"bytes": png(2), "path": None},
+                  image_4={"bytes": png(4), "path": None}) for n in range(1, 4)])
+    write_parquet(tmp_path / "mmmu", "Math", [question(9)], split="test")
+    return tmp_path / "mmmu"
+
+
+def config(data, **more):
+    return E.Config(**{"data": str(data), "out": str(data.parent / "out"), "max_new_tokens": 50, "chunk": 4, **more})
+
+
+def test_questions_of_the_schema(data):
+    questions, about = E.read_questions(config(data))
+    assert [q["subject"] for q in questions] == ["Art_Theory"] * 3 + ["Math"] * 7  # the split's files only
+    q = questions[0]
+    assert q["record"].question == "Which? <image 1>" and q["record"].options == ["<image 2>", "no <image 1>"]  # N is the column
+    assert q["options"] == ["<image 4>", "no <image 2>"] and q["record"].images == [png(2), png(4)]
+    assert q["record"].sizes == [(8, 8), (8, 8)] and q["question_type"] == "multiple-choice"
+    assert about["revision"] is None and {len(h) for h in about["files"].values()} == {64} and len(about["files"]) == 2
+    limited, _ = E.read_questions(config(data, limit=5))
+    assert sorted(q["subject"] for q in limited) == ["Art_Theory"] * 3 + ["Math"] * 2  # evenly
+    asked, _ = E.read_questions(config(data, subjects=("Art_Theory",), ask="Box it."))
+    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>\nBox it." and len(asked) == 3
+
+
+def test_jsonl_questions(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    path = tmp_path / "val.jsonl"
+    path.write_text(json.dumps({"id": "x", "images": ["a.png"], "question": "?", "options": ["p", "q"], "answer": "B", "subject": "Math"}) + "\n")
+    (q,), _ = E.read_questions(E.Config(data=str(path)))
+    assert (q["question_type"], q["subject"], q["answer"]) == ("multiple-choice", "Math", "B")
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"image_1": {"bytes": b"no picture", "path": None}}, "can not be read"),
+    ({"question": "See <image 3>"}, "<image 3>, and the column image_3 is empty"),
+    ({"options": "['a"}, "not the printed form"),
+])
+def test_bad_questions_are_named(data, change, sentence):
+    write_parquet(data, "Math", [question(1), question(2, **change)])
+    with pytest.raises(E.Refused, match="validation_Math_2") as error:
+        E.read_questions(config(data))
+    assert sentence in str(error.value)
+
+
+def test_bad_sources_are_named(data, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def no_network(*args, **kwargs):
+        raise LocalEntryNotFoundError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
+    for more, sentence in [({"data": "MMMU/MMMUU"}, "cannot be had from the hub under this name"), ({"data": "nowhere"}, "no such folder or file"),
+                           ({"split": "dev"}, "no Parquet file of the split 'dev'; there are test, validation"),
+                           ({"subjects": ("Maths",)}, "--subjects Maths: not in")]:
+        with pytest.raises(E.Refused) as error:
+            E.read_questions(dataclasses.replace(config(data), **more))
+        assert sentence in str(error.value)
+    (data / "Math" / "validation-00000-of-00001.parquet").unlink()
+    write_parquet(data, "Math", [{"id": "a", "question": "b"}])
+    with pytest.raises(E.Refused, match="lacks the columns answer, options, question_type"):
+        E.read_questions(config(data))
+
+
+def test_hub_revision_is_recorded(data, tmp_path, monkeypatch):
+    import shutil
+
+    import huggingface_hub
+    snapshot = tmp_path / "snapshots" / "abc123"
+    shutil.copytree(data, snapshot)
+    seen = {}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **k: seen.update(k, name=name) or str(snapshot))
+    _, about = E.read_questions(E.Config(data="MMMU/MMMU", subjects=("Math",)))
+    assert about["revision"] == "abc123" and seen["name"] == "MMMU/MMMU" and seen["repo_type"] == "dataset"
+    assert seen["allow_patterns"] == ["*Math/validation-*.parquet"]
+
+
+# ------------------------------------------------------------------------------------------------ runs, with a fake sampler
+
+class FakeTokenizer:
+    """Ids are code points; id 0 is special. The vocabulary that `banned_ids` looks through is `words`."""
+    words = ["<s>", "wait", " Wait", "WAIT,", "await", "ait", "waiting", " but", "butter", "x"]
+    all_special_ids = [0]
+
+    def __len__(self):
+        return len(self.words)
+
+    def batch_decode(self, lists):
+        return ["".join(self.words[i] for i in ids) for ids in lists]
+
+    def __call__(self, text, **_):
+        return {"input_ids": [ord(c) for c in text]}
+
+
+class FakeChat:
+    context = 1000
+
+    def __init__(self, *args, **kwargs):
+        self.tokenizer = FakeTokenizer()
+
+    def prompts(self, records, thinking=True):
+        return [FakePrompt(r, [1] * 10, thinking) for r in records]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+class FakePrompt:
+    def __init__(self, record, ids, thinking, so_far=()):
+        self.record, self.full, self.thinking, self.so_far = record, list(ids), thinking, list(so_far)
+
+    def continued(self, ids):
+        return FakePrompt(self.record, self.full + list(ids), self.thinking, self.so_far + list(ids))
+
+
+class FakeSampler:
+    """Writes `text(prompt, seed)`, cut at max_new_tokens; remembers its calls; may stop after some of them."""
+
+    def __init__(self, text, stop_after=99):
+        self.text, self.calls, self.stop_after = text, [], stop_after
+
+    def generate(self, prompts, n=1, max_new_tokens=0, temperature=1.0, seed=0, ban=(), progress=None):
+        if len(self.calls) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.calls.append({"prompts": prompts, "max_new_tokens": max_new_tokens, "seed": seed, "ban": list(ban), "temperature": temperature})
+        out = []
+        for p in prompts:
+            text = self.text(p, seed)
+            cut = text[:max_new_tokens]
+            out.append([SimpleNamespace(prompt=p, ids=[ord(c) for c in cut], text=cut, finish="length" if cut != text else "stop")])
+        return out
+
+
+@pytest.fixture
+def world(data, monkeypatch):
+    """evaluate() with a fake model: returns run(sampler, **flags)."""
+    import data as data_py
+    import model
+    import rollout
+    (data.parent / "m").mkdir()
+    (data.parent / "m" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(data_py, "Chat", FakeChat)
+    monkeypatch.setattr(model, "load", lambda *a, **k: SimpleNamespace(eval=lambda: None))
+
+    def run(sampler, **more):
+        monkeypatch.setattr(rollout, "make_sampler", lambda *a, **k: sampler)
+        E.evaluate(config(data, model=str(data.parent / "m"), **more))
+        return E.read_responses(data.parent / more.get("out", "out") / "responses.jsonl")
+    run.folder = data.parent
+    return run
+
+
+def answers(prompt, seed):
+    return f"seed {seed % 1000}\n</think>\n\n\\boxed{{{prompt.record.id.split('_')[-1]}}}"
+
+
+def test_a_whole_run(world):
+    sampler = FakeSampler(answers)
+    rows = world(sampler, runs=2, temperature=0.7)
+    assert len(rows) == 20 and len({(r["id"], r["run"]) for r in rows}) == 20
+    assert set(rows[0]) == {"id", "run", "subject", "question_type", "options", "answer", "question", "response", "finish", "tokens", "forced", "mode"}
+    assert [len(c["prompts"]) for c in sampler.calls] == [4, 4, 2] * 2
+    assert len({c["seed"] for c in sampler.calls}) == 6 and {c["temperature"] for c in sampler.calls} == {0.7}
+    assert all(p.thinking for c in sampler.calls for p in c["prompts"])
+    scores = json.loads((world.folder / "out" / "scores.json").read_text())
+    assert scores["subjects"]["Math"]["rule"] == 1.0 and scores["subjects"]["Art_Theory"]["rule"] == 0 and scores["runs"] == [0.7, 0.7]
+    assert set(scores["data"]) == {"source", "split", "revision", "files", "checkpoint", "weights"}
+
+
+def test_an_interrupted_run_goes_on(world):
+    whole = world(FakeSampler(answers), out=str(world.folder / "whole"), runs=2)
+    with pytest.raises(KeyboardInterrupt):
+        world(FakeSampler(answers, stop_after=2), runs=2)
+    path = world.folder / "out" / "responses.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 8
+    path.write_text("".join(lines[:6]) + lines[6][:30])  # killed in the middle of a line
+    again = FakeSampler(answers)
+    rows = world(again, runs=2)
+    assert rows == whole  # the same responses as without the interruption, each once
+    assert len(again.calls) == 5  # the torn chunk and the four that were missing
+    untouched = FakeSampler(answers)
+    assert world(untouched, runs=2) == whole and untouched.calls == []
+    assert len(world(untouched, runs=3)) == 30 and len(untouched.calls) == 3  # more runs go on from there
+
+
+def test_a_folder_does_not_mix(world):
+    world(FakeSampler(answers))
+    with pytest.raises(Exception, match="temperature"):
+        world(FakeSampler(answers), temperature=0.5)
+    (world.folder / "m" / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(E.Refused, match="responses of another weights"):
+        world(FakeSampler(answers))
+
+
+def test_modes(world):
+    sampler = FakeSampler(lambda p, seed: "\\boxed{1}")
+    rows = world(sampler, mode="nothink")
+    assert not any(p.thinking for c in sampler.calls for p in c["prompts"]) and sampler.calls[0]["ban"] == []
+    assert {r["mode"] for r in rows} == {"nothink"}
+    sampler = FakeSampler(answers)
+    world(sampler, mode="nowait", ban=("wait", "but", "hmm"), out=str(world.folder / "nowait"))
+    assert sampler.calls[0]["ban"] == [1, 2, 3, 7]  # "wait", " Wait", "WAIT,", " but"; not "await", "waiting", "butter"
+    assert sampler.calls[0]["prompts"][0].thinking
+    assert E.banned_ids(FakeChat(), ("wait", "hmm")) == ([1, 2, 3], ["hmm"])
+
+
+def budget(text, **more):
+    """respond() for three prompts; `text(prompt)` is all that the model would write."""
+    cfg = E.Config(max_new_tokens=60, budget=20, **more)
+    sampler, chat = FakeSampler(text), FakeChat()
+    prompts = [FakePrompt(SimpleNamespace(id=str(i)), [1] * 10, True) for i in range(3)]
+    return sampler, E.respond(sampler, chat, prompts, cfg, ban=(5,), seed=7, label=None)
+
+
+def thinker(p, seed):
+    if p.so_far:  # goes on: after the closing words, or in the middle of its answer
+        text = "".join(map(chr, p.so_far))
+        return "9}" if text.endswith("boxed{") else " 3 it is}"
+    return {"0": "thinking " * 9, "1": "short\n</think>\n\nok", "2": "x\n</think>\n\n\\boxed{12 and 3 it is}"}[p.record.id]
+
+
+def test_budget_closes_the_thought(capsys):
+    sampler, out = budget(thinker)
+    assert out[0] == {"response": "thinking thinking th\n</think>\n\n\\boxed{9}", "finish": "stop", "tokens": 20 + 18 + 2, "forced": True}
+    assert out[1] == {"response": "short\n</think>\n\nok", "finish": "stop", "tokens": 18, "forced": False}
+    assert out[2]["response"] == "x\n</think>\n\n\\boxed{1 3 it is}"  # what it had after 20 tokens, and on from there
+    assert out[2]["forced"] is False and out[2]["finish"] == "stop"  # an answer is not interrupted by the thought's budget
+    first, second = sampler.calls
+    assert (first["max_new_tokens"], second["max_new_tokens"]) == (20, 40) and first["ban"] == second["ban"] == [5]
+    assert [p.record.id for p in second["prompts"]] == ["0", "2"] and first["seed"] != second["seed"]
+    assert second["prompts"][0].so_far == [ord(c) for c in "thinking thinking th\n</think>\n\n\\boxed{"]
+
+
+def test_budget_cuts():
+    sampler, out = budget(thinker, on_budget="cut")
+    assert len(sampler.calls) == 1
+    assert [r["finish"] for r in out] == ["length", "stop", "length"]
+    assert out[0]["response"] == "thinking thinking th" and not any(r["forced"] for r in out)
+
+
+def test_budget_respects_the_context(monkeypatch):
+    monkeypatch.setattr(FakeChat, "context", 40)  # 10 of prompt, 20 of thought, 18 of closing: no room
+    sampler, out = budget(lambda p, seed: "t" * 99)
+    assert len(sampler.calls) == 1 and {r["finish"] for r in out} == {"length"} and {r["response"] for r in out} == {"t" * 20}
+
+
+@pytest.mark.parametrize("flags, sentence", [({"budget": 50}, "has to be below"), ({"budget": 5, "mode": "nothink"}, "is for the thought"),
+                                             ({"runs": 0}, "--runs 0")])
+def test_bad_flags(world, flags, sentence):
+    with pytest.raises(E.Refused, match=sentence):
+        world(FakeSampler(answers), **flags)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(world, monkeypatch):
+    monkeypatch.setattr(FakeChat, "prompts", lambda self, records, thinking=True: [FakePrompt(r, [1], thinking) for r in records[1:]])
+    with pytest.raises(E.Refused, match="longer than the model's context.*validation_Art_Theory_1"):
+        world(FakeSampler(answers))
