@@ -1,40 +1,49 @@
-"""Choose the checkpoint of an RL run by the entropy of its critical tokens (paper, section 5.1).
+"""Choose the checkpoint of an RL run by the entropy of its critical tokens (paper section 5.1).
 
-Reward keeps rising for a policy that only imitates the look of reasoning, so it cannot tell which checkpoint to keep. The paper's indicator: where the model opens a
-new line of thought, that is where it writes "Wait" or "Alternatively", how uncertain was it? A genuine reasoner is (high entropy of the next-token distribution), an
-imitator writes the word as a fixed phrase (low entropy). Across checkpoints the indicator tracks validation accuracy.
+Reward keeps rising for a policy that only imitates the look of reasoning, so it cannot tell which checkpoint to keep. The
+paper's indicator: where the model opens a new line of thought, that is where it writes "Wait" or "Alternatively", how
+uncertain was it? A genuine reasoner is (high entropy of the next-token distribution), an imitator writes the word as a
+fixed phrase (low entropy). Across checkpoints the indicator tracks validation accuracy.
 
-    python entropy_select.py --run out/tiny/rl --data data/tiny/val.jsonl --high_entropy 1.0      # a laptop
-    torchrun --nproc_per_node 8 entropy_select.py --run out/rl --data val.jsonl --rollout vllm    # the probe set is dealt out to the processes
+    laptop:  python entropy_select.py --run out/tiny/rl --data data/tiny/val.jsonl --high_entropy 1
+    8 GPUs:  torchrun --nproc_per_node 8 entropy_select.py --run out/grpo --data val.jsonl --dtype bf16
 
-For every step_* folder of the run: sample the same probe questions with the same seed, find the critical words in the *text* and take, for each, the full-vocabulary
-entropy (nats) of the distribution that produced the token holding the word's first letter: a character span does not care whether a tokenizer writes " Wait" or "W" + "ait".
-It leaves in the run folder
-    probe/step_000123.jsonl   the responses with their entropies; other --words, --high_entropy or --min_count are measured on them without sampling again
-    selection.json, selection.png   the table, and the indicator drawn against validation accuracy
-    selected.json   the choice; a stage that is given this run folder as its --model starts from it
+For every step_* folder of the run: sample the same probe questions with the same seed, find the critical words in the
+*text* and take, for each, the full-vocabulary entropy (nats) of the distribution that produced the token holding the
+word's first letter. A character span does not care whether a tokenizer writes " Wait" or "W" + "ait". In the run folder:
 
-What the paper does not say, and what is done here: the word list (signals.py, from the NoWait study), the averaging (mean over all occurrences, not over responses), the
-log base (e), the probe set (random rows of --data), the size of an effect that counts (a bootstrap interval over responses is printed beside each mean), and the rule:
-the checkpoint with the highest mean among those with at least --min_count occurrences. One guard is added: entropy also shoots up when a policy falls apart, so a checkpoint
-whose probe accuracy is more than 2 standard errors below the best one (paired by question) is set aside, and said. When no checkpoint has enough occurrences the indicator
-means nothing: that is said too, and validation accuracy chooses.
+    probe/step_000123.jsonl   the responses with their entropies: other --words, --high_entropy or --min_count are measured
+                              on them without sampling again, and an interrupted selection goes on
+    selection.json, .png      the table, and the indicator drawn against validation accuracy
+    selected.json             the choice; a stage that is given this run folder as its --model starts from it
+
+What the paper does not say, and what is done here: the word list (signals.py, from the NoWait study), the averaging (mean
+over all occurrences, not over responses), the log base (e), the probe set (random rows of --data), how large a difference
+counts (a bootstrap interval over responses stands beside each mean), and the rule: the highest mean among the checkpoints
+with at least --min_count occurrences. One guard is added: entropy also shoots up when a policy falls apart, so a
+checkpoint whose probe accuracy is more than 2 standard errors below the best one (paired by question) is set aside, and
+that is said. When no checkpoint has enough occurrences the indicator means nothing: that is said too, and validation
+accuracy chooses.
 """
 import bisect
 import itertools
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common import Refused, gather, main, read_jsonl, say, seed_of, start, write_text
+from common import Refused, gather, main, permutation, read_jsonl, seed_of, start, write_text
 from data import Chat, read_records
 from model import load
 from reward import score_batch
 from rollout import make_sampler
 from signals import CRITICAL_WORDS, critical_spans
+
+
+NAMES = {"critical_entropy": "critical-token entropy", "accuracy": "validation accuracy"}  # of the rules
 
 
 @dataclass
@@ -47,7 +56,7 @@ class Config:
     temperature: float = 1.0                      # of sampling, and of the distributions whose entropy is measured
     thinking: bool = True                         # end the prompt with <think>
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words that open a new line of thought
-    high_entropy: float = 6.8                     # also report the share of tokens above this many nats (6.8: the paper's; use about 1 for a tiny vocabulary)
+    high_entropy: float = 6.8                     # tokens above this many nats are counted [6.5]; too high for a tiny vocabulary
     min_count: int = 50                           # with fewer critical tokens a mean is noise: that checkpoint is not ranked
     plot: bool = True                             # draw selection.png
     rollout: str = "torch"                        # the sampler
@@ -60,17 +69,18 @@ class Config:
 def critical_entropies(tokens, entropy, words=CRITICAL_WORDS):
     """[(word, entropy)] of the critical words in a response.
 
-    tokens: the text of each token, joining to the response; entropy: nats of the distribution that produced each token, same length. The token that counts holds the
-    word's first letter: there the model decided to write it.
+    tokens: the text of each token, joining to the response; entropy: nats of the distribution that produced each token,
+    same length. The token that counts holds the word's first letter: there the model decided to write it.
     """
     ends = list(itertools.accumulate(len(t) for t in tokens))  # of each token, in characters
     return [(word, float(entropy[bisect.bisect_right(ends, start)])) for start, _, word in critical_spans("".join(tokens), words)]
 
 
 def bootstrap(sums, counts, draws=2000, seed=0, level=0.95):
-    """Interval (low, high) of sum(sums) / sum(counts) when whole responses are drawn again with replacement: words of one response are not independent, responses are."""
+    """Interval (low, high) of sum(sums) / sum(counts) when whole responses are drawn again with replacement: the words of
+    one response depend on each other, responses do not. (None, None) with fewer than two responses that have such words."""
     sums, counts = np.asarray(sums, float), np.asarray(counts, float)
-    sums, counts = sums[counts > 0], counts[counts > 0]  # responses without a critical word say nothing about the mean
+    sums, counts = sums[counts > 0], counts[counts > 0]  # a response without a critical word says nothing about the mean
     if len(counts) < 2:
         return None, None
     drawn = np.random.default_rng(seed).integers(len(counts), size=(draws, len(counts)))
@@ -99,7 +109,8 @@ def spearman(x, y):
 
 
 def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):
-    """Everything the table shows, from one checkpoint's probe responses (dicts with question, tokens, entropy, accuracy, format, finish)."""
+    """Everything the table shows, from one checkpoint's probe responses: dicts with question, tokens, entropy, accuracy,
+    format and finish, as in probe/step_*.jsonl."""
     per_response = [critical_entropies(r["tokens"], r["entropy"], words) for r in rows]
     sums, counts = [sum(e for _, e in found) for found in per_response], [len(found) for found in per_response]
     low, high = bootstrap(sums, counts)
@@ -111,57 +122,66 @@ def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):
     for r in rows:
         by_question.setdefault(r["question"], []).append(r["accuracy"])
     accuracy = np.array([np.mean(by_question[q]) for q in sorted(by_question)])
+    by_word = dict(sorted(by_word.items(), key=lambda item: -len(item[1])))
     return {
         "critical_entropy": sum(sums) / sum(counts) if sum(counts) else None, "count": sum(counts), "low": low, "high": high,
-        "words": {w: {"count": len(e), "mean": float(np.mean(e))} for w, e in sorted(by_word.items(), key=lambda item: -len(item[1]))},
-        "entropy": float(tokens.mean()) if len(tokens) else None, "entropy_high": float((tokens > high_entropy).mean()) if len(tokens) else None,
-        "accuracy": float(accuracy.mean()), "accuracy_se": float(accuracy.std(ddof=1) / math.sqrt(len(accuracy))) if len(accuracy) > 1 else None,
-        "format": float(np.mean([r["format"] for r in rows])), "length": len(tokens) / len(rows), "truncated": float(np.mean([r["finish"] == "length" for r in rows])),
-        "responses": len(rows), "question_accuracy": accuracy.tolist()}
+        "words": {word: {"count": len(e), "mean": float(np.mean(e))} for word, e in by_word.items()},
+        "entropy": float(tokens.mean()) if len(tokens) else None,
+        "entropy_high": float((tokens > high_entropy).mean()) if len(tokens) else None,
+        "accuracy": float(accuracy.mean()),
+        "accuracy_se": float(accuracy.std(ddof=1) / math.sqrt(len(accuracy))) if len(accuracy) > 1 else None,
+        "format": float(np.mean([r["format"] for r in rows])), "length": len(tokens) / len(rows),
+        "truncated": float(np.mean([r["finish"] == "length" for r in rows])), "responses": len(rows),
+        "question_accuracy": accuracy.tolist()}
 
 
 def choose(table, min_count=50):
-    """(chosen row, rule, notes) from the measured checkpoints. Marks every row with "set_aside": a reason, or "". This is the place to try another rule."""
-    notes = []
+    """(chosen row, rule, notes) from the measured checkpoints. CHANGE THE RULE HERE.
+
+    Marks every row with "set_aside": the reason why it is not ranked, or "".
+    """
     best = max(table, key=lambda row: (row["accuracy"], row["step"]))
     for row in table:
-        lost = np.array(best["question_accuracy"]) - np.array(row["question_accuracy"])  # the same questions, so question difficulty cancels
+        lost = np.array(best["question_accuracy"]) - np.array(row["question_accuracy"])  # the questions' difficulty cancels
         error = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else math.inf
-        few = row["count"] < min_count
-        worse = lost.mean() > 0 and lost.mean() > 2 * error
-        row["set_aside"] = f"only {row['count']} critical tokens" if few else f"accuracy {lost.mean():.3f} below the best, more than 2 x {error:.3f}" if worse else ""
+        row["set_aside"] = ""
+        if row["count"] < min_count:
+            row["set_aside"] = f"only {row['count']} critical tokens"
+        elif lost.mean() > 0 and lost.mean() > 2 * error:
+            row["set_aside"] = f"accuracy {lost.mean():.3f} below the best, more than 2 x {error:.3f}"
     ranked = [row for row in table if not row["set_aside"]]
     if not ranked:
-        enough = [row["step"] for row in table if row["count"] >= min_count]
-        notes.append(f"no checkpoint has {min_count} critical tokens in its responses: their entropy cannot choose, validation accuracy does. More --probe or --n, or other --words, "
-                     f"may help." if not enough else
-                     f"the checkpoints with {min_count} critical tokens (steps {enough}) are all clearly less accurate than step {best['step']}: validation accuracy chooses.")
-        return best, "accuracy", notes
+        if enough := [row["step"] for row in table if row["count"] >= min_count]:
+            return best, "accuracy", [f"the checkpoints with {min_count} critical tokens (steps {enough}) are all clearly less "
+                                      f"accurate than step {best['step']}: validation accuracy chooses."]
+        return best, "accuracy", [f"no checkpoint has {min_count} critical tokens in its responses: their entropy cannot choose, "
+                                  f"validation accuracy does. More --probe or --n, or other --words, may help."]
     chosen = max(ranked, key=lambda row: (row["critical_entropy"], row["step"]))
-    alike = [row["step"] for row in ranked if row is not chosen and chosen["low"] is not None and row["high"] is not None and row["high"] >= chosen["low"]]
-    if alike:
-        notes.append(f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}.")
+    alike = [row["step"] for row in ranked if row is not chosen and (row["high"] or math.inf) >= (chosen["low"] or 0)]
+    notes = [f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}."] if alike else []
     return chosen, "critical_entropy", notes
 
 
 # ------------------------------------------------------------------------------------------------- sampling the probe set
 def sample_probe(cfg, prompts, sampler, world, name):
-    """Responses of the checkpoint that the sampler holds, as rows for probe/step_*.jsonl; every process takes its share of the prompts."""
-    mine = list(range(world.rank, len(prompts), world.size))
-    groups = sampler.generate([prompts[i] for i in mine], cfg.n, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
-    responses = [(i, rollout) for i, group in zip(mine, groups) for rollout in group]
-    records = [prompts[i].record for i, _ in responses]
-    rewards = score_batch([r.text for _, r in responses], [r.answer for r in records], thinking_prompt=cfg.thinking, options=[r.options for r in records])
-    rows = [{"question": i, "id": prompts[i].record.id, "tokens": r.pieces, "entropy": [round(float(e), 4) for e in r.entropy],
-             "accuracy": reward.accuracy, "format": reward.format, "finish": r.finish} for (i, r), reward in zip(responses, rewards)]
+    """Responses of the checkpoint that the sampler holds, as rows for probe/step_*.jsonl. Prompts are dealt out to the processes."""
+    mine = range(world.rank, len(prompts), world.size)
+    groups = sampler.generate([prompts[i] for i in mine], cfg.n, cfg.max_new_tokens, cfg.temperature,
+                              seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
+    flat = [(i, prompts[i].record, r) for i, group in zip(mine, groups) for r in group]
+    rewards = score_batch([r.text for _, _, r in flat], [record.answer for _, record, _ in flat], thinking_prompt=cfg.thinking,
+                          options=[record.options for _, record, _ in flat])
+    rows = [{"question": i, "id": record.id, "tokens": r.pieces, "entropy": [round(float(e), 4) for e in r.entropy],
+             "accuracy": reward.accuracy, "format": reward.format, "finish": r.finish}
+            for (i, record, r), reward in zip(flat, rewards)]
     return sorted((row for part in gather(rows, world) for row in part), key=lambda row: row["question"])
 
 
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(checkpoint.glob("model*.safetensors"))}
-    return {"ids": [r.id for r in records], "n": cfg.n, "max_new_tokens": cfg.max_new_tokens, "temperature": cfg.temperature, "thinking": cfg.thinking,
-            "rollout": cfg.rollout, "dtype": cfg.dtype, "max_tiles": cfg.max_tiles, "seed": cfg.seed, "processes": world.size, "data": cfg.data, "weights": weights}
+    flags = ("data", "n", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "dtype", "seed")
+    return {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "ids": [r.id for r in records]}
 
 
 def read_probe(path, settings):
@@ -175,11 +195,12 @@ def select(cfg):
     run = Path(cfg.run)
     checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())
     if not checkpoints:
-        raise Refused(f"--run {cfg.run}: no step_* folder there. Run grpo.py with --out {cfg.run} first, or name the folder of a run that saved checkpoints.")
+        raise Refused(f"--run {cfg.run}: no step_* folder there. Run grpo.py with --out {cfg.run} first, "
+                      f"or name the folder of a run that saved checkpoints.")
     records = read_records(cfg.data)
     if len(records) < 2:
         raise Refused(f"--data {cfg.data}: {len(records)} question(s) are too few to compare checkpoints")
-    records = [records[i] for i in np.random.default_rng([cfg.seed, 5]).permutation(len(records))[:cfg.probe]]
+    records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]  # rows may stand sorted by subject
     (run / "probe").mkdir(exist_ok=True)
 
     table, vlm, sampler, prompts = [], None, None, None
@@ -209,58 +230,68 @@ def report_choice(cfg, table):
     measured = [row for row in table if row["count"] >= cfg.min_count]
     x, y = [row["critical_entropy"] for row in measured], [row["accuracy"] for row in measured]
     r, rho = pearson(x, y), spearman(x, y)
-    show = lambda value, digits=3: "-" if value is None else f"{value:.{digits}f}"
-    print(f"{'step':>6}  {'critical entropy (95%)':<24} {'count':>5}  {'all tokens':>10}  {f'> {cfg.high_entropy:g} nats':>11}  {'accuracy':>15}  {'length':>6}")
+    show = lambda value, digits=3: "-" if value is None else f"{value:.{digits}f}"  # noqa: E731
+    above = f"> {cfg.high_entropy:g} nats"
+    print(f"{'step':>6}  {'critical entropy (95%)':<24} {'count':>5}  {'all tokens':>10}  {above:>11}  {'accuracy':>15}  {'length':>6}")
     for row in table:
-        print(f"{row['step']:>6}  {show(row['critical_entropy']) + ' (' + show(row['low']) + ' to ' + show(row['high']) + ')':<24} {row['count']:>5}  {show(row['entropy']):>10}  "
-              f"{show(row['entropy_high'], 4):>11}  {show(row['accuracy']) + ' ± ' + show(row['accuracy_se']):>15}  {row['length']:>6.1f}  "
-              + ("<- chosen" if row is chosen else f"set aside: {row['set_aside']}" if row["set_aside"] else ""))
+        interval = f"{show(row['critical_entropy'])} ({show(row['low'])} to {show(row['high'])})"
+        accuracy = f"{show(row['accuracy'])} ± {show(row['accuracy_se'])}"
+        remark = "<- chosen" if row is chosen else f"set aside: {row['set_aside']}" if row["set_aside"] else ""
+        print(f"{row['step']:>6}  {interval:<24} {row['count']:>5}  {show(row['entropy']):>10}  {show(row['entropy_high'], 4):>11}  "
+              f"{accuracy:>15}  {row['length']:>6.1f}  {remark}")
     words = {w: sum(row["words"].get(w, {"count": 0})["count"] for row in table) for w in cfg.words}
     print("critical words found: " + ", ".join(f"{w} {c}" for w, c in sorted(words.items(), key=lambda item: -item[1])))
     if r is None:
-        notes.append(f"no correlation with accuracy can be given: it needs three checkpoints with {cfg.min_count} critical tokens, and values that differ.")
+        notes.append(f"no correlation with accuracy can be given: it needs three checkpoints with {cfg.min_count} critical tokens, "
+                     f"and values that differ.")
     else:
-        print(f"critical entropy against accuracy over {len(measured)} checkpoints: Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
+        print(f"critical entropy against accuracy, {len(measured)} checkpoints: Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
     for note in notes:
         print("note: " + note)
-    common = {"rule": rule, "min_count": cfg.min_count, "words": list(cfg.words), "high_entropy": cfg.high_entropy, "data": cfg.data, "notes": notes}
-    write_text(run / "selection.json", json.dumps({**common, "chosen": chosen["step"], "pearson": r, "spearman": rho, "words_found": words, "checkpoints": table}, indent=1))
+    about = {"rule": rule, "min_count": cfg.min_count, "words": list(cfg.words), "high_entropy": cfg.high_entropy, "data": cfg.data,
+             "notes": notes}
+    write_text(run / "selection.json", json.dumps({**about, "chosen": chosen["step"], "pearson": r, "spearman": rho,
+                                                   "words_found": words, "checkpoints": table}, indent=1))
     if cfg.plot:
         plot(table, chosen, rule, r, rho, run / "selection.png")
-    write_text(run / "selected.json", json.dumps({"step": chosen["step"], "checkpoint": chosen["checkpoint"], "critical_entropy": chosen["critical_entropy"],
-                                                  "interval": [chosen["low"], chosen["high"]], "count": chosen["count"], "accuracy": chosen["accuracy"], **common}, indent=1))
-    print(f"{run}/selected.json: step {chosen['step']}, by {'critical-token entropy' if rule == 'critical_entropy' else 'validation accuracy'}")
+    write_text(run / "selected.json", json.dumps({
+        "step": chosen["step"], "checkpoint": chosen["checkpoint"], "critical_entropy": chosen["critical_entropy"],
+        "interval": [chosen["low"], chosen["high"]], "count": chosen["count"], "accuracy": chosen["accuracy"], **about}, indent=1))
+    print(f"{run}/selected.json: step {chosen['step']}, by {NAMES[rule]}")
 
 
 def plot(table, chosen, rule, r, rho, path):
-    import os
-
+    """Left: the indicator and the accuracy by step. Right: one against the other."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
-                         "axes.titlelocation": "left", "axes.titlesize": 11, "legend.frameon": False})
-    figure, axes = plt.subplot_mosaic([["entropy", "scatter"], ["accuracy", "scatter"]], figsize=(10.5, 5), width_ratios=[1.1, 1], layout="constrained")
-    rows = [row for row in table if row["critical_entropy"] is not None]
-    error = lambda row: [[row["critical_entropy"] - row["low"]], [row["high"] - row["critical_entropy"]]] if row["low"] is not None else None
-    for row in rows:
-        mark = {"marker": "o", "ms": 9 if row is chosen else 5, "color": "#d55e00" if row is chosen else "#0072b2", "mfc": "white" if row["set_aside"] else None, "elinewidth": 1, "capsize": 2, "zorder": 3}
-        axes["entropy"].errorbar(row["step"], row["critical_entropy"], yerr=error(row), **mark)
-        axes["scatter"].errorbar(row["critical_entropy"], row["accuracy"], xerr=error(row), yerr=row["accuracy_se"], **mark)
-        axes["scatter"].annotate(str(row["step"]), (row["critical_entropy"], row["accuracy"]), xytext=(6, 5), textcoords="offset points", fontsize=9, color="0.35")
-    axes["entropy"].plot([row["step"] for row in rows], [row["critical_entropy"] for row in rows], color="#0072b2", lw=1, alpha=0.5)
-    axes["entropy"].set_title("entropy of critical tokens (nats)")
-    axes["accuracy"].errorbar([row["step"] for row in table], [row["accuracy"] for row in table], yerr=[row["accuracy_se"] or 0 for row in table], marker="o", ms=5, lw=1,
-                              color="#0072b2", elinewidth=1, capsize=2)
-    axes["accuracy"].plot(chosen["step"], chosen["accuracy"], "o", ms=9, color="#d55e00", zorder=3)
-    axes["accuracy"].set_title("accuracy on the probe questions")
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+                         "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 11})
+    figure, axes = plt.subplot_mosaic([["entropy", "scatter"], ["accuracy", "scatter"]], figsize=(10.5, 5), width_ratios=[1.1, 1],
+                                      layout="constrained")
+    measured = [row for row in table if row["critical_entropy"] is not None]
+    for ax, rows, key in ((axes["entropy"], measured, "critical_entropy"), (axes["accuracy"], table, "accuracy")):
+        ax.plot([row["step"] for row in rows], [row[key] for row in rows], color="#0072b2", lw=1, alpha=0.5)
+    for row in table:
+        mark = {"marker": "o", "ms": 9 if row is chosen else 5, "color": "#d55e00" if row is chosen else "#0072b2",
+                "mfc": "white" if row["set_aside"] else None, "elinewidth": 1, "capsize": 2, "zorder": 3}
+        axes["accuracy"].errorbar(row["step"], row["accuracy"], yerr=row["accuracy_se"], **mark)
+        if row["critical_entropy"] is None:
+            continue
+        entropy, low, high = row["critical_entropy"], row["low"], row["high"]
+        error = None if low is None else [[entropy - low], [high - entropy]]
+        axes["entropy"].errorbar(row["step"], entropy, yerr=error, **mark)
+        axes["scatter"].errorbar(entropy, row["accuracy"], xerr=error, yerr=row["accuracy_se"], **mark)
+        axes["scatter"].annotate(str(row["step"]), (entropy, row["accuracy"]), xytext=(6, 5), textcoords="offset points",
+                                 fontsize=9, color="0.35")
+    axes["entropy"].set_title("entropy of critical tokens (nats), 95% interval")
+    axes["accuracy"].set_title("accuracy on the probe questions, standard error")
     axes["accuracy"].set_xlabel("checkpoint (step)")
     axes["scatter"].set_title("no correlation: too few points" if r is None else f"Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
     axes["scatter"].set_xlabel("entropy of critical tokens (nats)")
     axes["scatter"].set_ylabel("accuracy")
-    chosen_by = "critical-token entropy" if rule == "critical_entropy" else "accuracy (too few critical tokens, or all set aside)"
-    figure.suptitle(f"step {chosen['step']} (orange) chosen by {chosen_by}; number at a point: its step; hollow: set aside", x=0.01, ha="left", fontsize=9.5,
-                    color="0.35")
+    figure.suptitle(f"orange: step {chosen['step']}, chosen by {NAMES[rule]}; hollow: set aside; number at a point: its step", x=0.01,
+                    ha="left", fontsize=9.5, color="0.35")
     figure.savefig(f"{path}.part", format="png", dpi=150)
     plt.close(figure)
     os.replace(f"{path}.part", path)
