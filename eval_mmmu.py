@@ -120,7 +120,7 @@ def read_responses(path):
     """Rows of a responses file. A torn last line (the writer was killed) is left out, any other broken line is refused."""
     if not Path(path).is_file():
         raise Refused(f"--responses {path}: there is no such file. An evaluation writes it as responses.jsonl into its --out folder.")
-    rows, lines = [], Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines: responses may hold U+2028
+    rows, lines = [], Path(path).read_text(encoding="utf-8-sig", errors="replace").split("\n")  # not splitlines: U+2028 ends no row
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -273,7 +273,7 @@ def score_rows(rows, mode="auto", verifier=None):
         row["unparsed"] = float(row["parsed"] is None)
         row["truncated"] = float(row.get("finish") == "length")
         row["forced"] = float(bool(row.get("forced")))
-        row["format"] = float(format_ok(row["response"], row["thinking"]))
+        row["format"] = float(format_ok(row["response"], row["thinking"]) and not row["forced"])  # a closing of ours is not its own
         row["denial"] = float(denies_image(row["response"]))
 
     scores = {**group(rows), "questions": len({row["id"] for row in rows})}
@@ -340,6 +340,11 @@ def tables(scores):
     return "\n".join(text)
 
 
+def write_rows(path, rows, how="w"):
+    with open(path, how, encoding="utf-8", errors="backslashreplace") as f:  # half a surrogate pair becomes its JSON escape
+        f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def write_json(path, value):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -350,11 +355,11 @@ def write_json(path, value):
 
 @dataclass
 class Score:
-    responses: str = "out/eval/responses.jsonl"  # JSONL rows: id, question_type, options, answer, response (run, finish, tokens, mode, subject when known)
-    out: str = ""  # where the scores go, JSON; default: scores.json beside the responses
-    rows: str = ""  # also write every row with what was read in it and the verdicts, JSONL
+    responses: str = "out/eval/responses.jsonl"   # JSONL rows: id, question_type, options, answer, response (subject, run, finish, tokens, mode)
+    out: str = ""                                 # where the scores go, JSON; default: scores.json beside the responses
+    rows: str = ""                                # also write every row with what was read in it and the verdicts, JSONL
     mode: Literal["auto", "think", "nothink"] = "auto"  # for rows without a mode: auto takes a row with </think>, or cut off, for thinking
-    verifier: str = ""  # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
+    verifier: str = ""                            # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
 
 
@@ -380,7 +385,7 @@ def report(cfg, scores, rows, folder, out, say):
         say(f"The rule cannot read the key of {len(odd)} questions: " + "; ".join(f"{i} ({why})" for i, why in list(odd.items())[:5]))
     say(f"scores: {out}")
     if getattr(cfg, "rows", ""):
-        Path(cfg.rows).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_rows(cfg.rows, rows)
 
 
 def make_verifier(cfg):
@@ -394,27 +399,29 @@ def make_verifier(cfg):
 
 @dataclass
 class Config:
-    model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected or newest checkpoint) or a hub name
-    data: str = "data/tiny/mmmu"  # a folder of Parquet files in MMMU's schema, a Parquet or JSONL file, or a hub name (MMMU/MMMU)
-    split: str = "validation"  # which Parquet files: those whose names start with it
-    revision: str = ""  # commit of the hub data set; default: its newest, which is written down
-    subjects: tuple[str, ...] = ()  # only these
-    limit: int = 0  # at most so many questions, evenly from all subjects; 0: all
-    out: str = "out/eval"  # responses.jsonl, scores.json, config.json, data.json; run again, it goes on
+    model: str = "out/tiny/connector"             # a checkpoint folder, a run folder (its selected or newest checkpoint) or a hub name
+    data: str = "data/tiny/mmmu"                  # a folder of Parquet files in MMMU's schema, a Parquet or JSONL file, or a hub name (MMMU/MMMU)
+    split: str = "validation"                     # which Parquet files: those whose names start with it
+    revision: str = ""                            # commit of the hub data set; default: its newest, which is written down
+    subjects: tuple[str, ...] = ()                # only these
+    limit: int = 0                                # at most so many questions, evenly from all subjects; 0: all
+    out: str = "out/eval"                         # responses.jsonl, scores.json, config.json, data.json; run again, it goes on
     mode: Literal["think", "nothink", "nowait"] = "think"  # prompt ends with <think>; does not; does, and the words of --ban cannot be written
-    ban: tuple[str, ...] = CRITICAL_WORDS  # words that nowait bans (the paper's experiment: --ban wait alternatively hmm)
-    ask: str = ""  # said at the end of each question, e.g. "Put the final answer in \\boxed{}."
-    temperature: float = 1.0  # 0: always the most likely token
-    runs: int = 1  # how often each question is asked; the paper reports the mean of 5
-    max_new_tokens: int = 16384  # thought and answer together; the model's context is the other limit
-    budget: int = 0  # tokens for the thought; 0: no budget
+    ban: tuple[str, ...] = CRITICAL_WORDS         # words that nowait bans (the paper's experiment: --ban wait alternatively hmm)
+    ask: str = ""                                 # said at the end of each question, e.g. "Put the final answer in \\boxed{}."
+    temperature: float = 1.0                      # 0: always the most likely token
+    runs: int = 1                                 # how often each question is asked; the paper reports the mean of 5
+    max_new_tokens: int = 16384                   # thought and answer together; the model's context is the other limit
+    budget: int = 0                               # tokens for the thought; 0: no budget
     on_budget: Literal["close", "cut"] = "close"  # when it runs out: close the thought and ask for the answer, or stop there
-    closing: str = "\n</think>\n\n\\boxed{"  # what closes an unfinished thought; the model goes on from there
-    chunk: int = 512  # questions that are sampled and written together: what an interruption can lose
-    max_tiles: int = 12  # of an image
-    dtype: Literal["fp32", "bf16"] = "bf16"  # computing in
-    seed: int = 0  # of the sampling
-    verifier: str = ""  # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
+    closing: str = "\n</think>\n\n\\boxed{"       # what closes an unfinished thought; the model goes on from there
+    chunk: int = 512                              # questions that are sampled and written together: what an interruption can lose
+    max_tiles: int = 12                           # of an image
+    rollout: str = "torch"                        # the sampler
+    rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
+    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
+    seed: int = 0                                 # of the sampling
+    verifier: str = ""                            # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
 
 
@@ -553,10 +560,10 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
     closing = chat.tokenizer(cfg.closing, add_special_tokens=False)["input_ids"]
     heads = {}  # which responses go on -> what they have so far
     for i, r in enumerate(first):
-        out[i]["forced"] = r.finish == "length" and "</think>" not in r.text
-        head = list(r.ids) + (closing if out[i]["forced"] else [])
+        still_open = "</think>" not in r.text
+        head = list(r.ids) + (closing if still_open else [])
         if r.finish == "length" and len(prompts[i].full) + len(head) < chat.context:
-            heads[i] = head
+            heads[i], out[i]["forced"] = head, still_open
     more = sampler.generate([prompts[i].continued(head) for i, head in heads.items()], 1, max_new_tokens=cfg.max_new_tokens - limit,
                             seed=seed + 1, progress=f"{label}, answers", **sample) if heads else []
     for (i, head), (r,) in zip(heads.items(), more):
@@ -589,7 +596,7 @@ def evaluate(cfg: Config):
     gather(None, world)  # everybody has read before rank 0 writes
     if world.rank == 0:
         write_json(about_path, about)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done), encoding="utf-8")  # without a torn line
+        write_rows(path, done)  # without a torn line
 
     # a chunk is sampled as a whole with its own seed, so that a resumed run writes what an undisturbed one would have written
     size = min(cfg.chunk, -(-len(questions) // world.size))
@@ -608,7 +615,7 @@ def evaluate(cfg: Config):
         if missing:
             say(f"nowait: no token spells {', '.join(missing)} on its own, so these words can still be written in pieces.")
         vlm = load(cfg.model, world.device, cfg.dtype).eval()
-        sampler = make_sampler("torch", vlm, chat)  # every process holds the whole model and answers its own chunks
+        sampler = make_sampler(cfg.rollout, vlm, chat, batch=cfg.rollout_batch)  # every process holds the whole model and answers its own chunks
         say(f"{len(questions)} questions x {cfg.runs} runs, {len(have)} answers there already; {cfg.mode}"
             + (f", {len(ban)} tokens banned" if ban else ""))
         bar = tqdm(total=len(questions) * cfg.runs, initial=len(have), desc="answers", disable=world.rank > 0, dynamic_ncols=True)
@@ -623,8 +630,7 @@ def evaluate(cfg: Config):
                          "mode": cfg.mode} for q, answer in zip(part, answers) if (q["id"], k) not in have]
             rows = [row for rank_rows in gather(rows, world) for row in rank_rows]
             if world.rank == 0:
-                with open(path, "a", encoding="utf-8") as f:
-                    f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                write_rows(path, rows, "a")
             bar.update(len(rows))
         bar.close()
 

@@ -156,6 +156,7 @@ def test_tables_by_hand():
     assert scores["runs"] == [pytest.approx(3 / 5), 0.25] and scores["runs_se"] == pytest.approx(0.175)
     assert scores["truncated"] == scores["denial"] == scores["unparsed"] == scores["forced"] == pytest.approx(1 / 9)
     assert scores["format"] == pytest.approx(8 / 9)
+    assert one(THOUGHT + r"\boxed{B}", mode="think", forced=True)[0]["format"] == 0  # we closed that thought, not the model
     assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
     text = E.tables(scores)
     lines = text.splitlines()
@@ -201,6 +202,12 @@ def test_score_command_without_torch(tmp_path):
     assert (scores["n"], scores["rule"], scores["unparsed"], scores["subjects"]["Math"]["n"]) == (900, 0.5, 0.5, 900)
     assert "Overall" in done.stdout and "450 of 900 rows hold no </think>" in done.stdout
     assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[1])["parsed"] == "B"
+
+
+def test_strange_characters_survive(tmp_path):
+    rows = [row("\ud800 \u2028 \x00 \u4f60\n</think>\n\n\\boxed{B}")]
+    E.write_rows(tmp_path / "r.jsonl", rows)
+    assert E.read_responses(tmp_path / "r.jsonl") == rows
 
 
 @pytest.mark.parametrize("change, sentence", [
@@ -515,7 +522,8 @@ def test_budget_cuts():
 def test_budget_respects_the_context(monkeypatch):
     monkeypatch.setattr(FakeChat, "context", 40)  # 10 of prompt, 20 of thought, 18 of closing: no room
     sampler, out = budget(lambda p, seed: "t" * 99)
-    assert len(sampler.calls) == 1 and {r["finish"] for r in out} == {"length"} and {r["response"] for r in out} == {"t" * 20}
+    assert len(sampler.calls) == 1 and {r["finish"] for r in out} == {"length"} and not any(r["forced"] for r in out)
+    assert {r["response"] for r in out} == {"t" * 20}
 
 
 @pytest.mark.parametrize("flags, sentence", [({"budget": 50}, "has to be below"), ({"budget": 5, "mode": "nothink"}, "is for the thought"),
