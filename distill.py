@@ -1,19 +1,22 @@
-"""Make the cold-start set: sample a teacher, keep what verifies, drop what rambles (paper, sections 2 and 3.2).
+"""Make the cold-start set: sample a teacher, keep what verifies, drop what rambles (paper sections 2 and 3.2).
 
-The paper's teacher (R1V2) wrote a trace for each of about 20K questions; those with a wrong final answer went, and so did rambling or overlong ones (Skywork-VL-Reward and
-GPT-4o judged that); about 12K stayed. Here rambling is judged by what can be counted: repetition, length, and claims of not seeing the image.
+The paper's teacher wrote a trace for each of about 20K questions; those with a wrong final answer went, and so did rambling
+or overlong ones (a reward model and GPT-4o judged that); about 12K stayed. Here rambling is judged by what can be counted:
+repetition, length, and claims of not seeing the image.
 
-    python distill.py --model out/tiny/rl --data data/tiny/cold_start.jsonl --out out/distill/cold_start.jsonl                            # a laptop
-    torchrun --nproc_per_node 8 distill.py --model Skywork/Skywork-R1V2-38B-HF --data questions.jsonl --out cold_start.jsonl --rollout vllm   # questions are dealt out
+    laptop:  python distill.py --model out/tiny/rl --data data/tiny/cold_start.jsonl --out out/distill/cold_start.jsonl
+    8 GPUs:  torchrun --nproc_per_node 8 distill.py --model TEACHER --data questions.parquet --out out/distill/cold_start.jsonl
 
 It writes
-    OUT                     one row a kept response, ready for sft.py: the question's fields, `solution` (what the model is to write after the prompt), `pass_rate`
-    OUT.pass_rates.jsonl    one row a question, kept or not: id, n, right, pass_rate, and how many responses met each fate. A difficulty split is one filter away:
-                            jq -c 'select(.pass_rate > 0.1 and .pass_rate < 0.9) | .id' OUT.pass_rates.jsonl
-Stopped at any moment, the same command goes on with the questions that are not in OUT.pass_rates.jsonl yet.
+    OUT                     one row a kept response, ready for sft.py: the question's fields, solution (what the model is to
+                            write after the prompt), pass_rate
+    OUT.pass_rates.jsonl    one row a question, kept or not: id, n, right, pass_rate, and the fates of its responses. So a
+                            difficulty split is one filter away:  jq -r 'select(.pass_rate < 0.5) | .id'
 
-A pass is a right final answer (rule, and verifier when one is named), whatever the form. A response is kept when it is right, keeps the format, ended by itself, and does
-not ramble. Of more than --keep such responses to a question the first stand: choosing the shortest or the longest would teach a length.
+Stopped at any moment, the same command goes on, and ends with what it would have written in one go. A pass is a right final
+answer (rule, and verifier when one is named), whatever its form. A response is kept when it is right, keeps the format,
+ended by itself and does not ramble. Of more than --keep such responses to a question the first are kept: choosing the
+shortest or the longest would teach a length.
 """
 import hashlib
 import io
@@ -46,7 +49,7 @@ class Config:
     thinking: bool = True                         # end the prompt with <think>
     max_new_tokens: int = 8192                    # longest response; one that reaches it is cut off, so it is dropped
     max_length: int = 0                           # drop responses of more tokens than this; 0: no limit beside max_new_tokens
-    max_repetition: float = 0.3                   # drop responses in which more than this share of the word sequences occurred before (signals.repetition)
+    max_repetition: float = 0.3                   # drop responses that repeat more than this share of their text
     temperature: float = 1.0                      # of sampling
     limit: int = 0                                # only the first so many questions; 0: all
     chunk: int = 64                               # questions sampled at a time on each process: what an interruption can lose
@@ -111,12 +114,14 @@ def image_path(image, folder):
 def rows_of(record, texts, pass_rate, folder):
     """Rows for sft.py of a question's kept responses. The id gains "#0", "#1", ..."""
     images = [image_path(image, folder) for image in record.images]
-    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, "options": record.options, "answer": record.answer, "subject": record.subject,
-             "solution": text, "pass_rate": pass_rate} for i, text in enumerate(texts)]
+    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, "options": record.options,
+             "answer": record.answer, "subject": record.subject, "solution": text, "pass_rate": pass_rate}
+            for i, text in enumerate(texts)]
 
 
 def finished(out, rates):
-    """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there. What an interruption left of others is removed."""
+    """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there. What an
+    interruption has left of others is removed."""
     rows = read_jsonl(out)
     there = Counter(question(row) for row in rows)
     done = {rate["id"]: rate for rate in read_jsonl(rates) if there[rate["id"]] == rate["fates"].get("kept", 0)}
@@ -137,7 +142,8 @@ def check_settings(path, cfg, world):
     if path.exists():
         before = json.loads(path.read_text())
         if other := [f"--{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]:
-            raise Refused(f"{cfg.out} was begun with other settings ({'; '.join(other)}). Use the same flags to go on, or another --out.")
+            raise Refused(f"{cfg.out} was begun with other settings ({'; '.join(other)}). "
+                          f"Use the same flags to go on, or another --out.")
     write_text(path, json.dumps(now, indent=1))
 
 
@@ -148,7 +154,8 @@ def distill(cfg):
     out, rates, settings = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl"), Path(f"{cfg.out}.settings.json")
     records = read_records(cfg.data, limit_bad=cfg.limit_bad)[:cfg.limit or None]
     if twice := [i for i, n in Counter(r.id for r in records).items() if n > 1]:
-        raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such ids); pass rates are kept by id, so give every row its own")
+        raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such ids). "
+                      f"Pass rates are kept by id, so give every row its own.")
     chat = Chat(cfg.model, cfg.max_tiles)
     prompts = chat.prompts(records, thinking=cfg.thinking)
     done = None
@@ -168,15 +175,23 @@ def distill(cfg):
     if chunks:
         sampler = make_sampler(cfg.rollout, load(cfg.model, world.device, cfg.dtype), chat)
         verifier = make_verifier(cfg)
-    bar = tqdm(total=len(prompts), initial=len(prompts) - sum(len(part) for _, part in chunks), desc="distill", unit="question", dynamic_ncols=True, disable=world.rank > 0)
-    for k, part in chunks:  # chunk k samples the same responses whenever it is sampled: an interruption changes nothing in the result
+    left = sum(len(part) for _, part in chunks)
+    bar = tqdm(total=len(prompts), initial=len(prompts) - left, desc="distill", unit="question", dynamic_ncols=True,
+               disable=world.rank > 0)
+    for k, part in chunks:  # the responses of chunk k depend on (seed, k) alone: an interruption does not change the result
         mine = part[world.rank::world.size]
         groups = sampler.generate(mine, cfg.n, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, k, world.rank))
         flat = [(p.record, r) for p, group in zip(mine, groups) for r in group]
         rewards = iter(score_batch([r.text for _, r in flat], [record.answer for record, _ in flat], thinking_prompt=cfg.thinking,
                                    options=[record.options for record, _ in flat], verifier=verifier))
-        judged = [(p.record, *judge(group, [next(rewards) for _ in group], cfg.keep, cfg.max_length, cfg.max_repetition)) for p, group in zip(mine, groups)]
-        for record, texts, rate in (item for one in gather(judged, world) for item in one if item[0].id not in done):
+        judged = []
+        for p, group in zip(mine, groups):
+            own = [next(rewards) for _ in group]
+            judged.append((p.record, *judge(group, own, cfg.keep, cfg.max_length, cfg.max_repetition)))
+        judged = [item for part_of_rank in gather(judged, world) for item in part_of_rank]
+        for record, texts, rate in judged:
+            if record.id in done:  # sampled again with its chunk
+                continue
             fates.update(rate["fates"])
             if world.rank == 0:
                 append(out, rows_of(record, texts, rate["pass_rate"], out.parent))
@@ -196,7 +211,8 @@ def append(path, rows):
 def summary(out, rates, fates):
     """What happened to all responses, and how hard the questions were."""
     total, questions = max(1, fates.total()), read_jsonl(rates)
-    print(f"{fates.total()} responses to {len(questions)} questions: " + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
+    print(f"{fates.total()} responses to {len(questions)} questions: "
+          + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
     bins = Counter("none" if q["right"] == 0 else "all" if q["right"] == q["n"] else "some" for q in questions)
     print("questions by their right responses: " + ", ".join(f"{name} {bins[name]}" for name in ("none", "some", "all")))
     without = len(questions) - len({question(row) for row in read_jsonl(out)})

@@ -1,13 +1,13 @@
 """Look at what a run did: its curves, its responses, and the table of all stages.
 
-    python report.py curves out/tiny/rl                 out/tiny/rl/curves.png: reward, accuracy and format, entropies, length, gradient norm
-    python report.py curves out/a out/b                 the same panels, one colour a run
-    python report.py page out/tiny/rl                   out/tiny/rl/rollouts.html: responses, every token coloured by its entropy; one file, no network
-    python report.py table out/tiny                     the stages' scores -> out/tiny/results.json and out/tiny/results.png
-    python report.py seeds out/tiny out/tiny-seed1      mean and spread of several tables
+    python report.py curves out/tiny/rl              curves.png: reward, accuracy, format, length, entropies, gradient norm
+    python report.py curves out/a out/b              the same panels, one colour a run
+    python report.py page out/tiny/rl                rollouts.html: responses, tokens coloured by entropy; one file, no network
+    python report.py table out/tiny                  the stages' scores -> results.json and results.png
+    python report.py seeds out/tiny out/tiny-seed1   mean and spread of several tables
 
-Everything here reads files that the other scripts left (metrics.jsonl, rollouts.jsonl, eval/scores.json); nothing is computed by a model, so it runs anywhere,
-also while the run is still going.
+Everything here reads files that the other scripts left (metrics.jsonl, rollouts.jsonl, eval/scores.json). No model is
+needed, and it works while the run is still going.
 """
 import base64
 import io
@@ -27,8 +27,8 @@ import matplotlib.pyplot as plt
 from common import Refused, main, read_jsonl, write_text
 from signals import CRITICAL_WORDS, critical_spans
 
-STAGES = {"base": "base", "cold_start": "cold start", "rl": "after RL", "connector": "after connector tuning"}  # in the order of the recipe
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # Okabe-Ito: told apart by colour-blind readers too
+STAGES = {"base": "base", "cold_start": "cold start", "rl": "after RL", "connector": "after connector tuning"}
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # Okabe-Ito: colour-blind readers tell them apart
 PANELS = [  # title, metrics drawn in it; a panel whose metrics the run never wrote is left out
     ("reward", ["reward"]),
     ("accuracy and format", ["accuracy", "format"]),
@@ -39,8 +39,9 @@ PANELS = [  # title, metrics drawn in it; a panel whose metrics the run never wr
     ("loss", ["loss", "val_loss"]),  # supervised stages only: a GRPO loss is near zero by construction and says nothing
     ("learning rate", ["lr"]),
 ]
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "font.size": 10,
-                     "axes.titlesize": 11, "axes.titlelocation": "left", "legend.frameon": False, "savefig.dpi": 150})
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+                     "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
+                     "legend.frameon": False, "savefig.dpi": 150})
 
 
 @dataclass
@@ -78,7 +79,7 @@ def read_metrics(run):
     """{metric: (steps, values)} of a run, as arrays."""
     by_step = {row["step"]: row for row in read_jsonl(Path(run) / "metrics.jsonl")}
     if not by_step:
-        raise Refused(f"{run}/metrics.jsonl is not there or holds no step yet: name the folder of a run and wait for its first step")
+        raise Refused(f"{run}/metrics.jsonl is not there or holds no step yet: name the folder of a run, wait for its first step")
     series = {}
     for step in sorted(by_step):
         for key, value in by_step[step].items():
@@ -105,7 +106,7 @@ def curves(cfg):
     if any("reward" in run for run in runs):  # a GRPO run: six panels, no loss, no learning rate
         panels = [(title, keys) for title, keys in panels if title not in ("loss", "learning rate")]
     if not panels:
-        raise Refused(f"{cfg.runs[0]}/metrics.jsonl holds none of the metrics that are drawn here ({', '.join(k for _, keys in PANELS for k in keys)})")
+        raise Refused(f"{cfg.runs[0]}/metrics.jsonl holds nothing that is drawn here (reward, loss, ...)")
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False, layout="constrained")
@@ -118,11 +119,12 @@ def curves(cfg):
                 # one run: a colour a metric. several runs: a colour a run, and the second metric of a panel is dashed
                 colour, dash = (COLOURS[r % 6], "--" if k else "-") if len(runs) > 1 else (COLOURS[k], "-")
                 half = len(values) // 40
-                ax.plot(steps, values, dash, color=colour, alpha=0.25 if half else 1, lw=1.5 if not half else 0.8, marker="o" if len(steps) < 3 else "", ms=4)
-                if half:
-                    ax.plot(steps, smooth(values, half), dash, color=colour, lw=1.8)
+                if half:  # the raw line stays, faint
+                    ax.plot(steps, values, dash, color=colour, alpha=0.25, lw=0.8)
+                ax.plot(steps, smooth(values, half), dash, color=colour, lw=1.8, marker="" if len(steps) > 2 else "o", ms=4)
                 if len(keys) > 1 and r == 0:
-                    ax.plot([], [], dash, color=colour if len(runs) == 1 else "0.3", lw=1.8, label=key.replace("val_loss", "validation loss"))
+                    label = key.replace("val_loss", "validation loss")
+                    ax.plot([], [], dash, color=colour if len(runs) == 1 else "0.3", lw=1.8, label=label)
         ax.set_title(title)
         if len(keys) > 1:
             ax.legend(loc="best", fontsize=9)
@@ -132,12 +134,14 @@ def curves(cfg):
         if i + columns >= len(panels):
             ax.set_xlabel("step")
     if len(runs) > 1:
-        figure.legend([plt.Line2D([], [], color=COLOURS[r % 6], lw=2) for r in range(len(runs))], [str(r) for r in cfg.runs], loc="outside upper left", ncols=3)
+        lines = [plt.Line2D([], [], color=COLOURS[r % 6], lw=2) for r in range(len(runs))]
+        figure.legend(lines, cfg.runs, loc="outside upper left", ncols=3)
     else:
         figure.suptitle(str(cfg.runs[0]), x=0.01, ha="left", fontsize=11, color="0.35")
     out = Path(cfg.out or Path(cfg.runs[0]) / "curves.png")
     save_figure(figure, out)
-    print(f"{out}: {', '.join(title for title, _ in panels)}; up to step {max(int(s[-1]) for run in runs for s, _ in run.values())}")
+    last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
+    print(f"{out}: {', '.join(title for title, _ in panels)}; up to step {last}")
 
 
 def save_figure(figure, path):
@@ -156,10 +160,11 @@ def inline_image(path, size):
     except (OSError, ValueError):
         return None
     image.thumbnail((size, size))
-    small, large = io.BytesIO(), io.BytesIO()
-    image.save(small, "PNG", optimize=True)
-    image.save(large, "JPEG", quality=85)
-    kind, data = ("png", small) if len(small.getvalue()) < 2 * len(large.getvalue()) else ("jpeg", large)  # drawings as PNG, photographs as JPEG
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    image.save(png, "PNG", optimize=True)
+    image.save(jpeg, "JPEG", quality=85)
+    drawing = len(png.getvalue()) < 2 * len(jpeg.getvalue())  # drawings stay PNG, photographs become JPEG
+    kind, data = ("png", png) if drawing else ("jpeg", jpeg)
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
@@ -176,8 +181,9 @@ def critical_tokens(tokens, words):
 def page(cfg):
     rows = read_jsonl(Path(cfg.run) / "rollouts.jsonl")
     if not rows:
-        raise Refused(f"{cfg.run}/rollouts.jsonl is not there or empty: name the folder of a GRPO run and wait for its first step")
-    kept = sorted((rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(cfg.most, len(rows))).round().astype(int))), key=lambda r: r["step"])
+        raise Refused(f"{cfg.run}/rollouts.jsonl is not there or empty: name the folder of a GRPO run, wait for its first step")
+    chosen = np.linspace(0, len(rows) - 1, min(cfg.most, len(rows))).round().astype(int)  # evenly over the run
+    kept = [rows[i] for i in chosen]
     images, shown = {}, []
     for r in kept:
         for path in r["images"]:
@@ -187,66 +193,100 @@ def page(cfg):
         entropy = r.get("entropy") or [0.0] * len(tokens)
         if len(tokens) != len(entropy):
             raise Refused(f"{cfg.run}/rollouts.jsonl step {r['step']} ({r['id']}): {len(tokens)} tokens but {len(entropy)} entropies")
-        shown.append({"step": r["step"], "id": r["id"], "question": r["question"], "options": r.get("options") or [], "gold": str(r["gold"]), "images": r["images"],
-                      "reward": r["reward"], "accuracy": r["accuracy"], "format": r["format"], "finish": r["finish"], "advantage": r.get("advantage"),
-                      "tokens": tokens, "entropy": [round(e, 3) if math.isfinite(e) else None for e in entropy], "critical": critical_tokens(tokens, cfg.words)})
-    top = max(0.01, float(np.quantile([e for r in shown for e in r["entropy"] if e is not None] or [1.0], 0.99)))  # the darkest colour; the very few above share it
+        shown.append({**{k: r.get(k) for k in ("step", "id", "question", "images", "reward", "accuracy", "format", "finish", "advantage")},
+                      "options": r.get("options") or [], "gold": str(r["gold"]), "tokens": tokens,
+                      "entropy": [round(e, 3) if math.isfinite(e) else None for e in entropy],
+                      "critical": critical_tokens(tokens, cfg.words)})
+    # the darkest colour; the one token in a hundred above it shares it
+    top = max(0.01, float(np.quantile([e for r in shown for e in r["entropy"] if e is not None] or [1.0], 0.99)))
     data = {"run": str(cfg.run), "top": round(top, 2), "rows": shown, "images": images, "all": len(rows)}
     # inside <script> only "</" could end the data early, and texts are full of </think>; "<\/" is the same string to JSON
-    text = HTML.replace("__DATA__", json.dumps(data, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\u0021--"))
+    code = json.dumps(data, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    text = HTML.replace("__DATA__", code)
     out = Path(cfg.out or Path(cfg.run) / "rollouts.html")
     write_text(out, text)
     lost = sum(v is None for v in images.values())
-    print(f"{out}: {len(shown)} of {len(rows)} responses, {len(images) - lost} images" + (f"; {lost} images could not be read" if lost else ""))
+    print(f"{out}: {len(shown)} of {len(rows)} responses, {len(images) - lost} images"
+          + (f"; {lost} images could not be read" if lost else ""))
 
 
-HTML = r"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>rollouts</title><style>
+HTML = r"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>rollouts</title><style>
 body { margin: 0; font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; display: flex; height: 100vh }
 nav { width: 230px; flex: none; overflow-y: auto; border-right: 1px solid #ddd; background: #fafafa; font-size: 13px }
-nav button { display: flex; gap: 8px; width: 100%; border: 0; background: none; padding: 3px 12px; font: inherit; text-align: left; cursor: pointer }
-nav button[aria-current=true] { background: #dbe9f6 } nav span { min-width: 44px; text-align: right; color: #666 }
+nav button { display: flex; gap: 8px; width: 100%; border: 0; background: none; padding: 3px 12px; font: inherit; cursor: pointer }
+nav button[aria-current=true] { background: #dbe9f6 }
+nav div { flex: 1; text-align: left } nav span { min-width: 44px; text-align: right; color: #666 }
 nav b { width: 14px; color: #b3361b } nav b.right { color: #137a4b }
 main { flex: 1; overflow-y: auto; padding: 20px 28px; max-width: 980px }
-h1 { font-size: 16px; margin: 0 0 14px; color: #555; font-weight: 500 } .top { display: flex; gap: 24px; flex-wrap: wrap; align-items: flex-start }
-img { display: block; width: 220px; image-rendering: pixelated; border: 1px solid #ccc; margin-bottom: 6px } img.large { width: auto; max-width: 420px; image-rendering: auto }
-.text { flex: 1; min-width: 280px; white-space: pre-wrap } dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 12px 0 0 } dt { color: #666 } dd { margin: 0 }
-#answer { white-space: pre-wrap; font: 15px/1.9 ui-monospace, monospace; border: 1px solid #ddd; border-radius: 6px; padding: 12px 16px; margin-top: 18px; overflow-wrap: anywhere }
-#answer span { border-radius: 2px } #answer i { color: #aaa; font-style: normal } .critical { border-bottom: 3px solid #0072b2 }
+h1 { font-size: 16px; margin: 0 0 14px; color: #555; font-weight: 500 }
+.top { display: flex; gap: 24px; flex-wrap: wrap; align-items: flex-start }
+img { display: block; width: 220px; image-rendering: pixelated; border: 1px solid #ccc; margin-bottom: 6px }
+img.large { width: auto; max-width: 420px; image-rendering: auto }
+.text { flex: 1; min-width: 280px; white-space: pre-wrap }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 12px 0 0 } dt { color: #666 } dd { margin: 0 }
+#answer { white-space: pre-wrap; overflow-wrap: anywhere; font: 15px/1.9 ui-monospace, monospace; margin-top: 18px;
+          border: 1px solid #ddd; border-radius: 6px; padding: 12px 16px }
+#answer i { color: #aaa; font-style: normal } .critical { border-bottom: 3px solid #0072b2 }
 .legend { display: flex; gap: 10px; align-items: center; margin-top: 18px; font-size: 13px; color: #555; flex-wrap: wrap }
-.bar { width: 140px; height: 12px; background: linear-gradient(90deg, rgba(230,110,0,0), rgba(230,110,0,.85)); border: 1px solid #ccc }
+.bar { width: 140px; height: 12px; border: 1px solid #ccc; background: linear-gradient(90deg, rgba(230,110,0,0), rgba(230,110,0,.85)) }
 @media (max-width: 700px) { body { display: block; height: auto } nav { width: auto; max-height: 30vh } }
-</style></head><body><nav id="list"></nav><main><h1 id="head"></h1><div class="top"><div id="images"></div><div class="text"><div id="question"></div><dl id="facts"></dl></div></div>
-<div class="legend"><span>token entropy</span> 0 <div class="bar"></div> <span id="max"></span> <span class="critical">critical word</span> <span>(arrow keys: next and previous; point at a token for its entropy)</span></div>
-<div id="answer"></div></main><script id="data" type="application/json">__DATA__</script><script>
-const data = JSON.parse(document.getElementById("data").textContent), rows = data.rows, at = id => document.getElementById(id);
+</style></head><body><nav id="list"></nav><main><h1 id="head"></h1>
+<div class="top"><div id="images"></div><div class="text"><div id="question"></div><dl id="facts"></dl></div></div>
+<div class="legend"><span>token entropy</span> 0 <div class="bar"></div> <span id="max"></span> <span class="critical">critical word</span>
+<span>(arrow keys: next and previous; point at a token for its entropy)</span></div>
+<div id="answer"></div></main>
+<script id="data" type="application/json">__DATA__</script>
+<script>
+const at = id => document.getElementById(id), data = JSON.parse(at("data").textContent), rows = data.rows;
 const make = (kind, text, where) => { const e = document.createElement(kind); e.textContent = text; where.append(e); return e };
 let now = -1;
-rows.forEach((r, i) => { const b = make("button", "", at("list")); b.onclick = () => show(i);
-  make("b", r.accuracy ? "\u2713" : "\u2717", b).className = r.accuracy ? "right" : ""; make("div", "step " + r.step, b).style.flex = 1;
-  make("span", Number(r.reward).toFixed(2), b); make("span", r.tokens.length + " tok", b) });
+
+rows.forEach((r, i) => {
+  const b = make("button", "", at("list"));
+  b.onclick = () => show(i);
+  make("b", r.accuracy ? "\u2713" : "\u2717", b).className = r.accuracy ? "right" : "";
+  make("div", "step " + r.step, b);
+  make("span", Number(r.reward).toFixed(2), b);
+  make("span", r.tokens.length + " tok", b);
+});
+
 function show(i) {
   if (i < 0 || i >= rows.length) return;
-  const r = rows[now = i], buttons = at("list").children;
+  const r = rows[now = i], buttons = at("list").children, critical = new Set(r.critical);
   for (let j = 0; j < rows.length; j++) buttons[j].setAttribute("aria-current", j === i);
   buttons[i].scrollIntoView({ block: "nearest" });
-  at("head").textContent = `${data.run} \u00b7 step ${r.step} \u00b7 ${r.id} \u00b7 response ${i + 1} of ${rows.length}` + (data.all > rows.length ? ` (${data.all} in the file)` : "");
-  at("images").replaceChildren(); at("facts").replaceChildren(); at("answer").replaceChildren();
-  r.images.forEach(p => { if (!data.images[p]) return make("div", "image not found: " + p, at("images"));
-    const m = make("img", "", at("images")); m.alt = p; m.onload = () => { if (m.naturalWidth > 160) m.className = "large" }; m.src = data.images[p] });
+  at("head").textContent = [data.run, "step " + r.step, r.id, `response ${i + 1} of ${rows.length}`].join(" \u00b7 ")
+    + (data.all > rows.length ? ` (${data.all} in the file)` : "");
+  for (const id of ["images", "facts", "answer"]) at(id).replaceChildren();
+  r.images.forEach(p => {
+    if (!data.images[p]) return make("div", "image not found: " + p, at("images"));
+    const m = make("img", "", at("images"));
+    m.alt = p; m.src = data.images[p];
+    m.onload = () => { if (m.naturalWidth > 160) m.className = "large" };
+  });
   at("question").textContent = r.question + r.options.map((o, k) => "\n" + String.fromCharCode(65 + k) + ". " + o).join("");
   const facts = [["gold", r.gold], ["reward", `${Number(r.reward).toFixed(2)}  (accuracy ${r.accuracy}, format ${r.format})`],
-    ["length", `${r.tokens.length} tokens` + (r.finish === "length" ? ", cut at the limit" : "")]];
+                 ["length", `${r.tokens.length} tokens` + (r.finish === "length" ? ", cut at the limit" : "")]];
   if (r.advantage != null) facts.push(["advantage", Number(r.advantage).toFixed(2)]);
   for (const [k, v] of facts) { make("dt", k, at("facts")); make("dd", v, at("facts")) }
-  const critical = new Set(r.critical);
-  r.tokens.forEach((t, k) => { const s = make("span", "", at("answer")), e = r.entropy[k] ?? NaN;
+  r.tokens.forEach((t, k) => {
+    const s = make("span", "", at("answer")), e = r.entropy[k] ?? NaN;
     t.split("\n").forEach((piece, n) => { if (n) { make("i", "\u21b5", s); s.append("\n") } s.append(piece) });
     if (!t) make("i", "\u25aa", s);  // a token without text: the end of the response, or a part of a character
-    s.style.background = `rgba(230,110,0,${(0.85 * Math.min(1, (e || 0) / data.top)).toFixed(3)})`; s.title = `${JSON.stringify(t)}  ${e.toFixed(2)} nats`;
-    if (critical.has(k)) s.className = "critical" });
+    s.style.background = `rgba(230,110,0,${(0.85 * Math.min(1, (e || 0) / data.top)).toFixed(3)})`;
+    s.title = `${JSON.stringify(t)}  ${e.toFixed(2)} nats`;
+    if (critical.has(k)) s.className = "critical";
+  });
 }
-document.onkeydown = e => { const d = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[e.key]; if (d) { e.preventDefault(); show(now + d) } };
-at("max").textContent = data.top + " nats and more"; document.title = "rollouts of " + data.run; show(rows.length - 1);
+
+document.onkeydown = e => {
+  const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[e.key];
+  if (by) { e.preventDefault(); show(now + by) }
+};
+at("max").textContent = data.top + " nats and more";
+document.title = "rollouts of " + data.run;
+show(rows.length - 1);
 </script></body></html>
 """
 
@@ -254,12 +294,16 @@ at("max").textContent = data.top + " nats and more"; document.title = "rollouts 
 # ---------------------------------------------------------------------------------------------------------------- table
 def stage_result(scores, maths="Math"):
     """One stage's line of results.json from its scores.json. `others` is the mean over subjects, each with the same weight."""
-    subjects = {name: s["rule"] for name, s in sorted(scores["subjects"].items())}
-    errors = {name: s["rule_se"] if s.get("rule_se") is not None else math.sqrt(s["rule"] * (1 - s["rule"]) / s["n"]) for name, s in sorted(scores["subjects"].items())}
-    rest = [name for name in subjects if name != maths]
-    return {"maths": subjects.get(maths), "others": sum(subjects[n] for n in rest) / len(rest) if rest else None, "subjects": subjects, "length": scores.get("length"),
-            "maths_se": errors.get(maths), "others_se": math.sqrt(sum(errors[n] ** 2 for n in rest)) / len(rest) if rest else None, "subjects_se": errors,
-            "n": {name: s["n"] for name, s in sorted(scores["subjects"].items())}}
+    by_subject = dict(sorted(scores["subjects"].items()))
+    accuracy, error = {name: s["rule"] for name, s in by_subject.items()}, {}
+    for name, s in by_subject.items():  # as the evaluation measured it, else that of a share
+        error[name] = s["rule_se"] if s.get("rule_se") is not None else math.sqrt(s["rule"] * (1 - s["rule"]) / s["n"])
+    rest = [name for name in accuracy if name != maths]
+    return {"maths": accuracy.get(maths), "maths_se": error.get(maths),
+            "others": sum(accuracy[n] for n in rest) / len(rest) if rest else None,
+            "others_se": math.sqrt(sum(error[n] ** 2 for n in rest)) / len(rest) if rest else None,
+            "subjects": accuracy, "subjects_se": error, "n": {name: s["n"] for name, s in by_subject.items()},
+            "length": scores.get("length")}
 
 
 def percent(value, error=None, sign=""):
@@ -269,8 +313,8 @@ def percent(value, error=None, sign=""):
 
 
 def gain(results, one, two, key):
-    """(difference, its standard error) between two stages, or (None, None). The error is that of two independent samples of questions; both stages answer the
-    same ones, so it errs on the safe side."""
+    """(difference, its standard error) between two stages, or (None, None). The error is that of two independent samples
+    of questions; both stages answer the same ones, so it errs on the safe side."""
     a, b = results.get(one, {}).get(key), results.get(two, {}).get(key)
     if a is None or b is None:
         return None, None
@@ -280,11 +324,11 @@ def gain(results, one, two, key):
 def print_table(header, rows):
     """Aligned, and at the same time a table that can be pasted into a README."""
     widths = [max(len(str(line[i])) for line in [header, *rows]) for i in range(len(header))]
-    line = lambda cells: "| " + " | ".join(str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(cells, widths))) + " |"
-    print(line(header))
-    print("|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|")
-    for cells in rows:
-        print(line(cells))
+    for cells in (header, None, *rows):
+        if cells is None:  # the rule below the header; its colons align the columns to the right
+            print("|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|")
+        else:
+            print("| " + " | ".join(str(c).rjust(w) if i else str(c).ljust(w) for i, (c, w) in enumerate(zip(cells, widths))) + " |")
     print()
 
 
@@ -306,17 +350,18 @@ def table(cfg):
         else:
             print(f"{STAGES[stage]}: no scores at {path} yet")
     if not results:
-        raise Refused(f"no stage under {folder} has been evaluated: run `python eval_mmmu.py --model {folder}/rl --out {folder}/rl/eval` for each stage first")
-    number = lambda v: "-" if v is None else f"{v:.1f}"
+        raise Refused(f"no stage under {folder} has been evaluated: run `python eval_mmmu.py --model {folder}/rl "
+                      f"--out {folder}/rl/eval` for each stage first")
     print_table(["", "maths %", "others %", "length"],
-                [[STAGES[s], percent(r["maths"], r["maths_se"]), percent(r["others"], r["others_se"]), number(r["length"])] for s, r in results.items()])
-    changes = [(two, one) for one, two in zip(results, list(results)[1:])]
-    if changes:
-        print_table(["points gained", "maths", "others"], [[f"{STAGES[two]} - {STAGES[one]}", *(percent(*gain(results, one, two, k), sign="+") for k in ("maths", "others"))]
-                                                          for two, one in changes])
+                [[STAGES[s], percent(r["maths"], r["maths_se"]), percent(r["others"], r["others_se"]),
+                  "-" if r["length"] is None else f"{r['length']:.1f}"] for s, r in results.items()])
+    steps = [(one, two, f"{STAGES[two]} - {STAGES[one]}") for one, two in zip(results, list(results)[1:])]
+    if steps:
+        print_table(["points gained", "maths", "others"],
+                    [[name, *(percent(*gain(results, one, two, k), sign="+") for k in ("maths", "others"))] for one, two, name in steps])
     names = sorted({n for r in results.values() for n in r["subjects"]}, key=lambda n: (n != cfg.maths, n))
-    print_table(["subject %", *(STAGES[s] for s in results)], [[n.replace("_", " "), *(percent(r["subjects"].get(n), r["subjects_se"].get(n)) for r in results.values())]
-                                                             for n in names])
+    print_table(["subject %", *(STAGES[s] for s in results)],
+                [[n.replace("_", " "), *(percent(r["subjects"].get(n), r["subjects_se"].get(n)) for r in results.values())] for n in names])
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
     draw_results(results, names, cfg.maths, folder / "results.png")
     print(f"± is one standard error. Written: {folder}/results.json, {folder}/results.png")
@@ -330,8 +375,8 @@ def draw_results(results, names, maths, path):
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.6, 4.0), width_ratios=[1.25, 1.45, 0.8], layout="constrained")
     for k, (key, label) in enumerate([("maths", "maths (trained by RL)"), ("others", "other subjects (mean)")]):
         values = [100 * (results[s][key] or 0) for s in stages]
-        bars = left.bar(x + 0.4 * k - 0.2, values, 0.38, color=COLOURS[k], label=label, yerr=[196 * (results[s][key + "_se"] or 0) for s in stages],
-                        error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"})
+        bars = left.bar(x + 0.4 * k - 0.2, values, 0.38, color=COLOURS[k], label=label,
+                        yerr=[196 * (results[s][key + "_se"] or 0) for s in stages], error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"})
         left.bar_label(bars, [f"{v:.0f}" for v in values], padding=2, fontsize=9)
     left.set_title("accuracy, % (bars: 95% interval)")
     left.set_ylim(0, 118)
@@ -342,8 +387,8 @@ def draw_results(results, names, maths, path):
         values = [100 * results[s]["subjects"].get(name, math.nan) for s in stages]
         colour = COLOURS[0] if name == maths else ["#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "0.5"][k % 6]
         middle.plot(x, values, "o-", color=colour, lw=2.4 if name == maths else 1.5, ms=4)
-        ends.append([values[-1], name.replace("_", " ").replace("Diagnostics and Laboratory Medicine", "Diagnostics"), colour])
-    ends = [e for e in sorted(ends, key=lambda e: e[0]) if math.isfinite(e[0])][:12]  # with MMMU's thirty subjects the labels would be a wall
+        ends.append([values[-1], name.split("_and_")[0].replace("_", " "), colour])
+    ends = sorted(e for e in ends if math.isfinite(e[0]))[:12]  # of MMMU's thirty subjects the labels would be a wall
     low, high = middle.get_ylim()
     gap, below = (high - low) / 17, -math.inf
     for end in ends:  # labels keep a line's distance
@@ -376,11 +421,12 @@ def seeds(cfg):
         v = scale * np.array(values)
         return f"{v.mean():{sign}.1f}" + (f" ± {v.std(ddof=1):.1f} ({v.min():{sign}.1f} to {v.max():{sign}.1f})" if len(v) > 1 else "")
 
+    columns = (("maths", 100), ("others", 100), ("length", 1))
     print_table(["", "maths %", "others %", "length"],
-                [[STAGES[s], *(cell([t[s][k] for t in tables], scale) for k, scale in (("maths", 100), ("others", 100), ("length", 1)))] for s in stages])
-    print_table(["points gained", "maths", "others"],
-                [[f"{STAGES[two]} - {STAGES[one]}", *(cell([gain(t, one, two, k)[0] for t in tables], sign="+") for k in ("maths", "others"))]
-                 for one, two in zip(stages, stages[1:])])
+                [[STAGES[s], *(cell([t[s][k] for t in tables], scale) for k, scale in columns)] for s in stages])
+    steps = [(one, two, f"{STAGES[two]} - {STAGES[one]}") for one, two in zip(stages, stages[1:])]
+    print_table(["points gained", "maths", "others"],  # the gain is taken run by run
+                [[name, *(cell([gain(t, one, two, k)[0] for t in tables], sign="+") for k in ("maths", "others"))] for one, two, name in steps])
     print(f"{len(tables)} runs of the recipe: mean ± standard deviation over them (smallest to largest)")
 
 
