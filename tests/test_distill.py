@@ -67,7 +67,10 @@ class Teacher:
         if self.calls == self.stop_after:
             raise KeyboardInterrupt
         self.calls += 1
-        return [[rollout(f"draw {seed} {p.record.id} {j}\n</think>\n\n\\boxed{{{p.record.answer if j < int(p.record.id) % 4 else -1}}}") for j in range(n)] for p in prompts]
+        def one(record, j):
+            answer = record.answer if j < int(record.id) % 4 else -1
+            return rollout(f"draw {seed} {record.id} {j}\n</think>\n\n\\boxed{{{answer}}}")
+        return [[one(p.record, j) for j in range(n)] for p in prompts]
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from rollout import Rollout
 def test_the_token_with_the_first_letter_counts():
     assert es.critical_entropies([" 3", " +", " 4", ".", " Wait", ","], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == [("wait", 0.5)]
     assert es.critical_entropies([".", " ", "W", "ai", "t", ","], [1, 2, 3, 4, 5, 6]) == [("wait", 3.0)]  # the space is another token's
-    assert es.critical_entropies(["a ", "", "But", " bu", "tter. Hm", "m"], [1, 2, 3, 4, 5, 6]) == [("but", 3.0), ("hmm", 5.0)]  # an empty token owns no letter
+    # an empty token owns no letter; "butter" is no "but"
+    assert es.critical_entropies(["a ", "", "But", " bu", "tter. Hm", "m"], [1, 2, 3, 4, 5, 6]) == [("but", 3.0), ("hmm", 5.0)]
     assert es.critical_entropies(["await", " nothing"], [1, 2]) == [] == es.critical_entropies([], [])
 
 
@@ -27,7 +28,8 @@ def test_tokenization_does_not_matter():
     letters = es.critical_entropies(list(text), entropy)
     assert [w for w, _ in letters] == ["wait", "alternatively", "again", "but"]
     for seed in range(20):  # cut anywhere, but before each critical word
-        cuts = sorted({0, len(text), *(text.index(w) for w in ("Wait", "Alternatively", "again", "But")), *np.random.default_rng(seed).integers(1, len(text), 15).tolist()})
+        starts = [text.index(w) for w in ("Wait", "Alternatively", "again", "But")]
+        cuts = sorted({0, len(text), *starts, *np.random.default_rng(seed).integers(1, len(text), 15).tolist()})
         tokens = [text[a:b] for a, b in zip(cuts, cuts[1:])]
         assert es.critical_entropies(tokens, [entropy[a] for a in cuts[:-1]]) == letters
 
@@ -59,8 +61,8 @@ def row(question, tokens, entropy, accuracy=1.0, finish="stop"):
 
 
 def test_measure_by_hand():
-    m = es.measure([row(0, ["Wait", ",", " wait"], [1.0, 0.0, 0.5]), row(0, [" but"], [0.3], accuracy=0.0), row(1, [" 4", "."], [2.0, 0.4], finish="length"), row(1, ["4"], [0.0])],
-                   high_entropy=0.9)
+    m = es.measure([row(0, ["Wait", ",", " wait"], [1.0, 0.0, 0.5]), row(0, [" but"], [0.3], accuracy=0.0),
+                    row(1, [" 4", "."], [2.0, 0.4], finish="length"), row(1, ["4"], [0.0])], high_entropy=0.9)
     assert m["critical_entropy"] == pytest.approx((1.0 + 0.5 + 0.3) / 3) and m["count"] == 3  # over occurrences, not over responses
     assert m["words"] == {"wait": {"count": 2, "mean": 0.75}, "but": {"count": 1, "mean": 0.3}}
     assert m["entropy"] == pytest.approx(4.2 / 7) and m["entropy_high"] == pytest.approx(2 / 7)
@@ -158,7 +160,7 @@ def test_a_whole_selection(run, monkeypatch, capsys):
     world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, high_entropy=2.5)
     es.select(cfg)
     selected = json.loads((run / "selected.json").read_text())
-    assert selected["step"] == 30 and selected["checkpoint"] == "step_000030" and selected["rule"] == "critical_entropy" and selected["count"] == 60
+    assert (selected["step"], selected["checkpoint"], selected["rule"], selected["count"]) == (30, "step_000030", "critical_entropy", 60)
     assert selected["critical_entropy"] == pytest.approx(3.0) and "wait" in selected["words"]
     assert resolve(str(run)) == str(run / "step_000030")  # where the next stage starts
     table = json.loads((run / "selection.json").read_text())

@@ -22,11 +22,13 @@ def is_png(path):
 
 # ------------------------------------------------------------------------------------------------ curves
 def test_metrics_leave_out_what_was_not_measured(tmp_path):
-    write_rows(tmp_path / "metrics.jsonl", [{"step": 1, "reward": 0.5, "critical_entropy": None}, {"step": 2, "reward": math.nan, "critical_entropy": 0.25, "note": "x"}])
+    write_rows(tmp_path / "metrics.jsonl", [{"step": 1, "reward": 0.5, "critical_entropy": None},
+                                            {"step": 2, "reward": math.nan, "critical_entropy": 0.25, "note": "x"}])
     with open(tmp_path / "metrics.jsonl", "a") as f:
         f.write('{"step": 3, "rew')  # the run is being written, or was killed
     m = report.read_metrics(tmp_path)
-    assert {k: (s.tolist(), v.tolist()) for k, (s, v) in m.items()} == {"step": ([1, 2], [1, 2]), "reward": ([1], [0.5]), "critical_entropy": ([2], [0.25])}
+    assert {k: (s.tolist(), v.tolist()) for k, (s, v) in m.items()} == {
+        "step": ([1, 2], [1, 2]), "reward": ([1], [0.5]), "critical_entropy": ([2], [0.25])}
 
 
 def test_smooth_is_a_mean_over_the_neighbours_that_exist():
@@ -36,8 +38,9 @@ def test_smooth_is_a_mean_over_the_neighbours_that_exist():
 
 def test_curves_of_grpo_of_sft_and_of_several_runs(tmp_path, capsys):
     for name in "ab":
-        write_rows(tmp_path / name / "metrics.jsonl", [{"step": s, "reward": 0.5, "accuracy": 0.4, "format": 0.9, "entropy": 0.1, "critical_entropy": 0.3 if s % 2 else None,
-                                                        "length": 20 + s, "grad_norm": 1.0, "loss": 0.0, "lr": 1e-5} for s in range(1, 100)])
+        write_rows(tmp_path / name / "metrics.jsonl", [
+            {"step": s, "reward": 0.5, "accuracy": 0.4, "format": 0.9, "entropy": 0.1, "critical_entropy": 0.3 if s % 2 else None,
+             "length": 20 + s, "grad_norm": 1.0, "loss": 0.0, "lr": 1e-5} for s in range(1, 100)])
     write_rows(tmp_path / "sft" / "metrics.jsonl", [{"step": 1, "loss": 2.0, "val_loss": 2.1, "grad_norm": 1.0, "lr": 1e-5}])
     report.curves(report.Curves((str(tmp_path / "a"),)))
     assert is_png(tmp_path / "a" / "curves.png")
@@ -62,8 +65,9 @@ def test_critical_tokens_are_all_tokens_of_the_word():
 
 def rollout_row(step, image, **more):
     tokens = ["Wait", " <b>", "\n", "</think>", "</script>", " 4", ""]
-    return {"step": step, "id": f"q{step}", "question": "<image 1> How many & why?", "images": [str(image)], "gold": 4, "text": "".join(tokens), "reward": 1.0, "accuracy": 1.0,
-            "format": 1.0, "finish": "stop", "tokens": tokens, "entropy": [0.5, 0.1, math.nan, 0.0, 0.0, 2.0, 0.1], "advantage": 0.25, **more}
+    return {"step": step, "id": f"q{step}", "question": "<image 1> How many & why?", "images": [str(image)], "gold": 4,
+            "text": "".join(tokens), "reward": 1.0, "accuracy": 1.0, "format": 1.0, "finish": "stop", "tokens": tokens,
+            "entropy": [0.5, 0.1, math.nan, 0.0, 0.0, 2.0, 0.1], "advantage": 0.25, **more}
 
 
 def page_data(path):
@@ -75,14 +79,15 @@ def page_data(path):
 
 def test_page_holds_everything_itself(tmp_path, capsys):
     Image.new("RGB", (900, 300), "red").save(tmp_path / "a.png")
-    write_rows(tmp_path / "rollouts.jsonl", [rollout_row(1, tmp_path / "a.png"), rollout_row(2, tmp_path / "a.png"), rollout_row(3, tmp_path / "gone.png")])
+    write_rows(tmp_path / "rollouts.jsonl", [rollout_row(s, tmp_path / f) for s, f in ((1, "a.png"), (2, "a.png"), (3, "gone.png"))])
     report.page(report.Page(str(tmp_path), image_size=300))
     data = page_data(tmp_path / "rollouts.html")
     assert [r["step"] for r in data["rows"]] == [1, 2, 3]
     row = data["rows"][0]
     assert row["tokens"] == ["Wait", " <b>", "\n", "</think>", "</script>", " 4", ""] and row["critical"] == [0] and row["gold"] == "4"
     assert row["entropy"] == [0.5, 0.1, None, 0.0, 0.0, 2.0, 0.1]
-    assert len(data["images"]) == 2 and data["images"][str(tmp_path / "a.png")].startswith("data:image/") and data["images"][str(tmp_path / "gone.png")] is None
+    images = data["images"]  # each once, however many responses show it
+    assert len(images) == 2 and images[str(tmp_path / "a.png")].startswith("data:image/") and images[str(tmp_path / "gone.png")] is None
     assert "1 images could not be read" in capsys.readouterr().out
 
 
@@ -103,8 +108,8 @@ def test_page_refuses_rows_that_do_not_fit(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ tables
 def scores(maths, design, music, length=20.0):
-    return {"n": 300, "rule": 0.5, "length": length, "subjects": {"Math": {"n": 100, "rule": maths, "rule_se": 0.02}, "Design": {"n": 100, "rule": design},
-                                                                  "Music": {"n": 100, "rule": music}}}
+    return {"n": 300, "rule": 0.5, "length": length,
+            "subjects": {"Math": {"n": 100, "rule": maths, "rule_se": 0.02}, "Design": {"n": 100, "rule": design}, "Music": {"n": 100, "rule": music}}}
 
 
 def test_stage_result_by_hand():
@@ -121,7 +126,8 @@ def make_stages(folder, shift=0.0, stages=("base", "cold_start", "rl", "connecto
     for i, stage in enumerate(stages):
         path = folder / stage / "eval" / "scores.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(scores([0.4, 0.45, 0.65, 0.66][i] + shift, [0.7, 0.7, 0.75, 0.8][i], [0.8, 0.8, 0.85, 0.9][i], [10, 12, 30, 28][i])))
+        maths, design, music, length = [(0.4, 0.7, 0.8, 10), (0.45, 0.7, 0.8, 12), (0.65, 0.75, 0.85, 30), (0.66, 0.8, 0.9, 28)][i]
+        path.write_text(json.dumps(scores(maths + shift, design, music, length)))
 
 
 def test_table_of_all_stages(tmp_path, capsys):
@@ -132,7 +138,8 @@ def test_table_of_all_stages(tmp_path, capsys):
     assert re.search(r"after RL - cold start +\| +\+20.0 ± 2.8 \| +\+5.0 ± 4.1 \|", text)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["base", "cold_start", "rl", "connector"]
-    assert results["rl"]["maths"] == 0.65 and results["rl"]["others"] == pytest.approx(0.8) and results["rl"]["length"] == 30 and results["rl"]["subjects"]["Music"] == 0.85
+    rl = results["rl"]
+    assert (rl["maths"], rl["others"], rl["length"], rl["subjects"]["Music"]) == (0.65, pytest.approx(0.8), 30, 0.85)
     assert is_png(tmp_path / "results.png")
 
 
