@@ -49,11 +49,11 @@ _UNICODE = str.maketrans({
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"\\\$", "\0"), (r"\$", ""), ("\0", "$"),                                # $..$ is mathematics, \$ is money
-    (r"\\[()\[\]]", ""), (r"\*\*([^*]+)\*\*$", r"\1"),                        # \( \), and **bold**
+    (r"(?<!\\)\\[()\[\]]", ""), (r"\*\*([^*]+)\*\*$", r"\1"),                        # \( \), and **bold**
     (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", ""),
     (r"\\(?:displaystyle|textstyle|limits|nolimits|phantom\{[^{}]*\})", ""),
     (r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |~)(?=\d{3}(?!\d))", ","),                 # 1{,}234 and 1\,234
-    (r"\{,\}", ","), (r"\\!", ""), (r"\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
+    (r"\{,\}", ","), (r"\\!", ""), (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"), (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"\\sqrt\s*(\d+)", r"\\sqrt{\1}"), (r"\\%", "%"), (r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le "),
     (r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge "), (r"\\neq(?![A-Za-z])", r"\\ne "), (r"<=", r"\\le "), (r">=", r"\\ge "),
@@ -70,7 +70,7 @@ _MARKUP = re.compile(r"[\\$*~^<>{}]")  # an ASCII string without any of these is
 def _plain(s):
     """One spelling for the many ways to write the same thing. Linear; callers bound the length first."""
     if s.isascii() and not _MARKUP.search(s):
-        return " ".join(s.split()).strip(" .,;")
+        return " ".join(s.split()).lstrip(" ,;").rstrip(" .,;")
     s = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", s)
     s = re.sub("[¼-¾⅐-⅞]", lambda m: " " + unicodedata.normalize("NFKC", m[0]), s)  # 3½ is 3 1/2
     s = unicodedata.normalize("NFKC", s.translate(_UNICODE)).translate(_UNICODE)
@@ -80,7 +80,7 @@ def _plain(s):
         s, n = _WRAPPED.subn(r" \1 ", s)
         if not n:
             break
-    return re.sub(r"\s+", " ", s).strip(" .,;")
+    return re.sub(r"\s+", " ", s).lstrip(" ,;").rstrip(" .,;")
 
 
 def _key(s):
@@ -257,8 +257,9 @@ def _choice(a, g, options):
     if re.fullmatch(several, g) and re.fullmatch(several, a, re.IGNORECASE) and (options or re.search(r"[\s,;]", a + g)):
         picks = [sorted(c for c in s.upper().replace("AND", "") if c.isalpha()) for s in (a, g)]
         return picks[0] == picks[1]  # "AC" is "A, C" and "C, A"; without options or commas AC and CA may be segments
-    bare = re.fullmatch(r"\(?([A-J])\)?", g)
+    bare = re.fullmatch(r"(?:(?:[Oo]ption|[Cc]hoice|选项|答案)\s*:?\s*)?\(?([A-J])\)?", g)
     told = None if bare else _LETTER_TEXT.fullmatch(g)
+    told = None if told and _MORE_LETTERS.search(told[3]) else told
     if bare and bare[1] in letters:
         want, text = bare[1], texts[ord(bare[1]) - 65] if texts else None
     elif told:
@@ -468,7 +469,8 @@ def _leaf(a, g, maths):
         simple = _simple(a, g)
         if simple is not None:
             return simple
-    return maths(a, g) if _is_maths(a) and _is_maths(g) else False
+    short = [bool(re.fullmatch("[a-z]{2,3}", s)) for s in (a, g)]  # "xy" is a product only beside an expression; "cat" is not "act"
+    return maths(a, g) if (_is_maths(a) or short[0]) and (_is_maths(g) or short[1]) and not all(short) else False
 
 
 def _split_unit(s):
