@@ -32,7 +32,7 @@ from tqdm import tqdm
 from common import Refused, gather, main, read_jsonl, say, seed_of, start, write_text
 from data import Chat, open_image, read_records
 from model import load
-from reward import score_batch
+from reward import Verifier, VerifierDown, score_batch
 from rollout import make_sampler
 from signals import denies_image, repetition
 
@@ -54,7 +54,7 @@ class Config:
     limit: int = 0                                # only the first so many questions; 0: all
     chunk: int = 64                               # questions sampled at a time on each process: what an interruption can lose
     limit_bad: float = 0.01                       # share of unusable rows in --data that is tolerated
-    verifier: str = ""                            # OpenAI-compatible server that is asked when the rule says no, e.g. http://host:8000/v1
+    verifier: str = ""                            # OpenAI-compatible server asked when the rule says no: http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # its model
     rollout: str = "torch"                        # the sampler
     max_tiles: int = 12                           # tiles of an image
@@ -138,7 +138,7 @@ def question(row):
 def check_settings(path, cfg, world):
     """Refuse to go on with other settings: half of the file would be something else."""
     now = {k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")}
-    now["processes"] = world.size  # random numbers depend on it
+    now |= {"verifier": bool(cfg.verifier), "processes": world.size}  # its address may change; random numbers depend on the latter
     if path.exists():
         before = json.loads(path.read_text())
         if other := [f"--{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]:
@@ -174,7 +174,7 @@ def distill(cfg):
     chunks = [(k, part) for k, part in chunks if any(p.record.id not in done for p in part)]
     if chunks:
         sampler = make_sampler(cfg.rollout, load(cfg.model, world.device, cfg.dtype), chat)
-        verifier = make_verifier(cfg)
+        verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     left = sum(len(part) for _, part in chunks)
     bar = tqdm(total=len(prompts), initial=len(prompts) - left, desc="distill", unit="question", dynamic_ncols=True,
                disable=world.rank > 0)
@@ -182,8 +182,11 @@ def distill(cfg):
         mine = part[world.rank::world.size]
         groups = sampler.generate(mine, cfg.n, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, k, world.rank))
         flat = [(p.record, r) for p, group in zip(mine, groups) for r in group]
-        rewards = iter(score_batch([r.text for _, r in flat], [record.answer for record, _ in flat], thinking_prompt=cfg.thinking,
-                                   options=[record.options for record, _ in flat], verifier=verifier))
+        try:
+            rewards = iter(score_batch([r.text for _, r in flat], [record.answer for record, _ in flat], cfg.thinking,
+                                       [record.options for record, _ in flat], verifier, [record.question for record, _ in flat]))
+        except VerifierDown as error:
+            raise Refused(f"{error}\nWhat was sampled before is kept: the same command goes on from there.") from error
         judged = []
         for p, group in zip(mine, groups):
             own = [next(rewards) for _ in group]
@@ -217,13 +220,6 @@ def summary(out, rates, fates):
     print("questions by their right responses: " + ", ".join(f"{name} {bins[name]}" for name in ("none", "some", "all")))
     without = len(questions) - len({question(row) for row in read_jsonl(out)})
     print(f"{out}: {fates['kept']} rows; {without} questions have no response that could be kept")
-
-
-def make_verifier(cfg):
-    if not cfg.verifier:
-        return None
-    from reward import Verifier
-    return Verifier(cfg.verifier, cfg.verifier_model)
 
 
 if __name__ == "__main__":

@@ -169,8 +169,8 @@ def sample_probe(cfg, prompts, sampler, world, name):
     groups = sampler.generate([prompts[i] for i in mine], cfg.n, cfg.max_new_tokens, cfg.temperature,
                               seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
     flat = [(i, prompts[i].record, r) for i, group in zip(mine, groups) for r in group]
-    rewards = score_batch([r.text for _, _, r in flat], [record.answer for _, record, _ in flat], thinking_prompt=cfg.thinking,
-                          options=[record.options for _, record, _ in flat])
+    rewards = score_batch([r.text for _, _, r in flat], [record.answer for _, record, _ in flat], cfg.thinking,
+                          [record.options for _, record, _ in flat])
     rows = [{"question": i, "id": record.id, "tokens": r.pieces, "entropy": [round(float(e), 4) for e in r.entropy],
              "accuracy": reward.accuracy, "format": reward.format, "finish": r.finish}
             for (i, record, r), reward in zip(flat, rewards)]

@@ -400,7 +400,7 @@ def draw_results(results, names, maths, path):
     middle.margins(x=0.08)
     right.plot(x, [results[s]["length"] if results[s]["length"] is not None else math.nan for s in stages], "o-", color="0.25")
     right.set_title("response length, tokens")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.1 * right.get_ylim()[1])
     right.margins(x=0.15)
     for ax in (left, middle, right):
         ax.set_xticks(x, ticks, fontsize=9)

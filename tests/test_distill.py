@@ -129,6 +129,11 @@ def test_refusals(cfg, monkeypatch, tmp_path):
         d.distill(d.Config(**{**vars(cfg), "n": 8}))
     with pytest.raises(Refused, match="--keep 5: must be between 1 and --n"):
         d.distill(d.Config(**{**vars(cfg), "keep": 5}))
+    def stays_away(*_):
+        raise d.VerifierDown("the verifier does not answer")
+    monkeypatch.setattr(d, "score_batch", stays_away)
+    with pytest.raises(Refused, match="does not answer\nWhat was sampled before is kept"):
+        d.distill(d.Config(**{**vars(cfg), "out": str(tmp_path / "fresh.jsonl")}))
     rows = [{"id": "same", "question": "?", "answer": "4"}] * 2
     (tmp_path / "twice.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with pytest.raises(Refused, match="id same stands there more than once"):
