@@ -36,7 +36,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from reward import VerifierDown, extract_answer, format_ok, score_batch, unreadable_golds
+from reward import Verifier, VerifierDown, extract_answer, format_ok, rates, score_batch, unreadable_golds
 from signals import CRITICAL_WORDS, critical_spans, denies_image
 
 DISCIPLINES = {
@@ -283,7 +283,7 @@ def score_rows(rows, mode="auto", verifier=None):
         part = [row["rule"] for row in rows if row["denial"] == claim]
         scores[name] = mean(part) if part else None
     if verifier:
-        scores["judge"] = mean(row["judge"] for row in rows)
+        scores["judge"], scores["verifier"] = mean(row["judge"] for row in rows), rates(rewards)
     runs = sorted({row["run"] for row in rows}, key=str)
     scores["runs"] = [mean(row["rule"] for row in rows if row["run"] == run) for run in runs]
     scores["runs_se"] = stdev(scores["runs"]) / len(runs) ** 0.5 if len(runs) > 1 else None
@@ -333,7 +333,8 @@ def tables(scores):
              f"rule where the image is denied {percent(scores['rule_with_denial'])}, elsewhere {percent(scores['rule_without_denial'])}; "
              f"luck would add {percent(scores['official_luck'])} to official"]
     if "judge" in scores:
-        text.append(f"rule or judge {percent(scores['judge'])}")
+        text.append(f"rule or judge {percent(scores['judge'])}; of what was asked, no verdict on {percent(scores['verifier']['no_verdict'])}; "
+                    f"of {scores['verifier']['audited']} answers that the rule accepts, the judge refuses {scores['verifier']['disagree']}")
     if len(scores["runs"]) > 1:
         text.append(f"{len(scores['runs'])} runs: {', '.join(map(percent, scores['runs']))}; mean {percent(scores['rule'])} "
                     f"+- {percent(scores['runs_se'])} (standard error over runs)")
@@ -355,7 +356,7 @@ def write_json(path, value):
 
 @dataclass
 class Score:
-    responses: str = "out/eval/responses.jsonl"   # JSONL rows: id, question_type, options, answer, response (subject, run, finish, tokens, mode)
+    responses: str = "out/eval/responses.jsonl"   # JSONL rows: id, question_type, options, answer, response (+ subject, question, run, finish, mode)
     out: str = ""                                 # where the scores go, JSON; default: scores.json beside the responses
     rows: str = ""                                # also write every row with what was read in it and the verdicts, JSONL
     mode: Literal["auto", "think", "nothink"] = "auto"  # for rows without a mode: auto takes a row with </think>, or cut off, for thinking
@@ -365,7 +366,7 @@ class Score:
 
 def score(cfg: Score):
     """Score saved responses: no model needed."""
-    scores, rows = score_rows(read_responses(cfg.responses), cfg.mode, make_verifier(cfg))
+    scores, rows = score_rows(read_responses(cfg.responses), cfg.mode, Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None)
     report(cfg, scores, rows, Path(cfg.responses).parent, cfg.out or Path(cfg.responses).with_name("scores.json"), print)
     return scores
 
@@ -386,13 +387,6 @@ def report(cfg, scores, rows, folder, out, say):
     say(f"scores: {out}")
     if getattr(cfg, "rows", ""):
         write_rows(cfg.rows, rows)
-
-
-def make_verifier(cfg):
-    if not cfg.verifier:
-        return None
-    from reward import Verifier
-    return Verifier(cfg.verifier, cfg.verifier_model)
 
 
 # ---------------------------------------------------------------------------------------------------- the run: questions
@@ -449,7 +443,8 @@ def find_parquet(source, split, revision="", subjects=()):
         raise Refused(f"--data {source}: no Parquet files in it.")
     named = [f for f in files if re.match(r"(dev|validation|test|train)\b", f.name)]
     if named and not (files := [f for f in named if f.name.startswith(split)]):
-        raise Refused(f"--data {source}: no Parquet file of the split {split!r}; there are {', '.join(sorted({f.name.split('-')[0] for f in named}))}.")
+        there = ", ".join(sorted({f.name.split("-")[0] for f in named}))
+        raise Refused(f"--data {source}: no Parquet file of the split {split!r}; there are {there}.")
     return path, files, revision or None
 
 
@@ -512,6 +507,7 @@ def read_questions(cfg):
             q["nth"] = count[q["subject"]]
         questions = sorted(questions, key=lambda q: q["nth"])[:cfg.limit]
     for q in questions:
+        q["question"] = q["record"].question
         if cfg.ask:  # it stands after the options, so they become a part of the question's text
             q["record"].question, q["record"].options = f"{q['record'].text()}\n{cfg.ask}", []
     return questions, about
@@ -580,7 +576,7 @@ def evaluate(cfg: Config):
     for flag in ("runs", "max_new_tokens", "chunk"):
         if getattr(cfg, flag) < 1:
             raise Refused(f"--{flag} {getattr(cfg, flag)}: at least 1.")
-    verifier = make_verifier(cfg)
+    verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     world = start(cfg.seed)
     checkpoint = resolve(cfg.model)
     questions, about = read_questions(cfg)
@@ -626,7 +622,7 @@ def evaluate(cfg: Config):
                 answers = respond(sampler, chat, [prompts[q["id"]] for q in part], cfg, ban, seed_of(cfg.seed, n),
                                   f"run {k + 1}/{cfg.runs}" if world.rank == 0 else None)
                 rows = [{"id": q["id"], "run": k, **{f: q[f] for f in ("subject", "question_type", "options", "answer")},
-                         "question": q["record"].text(), **answer,
+                         "question": q["question"], **answer,
                          "mode": cfg.mode} for q, answer in zip(part, answers) if (q["id"], k) not in have]
             rows = [row for rank_rows in gather(rows, world) for row in rank_rows]
             if world.rank == 0:

@@ -1,9 +1,11 @@
 """eval_mmmu.py: both scores on hand-made rows, every fault of the official algorithm, and runs with a fake sampler."""
 import dataclasses
+import http.server
 import io
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,17 +172,30 @@ def test_every_subject_has_one_discipline():
     assert E.subject_of("17") == "unknown"
 
 
-def test_the_judge_counts_apart(monkeypatch):
-    real = E.score_batch
-
-    def fake(responses, golds, verifier=None, questions=None, **more):  # its verifier accepts everything
-        asked.extend(questions)
-        return [dataclasses.replace(r, accuracy=1.0) for r in real(responses, golds, **more)]
-
+def test_the_judge_counts_apart(tmp_path):
+    """Over a real socket: the rule says no to both, the judge says yes to "xyz", and is not asked where nothing was answered."""
     asked = []
-    monkeypatch.setattr(E, "score_batch", fake)
-    scores, rows = E.score_rows([row(r"\boxed{xyz}", mode="nothink", question="What?"), row("no answer", mode="nothink", id="b")], verifier="here")
-    assert scores["judge"] == 0.5 and scores["rule"] == 0 and [r["judge"] for r in rows] == [1, 0] and asked == ["What?"]
+
+    class Judge(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            reply = json.dumps({"choices": [{"message": {"content": "CORRECT"}}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *args):
+            pass
+
+    path = tmp_path / "responses.jsonl"
+    E.write_rows(path, [row(r"\boxed{xyz}", mode="nothink", question="Which town?"), row("I do not know, really.", mode="nothink", id="b")])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        scores = E.score(E.Score(str(path), verifier=f"http://127.0.0.1:{server.server_port}/v1"))
+        server.shutdown()
+    assert (scores["judge"], scores["rule"], scores["verifier"]["no_verdict"]) == (0.5, 0, 0)
+    assert len(asked) == 1 and "Which town?" in asked[0] and "Rome" in asked[0]
     assert "rule or judge 50.0" in E.tables(scores)
 
 
@@ -299,6 +314,7 @@ def test_questions_of_the_schema(data):
     limited, _ = E.read_questions(config(data, limit=5))
     assert sorted(q["subject"] for q in limited) == ["Art_Theory"] * 3 + ["Math"] * 2  # evenly
     asked, _ = E.read_questions(config(data, subjects=("Art_Theory",), ask="Box it."))
+    assert asked[0]["question"] == "Which? <image 1>"  # what a judge is told; options and the request are no part of it
     assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>\nBox it." and len(asked) == 3
 
 
@@ -438,7 +454,8 @@ def test_a_whole_run(world):
     sampler = FakeSampler(answers)
     rows = world(sampler, runs=2, temperature=0.7)
     assert len(rows) == 20 and len({(r["id"], r["run"]) for r in rows}) == 20
-    assert set(rows[0]) == {"id", "run", "subject", "question_type", "options", "answer", "question", "response", "finish", "tokens", "forced", "mode"}
+    assert set(rows[0]) == {"id", "run", "subject", "question_type", "options", "answer", "question", "response", "finish", "tokens",
+                            "forced", "mode"}
     assert [len(c["prompts"]) for c in sampler.calls] == [4, 4, 2] * 2
     assert len({c["seed"] for c in sampler.calls}) == 6 and {c["temperature"] for c in sampler.calls} == {0.7}
     assert all(p.thinking for c in sampler.calls for p in c["prompts"])
