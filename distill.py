@@ -44,7 +44,7 @@ class Config:
     model: str = "out/tiny/rl"                    # the teacher: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"      # questions with answers; solutions in it are not looked at
     out: str = "out/distill/cold_start.jsonl"     # kept responses; OUT.pass_rates.jsonl stands beside it
-    n: int = 4                                    # responses to each question
+    samples: int = 4                              # responses to each question
     keep: int = 1                                 # at most so many of them are kept
     thinking: bool = True                         # end the prompt with <think>
     max_new_tokens: int = 8192                    # longest response; one that reaches it is cut off, so it is dropped
@@ -148,8 +148,8 @@ def check_settings(path, cfg, world):
 
 
 def distill(cfg):
-    if not 1 <= cfg.keep <= cfg.n:
-        raise Refused(f"--keep {cfg.keep}: must be between 1 and --n ({cfg.n})")
+    if not 1 <= cfg.keep <= cfg.samples:
+        raise Refused(f"--keep {cfg.keep}: must be between 1 and --samples ({cfg.samples})")
     world = start(cfg.seed)
     out, rates, settings = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl"), Path(f"{cfg.out}.settings.json")
     records = read_records(cfg.data, limit_bad=cfg.limit_bad)[:cfg.limit or None]
@@ -180,7 +180,7 @@ def distill(cfg):
                disable=world.rank > 0)
     for k, part in chunks:  # the responses of chunk k depend on (seed, k) alone: an interruption does not change the result
         mine = part[world.rank::world.size]
-        groups = sampler.generate(mine, cfg.n, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, k, world.rank))
+        groups = sampler.generate(mine, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, k, world.rank))
         flat = [(p.record, r) for p, group in zip(mine, groups) for r in group]
         try:
             rewards = iter(score_batch([r.text for _, r in flat], [record.answer for record, _ in flat], cfg.thinking,

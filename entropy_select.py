@@ -5,8 +5,8 @@ paper's indicator: where the model opens a new line of thought, that is where it
 uncertain was it? A genuine reasoner is (high entropy of the next-token distribution), an imitator writes the word as a
 fixed phrase (low entropy). Across checkpoints the indicator tracks validation accuracy.
 
-    laptop:  python entropy_select.py --run out/tiny/rl --data data/tiny/val.jsonl --high_entropy 1
-    8 GPUs:  torchrun --nproc_per_node 8 entropy_select.py --run out/grpo --data val.jsonl --dtype bf16
+    laptop:  python entropy_select.py --folder out/tiny/rl --data data/tiny/val.jsonl --high_entropy 1
+    8 GPUs:  torchrun --nproc_per_node 8 entropy_select.py --folder out/grpo --data val.jsonl --dtype bf16
 
 For every step_* folder of the run: sample the same probe questions with the same seed, find the critical words in the
 *text* and take, for each, the full-vocabulary entropy (nats) of the distribution that produced the token holding the
@@ -48,10 +48,10 @@ NAMES = {"critical_entropy": "critical-token entropy", "accuracy": "validation a
 
 @dataclass
 class Config:
-    run: str = "out/tiny/rl"                      # run folder whose step_* checkpoints are compared
+    folder: str = "out/tiny/rl"                   # run folder whose step_* checkpoints are compared
     data: str = "data/tiny/val.jsonl"             # questions with answers; not the ones that RL trained on
     probe: int = 128                              # how many of them, drawn at random with --seed; the same for every checkpoint
-    n: int = 4                                    # responses to each question
+    samples: int = 4                              # responses to each question
     max_new_tokens: int = 8192                    # longest response
     temperature: float = 1.0                      # of sampling, and of the distributions whose entropy is measured
     thinking: bool = True                         # end the prompt with <think>
@@ -155,7 +155,7 @@ def choose(table, min_count=50):
             return best, "accuracy", [f"the checkpoints with {min_count} critical tokens (steps {enough}) are all clearly less "
                                       f"accurate than step {best['step']}: validation accuracy chooses."]
         return best, "accuracy", [f"no checkpoint has {min_count} critical tokens in its responses: their entropy cannot choose, "
-                                  f"validation accuracy does. More --probe or --n, or other --words, may help."]
+                                  f"validation accuracy does. More --probe or --samples, or other --words, may help."]
     chosen = max(ranked, key=lambda row: (row["critical_entropy"], row["step"]))
     alike = [row["step"] for row in ranked if row is not chosen and (row["high"] or math.inf) >= (chosen["low"] or 0)]
     notes = [f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}."] if alike else []
@@ -166,7 +166,7 @@ def choose(table, min_count=50):
 def sample_probe(cfg, prompts, sampler, world, name):
     """Responses of the checkpoint that the sampler holds, as rows for probe/step_*.jsonl. Prompts are dealt out to the processes."""
     mine = range(world.rank, len(prompts), world.size)
-    groups = sampler.generate([prompts[i] for i in mine], cfg.n, cfg.max_new_tokens, cfg.temperature,
+    groups = sampler.generate([prompts[i] for i in mine], cfg.samples, cfg.max_new_tokens, cfg.temperature,
                               seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
     flat = [(i, prompts[i].record, r) for i, group in zip(mine, groups) for r in group]
     rewards = score_batch([r.text for _, _, r in flat], [record.answer for _, record, _ in flat], cfg.thinking,
@@ -180,7 +180,7 @@ def sample_probe(cfg, prompts, sampler, world, name):
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(checkpoint.glob("model*.safetensors"))}
-    flags = ("data", "n", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "dtype", "seed")
+    flags = ("data", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "dtype", "seed")
     return {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "ids": [r.id for r in records]}
 
 
@@ -192,10 +192,10 @@ def read_probe(path, settings):
 
 def select(cfg):
     world = start(cfg.seed)
-    run = Path(cfg.run)
+    run = Path(cfg.folder)
     checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())
     if not checkpoints:
-        raise Refused(f"--run {cfg.run}: no step_* folder there. Run grpo.py with --out {cfg.run} first, "
+        raise Refused(f"--folder {cfg.folder}: no step_* folder there. Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
     records = read_records(cfg.data)
     if len(records) < 2:
@@ -208,9 +208,9 @@ def select(cfg):
         path, settings = run / "probe" / f"{checkpoint.name}.jsonl", settings_of(cfg, checkpoint, records, world)
         rows = gather(read_probe(path, settings), world)[0]  # rank 0 decides for all
         if rows is None:
-            weights = load(str(checkpoint), dtype=cfg.dtype, flag="--run")
+            weights = load(str(checkpoint), dtype=cfg.dtype, flag="--folder")
             if sampler is None:  # one model and one sampler (with vLLM: one engine) see all checkpoints, by their weights
-                vlm, chat = weights.to(world.device), Chat(str(checkpoint), cfg.max_tiles, flag="--run")
+                vlm, chat = weights.to(world.device), Chat(str(checkpoint), cfg.max_tiles, flag="--folder")
                 prompts, sampler = chat.prompts(records, thinking=cfg.thinking), make_sampler(cfg.rollout, vlm, chat)
             else:
                 vlm.load_state_dict(weights.state_dict())
@@ -225,7 +225,7 @@ def select(cfg):
 
 def report_choice(cfg, table):
     """Print the table, write selection.json, selected.json and selection.png."""
-    run = Path(cfg.run)
+    run = Path(cfg.folder)
     chosen, rule, notes = choose(table, cfg.min_count)
     measured = [row for row in table if row["count"] >= cfg.min_count]
     x, y = [row["critical_entropy"] for row in measured], [row["accuracy"] for row in measured]

@@ -78,7 +78,7 @@ def cfg(tmp_path):
     Image.new("RGB", (5, 4), "blue").save(tmp_path / "a.png")
     rows = [{"id": str(i), "images": ["a.png"], "question": f"<image> {i}?", "answer": str(i), "subject": "Math"} for i in range(20)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return d.Config(data=str(tmp_path / "q.jsonl"), out=str(tmp_path / "out" / "cold.jsonl"), n=4, keep=2, chunk=3)
+    return d.Config(data=str(tmp_path / "q.jsonl"), out=str(tmp_path / "out" / "cold.jsonl"), samples=4, keep=2, chunk=3)
 
 
 def files(cfg):
@@ -125,9 +125,9 @@ def test_an_interruption_changes_nothing(cfg, monkeypatch, tmp_path):
 def test_refusals(cfg, monkeypatch, tmp_path):
     Teacher(monkeypatch)
     d.distill(cfg)
-    with pytest.raises(Refused, match="begun with other settings \\(--n was 4, now 8\\)"):
-        d.distill(d.Config(**{**vars(cfg), "n": 8}))
-    with pytest.raises(Refused, match="--keep 5: must be between 1 and --n"):
+    with pytest.raises(Refused, match="begun with other settings \\(--samples was 4, now 8\\)"):
+        d.distill(d.Config(**{**vars(cfg), "samples": 8}))
+    with pytest.raises(Refused, match="--keep 5: must be between 1 and --samples"):
         d.distill(d.Config(**{**vars(cfg), "keep": 5}))
     def stays_away(*_):
         raise d.VerifierDown("the verifier does not answer")

@@ -157,7 +157,7 @@ def run(tmp_path):
 
 
 def test_a_whole_selection(run, monkeypatch, capsys):
-    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, high_entropy=2.5)
+    world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3, high_entropy=2.5)
     es.select(cfg)
     selected = json.loads((run / "selected.json").read_text())
     assert (selected["step"], selected["checkpoint"], selected["rule"], selected["count"]) == (30, "step_000030", "critical_entropy", 60)
@@ -172,19 +172,19 @@ def test_a_whole_selection(run, monkeypatch, capsys):
 
 
 def test_measuring_again_samples_nothing(run, monkeypatch):
-    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, plot=False)
+    world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3, plot=False)
     es.select(cfg)
     es.select(es.Config(**{**vars(cfg), "words": ("hmm",)}))  # another word list: measured on the same responses
     assert world.sampled == [10, 20, 30] and json.loads((run / "selected.json").read_text())["rule"] == "accuracy"
-    es.select(es.Config(**{**vars(cfg), "n": 2}))
+    es.select(es.Config(**{**vars(cfg), "samples": 2}))
     assert world.sampled == 2 * [10, 20, 30]
     (run / "step_000020" / "model.safetensors").write_bytes(b"retrained")
-    es.select(es.Config(**{**vars(cfg), "n": 2}))
+    es.select(es.Config(**{**vars(cfg), "samples": 2}))
     assert world.sampled == 2 * [10, 20, 30] + [20]
 
 
 def test_an_interrupted_selection_goes_on(run, monkeypatch):
-    world, cfg = World(monkeypatch), es.Config(run=str(run), probe=20, n=3, plot=False)
+    world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3, plot=False)
     world.fail_at = 20
     with pytest.raises(KeyboardInterrupt):
         es.select(cfg)
@@ -197,7 +197,17 @@ def test_an_interrupted_selection_goes_on(run, monkeypatch):
 def test_what_cannot_be_compared_is_refused(tmp_path, run, monkeypatch):
     World(monkeypatch)
     with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):
-        es.select(es.Config(run=str(tmp_path)))
+        es.select(es.Config(folder=str(tmp_path)))
     monkeypatch.setattr(es, "read_records", lambda _: [Record("q", "?", answer="4")])
     with pytest.raises(Refused, match="too few to compare"):
-        es.select(es.Config(run=str(run)))
+        es.select(es.Config(folder=str(run)))
+
+
+def test_flags_that_torchrun_would_take_for_its_own():
+    """torchrun refuses a script's flag that begins several of its own (--n, --run), even behind the script's name."""
+    from torch.distributed.run import get_args_parser
+
+    import distill
+    for module in (es, distill):
+        flags = [x for name in vars(module.Config()) for x in (f"--{name}", "1")]
+        assert get_args_parser().parse_args(["--nproc_per_node", "2", "x.py", *flags]).training_script_args == flags
