@@ -26,6 +26,7 @@ that is said. When no checkpoint has enough occurrences the indicator means noth
 accuracy chooses.
 """
 import bisect
+import hashlib
 import itertools
 import json
 import math
@@ -181,7 +182,8 @@ def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(checkpoint.glob("model*.safetensors"))}
     flags = ("data", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "dtype", "seed")
-    return {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "ids": [r.id for r in records]}
+    questions = hashlib.sha256(json.dumps([[r.id, r.text(), r.answer] for r in records]).encode()).hexdigest()
+    return {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "questions": questions}
 
 
 def read_probe(path, settings):

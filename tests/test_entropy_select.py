@@ -181,6 +181,9 @@ def test_measuring_again_samples_nothing(run, monkeypatch):
     (run / "step_000020" / "model.safetensors").write_bytes(b"retrained")
     es.select(es.Config(**{**vars(cfg), "samples": 2}))
     assert world.sampled == 2 * [10, 20, 30] + [20]
+    monkeypatch.setattr(es, "read_records", lambda _: [Record(f"q{i}", "new?", answer="4") for i in range(40)])
+    es.select(es.Config(**{**vars(cfg), "samples": 2}))  # the same ids, other questions
+    assert world.sampled == 2 * [10, 20, 30] + [20] + [10, 20, 30]
 
 
 def test_an_interrupted_selection_goes_on(run, monkeypatch):
