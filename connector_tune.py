@@ -9,7 +9,7 @@ Nothing before the connector changes, so the encoder runs once over the data and
 every later epoch (when the encoder is frozen and the file stays below --features_gib).
 
     laptop:  python connector_tune.py --lr 3e-4
-    8 GPUs:  torchrun --nproc_per_node 8 connector_tune.py --model out/grpo --data breadth.jsonl --val breadth_val.jsonl --dtype bf16
+    8 GPUs:  torchrun --nproc_per_node 8 connector_tune.py --model out/grpo --data breadth.jsonl --val breadth_val.jsonl
 """
 import json
 import math
@@ -50,7 +50,7 @@ class Config:
     features_gib: float = 200.0                   # largest file of encoder features; beyond it they are computed every time
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most
-    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
+    dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     checkpointing: bool = False                   # recompute activations in the backward: less memory, a third more time
     limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
     seed: int = 0                                 # of the order of the rows

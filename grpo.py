@@ -8,7 +8,7 @@ trained, learning rate, clip-higher, minibatches, dynamic sampling, KL, a harder
 no thinking prompt. To change the algorithm, edit `advantages` or `grpo_loss`.
 
     laptop:  python grpo.py --model out/tiny/cold_start --lr 1e-4 --samples 16 --steps 40
-    8 GPUs:  torchrun --nproc_per_node 8 grpo.py --model out/cold_start --data MM-K12.parquet --dtype bf16 --checkpointing
+    8 GPUs:  torchrun --nproc_per_node 8 grpo.py --model out/cold_start --data MM-K12.parquet --checkpointing
 
 The loss it prints is near 0 by construction: advantages of a group sum to 0 and the ratio is 1. Its gradient is not 0.
 Look at the reward.
@@ -62,7 +62,7 @@ class Config:
     max_gap: float = 0.1                          # stop when sampler and trainer disagree by more at the first step (nats a token)
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most
-    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
+    dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     checkpointing: bool = False                   # recompute activations in the backward: less memory, a third more time
     words: tuple[str, ...] = CRITICAL_WORDS       # critical words whose entropy is logged [5.1]
     high_entropy: float = 6.8                     # entropies above this are counted [6.5]; too high for a tiny vocabulary

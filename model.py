@@ -129,13 +129,24 @@ class Layout:
             Q, K, V = q[q_at].transpose(1, 2), k[k_at].transpose(1, 2), v[k_at].transpose(1, 2)  # (S, heads, L, h)
             if repeat > 1:
                 K, V = K.repeat_interleave(repeat, 1), V.repeat_interleave(repeat, 1)
-            o = F.scaled_dot_product_attention(Q, K, V, attn_mask=mask, scale=scale)
+            o = attention(Q, K, V, mask, scale)
             outs.append(o.transpose(1, 2).flatten(0, 1)[real])  # (tokens of the bucket, heads, h)
         return torch.cat(outs)[self.back]
 
 
+def attention(q, k, v, mask, scale):
+    """SDPA. On a CPU always in fp32, because its bf16 backward is six times slower than that."""
+    if q.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, scale=scale).to(v.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
 def layout_attention(module, q, k, v, mask, scaling=None, layout=None, **_):
-    """The attention function of the LLM's layers, registered with transformers: the layout does the work."""
+    """The attention function registered with transformers, (B, heads, T, h) in and (B, T, heads, h) out: in the LLM the
+    layout of the row does the work, in the encoder every patch of a tile sees every other."""
+    if layout is None:
+        return attention(q, k, v, mask, scaling).transpose(1, 2), None
     out = layout.attend(module.layer_idx, *(x[0].transpose(0, 1) for x in (q, k, v)), scaling)
     return out[None], None
 
@@ -159,7 +170,8 @@ class VLM(nn.Module):
         new.to(old.linear_1.weight)
         new.load_state_dict(old.state_dict())
         hf.model.multi_modal_projector = new
-        hf.model.language_model.config._attn_implementation = "layout"
+        for part in (hf.model.vision_tower, hf.model.language_model):
+            part.config._attn_implementation = "layout"
         self.never = [self.image_id]  # ids that the policy can not write: placeholders of images (see `logits`)
         self.frozen, self.sharded = set(), False
         size = config.vision_config.image_size
@@ -297,10 +309,18 @@ def copy_companions(source, folder):
             shutil.copy(file, folder)
 
 
+def compute_dtype(dtype, device):
+    """--dtype as what autocast wants: bf16 over fp32 master weights, or None for fp32. auto: bf16 where the processor has it."""
+    if dtype not in ("auto", "bf16", "fp32"):
+        raise Refused(f"--dtype {dtype}: it is auto, bf16 or fp32")
+    native = torch.device(device).type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and native) else None
+
+
 def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False):
     """Load a model folder, run folder or hub name as a VLM whose parts in `train` train.
 
-    dtype: "fp32", or "bf16": computing in bf16 over fp32 master weights.
+    dtype: see compute_dtype; weights are always fp32 here.
     Raises Refused for an unknown family, an unknown part, and weights that do not match the architecture.
     """
     path = resolve(path, flag)
@@ -320,7 +340,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     if any(wrong.values()):
         what = "; ".join(f"{len(v)} {k}, e.g. {v[0]}" for k, v in wrong.items() if v)
         raise Refused(f"{flag} {path}: the weights are not those of its config.json ({what})")
-    vlm = VLM(hf, config.model_type, path, torch.bfloat16 if dtype == "bf16" else None)
+    vlm = VLM(hf, config.model_type, path, compute_dtype(dtype, device))
     if checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return vlm.train_only(train).to(device).train()

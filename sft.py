@@ -6,7 +6,7 @@ over all response tokens of the batch, prompts not learned. The paper gives no h
 defaults are those of its other supervised runs (section 3.4). The tiny world's base model is trained with the same file.
 
     laptop:  python sft.py --model data/tiny/model --data data/tiny/base.jsonl --no-thinking --lr 1e-3 --out out/base
-    8 GPUs:  torchrun --nproc_per_node 8 sft.py --model OpenGVLab/InternVL3-8B-hf --data cold_start.jsonl --dtype bf16
+    8 GPUs:  torchrun --nproc_per_node 8 sft.py --model OpenGVLab/InternVL3-8B-hf --data cold_start.jsonl
 """
 import time
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Config:
     max_tiles: int = 12                           # tiles of an image, and a thumbnail when there are several
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most
-    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
+    dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     checkpointing: bool = False                   # recompute activations in the backward: less memory, a third more time
     limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
     save_every: int = 500                         # steps between checkpoints; the last step is always saved
