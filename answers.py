@@ -286,8 +286,9 @@ def _choice(a, g, options):
     if text is not None:
         if texts and sum(_simple(a, t) is True for t in texts) > 1:
             return False
-        return True if _simple(a, text) else None
-    return None
+        if _simple(a, text):
+            return True
+    return False if bare and len(set(re.findall(r"\b[A-J]\b", a))) > 1 else None  # it names several letters
 
 
 def _simple(a, g):
@@ -327,7 +328,7 @@ def _cut(s, separators):
 
 
 _NAME = r"(?:\\?[A-Za-zα-ω]'*(?:_\{?\w+\}?)?|\\(?!le\b|ge\b|ne\b|in\b|sqrt|frac)[a-z]+(?:_\{?\w+\}?)?|[A-Z]{2,3}|(?:\\angle|\\triangle)\s*[A-Z]{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3})"
-_LABEL = re.compile(rf"({_NAME}(?:\s*\([^()=]{{1,20}}\))?|\(\s*\w\s*(?:,\s*\w\s*){{1,3}}\))\s*(?:=|\\approx|\\in|\\to)\s*(.+)", re.DOTALL)
+_LABEL = re.compile(rf"({_NAME}(?:\s*\([^()=]{{1,20}}\))?|\(\s*\w\s*(?:,\s*\w\s*){{1,3}}\))\s*(?:=|\\approx|\\in)\s*(.+)", re.DOTALL)
 _RELATION = r"\\le(?![a-z])|\\ge(?![a-z])|<|>"
 
 

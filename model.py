@@ -29,9 +29,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from transformers.modeling_utils import AttentionInterface
+from transformers.utils import logging as hf_logging
 
 from common import Refused, has_weights, resolve, say
+
+hf_logging.disable_progress_bar()  # the bars of a run are its own
 
 PARTS = ("encoder", "connector", "llm")
 

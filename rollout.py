@@ -204,7 +204,7 @@ class TorchSampler:
                 m = int(table.sum(1).max())
                 groups = table.any(1).nonzero()[:, 0]
                 # per group: running rows first, then ended ones as padding
-                order = table[groups].int().sort(1, descending=True, stable=True).indices[:, :m]
+                order = table[groups].int().sort(dim=1, descending=True, stable=True).indices[:, :m]
                 rows = (groups[:, None] * cache.m + order).flatten()
                 cache.keep(groups, rows, m)
                 alive, token = alive[rows], token[rows]
