@@ -62,7 +62,7 @@ class Config:
     plot: bool = True                             # draw selection.png
     rollout: str = "torch"                        # the sampler
     max_tiles: int = 12                           # tiles of an image, as in training
-    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
+    dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     seed: int = 0
 
 

@@ -413,7 +413,7 @@ class Config:
     max_tiles: int = 12                           # of an image
     rollout: str = "torch"                        # the sampler
     rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
-    dtype: str = "fp32"                           # fp32, or bf16: computing in bf16 over fp32 weights
+    dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     seed: int = 0                                 # of the sampling
     verifier: str = ""                            # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
