@@ -48,66 +48,75 @@ def critical_spans(text, words=CRITICAL_WORDS):
 def denies_image(text):
     """True when the text claims that the image is not there or cannot be seen, in English or Chinese.
 
-    A claim is about the image as a whole, and about this conversation: "we cannot see point B from A", "the image does not show
-    the radius", "the figure is not drawn to scale" and "图中没有给出半径" are none. Sentence by sentence, by patterns: the table of
-    cases in tests/ is the specification. Words that are only *about* seeing images ("the blind man cannot see ...") are not the
-    speaker's, so the subject must be I, we, or nobody.
+    The claim must be about the image as a whole and about the speaker: "we cannot see point B from A", "the image does not show
+    the radius", "the figure is not drawn to scale", "the driver cannot see the picture", "图中没有给出半径" are none. These are
+    patterns, so there will be misses; the tables of sentences in tests/cases are the specification.
     """
-    return any(pattern.search(text.replace("’", "'")) for pattern in _DENIALS if text)
+    sentences = re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text.replace("’", "'"))
+    return any(_HINT.search(s) and any(p.search(s) for p in _DENIALS) for s in sentences)
 
 
-_IMAGE = r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|charts?|drawings?|illustrations?|screenshots?|attachments?)"
-_THE = r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|accompanying|mentioned|above|corresponding|said)\s+)*"
-_AN_IMAGE = rf"{_THE}{_IMAGE}(?!['-]s?\w|\s+(?:of\s+(?:the\s+)?(?:\$|[a-z]\b|function|point|map|vector|set)|for\b|book|file|cross|as\b))"
-_NOW = r"(?:actually|really|directly|currently|also|even|still|just|physically)\s+"
-_CANNOT = (rf"(?:can't|cannot|can\s+not|couldn't|could\s+not|(?:am|'m|are|'re)\s+(?:unable\s+to|not\s+able\s+to))\s+(?:{_NOW})?"
-           r"(?:see|view|access|open|look\s+at|display|process|perceive|observe|inspect|analy[sz]e)"
-           r"(?:\s+(?:or|and|nor)\s+\w+)?")
-_MISSING = r"(?:provided|attached|included|visible|available|uploaded|here|there|present|accessible|loaded|loading|displayed|displaying|shown|given)"
-_GONE = (r"(?!\s+(?:to\s+scale|in\s+(?:stores|the\s+\d+)|from|at|on|by|through|edition))"  # not drawn to scale, not available in stores
-         r"(?=\s*(?:[.,;:!?)]|$|here|to\s+me|for\s+me|in\s+(?:the|this|your)\s+(?:question|prompt|message|problem|text|input|chat|conversation)"
-         r"|with\s+(?:the|this|your)|so\b|but\b|and\b|because\b|we\b|i\b|let))")
-_DENIALS = [re.compile(pattern, re.IGNORECASE) for pattern in (
-    # I cannot see the image; not: the person cannot see, I cannot see a cat in the image, cannot see the graph crossing
-    rf"(?:\b(?:i|we)\b(?:\s+\w+)?|(?<=')m|(?<=')re)\s+{_CANNOT}\s+{_AN_IMAGE}(?!\s+\w+ing\b|\s+on\s+the\s+wall)",
-    rf"\b(?:i'm|we're|i\s+am|we\s+are)\s+(?:unable|not\s+able)\s+to\s+(?:{_NOW})?(?:see|view|access|open|look\s+at|process|analy[sz]e)(?:\s+or\s+\w+)?\s+{_AN_IMAGE}",
-    rf"\b(?:model|ai|assistant)\b[^.!?\n]{{0,40}}?(?:\b(?:i|we)\s+)?{_CANNOT}\s+{_AN_IMAGE}",
-    rf"\bnot\s+being\s+able\s+to\s+(?:see|view|access)\s+{_AN_IMAGE}",
-    rf"\b(?:i|we)\s+(?:{_NOW})?{_CANNOT}\s+what(?:'s|\s+is)?(?:\s+(?:shown|depicted|displayed))?\s+(?:in|on)\s+{_AN_IMAGE}",
-    rf"\b(?:i|we)\s+(?:{_NOW})?(?:don't|do\s+not|didn't|did\s+not)\s+(?:{_NOW})?(?:see|have|receive|get)\s+(?:access\s+to\s+)?{_AN_IMAGE}"
-    r"(?=\s*(?:[.,;:!?)]|$|here|attached|provided|in\s+(?:front|your|the\s+(?:question|prompt|message|problem))|to\s+(?:look|work|refer)|so\b|but\b|and\b|available|with))"
-    r"(?!\s*[.,]?\s*with\s+\w)",
-    rf"\b(?:i|we)(?:'m|'re|\s+am|\s+are)\s+not\s+(?:{_NOW})?(?:seeing|receiving|getting)\s+{_AN_IMAGE}",
-    rf"\b(?:i|we)\s+(?:{_NOW})?(?:have\s+no|lack|don't\s+have|do\s+not\s+have)\s+(?:the\s+|any\s+)?(?:visual\s+|direct\s+)*(?:access|way|ability|means|capability)"
-    rf"\s+(?:to|of)\s+(?:(?:see|view|access|seeing|viewing|analy[sz]e|process|look\s+at)\s+)?{_AN_IMAGE}",
-    rf"\bwithout\s+(?:(?:having\s+|direct\s+|visual\s+)*access\s+to|(?:actually\s+|directly\s+)?(?:seeing|viewing|having)|being\s+able\s+to\s+(?:see|view|access)|the\s+actual)"
-    rf"\s+{_AN_IMAGE}",
-    # the image is not provided; not: the angle in the figure is not given
-    rf"(?<!\bin\s)(?<!\bof\s)(?<!\bon\s)(?<!\bin\sthe\s)(?<!\bof\sthe\s)(?<!\bon\sthe\s)(?<!\bin\sthis\s)(?<!\bfrom\sthe\s)\b{_IMAGE}\s+(?:itself\s+)?"
-    rf"(?:isn't|is\s+not|wasn't|was\s+not|aren't|are\s+not|has\s+not\s+been|hasn't\s+been|is\s+neither)\s+(?:{_NOW})?{_MISSING}\b{_GONE}",
-    rf"\bthe\s+{_IMAGE}\s+(?:is|was|are)\s+(?:inaccessible|unavailable|not\s+accessible|invisible\s+to\s+me)\b",
-    rf"\bno\s+{_IMAGE}\s+(?:is|was|were|are|has\s+been|have\s+been)?\s*(?:actually\s+)?(?:provided|attached|included|uploaded|available|given|supplied|here|visible)\b{_GONE[:0]}",
-    rf"\bthere(?:'s|\s+is|\s+was)\s+no\s+(?:actual\s+|visible\s+)?{_IMAGE}\s+(?:here|provided|attached|included|uploaded|available|given|"
-    rf"in\s+(?:the|this|your)\s+(?:question|prompt|message|problem|input|chat|conversation))",
-    rf"(?<!\bin\s)(?<!\bof\s)(?<!\bin\sthe\s)(?<!\bof\sthe\s)\b(?:the|this|your)\s+{_IMAGE}\s+(?:(?:is|was|seems\s+to\s+be|appears\s+to\s+be|might\s+be|may\s+be)\s+missing"
-    r"(?=\s*(?:[.,;:!?)]|$|so\b|but\b|and\b|here|in\s+(?:the|this|your)\s+(?:question|prompt|message|problem)))"
-    r"|(?:didn't|did\s+not|failed\s+to|couldn't|could\s+not|doesn't|does\s+not|won't)\s+(?:load|come\s+through|upload|open|display|appear)\b"
-    r"|(?:can't|cannot|can\s+not|couldn't|could\s+not)\s+be\s+(?:seen|viewed|accessed|displayed|loaded|opened|rendered)(?=\s*(?:[.,;:!?)]|$|here|so\b|but\b|and\b)))",
-    rf"\b(?:please|could\s+you|can\s+you|if\s+you\s+(?:can|could))\s+(?:please\s+)?(?:re-?)?(?:upload|attach|share|send|provide|supply|describe)\s+(?:me\s+)?{_AN_IMAGE}",
-    rf"\byou\s+(?:haven't|have\s+not|didn't|did\s+not|forgot\s+to)\s+(?:actually\s+)?(?:attach|upload|provide|include|share|send)(?:ed|d)?\s+{_AN_IMAGE}",
-    # the question mentions a figure, but I can't see it
-    rf"\b{_IMAGE}\b[^.!?\n]{{0,60}}\b(?:but|though|however|which|yet)\b[^.!?\n]{{0,20}}\b(?:(?:it's|it\s+is|it\s+was|is|was)\s+not\s+(?:provided|here|attached|included|uploaded|"
-    r"shown\s+here|visible\s+to\s+me|available)\b|(?:i|we)\s+(?:can't|cannot|don't|do\s+not|am\s+unable\s+to|didn't)\s+(?:actually\s+)?(?:see|view|access|have)\s+(?:it|that|one)\b)",
-    # Chinese: the object is the image itself, not something in it (图中)
-    r"(?:看不到|看不见|无法(?:直接)?(?:看到|看见|查看|访问|打开|读取|获取|识别|显示)|不能(?:直接)?(?:看到|看见|查看|读取)|没(?:有)?(?:能)?(?:看到|收到|提供|给出|附上|上传|附)|"
-    r"未(?:能)?(?:看到|收到|提供|附上|上传|给出|附)|缺少|请(?:重新)?(?:提供|上传|发送))"
-    r"(?:任何|这张|这个|这幅|该|此|你的|您的|你|您|题目的?|题中的?|所|上传的?|提供的?|具体的?|实际的?|相关的?|原|到|出)*(?:图片|图像|图形|附图|配图|原图|示意图|照片|图表|图)"
-    r"(?![中里内上像片形]|的?(?:性质|信息|解析式|大小|面积|颜色|数据|关系|标注))",
-    r"(?<!从)(?<![看据])(?:图片|附图|配图|原图|示意图|照片|图表|图像|图形|(?<=[的张幅，。]) ?图|^图)(?:并)?(?:没有|没|未能?|无法|不能)(?:被)?(?:正常)?(?:提供|附上|上传|加载|给出|显示出来|展示出来|显示(?=[，。！；]|$))"
-    r"(?!\w*[度长径积数])",
-    r"(?:图片|附图|配图|图像|图)(?:缺失|丢失|加载失败|看不到|看不见)(?=[，。！；、]|$)",
-    r"(?:这里|此处|题目|但|而|因为|由于|^|[，。；])(?:并)?没有(?:图片|附图|配图|图)(?=[，。；！]|可|能|的情况|就|只|所以|$)",
-)]
+def _denials():
+    """The patterns, from parts: an image, not seeing, not being there. Each is searched in one sentence."""
+    noun = r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|charts?|drawings?|illustrations?|screenshots?|attachments?)"
+    the = r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|accompanying|mentioned|said)\s+)*"
+    # not "the image of the point", "the graph crossing the axis", "the picture book", "that figure ABCD is", "the figures for 1995"
+    image = (rf"{the}{noun}(?!['-]\w|\s+(?:(?!(?:and|but|so|here)\b)\w+ing\b|that\b|which\b|whose\b|with\s+(?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{{2,}})"
+             r"|of\b|in\s+the\s+(?!question|problem|prompt|message)|\w+\s+(?:is|has)\b|book|file|clearly|well\b|yet\b))")
+    now = r"(?:(?:actually|really|directly|currently|also|even|still|just|physically)\s+)*"
+    look = r"(?:see|view|access|open|look\s+at|display|process|perceive|observe|inspect|analy[sz]e)(?:\s+(?:or|and)\s+\w+)?"
+    i = r"(?:^|\b(?:i|we|and|but|so|since|as|because)\s+)"  # I, we, or nobody: "the driver can't see" is somebody else
+    cannot = rf"(?:{i}{now}(?:can't|cannot|can\s+not|couldn't|could\s+not)|(?:\bi|\bwe)(?:'m|'re|\s+am|\s+are)\s+(?:unable\s+to|not\s+able\s+to|blind\s+to))\s+{now}"
+    negated = r"(?:n't|\s+not|\s+never)"
+    # behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to scale")
+    end = (r"(?=\s*(?:[.,:!?)]|$|here\b|to\s+me\b|for\s+me\b|so\b|but\b|and\b|because\b|unfortunately\b|(?:in|with|to|along\s+with)\s+(?:the|this|your)\s+"
+           r"(?:question|prompt|message|problem|text|input|chat|conversation)))")
+    there = r"(?:provided|attached|included|visible|available|uploaded|here|present|accessible|loaded|loading|displayed|displaying|shown|showing\s+up|given)"
+    of = r"(?<!\bof\s)(?<!\bin\s)(?<!\bon\s)"  # not "the angle in the figure is not given"
+    whole = rf"(?:{of}\b(?:the|this|your|an?)\s+(?:actual\s+|attached\s+)?|^\W*|\()(?<!\bof\sthe\s)(?<!\bin\sthe\s)(?<!\bon\sthe\s)(?<!from\sthe\s)(?<!\bin\sthis\s){noun}"
+    english = (
+        rf"{cannot}(?:{look}\s+)?{image}",
+        rf"{cannot}{look}\s+what(?:'s|\s+is)?(?:\s+(?:shown|depicted|displayed))?\s+(?:in|on)\s+{image}",
+        rf"\b(?:not\s+(?:being\s+able\s+to\s+{look}|having|seeing)|without\s+(?:being\s+able\s+to\s+{look}|(?:actually\s+|directly\s+)*(?:seeing|viewing|having)|"
+        rf"(?:direct\s+|visual\s+|having\s+)*access\s+to|the\s+actual))\s+{image}",
+        rf"^\W*without\s+{image}\s*,\s*(?:i|we|it)(?:'m|'ll|'s|'d)?\s+(?:can't|cannot|can\s+only|have\s+to|must|will|would|am|are|is|need|hard|difficult|impossible|guess)",
+        rf"\b(?:can't|cannot|hard|difficult|impossible|tough|unable)\b[^,]*\bwithout\s+{image}{end}",
+        rf"\b(?:i|we)\s+{now}(?:do|did|have){negated}\s+{now}(?:see|seen|have|receive[d]?|get|been\s+given)\s+(?:access\s+to\s+)?{image}"
+        r"(?=\s*(?:[.,:!?)]|$|here|attached|provided|in\s+(?:front|your|the)|to\s+(?:look|work|refer)|so\b|but\b|and\b|available))",
+        rf"\b(?:i|we)(?:'m|'re|\s+am|\s+are|\s+was|\s+were|wasn't|weren't|aren't)?(?:\s+was|\s+were|\s+are)?(?:{negated})\s+{now}(?:seeing|receiving|given|shown|provided\s+with)\s+{image}{end}",
+        rf"\b(?:i|we)\s+{now}(?:have\s+no|lack|do{negated}\s+have)\s+(?:the\s+|any\s+|visual\s+|direct\s+)*(?:access|way|ability|means|capability)"
+        rf"\s+(?:to|of)\s+(?:(?:{look}|seeing|viewing)\s+)?{image}",
+        rf"\b(?:if|wish)\s+(?:only\s+)?(?:i|we)\s+(?:could\s+{look}|had(?:\s+access\s+to)?)\s+{image}",
+        rf"\b(?:i|we)(?:'d|\s+would)\s+(?:have\s+to|need(?:\s+to)?)\s+(?:{look}\s+)?{image}",
+        rf"{whole}\s+(?:itself\s+|(?:is|was|are|were|has|have)(?=n't|\s))*(?:{negated}\s+|\s*not\s+)(?:been\s+)?{now}{there}\b{end}",
+        rf"{whole}\s+(?:(?:is|was|seems\s+to\s+be|appears\s+to\s+be|may\s+be|might\s+be)\s+)(?:missing|inaccessible|unavailable)\b{end}",
+        rf"{whole}\s+(?:(?:did|does|could|will|wo){negated}|failed\s+to)\s+(?:load|come\s+through|upload|open|display|show\s+up|render)\b",
+        rf"{whole}\s+(?:can't|cannot|can\s+not|couldn't|could\s+not)\s+be\s+(?:seen|viewed|accessed|displayed|loaded|opened|rendered)\b{end}",
+        rf"\bno\s+(?:actual\s+)?{noun}\s+(?:(?:is|was|were|are|has\s+been|have\s+been)\s+)?(?:provided|attached|included|uploaded|available|given|supplied|here|visible)\b",
+        rf"\b(?:there(?:'s|\s+is|\s+was|\s+are)|with)\s+no\s+(?:actual\s+|visible\s+)?{noun}{end}",
+        rf"\b(?:please|could\s+you|can\s+you|if\s+you\s+(?:can|could))\s+(?:please\s+)?(?:re-?)?(?:upload|attach|share|send|provide|supply|describe)\s+(?:me\s+)?{image}",
+        rf"\b(?:you|users?|problem|question|prompt|message)\s+(?:do|does|did|has|have){negated}\s+{now}(?:attach|upload|provide|include|share|send|contain|come\s+with)(?:e?d)?\s+{image}{end}",
+        # the question mentions a figure, but I can't see it; we imagine the figure since I can't see it
+        rf"\b{noun}\b.*\b(?:i|we)\s+(?:can't|cannot|am\s+unable\s+to|do{negated}|did{negated})\s+{now}(?:see|view|access|have)\s+(?:it|that|one|them)\b(?!\s+(?:clearly|well|all|as))",
+        rf"\b{noun}\b.*\b(?:but|though|however|which|yet)\b.*\b(?:it|is|was)(?:'s|\s+is|\s+was)?{negated}\s+(?:provided|here|attached|included|uploaded|visible|available)\b{end}",
+    )
+    # Chinese: the image itself, not something in it (图中) and not a function's graph (图像 with a property)
+    tu = r"(?:图片|图像|图形|附图|配图|原图|示意图|照片|图表|图)(?![中里内上像象片形]|的?(?:性质|信息|解析式|大小|面积|颜色|数据|关系|标注))"
+    its = r"(?:任何|这张|这个|这幅|该|此|你的|您的|你|您|题目中?的?|题中的?|所|上传的?|提供的?|具体的?|实际的?|相关的?|原|到|出)*"
+    over = r"(?=[，,。！；、)]|$|可|能|的情况|就|只|所以)"
+    chinese = (
+        rf"(?:看不到|看不见|(?:无法|不能|没法)(?:直接)?(?:看到|看见|查看|访问|打开|读取|获取|识别)|(?:没有?|未)(?:能)?(?:直接)?(?:看到|看见|收到)){its}{tu}",
+        rf"(?:(?:没有?|未)(?:能)?(?:提供|给出|附上|附|上传|配)|缺少|请(?:重新)?(?:提供|上传|发送)){its}{tu}",
+        r"(?:图片|附图|配图|原图|示意图|照片|图表|图像|图形|[的张幅，]图|^图)(?:并)?(?:没有?|未能?|无法|不能)(?:被)?(?:正常)?(?:提供|附上|上传|加载|给出|显示|展示)(?:出来)?"
+        + over,
+        rf"(?:图片|附图|配图|图像|图)(?:缺失|丢失|加载失败|看不到|看不见){over}",
+        rf"(?:这里|此处|题目?|但|而|因为|由于|^|[，,\s])(?:并)?没有(?:图片|附图|配图|图){over}",
+    )
+    return [re.compile(p, re.IGNORECASE) for p in english + chinese]
+
+
+_HINT = re.compile(r"image|pict|photo|figure|diagram|graph|chart|drawing|illustr|screenshot|attachment|图|照片", re.IGNORECASE)
+_DENIALS = _denials()
 
 
 # ------------------------------------------------------------------------------------------------ repetition
