@@ -120,42 +120,6 @@ def learning_rate(step, steps, peak, warmup, schedule):
     return peak * {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
-# ------------------------------------------------------------------------------------------------------------ optimizer step
-
-def make_optimizer(vlm, weight_decay):
-    """AdamW over the parts that train; its learning rate is set by `update` in every step."""
-    return torch.optim.AdamW([p for p in vlm.parameters() if p.requires_grad], weight_decay=weight_decay)
-
-
-def even_out(packs, world):
-    """[(pack, weight)]: as many on every rank, weight 0 for repeats, because each forward is a meeting of all ranks."""
-    most = int(total([len(packs)], world, "max")[0])
-    return [(p, 1.0) for p in packs] + [(packs[-1], 0.0)] * (most - len(packs))
-
-
-def update(vlm, optimizer, lr, clip, run, batch, patience=3):
-    """Clip the gradient, step, zero. Returns the gradient's norm before clipping.
-
-    A gradient that is not finite is not applied: the step is skipped, its rows go to bad_steps.jsonl, and `patience`
-    of them in a row stop the run.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    norm = torch.nn.utils.clip_grad_norm_([p for p in vlm.parameters() if p.requires_grad], clip)
-    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-    if math.isfinite(norm):
-        optimizer.step()
-        run.bad = 0
-    else:
-        run.bad += 1
-        run._append("bad_steps.jsonl", {"norm": str(norm), "rows": batch})
-        say(f"the gradient is {norm}: step skipped, its rows are in {run.dir / 'bad_steps.jsonl'}")
-        if run.bad >= patience:
-            raise Refused(f"{patience} steps in a row without a finite gradient: lower --lr, or look at {run.dir / 'bad_steps.jsonl'}")
-    optimizer.zero_grad(set_to_none=True)
-    return norm
-
-
 # --------------------------------------------------------------------------------------------------------------- run folder
 
 class Run:
@@ -194,12 +158,12 @@ class Run:
             write_text(path, "".join(line + "\n" for line in keep))
 
     def log(self, step, metrics):
-        self._append("metrics.jsonl", {"step": step, **metrics})
+        self.append("metrics.jsonl", {"step": step, **metrics})
 
     def rollout(self, row):
-        self._append("rollouts.jsonl", row)
+        self.append("rollouts.jsonl", row)
 
-    def _append(self, name, row):
+    def append(self, name, row):
         if self.rank == 0:
             with open(self.dir / name, "a") as f:
                 f.write(json.dumps(_plain(row)) + "\n")

@@ -22,10 +22,9 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from common import (Run, batch_indices, even_out, learning_rate, main, make_optimizer, newest_checkpoint, read_jsonl, resume, save, say,
-                    start, total, update, write_text)
+from common import Run, batch_indices, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
 from data import Chat, read_records, subjects
-from model import load, shard
+from model import even_out, load, make_optimizer, shard, update
 from sft import supervised, validation_loss
 
 

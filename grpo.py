@@ -20,11 +20,10 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from common import (Refused, Run, batch_indices, even_out, gather, learning_rate, main, make_optimizer, resume, save, say, seed_of,
-                    start, total, update)
+from common import Refused, Run, batch_indices, gather, learning_rate, main, resume, save, say, seed_of, start, total
 from data import Chat, read_records
-from model import PARTS, load, shard
-from reward import VerifierDown, readable_gold, score_batch
+from model import PARTS, even_out, load, make_optimizer, shard, update
+from reward import Verifier, VerifierDown, rates, score_batch, unreadable_golds
 from rollout import make_sampler
 from signals import CRITICAL_WORDS, denies_image, repetition
 
@@ -147,7 +146,7 @@ def train(cfg):
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = resume(run, vlm, optimizer, world)
     sampler = make_sampler(cfg.rollout, vlm, chat, world, cfg.rollout_batch)
-    verifier = make_verifier(cfg)
+    verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
 
@@ -165,8 +164,9 @@ def train(cfg):
             groups = sampler.generate(prompts, n, cfg.max_new_tokens, cfg.temperature, seed_of(cfg.seed, step, world.rank, round))
             t = time.time()
             flat = [r for g in groups for r in g]
-            rewards = score_batch([r.text for r in flat], [r.prompt.record.answer for r in flat], cfg.thinking,
-                                  [r.prompt.record.options for r in flat], verifier)
+            rows = [r.prompt.record for r in flat]
+            rewards = score_batch([r.text for r in flat], [r.answer for r in rows], cfg.thinking, [r.options or None for r in rows],
+                                  verifier, [r.question for r in rows])
             return list(zip(groups, (rewards[i:i + n] for i in range(0, len(rewards), n)))), time.time() - t
 
         try:
@@ -180,9 +180,13 @@ def train(cfg):
                     more, t = draw(round)
                     drawn, time_reward = drawn + more, time_reward + t
                 groups = sorted(drawn, key=mixed, reverse=True)[:len(groups)]  # stable: mixed ones first, in the order drawn
+            down = ""
         except VerifierDown as error:
-            save(run, step, vlm, optimizer, world)
-            raise Refused(f"the verifier does not answer ({error}). Saved {run.last}; start the server and run the same command again.") from error
+            down = f"The verifier does not answer: {error}"
+        if verifier and (down := next(filter(None, gather(down, world)), "")):  # on one rank is on all
+            if step > run.step:
+                save(run, step, vlm, optimizer, world)
+            raise Refused(f"{down}\nEverything up to step {step} is saved. Start the server and run the same command again.")
         t1 = time.time()
 
         # ------------------------------------------------------------------ reward and advantage
@@ -257,6 +261,8 @@ def train(cfg):
         if step == 0 and metrics["gap"] > cfg.max_gap:
             raise Refused(f"sampler and trainer disagree by {metrics['gap']:.3f} nats a token at the first step (--max_gap {cfg.max_gap}). "
                           f"Likely causes: other weights, other pixels or tile limits, another temperature, bf16 on one side only.")
+        if verifier:
+            metrics.update({f"{name}_rate": value for name, value in rates(rewards).items()})  # of rank 0's responses
         run.log(step + 1, metrics)
         run.rollout(sample_row(step + 1, rollouts[0], rewards[0], adv[0].item()))
         times.append(metrics["time_step"])
@@ -279,18 +285,14 @@ def train(cfg):
 def load_prompts(cfg, source, chat):
     """Rows -> prompts; rows whose gold answer the rule cannot read are reported before training, not at step 412."""
     records = read_records(source, limit_bad=cfg.limit_bad)
-    unreadable = [(r.id, why) for r in records if (why := readable_gold(r.answer))]
+    unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
     if unreadable:
-        listed = "; ".join(f"row {i}: {why}" for i, why in unreadable[:5])
+        listed = "; ".join(f"row {records[i].id}: {why}" for i, why in list(unreadable.items())[:5])
         if len(unreadable) > cfg.limit_bad * len(records) and not cfg.verifier:
             raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of {len(records)} rows ({listed}). "
                           f"Mend them, give a --verifier, or raise --limit_bad.")
         say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")
     return chat.prompts(records, cfg.thinking, cfg.max_prompt)
-
-
-def make_verifier(cfg):
-    return None
 
 
 def sample_row(step, rollout, reward, adv):

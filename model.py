@@ -16,6 +16,7 @@ Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 
 process. `python model.py MODEL` prints the table of parts.
 """
 import contextlib
+import math
 import re
 import shutil
 import sys
@@ -32,7 +33,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.modeling_utils import AttentionInterface
 from transformers.utils import logging as hf_logging
 
-from common import Refused, has_weights, resolve, say
+from common import Refused, has_weights, resolve, say, total
 
 hf_logging.disable_progress_bar()  # the bars of a run are its own
 
@@ -363,6 +364,42 @@ def shard(vlm, world):
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # losses carry their own normaliser, so gradients are summed over ranks
     return vlm
+
+
+# ----------------------------------------------------------------------------------------------------------------- training
+
+def make_optimizer(vlm, weight_decay):
+    """AdamW over the parts that train; its learning rate is set by `update` in every step."""
+    return torch.optim.AdamW([p for p in vlm.parameters() if p.requires_grad], weight_decay=weight_decay)
+
+
+def even_out(packs, world):
+    """[(pack, weight)]: as many on every rank, weight 0 for repeats, because each forward is a meeting of all ranks."""
+    most = int(total([len(packs)], world, "max")[0])
+    return [(p, 1.0) for p in packs] + [(packs[-1], 0.0)] * (most - len(packs))
+
+
+def update(vlm, optimizer, lr, clip, run, batch, patience=3):
+    """Clip the gradient, step, zero. Returns the gradient's norm before clipping.
+
+    A gradient that is not finite is not applied: the step is skipped, its rows go to bad_steps.jsonl, and `patience`
+    of them in a row stop the run.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    norm = torch.nn.utils.clip_grad_norm_([p for p in vlm.parameters() if p.requires_grad], clip)
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if math.isfinite(norm):
+        optimizer.step()
+        run.bad = 0
+    else:
+        run.bad += 1
+        run.append("bad_steps.jsonl", {"norm": str(norm), "rows": batch})
+        say(f"the gradient is {norm}: step skipped, its rows are in {run.dir / 'bad_steps.jsonl'}")
+        if run.bad >= patience:
+            raise Refused(f"{patience} steps in a row without a finite gradient: lower --lr, or look at {run.dir / 'bad_steps.jsonl'}")
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 if __name__ == "__main__":

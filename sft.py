@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from common import (Refused, Run, batch_indices, even_out, learning_rate, main, make_optimizer, resume, save, say, start, total,
-                    update)
+from common import Refused, Run, batch_indices, learning_rate, main, resume, save, say, start, total
 from data import END_THINK, Chat, read_records, subjects
-from model import PARTS, load, shard
+from model import PARTS, even_out, load, make_optimizer, shard, update
 
 
 @dataclass
