@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, GenerationConfig
+from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from common import Refused, resolve, say
-from model import Layout
+from model import Layout, read_config
 
 THINK, END_THINK = "<think>\n", "</think>"
 IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")
@@ -154,7 +154,7 @@ class Chat:
 
     def __init__(self, path, max_tiles=12, flag="--model", cache_gib=2.0):
         path = resolve(path, flag)
-        self.path, self.config = path, AutoConfig.from_pretrained(path)
+        self.path, self.config = path, read_config(path, flag)
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         self.processor.crop_to_patches, self.processor.max_patches = max_tiles > 1, max_tiles

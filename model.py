@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
@@ -321,6 +322,14 @@ def compute_dtype(dtype, device):
     return torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and native) else None
 
 
+def read_config(path, flag="--model"):
+    """Configuration of a model folder, refused when its family is unknown."""
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type not in FAMILIES:
+        raise Refused(f"{flag} {path} is a {config.model_type!r} model; the families are {', '.join(FAMILIES)} (model.py, FAMILIES)")
+    return config
+
+
 def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False):
     """Load a model folder, run folder or hub name as a VLM whose parts in `train` train.
 
@@ -333,11 +342,12 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
         path = snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"])
     if not has_weights(path):
         raise Refused(f"{flag} {path}: no model*.safetensors there; only safetensors weights are read")
-    config = AutoConfig.from_pretrained(path)
-    if config.model_type not in FAMILIES:
-        raise Refused(f"{flag} {path} is a {config.model_type!r} model; the families are {', '.join(FAMILIES)} (model.py, FAMILIES)")
-    hf, info = AutoModelForImageTextToText.from_pretrained(
-        path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, ignore_mismatched_sizes=True)
+    config = read_config(path, flag)
+    try:
+        hf, info = AutoModelForImageTextToText.from_pretrained(
+            path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, ignore_mismatched_sizes=True)
+    except SafetensorError as error:
+        raise Refused(f"{flag} {path}: the weights can not be read ({error}). Is a file cut off? Copy it again.") from error
     tied = set(getattr(hf, "all_tied_weights_keys", None) or ())
     wrong = {"missing": sorted(set(info["missing_keys"]) - tied), "unexpected": sorted(info["unexpected_keys"]),
              "mismatched": sorted(str(k[0] if isinstance(k, tuple) else k) for k in info["mismatched_keys"])}

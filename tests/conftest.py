@@ -1,0 +1,120 @@
+"""What the tests share: one small world a session, a random model whose every tensor matters, and plain transformers as the oracle."""
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")  # no network, one core
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(ROOT / "tests")]
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+torch.set_num_threads(1)
+SIZES = dict(base=48, cold_start=60, rl=60, connector=60, connector_val=24, val=24, math_test=24, other_test=6)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The embedded world in small, its model made lively: random norms and biases too, or tests would not see them
+    exchanged, and sharper predictions than those of a fresh model."""
+    import make
+    out = tmp_path_factory.mktemp("world") / "tiny"
+    make.make(make.Config(out=str(out), seed=1, **SIZES))
+    hf = plain(out / "model")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in hf.parameters():
+            p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else None
+        hf.lm_head.weight.mul_(3)
+    hf.save_pretrained(out / "model")
+    return out
+
+
+@pytest.fixture(scope="session")
+def model_path(tiny):
+    return str(tiny / "model")
+
+
+@pytest.fixture(scope="session")
+def chat(model_path):
+    from data import Chat
+    return Chat(model_path, max_tiles=4)
+
+
+@pytest.fixture
+def vlm(model_path):
+    from model import load
+    return load(model_path, dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def rows(tiny, tmp_path_factory):
+    """Eight records: one image, two images, an image of several tiles, no image; read from a file like any other."""
+    from data import read_records
+    folder = tmp_path_factory.mktemp("rows")
+    files = sorted((tiny / "images" / "rl").glob("*.png"))[:4]
+    for i, file in enumerate(files):
+        Image.open(file).save(folder / f"{i}.png")
+    wide = torch.randint(0, 256, (60, 140, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    Image.fromarray(wide.numpy()).save(folder / "wide.png")
+    table = [("a", "<image> Add the digits in the top row.", ["0.png"], []),
+             ("b", "Add the middle digit of <image 2> and the top digit of <image 1>.", ["0.png", "1.png"], []),
+             ("c", "What is 3 + 4?", [], []),
+             ("d", "In which image is the top digit 4?", ["1.png", "2.png"], ["<image 2>", "<image 1>", "5 \u00e9"]),
+             ("e", "What is the largest number?", ["wide.png"], []),
+             ("f", "How many?", [], ["4", "5"]),
+             ("g", "<image 1> What is the middle digit? It is not in <image 2>.", ["2.png", "3.png"], []),
+             ("h", "What is the top left digit?", ["3.png"], [])]
+    write_jsonl(folder / "rows.jsonl", [{"id": i, "question": q, "images": im, "options": o, "answer": "7", "subject": "Math",
+                                         "solution": f"3 + 4 = 7.\n</think>\n\n\\boxed{{{i}}}"} for i, q, im, o in table])
+    return read_records(folder / "rows.jsonl")
+
+
+@pytest.fixture(scope="session")
+def prompts(chat, rows):
+    return chat.prompts(rows)
+
+
+@pytest.fixture(scope="session")
+def groups(chat, prompts):
+    """[(prompt, [ids, ...])]: random responses of different lengths, 0 to 3 of them a prompt"""
+    g = torch.Generator().manual_seed(1)
+    draw = lambda n: torch.randint(0, chat.image_id - 10, (n,), generator=g).tolist()  # noqa: E731
+    return [(p, [draw(n) for n in lengths]) for p, lengths in
+            zip(prompts, [(5, 9, 1), (7, 3), (6, 2, 4), (8,), (3, 12), (), (4, 1), (10, 10, 2)])]
+
+
+def write_jsonl(path, rows):
+    Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def plain(path):
+    """The model as plain transformers loads it."""
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+
+
+def plain_logits(hf, prompt, response, pixels=None, temperature=1.0):
+    """Logits (T, vocabulary) of the response's tokens: one sequence, no padding, no packing."""
+    out = hf(input_ids=torch.tensor([prompt.full + response]), **(pixels or {})).logits[0]
+    logits = out[len(prompt.full) - 1:-1] / temperature
+    return torch.cat([logits[:, :hf.config.image_token_id], torch.full_like(logits[:, :1], -1e9),
+                      logits[:, hf.config.image_token_id + 1:]], 1)
+
+
+def plain_forward(hf, chat, groups, temperature=1.0):
+    """logp (R,) and entropy (R,) of all responses of all groups, one at a time."""
+    logps, entropies = [], []
+    for prompt, responses in groups:
+        for ids in responses:
+            logp = plain_logits(hf, prompt, ids, chat.pixels(prompt), temperature).log_softmax(-1)
+            logps.append(logp[range(len(ids)), ids])
+            entropies.append(-(logp.exp() * logp).sum(-1))
+    return torch.cat(logps), torch.cat(entropies)
+
+
+def gradients(module):
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}

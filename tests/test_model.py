@@ -1,0 +1,400 @@
+"""model.py against plain transformers and fp64: packs, the chunked head, parts by name, saving, refusing."""
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, InternVLProcessor
+
+import model
+from common import Refused
+from conftest import gradients, plain, plain_forward
+from data import Chat, open_image
+from model import PARTS, Layout, load
+
+CONNECTOR = {f"model.multi_modal_projector.{n}.{w}" for n in ("layer_norm", "linear_1", "linear_2") for w in ("weight", "bias")}
+
+
+def weights_for(n):  # of an objective in which every token counts differently
+    g = torch.Generator().manual_seed(7)
+    return torch.randn(n, generator=g), torch.randn(n, generator=g)
+
+
+def close(a, b, tolerance=1e-5):
+    """Equal to `tolerance`, relative to the largest entry (gradients of one tensor share a scale)."""
+    assert a.shape == b.shape
+    a, b = a.detach(), b.detach()
+    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), float((a - b).abs().max())
+
+
+# ------------------------------------------------------------------------------------------------------------- packs
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_pack_equals_one_by_one(vlm, chat, groups, model_path, temperature):
+    pack, = chat.packs(groups, temperature=temperature)
+    logp, entropy = vlm(pack)
+    hf = plain(model_path)
+    logp_1, entropy_1 = plain_forward(hf, chat, groups, temperature)
+    close(logp, logp_1)
+    close(entropy, entropy_1)
+    a, b = weights_for(len(logp))
+    (logp @ a + entropy @ b).backward()
+    (logp_1 @ a + entropy_1 @ b).backward()
+    ours, theirs = gradients(vlm.hf), gradients(hf)
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        close(ours[name], theirs[name])
+
+
+def test_pack_computes_a_prompt_once(chat, groups):
+    pack, = chat.packs(groups)
+    assert len(pack.ids) == sum(len(p.full) + sum(map(len, rs)) for p, rs in groups)
+    assert len(pack.images["pixel_values"]) == sum(p.full.count(chat.image_id) for p, _ in groups) // chat.per_tile
+    assert pack.target.tolist() == [t for _, rs in groups for r in rs for t in r]
+
+
+def test_owner_numbers_responses_over_all_packs(chat, groups):
+    numbered = [r for _, rs in groups for r in rs]
+    for limit in (10 ** 6, 90, 40, 1):
+        packs = chat.packs(groups, max_tokens=limit)
+        owner, target = torch.cat([p.owner for p in packs]).tolist(), torch.cat([p.target for p in packs]).tolist()
+        assert owner == [i for i, r in enumerate(numbered) for _ in r] and target == [t for r in numbered for t in r]
+        if limit >= 90:
+            assert all(len(p.ids) <= limit for p in packs)
+
+
+@pytest.mark.parametrize("limit", [150, 60])
+def test_several_packs_equal_one(vlm, chat, groups, limit):
+    whole = vlm(*chat.packs(groups))
+    packs = chat.packs(groups, max_tokens=limit)
+    assert len(packs) > 2
+    parts = [vlm(p) for p in packs]
+    close(torch.cat([p[0] for p in parts]), whole[0])
+    close(torch.cat([p[1] for p in parts]), whole[1])
+
+
+def test_padding_of_buckets_changes_nothing(vlm, chat, groups):
+    pack, = chat.packs(groups)
+    out = {}
+    for limit in (1.0, 1.3, 1e9):
+        pack.layout = Layout(pack.layout.segments.tolist(), pad_limit=limit)
+        vlm.zero_grad()
+        logp, entropy = vlm(pack)
+        (logp.sum() + entropy.sum()).backward()
+        out[limit] = (len(pack.layout.buckets), logp.detach(), entropy.detach(), gradients(vlm))
+    assert out[1.0][0] > out[1.3][0] > out[1e9][0] == 2  # prompts, responses
+    for limit in (1.0, 1e9):
+        close(out[limit][1], out[1.3][1])
+        close(out[limit][2], out[1.3][2])
+        for name, grad in out[1.3][3].items():
+            close(out[limit][3][name], grad)
+
+
+def test_layout_by_brute_force():
+    """Random segments: a token sees its prefix, its own segment up to itself, and nothing else."""
+    for seed in range(10):
+        g = torch.Generator().manual_seed(seed)
+        segments, at = [], 0
+        for _ in range(4):
+            P = int(torch.randint(1, 9, (1,), generator=g))
+            segments.append((at, P, 0, 0))
+            begin, at = at, at + P
+            for _ in range(int(torch.randint(0, 4, (1,), generator=g))):
+                n = int(torch.randint(1, 7, (1,), generator=g))
+                segments.append((at, n, begin, P))
+                at += n
+        q, k, v = torch.randn(3, at, 6, 4, generator=g)
+        k, v = k[:, :2], v[:, :2]
+        out = Layout(segments).attend(0, q, k, v, 0.5)
+        see = torch.zeros(at, at, dtype=torch.bool)
+        for start, n, prefix, P in segments:
+            for i in range(start, start + n):
+                see[i, prefix:prefix + P] = True
+                see[i, start:i + 1] = True
+        K, V = k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)
+        weight = (torch.einsum("ihd,jhd->hij", q, K) * 0.5).masked_fill(~see, -torch.inf).softmax(-1)
+        assert torch.allclose(out, torch.einsum("hij,jhd->ihd", weight, V), atol=1e-5)
+
+
+def test_wrong_image_changes_log_probs(vlm, chat, groups):
+    (prompt, responses), pack = groups[0], chat.packs(groups[:1])[0]
+    right = vlm(pack)[0]
+    pack.images = chat.pixels(groups[7][0])
+    wrong = vlm(pack)[0]
+    assert (right - wrong).abs().min() > 1e-4
+
+
+def test_order_of_two_images_matters(vlm, chat, groups):
+    """Row b names <image 2> before <image 1>: its second image stands first."""
+    (prompt, responses), = groups[1:2]
+    assert prompt.record.shown == [1, 0]
+    pixels = torch.cat([chat.pixels(groups[0][0])["pixel_values"], chat.pixels(prompt)["pixel_values"][:1]])  # 0.png, 1.png
+    assert torch.equal(chat.pixels(prompt)["pixel_values"], pixels.flip(0))
+    pack, = chat.packs([(prompt, responses)])
+    right = vlm(pack)[0]
+    pack.images = {"pixel_values": pixels}
+    assert (vlm(pack)[0] - right).abs().min() > 1e-5
+
+
+def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
+    pack, = chat.packs(groups[:1])
+    pack.images = {"pixel_values": pack.images["pixel_values"].repeat(2, 1, 1, 1)}
+    with pytest.raises(Refused, match=r"18 visual tokens for 9 places in the prompts of a\b"):
+        vlm(pack)
+
+
+# ------------------------------------------------------------------------------------------------------ chunked head
+
+@pytest.mark.parametrize("tokens", [1, 3, 10 ** 6])
+def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
+    pack, = chat.packs(groups, temperature=0.8)
+    V, d = vlm.hf.lm_head.weight.shape
+    monkeypatch.setattr(model, "CHUNK", V * tokens + 1)
+    g = torch.Generator().manual_seed(3)
+    hidden = torch.randn(len(pack.ids), d, generator=g).requires_grad_()
+    a, b = weights_for(len(pack.source))
+    sizes = []
+    logits_of = vlm.logits
+    monkeypatch.setattr(vlm, "logits", lambda h, t: sizes.append(len(h)) or logits_of(h, t))
+    logp, entropy = vlm.head(hidden, pack)
+    (logp @ a + entropy @ b).backward()
+    assert max(sizes) <= tokens and (tokens > 100 or len(sizes) >= 2 * len(logp) // tokens)  # computed again in the backward
+
+    hidden64 = hidden.detach().double().requires_grad_()
+    weight = vlm.hf.lm_head.weight.detach().double().requires_grad_()
+    logits = hidden64[pack.source] @ weight.T / 0.8
+    keep = [i for i in range(V) if i != chat.image_id]
+    logits = torch.full_like(logits, -1e9).index_copy(1, torch.tensor(keep), logits[:, keep])
+    p = logits.log_softmax(-1)
+    logp64, entropy64 = p.gather(1, pack.target[:, None])[:, 0], -(p.exp() * p).sum(1)
+    (logp64 @ a.double() + entropy64 @ b.double()).backward()
+    for ours, oracle in ((logp, logp64), (entropy, entropy64), (hidden.grad, hidden64.grad), (vlm.hf.lm_head.weight.grad, weight.grad)):
+        close(ours.double(), oracle)
+
+
+def test_head_without_responses(vlm, chat, prompts):
+    """A pack of prompts alone: nothing to predict, and the backward of its sum is 0, not NaN."""
+    logp, entropy = vlm(chat.pack([(p, []) for p in prompts]))
+    assert logp.shape == entropy.shape == (0,)
+    logp.sum().backward()
+    assert all(float(g.abs().sum()) == 0 for g in gradients(vlm).values())
+
+
+def test_image_placeholder_is_impossible(vlm, chat, groups):
+    logits = vlm.logits(torch.randn(5, vlm.hf.lm_head.weight.shape[1]))
+    assert (logits.softmax(-1)[:, chat.image_id] == 0).all() and logits.argmin(-1).eq(chat.image_id).all()
+
+
+def test_bf16_keeps_fp32_logits(model_path, chat, groups):
+    """Compute in bf16 over fp32 weights: close to fp32, and log-prob and entropy come out in fp32."""
+    pack, = chat.packs(groups)
+    exact = load(model_path, dtype="fp32")(pack)
+    vlm = load(model_path, dtype="bf16")
+    rough = vlm(pack)
+    assert rough[0].dtype == rough[1].dtype == torch.float32 and all(p.dtype == torch.float32 for p in vlm.parameters())
+    assert (exact[0] - rough[0]).abs().mean() < 0.05 and not torch.equal(exact[0], rough[0])
+
+
+# --------------------------------------------------------------------------------------------------------- connector
+
+def test_connector_is_the_familys_own(model_path):
+    hf = plain(model_path)
+    ours = model.MLPConnector(hf.config.vision_config.hidden_size, hf.config.text_config.hidden_size)
+    theirs = hf.model.multi_modal_projector
+    assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in theirs.state_dict().items()}
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    features = torch.randn(3, 36, 128)
+    grid = hf.model.pixel_shuffle(features.view(3, 6, 6, 128), scale_factor=0.5)
+    assert torch.equal(ours.pixel_shuffle(features), grid.flatten(1, 2))
+    close(ours(features), theirs(grid.flatten(1, 2)).flatten(0, 1))
+
+
+def test_connector_refuses_an_odd_grid():
+    with pytest.raises(Refused, match="35 patches a tile"):
+        model.MLPConnector(4, 4)(torch.zeros(1, 35, 4))
+    with pytest.raises(Refused, match="25 patches a tile"):
+        model.MLPConnector(4, 4)(torch.zeros(1, 25, 4))
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+def test_parts_by_name(vlm):
+    parts = vlm.parts()
+    assert set(parts) == set(PARTS) == {"encoder", "connector", "llm"}
+    assert set(parts["connector"]) == CONNECTOR  # all of it, and nothing else: the paper's collapse is one name away
+    assert all(n.startswith("model.vision_tower.") for n in parts["encoder"])
+    assert all(n.startswith(("model.language_model.", "lm_head.")) for n in parts["llm"]) and "lm_head.weight" in parts["llm"]
+    assert sum(map(len, parts.values())) == len(list(vlm.hf.parameters()))
+    table = vlm.train_only(["connector"]).table()
+    line = next(line for line in table.splitlines() if "connector" in line)
+    assert "trains" in line and "6 tensors" in " ".join(line.split()) and table.count("frozen") == 2
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("train", [("encoder",), ("connector",), ("llm",), ("encoder", "llm"), PARTS])
+def test_frozen_get_nothing_and_the_others_do(model_path, chat, groups, train, checkpointing):
+    vlm = load(model_path, dtype="fp32", train=train, checkpointing=checkpointing)
+    pack, = chat.packs(groups)
+    features = vlm.encode(pack)
+    assert features.requires_grad == ("encoder" in train) and (features.grad_fn is None) == ("encoder" not in train)
+    visual = vlm.connect(features)
+    assert (visual.grad_fn is None) == (not {"encoder", "connector"} & set(train))
+    logp, entropy = vlm(pack, features=None)
+    a, b = weights_for(len(logp))
+    (logp @ a + entropy @ b).backward()
+    for part, parameters in vlm.parts().items():
+        for name, p in parameters.items():
+            if part not in train:
+                assert p.grad is None and not p.requires_grad, name
+            elif name == "model.vision_tower.embeddings.mask_token" or unused(name):
+                continue
+            else:
+                assert p.grad is not None and float(p.grad.abs().max()) > 0, name
+
+
+def unused(name):
+    """Tensors that no computation of the family reads (transformers gives plain InternVL no gradient there either)."""
+    return False
+
+
+def test_gradients_do_not_depend_on_checkpointing(model_path, chat, groups):
+    grads = []
+    for checkpointing in (False, True):
+        vlm = load(model_path, dtype="fp32", checkpointing=checkpointing)
+        vlm(*chat.packs(groups))[0].sum().backward()
+        grads.append(gradients(vlm))
+    assert grads[0].keys() == grads[1].keys() and all(torch.equal(g, grads[1][n]) for n, g in grads[0].items())
+
+
+def test_known_features_take_the_encoders_place(vlm, chat, groups):
+    pack, = chat.packs(groups)
+    with torch.no_grad():
+        features = vlm(pack, only_features=True)
+        assert features.shape == (len(pack.images["pixel_values"]), 36, 128)
+        without, = chat.packs(groups, pixels=False)
+        assert not without.images
+        assert torch.equal(vlm(without, features)[0], vlm(pack)[0])
+
+
+@pytest.mark.parametrize("names, what", [(("projector",), "projector"), (("connector", "vision"), "vision"), ((), "nothing")])
+def test_unknown_part_is_refused(vlm, names, what):
+    with pytest.raises(Refused, match=f"--train {what}: the parts are encoder, connector, llm"):
+        vlm.train_only(names)
+
+
+# ----------------------------------------------------------------------------------------------------- save and load
+
+def test_saved_model_loads_in_plain_transformers(vlm, chat, groups, model_path, tmp_path):
+    with torch.no_grad():  # something to save: not the weights it came from
+        for p in vlm.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    vlm.save(tmp_path)
+    hf, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    logp, entropy = plain_forward(hf, chat, groups)
+    ours = vlm(*chat.packs(groups))
+    close(ours[0], logp)
+    close(ours[1], entropy)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == load_file(f"{model_path}/model.safetensors").keys()  # the family's own names
+    assert AutoTokenizer.from_pretrained(tmp_path).encode("3 + 4") == chat.tokenizer.encode("3 + 4")
+    again = Chat(str(tmp_path), max_tiles=4)
+    assert again.prompts([p.record for p, _ in groups])[4].full == groups[4][0].full and again.stop_ids == chat.stop_ids
+    assert AutoConfig.from_pretrained(tmp_path).model_type == "internvl"
+
+
+def test_expanded_prompt_is_what_the_familys_processor_makes(chat, prompts, model_path):
+    """Ids and pixels of every prompt equal those of transformers' own processor, tiles and thumbnails included."""
+    class Family(InternVLProcessor):
+        def check_argument_for_proper_class(self, *_):
+            pass  # goes without its video processor, which would want torchvision
+
+    processor = Family(AutoImageProcessor.from_pretrained(model_path, backend="pil"), chat.tokenizer, None, chat.per_tile)
+    for p in prompts:
+        images = [open_image(p.record.images[i]) for i in p.record.shown]
+        text = chat.tokenizer.decode(p.ids)
+        out = processor(images=images or None, text=text, crop_to_patches=True, max_patches=4, return_tensors="pt")
+        assert out["input_ids"][0].tolist() == p.full, p.record.id
+        if images:
+            assert torch.allclose(out["pixel_values"], chat.pixels(p)["pixel_values"], atol=2e-2), p.record.id
+
+
+def test_tied_embeddings_stay_tied(model_path, chat, groups, tmp_path):
+    hf = plain(model_path)
+    hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = True
+    hf.tie_weights()
+    shutil.copytree(model_path, tmp_path / "tied")
+    hf.save_pretrained(tmp_path / "tied")
+    vlm = load(str(tmp_path / "tied"), dtype="fp32")
+    assert vlm.hf.lm_head.weight is vlm.hf.model.language_model.embed_tokens.weight
+    oracle = plain(tmp_path / "tied")
+    close(vlm(*chat.packs(groups))[0], plain_forward(oracle, chat, groups)[0])
+    with torch.no_grad():
+        vlm.hf.lm_head.weight.add_(0.01)
+    (tmp_path / "again").mkdir()
+    vlm.save(tmp_path / "again")
+    again = load(str(tmp_path / "again"), dtype="fp32")
+    assert again.hf.lm_head.weight is again.hf.model.language_model.embed_tokens.weight
+    assert torch.equal(again.hf.lm_head.weight, vlm.hf.lm_head.weight)
+
+
+# ----------------------------------------------------------------------------------------------------------- refusing
+
+def copy_of(model_path, folder, **config):
+    shutil.copytree(model_path, folder)
+    before = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**before, **config}))
+    return folder
+
+
+def test_missing_model_says_what_to_run_first(tmp_path):
+    for path in ("out/tiny/never_made", str(tmp_path / "nothing"), str(tmp_path)):
+        with pytest.raises(Refused, match="no checkpoint there.*Run make tiny first"):
+            load(path)
+        with pytest.raises(Refused, match="--model .*Run make tiny first"):
+            Chat(path)
+
+
+def test_other_architecture_is_refused(model_path, tmp_path):
+    folder = copy_of(model_path, tmp_path / "qwen")
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 32,
+                                                    "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100}))
+    for start in (lambda: load(str(folder)), lambda: Chat(str(folder))):
+        with pytest.raises(Refused, match="qwen2.*the families are .*internvl"):
+            start()
+
+
+def test_weights_that_do_not_match_are_refused(model_path, tmp_path):
+    from safetensors.torch import save_file
+    text = json.loads((AutoConfig.from_pretrained(model_path)).to_json_string())["text_config"]
+    other = copy_of(model_path, tmp_path / "wide", text_config={**text, "intermediate_size": 352})
+    with pytest.raises(Refused, match=r"not those of its config.json \(\d+ mismatched, e.g. .*mlp"):
+        load(str(other))
+    deep = copy_of(model_path, tmp_path / "deep", text_config={**text, "num_hidden_layers": 5, "layer_types": ["full_attention"] * 5})
+    with pytest.raises(Refused, match=r"missing, e.g. model.language_model.layers.4"):
+        load(str(deep))
+    less = copy_of(model_path, tmp_path / "shallow", text_config={**text, "num_hidden_layers": 3, "layer_types": ["full_attention"] * 3})
+    with pytest.raises(Refused, match=r"unexpected, e.g. .*layers.3"):
+        load(str(less))
+    lost = copy_of(model_path, tmp_path / "lost")
+    state = load_file(lost / "model.safetensors")
+    state.pop(next(k for k in state if "linear_2.bias" in k))
+    save_file(state, lost / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Refused, match=r"1 missing, e.g. .*linear_2.bias"):
+        load(str(lost))
+
+
+def test_torn_weights_are_refused(model_path, tmp_path):
+    folder = copy_of(model_path, tmp_path / "torn")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(Refused, match="torn"):
+        load(str(folder))
+
+
+def test_unknown_dtype_is_refused(model_path):
+    with pytest.raises(Refused, match="--dtype fp16: it is auto, bf16 or fp32"):
+        load(model_path, dtype="fp16")
