@@ -1,0 +1,271 @@
+"""rollout.py: the sampler's numbers are the trainer's, its samples follow their distribution, and it ends where it should."""
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GenerationConfig
+
+from common import Refused, World, seed_of
+from conftest import plain, plain_forward
+from data import Chat
+from model import load
+from rollout import Decode, Rollout, TorchSampler, make_sampler
+
+ENDS = list(range(0, 500, 12))  # ids that end a response in some tests: a random model hardly writes the true one
+
+
+@pytest.fixture
+def quick(chat, monkeypatch):
+    """A chat in which a response ends after about ten tokens."""
+    monkeypatch.setattr(chat, "stop_ids", ENDS)
+    return chat
+
+
+def trainer(vlm, chat, rollouts, temperature):
+    """The trainer's logp and entropy of each rollout of each group."""
+    pack, = chat.packs([(g[0].prompt, [r.ids for r in g]) for g in rollouts], temperature=temperature)
+    with torch.no_grad():
+        logp, entropy = vlm(pack)
+    lengths = [len(r.ids) for g in rollouts for r in g]
+    return logp.split(lengths), entropy.split(lengths)
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+@pytest.mark.parametrize("temperature, batch", [(1.0, 512), (0.7, 512), (0.7, 8)])
+def test_numbers_are_the_trainers(vlm, quick, prompts, monkeypatch, temperature, batch):
+    kept = []
+    keep = Decode.keep
+    monkeypatch.setattr(Decode, "keep", lambda self, prompts, rows, m: kept.append(len(rows)) or keep(self, prompts, rows, m))
+    groups = TorchSampler(vlm, quick, batch).generate(prompts, 4, max_new_tokens=80, temperature=temperature, seed=5)
+    assert [g[0].prompt.record.id for g in groups] == list("abcdefgh") and all(len(g) == 4 for g in groups)
+    lengths = {len(r.ids) for g in groups for r in g}
+    assert len(lengths) > 10 and max(lengths) > 32 and len(kept) > 3  # rows left at different times, keys and values grew
+    logp, entropy = trainer(vlm, quick, groups, temperature)
+    for r, a, b in zip([r for g in groups for r in g], logp, entropy):
+        assert torch.allclose(r.logp, a, atol=1e-5, rtol=0) and torch.allclose(r.entropy, b, atol=1e-5, rtol=0), r.prompt.record.id
+        assert r.finish == ("stop" if r.ids[-1] in ENDS else "length") and not set(r.ids[:-1]) & set(ENDS)
+        assert len(r.ids) == len(r.logp) == len(r.entropy) == len(r.pieces) == len(r.spans)
+
+
+def test_numbers_are_plain_transformers(vlm, quick, prompts, model_path):
+    """The same without any code of ours in the oracle."""
+    groups = TorchSampler(vlm, quick).generate(prompts[:5], 2, max_new_tokens=20, seed=6)
+    logp, entropy = plain_forward(plain(model_path), quick, [(g[0].prompt, [r.ids for r in g]) for g in groups])
+    assert torch.allclose(torch.cat([r.logp for g in groups for r in g]), logp, atol=1e-5, rtol=0)
+    assert torch.allclose(torch.cat([r.entropy for g in groups for r in g]), entropy, atol=1e-5, rtol=0)
+
+
+def test_greedy_equals_plain_generate(vlm, quick, prompts, model_path):
+    hf = plain(model_path)
+    ours = TorchSampler(vlm, quick).generate(prompts, 1, max_new_tokens=40, temperature=0)
+    settings = GenerationConfig(do_sample=False, max_new_tokens=40, eos_token_id=ENDS, pad_token_id=ENDS[0],
+                                suppress_tokens=[quick.image_id])
+    ends = set()
+    for prompt, (r,) in zip(prompts, ours):
+        out = hf.generate(input_ids=torch.tensor([prompt.full]), attention_mask=torch.ones(1, len(prompt.full), dtype=torch.long),
+                          generation_config=settings, **quick.pixels(prompt))
+        assert r.ids == out[0, len(prompt.full):].tolist(), prompt.record.id
+        ends.add(r.finish)
+    twice = TorchSampler(vlm, quick).generate(prompts, 3, max_new_tokens=40, temperature=0, seed=9)
+    assert all(r.ids == ours[i][0].ids for i, g in enumerate(twice) for r in g)
+
+
+def test_continued_prompt(vlm, chat, prompts):
+    """A prompt with the beginning of a response appended goes on as if the sampler had written it."""
+    sampler = TorchSampler(vlm, chat)
+    whole = sampler.generate(prompts[1:2], 1, max_new_tokens=12, temperature=0)[0][0]
+    rest = sampler.generate([prompts[1].continued(whole.ids[:5])], 1, max_new_tokens=7, temperature=0)[0][0]
+    assert rest.ids == whole.ids[5:] and torch.allclose(rest.logp, whole.logp[5:], atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- samples
+
+def test_first_tokens_follow_their_probabilities(vlm, chat, prompts):
+    """Chi-square over the likely tokens of one distribution, 6,000 draws, all in one call for the images' sake too."""
+    n, prompt = 6000, prompts[0]
+    drawn = torch.tensor([r.ids[0] for r in TorchSampler(vlm, chat).generate([prompt], n, 1, 0.7, seed=11)[0]])
+    pack, = chat.packs([(prompt, [[0]])], temperature=0.7)
+    with torch.no_grad():
+        hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)))
+        p = vlm.logits(hidden[pack.source], 0.7)[0].double().softmax(-1)
+    counts = torch.bincount(drawn, minlength=len(p)).double()
+    often = p * n > 10
+    expected, seen = torch.cat([p[often], p[~often].sum()[None]]) * n, torch.cat([counts[often], counts[~often].sum()[None]])
+    chi, degrees = float(((seen - expected) ** 2 / expected).sum()), len(expected) - 1
+    assert degrees > 20 and abs(chi - degrees) < 5 * (2 * degrees) ** 0.5
+
+
+def test_later_tokens_follow_their_probabilities(vlm, quick, prompts):
+    """The mean log-prob of what is drawn is minus the entropy, also after rows have left the batch."""
+    rollouts = [r for g in TorchSampler(vlm, quick).generate(prompts, 40, 40, seed=12) for r in g]
+    logp, entropy = torch.cat([r.logp for r in rollouts]), torch.cat([r.entropy for r in rollouts])
+    assert len(logp) > 2000
+    assert abs(float((logp + entropy).mean())) < 4 * float((logp + entropy).std()) / len(logp) ** 0.5
+
+
+def test_seeds(vlm, chat, prompts):
+    sampler = TorchSampler(vlm, chat)
+    ids = lambda seed: [[r.ids for r in g] for g in sampler.generate(prompts[:3], 3, 6, seed=seed)]  # noqa: E731
+    first = ids(seed_of(0, 7, rank=0))
+    assert first == ids(seed_of(0, 7, rank=0))
+    flat = [tuple(r) for g in first for r in g]
+    assert len(set(flat)) == len(flat)  # samples of a group differ
+    for other in (seed_of(0, 7, rank=1), seed_of(0, 8, rank=0), seed_of(1, 7, rank=0), seed_of(0, 7, 0, what=1)):
+        assert ids(other) != first
+
+
+def test_image_placeholder_is_never_written(vlm, chat, prompts):
+    """Even by a model that wants nothing else."""
+    pack = chat.pack([(prompts[0], [])])
+    with torch.no_grad():
+        last = vlm.decode(pack, vlm.connect(vlm.encode(pack)))[-1]
+        vlm.hf.lm_head.weight[chat.image_id] = 100 * last / last.norm()
+        assert (last @ vlm.hf.lm_head.weight.T).argmax() == chat.image_id
+    for temperature in (0, 1.0):
+        rollouts = [r for g in TorchSampler(vlm, chat).generate(prompts, 8, 8, temperature) for r in g]
+        assert all(chat.image_id not in r.ids and torch.isfinite(r.logp).all() and torch.isfinite(r.entropy).all() for r in rollouts)
+
+
+def test_banned_ids(vlm, chat, prompts):
+    sampler = TorchSampler(vlm, chat)
+    free = sampler.generate(prompts[:2], 1, 10, temperature=0)
+    ban = {r.ids[0] for g in free for r in g} | {5, 6}
+    for temperature in (0, 1.0):
+        groups = sampler.generate(prompts[:2], 20, 10, temperature, ban=ban)
+        assert not any(ban & set(r.ids) for g in groups for r in g)
+    allowed = [i for i in range(len(chat.tokenizer)) if i not in ban]  # log-probs are those without the banned ids
+    pack, = chat.packs([(prompts[0], [[0]])])
+    with torch.no_grad():
+        p = vlm.logits(vlm.decode(pack, vlm.connect(vlm.encode(pack)))[pack.source])[0, allowed].log_softmax(-1)
+    r = groups[0][0]
+    assert float(r.logp[0]) == pytest.approx(float(p[allowed.index(r.ids[0])]), abs=1e-5)
+    assert float(r.entropy[0]) == pytest.approx(float(-(p.exp() * p).sum()), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ limits
+
+def test_length_limits(vlm, chat, prompts, monkeypatch):
+    sampler = TorchSampler(vlm, chat)
+    assert {(len(r.ids), r.finish) for g in sampler.generate(prompts, 2, 3, seed=1) for r in g if r.ids[-1] not in chat.stop_ids} == {(3, "length")}
+    longest = max(len(p.full) for p in prompts)
+    monkeypatch.setattr(chat, "context", longest + 2)  # of the model: prompt and response together
+    for g in sampler.generate(prompts, 2, 10, seed=2):
+        room = longest + 2 - len(g[0].prompt.full)
+        for r in g:
+            assert r.finish == "stop" and len(r.ids) <= min(10, room) or r.finish == "length" and len(r.ids) == min(10, room)
+    monkeypatch.setattr(chat, "stop_ids", list(range(len(chat.tokenizer))))  # the last token allowed may be the end
+    assert {(len(r.ids), r.finish) for g in sampler.generate(prompts, 2, 1) for r in g} == {(1, "stop")}
+
+
+def test_end_token_is_no_text(vlm, chat, prompts, monkeypatch):
+    with torch.no_grad():
+        vlm.hf.lm_head.weight[chat.tokenizer.eos_token_id] += 0.2 * torch.randn(192, generator=torch.Generator().manual_seed(0))
+    stopped = [r for g in TorchSampler(vlm, chat).generate(prompts, 30, 12, seed=3) for r in g if r.finish == "stop"]
+    assert stopped
+    for r in stopped:
+        assert r.ids[-1] == chat.tokenizer.eos_token_id and r.pieces[-1] == "" and "<|im_end|>" not in r.text
+        assert r.text == chat.tokenizer.decode(r.ids, skip_special_tokens=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- text
+
+def rollout_of(chat, ids):
+    pieces = chat.pieces(ids)
+    return Rollout(None, ids, torch.zeros(len(ids)), torch.zeros(len(ids)), "".join(pieces), pieces, "stop")
+
+
+def spell(chat, text):
+    """Ids of a text one byte at a time, as a model may write it but a tokenizer would not."""
+    from tokenizers import pre_tokenizers
+    byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return chat.tokenizer.convert_tokens_to_ids(list(byte.pre_tokenize_str(text)[0][0]))
+
+
+def test_spans_of_characters_over_several_tokens(chat):
+    text = "d\u00e9j\u00e0 \U0001f642 \u7b49\u7b49 7"
+    r = rollout_of(chat, spell(chat, text) + [chat.tokenizer.eos_token_id])
+    assert len(r.ids) == len(text.encode()) + 1 and r.text == text
+    at = 0
+    for (start, end), piece in zip(r.spans, r.pieces):
+        assert start == at and r.text[start:end] == piece
+        at = end
+    assert at == len(text)
+    done = [piece for piece in r.pieces if piece]
+    assert done == list(text)  # a character belongs to the token that completes it
+
+
+def test_critical_tokens(chat):
+    words = ("wait", "\u7b49\u7b49")
+    text = "3 + 4 = 8. Wait, 7. \u00e9 \u7b49\u7b49 await. wait"
+    whole = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+    r = rollout_of(chat, whole)
+    found = r.critical(words)
+    assert len(found) == 3 and "Wait" in r.pieces[found[0]]
+    letters = rollout_of(chat, spell(chat, text))  # however it is cut: the token that holds the word's first letter
+    assert [letters.pieces[k] for k in letters.critical(words)] == ["W", "\u7b49", "w"]
+    assert rollout_of(chat, []).critical(words) == []
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 556), max_size=25))
+def test_pieces_join_to_the_text(model_path_chat, ids):
+    """Any ids, broken characters included."""
+    pieces = model_path_chat.pieces(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == model_path_chat.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.text(max_size=20))
+def test_pieces_of_any_text(model_path_chat, text):
+    chat = model_path_chat
+    ids = spell(chat, text) if text else []
+    assert "".join(chat.pieces(ids)) == text
+    assert rollout_of(chat, ids).critical(tuple("ab")) is not None
+
+
+@pytest.fixture(scope="session")
+def model_path_chat(chat):  # hypothesis wants fixtures that live longer than a test
+    return chat
+
+
+# -------------------------------------------------------------------------------------------------------------- sync
+
+def test_replica_follows_the_trainer(model_path, chat, prompts):
+    """As under torchrun: the sampler holds its own weights. A change of the connector alone must reach it."""
+    vlm = load(model_path, dtype="fp32")
+    sampler = make_sampler("torch", vlm, chat, World(0, 2, torch.device("cpu")))
+    assert sampler.vlm is not vlm
+    with torch.no_grad():
+        vlm.hf.model.multi_modal_projector.linear_2.weight.mul_(1.5)
+    stale = sampler.generate(prompts[:2], 2, 8, seed=4)
+    assert (torch.cat([r.logp for g in stale for r in g]) - torch.cat(trainer(vlm, chat, stale, 1.0)[0])).abs().mean() > 1e-3
+    sampler.sync(vlm)
+    fresh = sampler.generate(prompts[:2], 2, 8, seed=4)
+    assert torch.allclose(torch.cat([r.logp for g in fresh for r in g]), torch.cat(trainer(vlm, chat, fresh, 1.0)[0]), atol=1e-5, rtol=0)
+    theirs = dict(sampler.vlm.named_parameters())
+    assert all(torch.equal(p, theirs[n]) and p is not theirs[n] for n, p in vlm.named_parameters())
+    assert not any(p.grad_fn or p.grad is not None for p in theirs.values())
+
+
+def test_sync_refuses_other_tensors(vlm, chat):
+    sampler = make_sampler("torch", vlm, chat, World(0, 2, torch.device("cpu")))
+    sampler.vlm.hf.lm_head = torch.nn.Linear(192, 557, bias=True)
+    with pytest.raises(Refused, match="different tensors.*lm_head.bias"):
+        sampler.sync(vlm)
+
+
+def test_one_process_samples_with_the_trained_modules(vlm, chat):
+    assert make_sampler("torch", vlm, chat, World(0, 1, torch.device("cpu"))).vlm is vlm
+
+
+def test_unknown_sampler_is_refused(vlm, chat):
+    with pytest.raises(Refused, match="--rollout sglang"):
+        make_sampler("sglang", vlm, chat)
+
+
+def test_sampling_leaves_no_trace_in_the_trainer(vlm, chat, prompts):
+    before = torch.get_rng_state()
+    r = TorchSampler(vlm, chat).generate(prompts[:2], 2, 4)[0][0]
+    assert torch.equal(before, torch.get_rng_state()) and not r.logp.requires_grad and all(p.grad is None for p in vlm.parameters())
+    assert vlm.training
