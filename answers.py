@@ -35,7 +35,7 @@ MAX_DEPTH = 24         # of nested brackets
 MAX_DIGITS = 300       # of one number
 MAX_EXPONENT = 10_000  # written as a number; 5^{5^{5}} has no business in an answer
 MAX_FACTORIAL = 1000
-TIME_LIMIT = 3.0       # seconds of processor time (not wall time: a busy machine must not change a verdict) for one pair
+TIME_LIMIT = 2.0       # seconds of processor time (not wall time: a busy machine must not change a verdict) for one pair
 MEMORY_LIMIT = 4 << 30  # bytes of address space for one worker
 
 
@@ -597,7 +597,7 @@ def unreadable_golds(answers, options=None):
     for i, (ok, why, _) in zip(ask, POOL.map([("parse", g, None) for g in ask.values()], parse_only=True)):
         if not ok:
             bad[i] = f"the answer {ask[i][:60]!r} is neither a text nor mathematics that the rule can parse" + (f" ({why})" if why == "time limit" else "")
-    return bad
+    return dict(sorted(bad.items()))
 
 
 # ------------------------------------------------------------------------------------------------ mathematics, inside a worker process

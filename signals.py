@@ -52,14 +52,18 @@ def denies_image(text):
     the radius", "the figure is not drawn to scale", "the driver cannot see the picture", "图中没有给出半径" are none. These are
     patterns, so there will be misses; the tables of sentences in tests/cases are the specification.
     """
-    sentences = re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text.replace("’", "'"))
-    return any(_HINT.search(s) and any(p.search(s) for p in _DENIALS) for s in sentences)
+    for sentence in re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text.replace("’", "'")):
+        for start in range(0, len(sentence), 300):  # a sentence without an end (a collapsed policy writes them) in pieces: the time stays linear
+            piece = sentence[start:start + 400]
+            if _HINT.search(piece) and any(pattern.search(piece) for pattern in _DENIALS):
+                return True
+    return False
 
 
 def _denials():
     """The patterns, from parts: an image, not seeing, not being there. Each is searched in one sentence."""
     noun = r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|charts?|drawings?|illustrations?|screenshots?|attachments?)"
-    the = r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|accompanying|mentioned|said)\s+)*"
+    the = r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|external|uploaded|accompanying|mentioned|said)\s+)*"
     # not "the image of the point", "the graph crossing the axis", "the picture book", "that figure ABCD is", "the figures for 1995"
     image = (rf"{the}{noun}(?!['-]\w|\s+(?:(?!(?:and|but|so|here)\b)\w+ing\b|that\b|which\b|whose\b|with\s+(?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{{2,}})"
              r"|of\b|in\s+the\s+(?!question|problem|prompt|message)|\w+\s+(?:is|has)\b|book|file|clearly|well\b|yet\b))")
@@ -74,12 +78,13 @@ def _denials():
     there = r"(?:provided|attached|included|visible|available|uploaded|here|present|accessible|loaded|loading|displayed|displaying|shown|showing\s+up|given)"
     of = r"(?<!\bof\s)(?<!\bin\s)(?<!\bon\s)"  # not "the angle in the figure is not given"
     whole = rf"(?:{of}\b(?:the|this|your|an?)\s+(?:actual\s+|attached\s+)?|^\W*|\()(?<!\bof\sthe\s)(?<!\bin\sthe\s)(?<!\bon\sthe\s)(?<!from\sthe\s)(?<!\bin\sthis\s){noun}"
+    whole += r"(?:\s+(?:itself|content|provided|mentioned|in\s+question))?"
     english = (
         rf"{cannot}(?:{look}\s+)?{image}",
         rf"{cannot}{look}\s+what(?:'s|\s+is)?(?:\s+(?:shown|depicted|displayed))?\s+(?:in|on)\s+{image}",
         rf"\b(?:not\s+(?:being\s+able\s+to\s+{look}|having|seeing)|without\s+(?:being\s+able\s+to\s+{look}|(?:actually\s+|directly\s+)*(?:seeing|viewing|having)|"
         rf"(?:direct\s+|visual\s+|having\s+)*access\s+to|the\s+actual))\s+{image}",
-        rf"^\W*without\s+{image}\s*,\s*(?:i|we|it)(?:'m|'ll|'s|'d)?\s+(?:can't|cannot|can\s+only|have\s+to|must|will|would|am|are|is|need|hard|difficult|impossible|guess)",
+        rf"(?:^\W*|\b(?:however|but|and|so)\W+)without\s+{image}\s*,?\s*(?:i|we|it)(?:'m|'ll|'s|'d)?\s+(?:can't|cannot|can\s+only|have\s+to|must|will|would|am|are|is|need|hard|difficult|impossible|guess)",
         rf"\b(?:can't|cannot|hard|difficult|impossible|tough|unable)\b[^,]*\bwithout\s+{image}{end}",
         rf"\b(?:i|we)\s+{now}(?:do|did|have){negated}\s+{now}(?:see|seen|have|receive[d]?|get|been\s+given)\s+(?:access\s+to\s+)?{image}"
         r"(?=\s*(?:[.,:!?)]|$|here|attached|provided|in\s+(?:front|your|the)|to\s+(?:look|work|refer)|so\b|but\b|and\b|available))",
@@ -88,7 +93,7 @@ def _denials():
         rf"\s+(?:to|of)\s+(?:(?:{look}|seeing|viewing)\s+)?{image}",
         rf"\b(?:if|wish)\s+(?:only\s+)?(?:i|we)\s+(?:could\s+{look}|had(?:\s+access\s+to)?)\s+{image}",
         rf"\b(?:i|we)(?:'d|\s+would)\s+(?:have\s+to|need(?:\s+to)?)\s+(?:{look}\s+)?{image}",
-        rf"{whole}\s+(?:itself\s+|(?:is|was|are|were|has|have)(?=n't|\s))*(?:{negated}\s+|\s*not\s+)(?:been\s+)?{now}{there}\b{end}",
+        rf"{whole}\s+(?:(?:is|was|are|were|has|have)(?=n't|\s))*(?:{negated}\s+|\s*not\s+)(?:been\s+)?{now}{there}\b{end}",
         rf"{whole}\s+(?:(?:is|was|seems\s+to\s+be|appears\s+to\s+be|may\s+be|might\s+be)\s+)(?:missing|inaccessible|unavailable)\b{end}",
         rf"{whole}\s+(?:(?:did|does|could|will|wo){negated}|failed\s+to)\s+(?:load|come\s+through|upload|open|display|show\s+up|render)\b",
         rf"{whole}\s+(?:can't|cannot|can\s+not|couldn't|could\s+not)\s+be\s+(?:seen|viewed|accessed|displayed|loaded|opened|rendered)\b{end}",
@@ -98,18 +103,18 @@ def _denials():
         rf"\b(?:you|users?|problem|question|prompt|message)\s+(?:do|does|did|has|have){negated}\s+{now}(?:attach|upload|provide|include|share|send|contain|come\s+with)(?:e?d)?\s+{image}{end}",
         # the question mentions a figure, but I can't see it; we imagine the figure since I can't see it
         rf"\b{noun}\b.*\b(?:i|we)\s+(?:can't|cannot|am\s+unable\s+to|do{negated}|did{negated})\s+{now}(?:see|view|access|have)\s+(?:it|that|one|them)\b(?!\s+(?:clearly|well|all|as))",
-        rf"\b{noun}\b.*\b(?:but|though|however|which|yet)\b.*\b(?:it|is|was)(?:'s|\s+is|\s+was)?{negated}\s+(?:provided|here|attached|included|uploaded|visible|available)\b{end}",
+        rf"\b{noun}\b.*\b(?:but|though|however|which|yet|as|since|because)\b.*\b(?:it|is|was)(?:'s|\s+is|\s+was)?{negated}\s+(?:provided|(?:shown\s+|given\s+)?here|attached|included|uploaded|visible|available)\b{end}",
     )
     # Chinese: the image itself, not something in it (图中) and not a function's graph (图像 with a property)
     tu = r"(?:图片|图像|图形|附图|配图|原图|示意图|照片|图表|图)(?![中里内上像象片形]|的?(?:性质|信息|解析式|大小|面积|颜色|数据|关系|标注))"
-    its = r"(?:任何|这张|这个|这幅|该|此|你的|您的|你|您|题目中?的?|题中的?|所|上传的?|提供的?|具体的?|实际的?|相关的?|原|到|出)*"
+    its = r"(?:任何|这张|这个|这幅|该|此|你的|您的|你|您|题目中?的?|题中的?|提到的|所|上传的?|提供的?|具体的?|实际的?|相关的?|原|到|出)*"
     over = r"(?=[，,。！；、)]|$|可|能|的情况|就|只|所以)"
     chinese = (
         rf"(?:看不到|看不见|(?:无法|不能|没法)(?:直接)?(?:看到|看见|查看|访问|打开|读取|获取|识别)|(?:没有?|未)(?:能)?(?:直接)?(?:看到|看见|收到)){its}{tu}",
         rf"(?:(?:没有?|未)(?:能)?(?:提供|给出|附上|附|上传|配)|缺少|请(?:重新)?(?:提供|上传|发送)){its}{tu}",
         r"(?:图片|附图|配图|原图|示意图|照片|图表|图像|图形|[的张幅，]图|^图)(?:并)?(?:没有?|未能?|无法|不能)(?:被)?(?:正常)?(?:提供|附上|上传|加载|给出|显示|展示)(?:出来)?"
         + over,
-        rf"(?:图片|附图|配图|图像|图)(?:缺失|丢失|加载失败|看不到|看不见){over}",
+        rf"(?:图片|附图|配图|图像|图)(?:缺失|丢失|加载失败|我?(?:看不到|看不见|无法看到)){over}",
         rf"(?:这里|此处|题目?|但|而|因为|由于|^|[，,\s])(?:并)?没有(?:图片|附图|配图|图){over}",
     )
     return [re.compile(p, re.IGNORECASE) for p in english + chinese]

@@ -1,0 +1,302 @@
+"""answers.py and reward.py against their tables: what is the same answer, what is paid, and what must never hang, raise or run.
+
+The tables in cases/ are the specification: equal.txt, unequal.txt, hostile.py.
+"""
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import answers
+from answers import readable_gold, same_answer, same_batch, unreadable_golds
+from reward import extract_answer, format_ok, rates, score, score_batch
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+HOSTILE = runpy.run_path(str(HERE / "cases" / "hostile.py"))["HOSTILE"]
+
+
+def pairs(name, sign):
+    lines = (HERE / "cases" / name).read_text(encoding="utf-8").splitlines()
+    return [tuple(line.split(f"  {sign}  ")) for line in lines if line and line[0] != "#"]
+
+
+EQUAL, UNEQUAL = pairs("equal.txt", "=="), pairs("unequal.txt", "!=")
+
+
+# ------------------------------------------------------------------------------------------------ the same answer
+def test_tables_are_large_enough():
+    assert len(set(EQUAL)) >= 150 and len(set(UNEQUAL)) >= 150 and len(HOSTILE) >= 100
+
+
+def both_ways(table):
+    asked = [(a, g, None) for a, g in table] + [(g, a, None) for a, g in table]
+    return asked, same_batch(asked)
+
+
+def test_equal_pairs():
+    assert [pair[:2] for pair, result in zip(*both_ways(EQUAL)) if not result[0]] == []
+
+
+def test_unequal_pairs():
+    assert [pair[:2] for pair, result in zip(*both_ways(UNEQUAL)) if result[0]] == []
+
+
+def test_every_answer_of_the_tables_equals_itself():
+    everything = sorted({s for pair in EQUAL + UNEQUAL for s in pair})
+    assert [s for s, result in zip(everything, same_batch([(s, s, None) for s in everything])) if not result[0]] == []
+
+
+OPTIONS = ["cat", "dog", "16 cm", "a cat and a dog"]
+
+
+@pytest.mark.parametrize("answer, gold, right", [
+    ("B", "B", True), ("b", "B", True), ("(B)", "B", True), ("B.", "B", True), ("B. dog", "B", True), ("B) dog", "B", True), ("(B) the dog", "B", True),
+    ("dog", "B", True), ("Dog.", "B", True), ("the dog", "B", True), ("\\text{dog}", "B", True), ("16", "C", True), ("16\\text{ cm}", "C", True),
+    ("160 mm", "C", True), ("C. 16", "C", True), ("B", "dog", True), ("dog", "dog", True), ("C", "16 cm", True), ("Option B", "B", True),
+    ("a cat and a dog", "D", True), ("D", "D", True), ("B, D", "BD", True), ("DB", "B, D", True),
+    ("A", "B", False), ("cat", "B", False), ("B. cat", "B", False), ("A. dog", "B", False), ("cat or dog", "B", False), ("E", "B", False),
+    ("16 m", "C", False), ("17", "C", False), ("A", "dog", False), ("cat, dog", "D", False), ("", "B", False), ("BD", "B", False),
+])
+def test_choices_with_options(answer, gold, right):
+    assert same_answer(answer, gold, OPTIONS) is right
+
+
+def test_an_option_that_stands_twice_decides_nothing():
+    assert same_answer("5", "A", ["5", "5.0", "6", "7"]) is False
+    assert same_answer("A", "A", ["5", "5.0", "6", "7"]) is True
+
+
+numbers = st.one_of(st.integers(-10**12, 10**12).map(str), st.fractions(max_denominator=1000).map(str),
+                    st.decimals(-10**6, 10**6, allow_nan=False, allow_infinity=False, places=4).map(str),
+                    st.fractions(max_denominator=50).map(lambda f: f"\\frac{{{f.numerator}}}{{{f.denominator}}}"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(numbers, numbers)
+def test_symmetric_on_numbers(a, b):
+    assert same_answer(a, b) == same_answer(b, a)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.fractions(max_denominator=200), st.integers(1, 40), st.fractions(max_denominator=200))
+def test_equal_exactly_when_the_values_are(f, k, other):
+    assert same_answer(f"{f.numerator * k}/{f.denominator * k}", f"\\frac{{{f.numerator}}}{{{f.denominator}}}")
+    assert same_answer(str(f), str(other)) == (f == other)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.text(max_size=40), st.text("0123456789.,+-*/^(){}[]\\xyzπ=<>| ", max_size=25)), st.sampled_from([a for a, _ in EQUAL]))
+def test_reflexive_on_what_it_accepts(a, g):
+    for x, y in ((a, g), (g, a)):
+        if same_answer(x, y):
+            assert same_answer(x, x) and same_answer(y, y)
+
+
+# ------------------------------------------------------------------------------------------------ reading a response
+@pytest.mark.parametrize("response, answer", [
+    ("a</think>\\boxed{16}", "16"),
+    ("a</think>x \\boxed{1} y \\boxed{ 16 } z", "16"),
+    ("a</think>\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+    ("a</think>\\boxed{\\{1,2\\}}", "\\{1,2\\}"),
+    ("a</think>\\boxed{\\boxed{5}}", "5"),
+    ("a</think>\\boxed{\\text{a {b} c}}", "\\text{a {b} c}"),
+    ("a</think>{ \\boxed{5}", "5"),
+    ("a</think>\\boxed{5} \\boxed{6", "5"),          # the last *balanced* one
+    ("a</think>\\boxed {5}", "5"),
+    ("a</think>b</think>\\boxed{5}", "5"),
+    ("a \\boxed{4}</think>none", None),
+    ("a \\boxed{4}", None),
+    ("a</think>\\boxed{}", None),
+    ("a</think>\\boxed{ }", None),
+    ("", None),
+])
+def test_extract(response, answer):
+    assert extract_answer(response) == answer
+
+
+def test_extract_without_a_prompted_thought():
+    assert extract_answer("so \\boxed{16}", thinking_prompt=False) == "16"
+    assert extract_answer("\\boxed{15}</think>\\boxed{16}", thinking_prompt=False) == "16"
+
+
+@pytest.mark.parametrize("response, kept", [
+    ("thought\n</think>\n\nanswer", True), ("thought</think>\\boxed{16}", True), ("想</think>答", True), ("a</think>+", True),
+    ("<think>thought</think>answer", True), ("thought</think>answer<|im_end|>", True), ("t</think>\\boxed{16} and </b>", True),
+    ("</think>a", False), ("<think></think>a", False), (" \n</think>a", False), ("a</think>", False), ("a</think> \n", False),
+    ("a</think>b</think>c", False), ("a</think></think>b", False), ("a b", False), ("", False), ("...</think>a", False),
+    ("a</think>.", False), ("a</think>\\boxed{}", False), ("a</think><|im_end|>", False), ("a</think><think>", False), ("\u200b</think>a", False),
+])
+def test_format(response, kept):
+    assert format_ok(response) is kept
+
+
+def test_format_without_a_prompted_thought():
+    assert format_ok("so \\boxed{16}", thinking_prompt=False)
+    assert not format_ok("so 16", thinking_prompt=False)
+    assert not format_ok("a</think>\\boxed{16}", thinking_prompt=False)
+
+
+@pytest.mark.parametrize("response, total", [
+    ("a</think>\\boxed{16}", 1.0), ("</think>\\boxed{16}", 0.8), ("a</think>\\boxed{17}", 0.2), ("\\boxed{16}", 0.0), ("a</think>16", 0.2),
+    ("a</think>b</think>\\boxed{16}", 0.8), ("a</think>", 0.0),
+])
+def test_total(response, total):
+    reward = score(response, "16")
+    assert reward.total == total == 0.8 * reward.accuracy + 0.2 * reward.format
+    assert reward.why and reward.rule == bool(reward.accuracy)
+
+
+def test_thinking_prompt_for_each_response():
+    a, b = score_batch(["\\boxed{16}", "\\boxed{16}"], ["16", 16], thinking_prompt=[True, False])
+    assert (a.total, b.total) == (0.0, 1.0) and a.why == "no </think>"
+    with pytest.raises(ValueError, match="2 responses, 1 golds"):
+        score_batch(["a", "b"], ["1"])
+
+
+def test_rates():
+    r = rates(score_batch(["a</think>\\boxed{16}", "a</think>\\boxed{17}"], ["16", "16"]))
+    assert r == {"rule": 0.5, "verifier": 0.0, "asked": 0.0, "no_verdict": 0.0, "audited": 0, "disagree": 0}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["</think>", "<think>", "\\boxed{", "\\boxed", "}", "{", "\\{", "\\", "16", " ", "\n", "a", "$", "\\frac", "^", ","]), max_size=30).map("".join)
+       | st.text(max_size=60), st.booleans())
+def test_nothing_raises_on_any_text(text, thinking):
+    reward = score(text, "16", thinking_prompt=thinking)
+    assert reward.accuracy in (0.0, 1.0) and reward.format in (0.0, 1.0)
+    assert reward.extracted is None or reward.extracted in text
+
+
+# ------------------------------------------------------------------------------------------------ the hostile
+def test_no_hostile_response_is_paid_and_none_is_slow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = time.perf_counter()
+    rewards = score_batch([h[1] for h in HOSTILE], [h[2] for h in HOSTILE], options=[h[3] for h in HOSTILE])
+    assert [h[0] for h, r in zip(HOSTILE, rewards) if r.accuracy] == []
+    assert len(rewards) == len(HOSTILE)
+    assert time.perf_counter() - start < 30
+    assert not (tmp_path / "PWNED").exists() and not (ROOT / "PWNED").exists()  # where the workers run
+
+
+def test_reading_is_linear():
+    for unit in ("\\boxed{", "\\boxed{1}", "\\", "{", "}", "</think>", "\\boxed ", "<|", "boxed"):
+        text = "a</think>" + unit * (200_000 // len(unit))
+        start = time.perf_counter()
+        extract_answer(text), format_ok(text)
+        assert time.perf_counter() - start < 2, unit
+
+
+@pytest.fixture
+def small_limit():
+    answers.POOL.limit = 0.4
+    yield
+    answers.POOL.limit = answers.TIME_LIMIT
+
+
+SLOW = "\\int \\sqrt{\\sin(x^3)+\\ln(x^2+1)} dx"  # passes the limits before parsing; only the clock stops it
+
+
+def test_a_slow_pair_costs_its_limit_and_never_the_batch(small_limit):
+    batch = [("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 12)]
+    start = time.perf_counter()
+    results = same_batch(batch[:5] + [(SLOW, "16", None)] + batch[5:])
+    assert [r[0] for r in results] == [True] * 5 + [False] + [True] * 5
+    assert results[5][1] == "time limit"
+    assert time.perf_counter() - start < 15
+    assert same_answer("\\sqrt{16}", "4")  # the killed worker was replaced
+
+
+def test_equal_pairs_in_a_batch_are_compared_once(small_limit):
+    start = time.perf_counter()
+    results = same_batch([(SLOW, "16", None)] * 64)
+    assert len(results) == 64 and not any(r[0] for r in results)
+    assert time.perf_counter() - start < 10  # 64 times the limit would be 25 s
+
+
+def test_a_killed_worker_loses_nothing():
+    assert same_answer("\\sqrt{9}", "3")
+    for worker in answers.POOL.workers:
+        os.kill(worker["process"].pid, 9)
+    assert [r[0] for r in same_batch([("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 8)])].count(True) >= 4  # a pair on its way may be lost to it
+    assert all(r[0] for r in same_batch([("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 8)]))
+
+
+def test_the_same_in_any_thread():
+    asked = [(a, g, None) for a, g in EQUAL[-40:] + UNEQUAL[-40:]]
+    results = {}
+    threads = [threading.Thread(target=lambda k=k: results.update({k: [r[0] for r in same_batch(asked)]})) for k in range(4)]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert len(results) == 4 and all(r == [x[0] for x in same_batch(asked)] for r in results.values())
+
+
+def test_easy_answers_are_quick():
+    golds = [str(n) for n in range(512)]
+    responses = [f"{n} plus 0 is {n}\n</think>\n\n\\boxed{{{n if n % 2 else n + 1}}}" for n in range(512)]
+    best = min(_timed(lambda: score_batch(responses, golds)) for _ in range(5))
+    assert best < 0.1, f"{best * 1000:.1f} ms for 512 easy answers"  # 10 ms where it was written; wide, for a busy machine
+
+
+def _timed(f):
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+# ------------------------------------------------------------------------------------------------ golds, imports, the command
+def test_unreadable_golds():
+    good = ["16", 16, "\\frac{1}{2}", "B", "cat", "x^2+1", "(1,2]", "等腰三角形", "5 cm", "\\sqrt{2}, \\pi", "\\begin{pmatrix}1\\\\2\\end{pmatrix}", "x>5", "CO_2"]
+    assert unreadable_golds(good) == {}
+    bad = {"": "empty", " ": "empty", None: "empty", ("a",): "tuple", "!?": "no letter", "5^5^5^5": "tower", "x" * 2000: "too long", "\\frac{1}{": "parse",
+           "one should always consider that the first and the last are equal here and there": "sentence"}
+    reasons = unreadable_golds(list(bad))
+    assert sorted(reasons) == list(range(len(bad)))
+    for reason, word in zip(reasons.values(), bad.values()):
+        assert word in reason
+    assert readable_gold("16") is None and "empty" in readable_gold("")
+
+
+def test_no_torch_and_no_worker_before_it_is_needed():
+    code = ("import sys, reward, answers; r = reward.score('a</think>\\\\boxed{16.0}', '16'); assert r.total == 1.0;"
+            "assert not {'torch', 'sympy', 'math_verify', 'httpx', 'tyro'} & set(sys.modules), sys.modules; assert not answers.POOL.workers")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def command(*args, **kwargs):
+    return subprocess.run([sys.executable, str(ROOT / "reward.py"), *map(str, args)], capture_output=True, text=True, timeout=100, **kwargs)
+
+
+def test_command(tmp_path):
+    rows = [{"id": "a", "response": "t</think>\\boxed{x^2+2x+1}", "answer": "(x+1)^2"}, {"id": "b", "prediction": "0.5", "answer": "1/2"},
+            {"id": "c", "response": "no tag", "answer": 5}, {"id": "d", "response": "t</think>\\boxed{dog}", "answer": "B", "options": "['cat', \"dog\"]"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    out = [json.loads(line) for line in open(tmp_path / "out.jsonl")]
+    assert [(r["id"], r["accuracy"], r["format"], r["total"], r["extracted"]) for r in out] == [
+        ("a", 1, 1, 1, "x^2+2x+1"), ("b", 1, 0, 0.8, "0.5"), ("c", 0, 0, 0, None), ("d", 1, 1, 1, "dog")]
+    assert all(r["why"] for r in out) and "rows/s" in done.stdout and "slowest: row 'a'" in done.stdout
+
+
+@pytest.mark.parametrize("line, complaint", [
+    ('{"id": "q7", "answer": "5"}', "row 'q7': needs a text in \"response\""), ('{"id": "q7", "response": "x"}', "row 'q7': needs the right answer"),
+    ('{"id": "q7", "response": "x", "answer": ["5"]}', "row 'q7': needs the right answer"), ('{"id": "q7", "resp', "line 2: is not JSON"), ("[1]", "line 2: is not an object"),
+    ('{"id": "q7", "response": "x", "answer": "A", "options": "[a b"}', "row 'q7': \"options\" is not a list")])
+def test_command_names_the_bad_row(tmp_path, line, complaint):
+    (tmp_path / "in.jsonl").write_text('{"response": "t</think>\\\\boxed{5}", "answer": "5"}\n' + line + "\n")
+    done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
+    assert done.returncode == 1 and complaint in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_command_without_a_file(tmp_path):
+    done = command("--responses", tmp_path / "none.jsonl", "--out", tmp_path / "out.jsonl")
+    assert done.returncode == 1 and "none.jsonl: No such file" in done.stderr and "Traceback" not in done.stderr
