@@ -66,7 +66,7 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
         record.images = [_as_source(im, folder) for im in record.images]
         if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
             bad.append((f"{name} (id {record.id})", f"no {' and no '.join(empty)}"))
-        elif wrong := [m for m in IMAGE_MARK.findall(record.text()) if m and not 1 <= int(m) <= len(record.images)]:
+        elif wrong := [m for m in _marks(record) if not 1 <= m <= len(record.images)]:
             bad.append((f"{name} (id {record.id})", f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)"))
         else:
             records.append(record)
@@ -88,21 +88,29 @@ def _rows(source, split):
     if path.suffix == ".jsonl" or (path.suffix == ".json" and path.is_file()):
         if not path.is_file():
             raise Refused(f"{source}: no such file. For the tiny world run `make tiny` (or python tiny/make.py) first.")
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                yield f"no JSON: {error}"
+        with path.open(encoding="utf-8") as lines:  # by \n alone: a text may hold other line breaks
+            for line in filter(str.strip, lines):
+                try:
+                    row = json.loads(line)
+                    yield row if isinstance(row, dict) else f"no JSON object but {line.strip()[:40]}"
+                except json.JSONDecodeError as error:
+                    yield f"no JSON: {error}"
         return
     import datasets
     try:
         if path.is_dir() or path.suffix == ".parquet":
             files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
-            yield from datasets.load_dataset("parquet", data_files=files or str(path / "*.parquet"), split="train")
+            if not files:
+                raise Refused(f"{source}: no Parquet file in this folder")
+            yield from datasets.load_dataset("parquet", data_files=files, split="train")
         else:
             yield from datasets.load_dataset(source, split=split)
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set that the hub knows ({error})") from error
+
+
+def _marks(record):  # the image that each mark of the text names, from 1: a mark without a number names the next one
+    return [int(m) if m else i + 1 for i, m in enumerate(IMAGE_MARK.findall(record.text()))]
 
 
 def _as_source(image, folder):

@@ -11,12 +11,12 @@ from data import Chat
 from model import load
 from rollout import Decode, Rollout, TorchSampler, make_sampler
 
-ENDS = list(range(0, 500, 12))  # ids that end a response in some tests: a random model hardly writes the true one
+ENDS = list(range(0, 500, 20))  # ids that end a response in some tests: a random model hardly writes the true one
 
 
 @pytest.fixture
 def quick(chat, monkeypatch):
-    """A chat in which a response ends after about ten tokens."""
+    """A chat in which a response ends after about fifteen tokens."""
     monkeypatch.setattr(chat, "stop_ids", ENDS)
     return chat
 
@@ -158,13 +158,15 @@ def test_length_limits(vlm, chat, prompts, monkeypatch):
     assert {(len(r.ids), r.finish) for g in sampler.generate(prompts, 2, 1) for r in g} == {(1, "stop")}
 
 
-def test_end_token_is_no_text(vlm, chat, prompts, monkeypatch):
-    with torch.no_grad():
-        vlm.hf.lm_head.weight[chat.tokenizer.eos_token_id] += 0.2 * torch.randn(192, generator=torch.Generator().manual_seed(0))
+def test_end_token_is_no_text(vlm, chat, prompts):
+    likely = [g[0].ids[0] for g in TorchSampler(vlm, chat).generate(prompts, 1, 1, temperature=0)]
+    with torch.no_grad():  # ending becomes as likely as they are
+        vlm.hf.lm_head.weight[chat.tokenizer.eos_token_id] = vlm.hf.lm_head.weight[likely].mean(0)
     stopped = [r for g in TorchSampler(vlm, chat).generate(prompts, 30, 12, seed=3) for r in g if r.finish == "stop"]
     assert stopped
     for r in stopped:
-        assert r.ids[-1] == chat.tokenizer.eos_token_id and r.pieces[-1] == "" and "<|im_end|>" not in r.text
+        assert r.ids[-1] == chat.tokenizer.eos_token_id and "<|im_end|>" not in r.text
+        assert r.pieces[-1] == "" or r.text.endswith("\ufffd")  # a broken character waits for the last id
         assert r.text == chat.tokenizer.decode(r.ids, skip_special_tokens=True)
 
 

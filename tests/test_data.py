@@ -1,0 +1,242 @@
+"""data.py: rows of every format, what is refused by name, prompts, tiles, and the choices that must not lose an image."""
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import data
+from common import Refused
+from conftest import write_jsonl
+from data import THINK, Chat, read_records
+
+
+def png(colour=0, size=(48, 48)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (colour, 20, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "b.png").write_bytes(png(2))
+    return tmp_path
+
+
+def row(i, **more):
+    return {"id": f"r{i}", "question": "How many?", "images": ["a.png"], "answer": "3", **more}
+
+
+def read(folder, rows, **options):
+    write_jsonl(folder / "rows.jsonl", rows)
+    return read_records(folder / "rows.jsonl", **options)
+
+
+# ----------------------------------------------------------------------------------------------------------- formats
+
+def test_jsonl(folder):
+    a, b, c = read(folder, [row(1, options=["x", "y"], subject="Math", solution="s"), {"question": "2+2?", "answer": 4},
+                            {"question": "q", "answer": "3", "image": "b.png"}])
+    assert a.id == "r1" and a.images == [str(folder / "a.png")] and a.sizes == [(48, 48)] and a.solution == "s" and a.subject == "Math"
+    assert a.text() == "How many?\nA. x\nB. y"
+    assert b.id == "rows-2" and b.answer == "4" and b.images == [] and b.solution is None  # a number, and 0 too, is an answer
+    assert c.images == [str(folder / "b.png")]
+    assert read(folder, [row(1, answer=0)])[0].answer == "0"
+
+
+def test_columns_are_mapped(folder):
+    rows = [{"problem": "p", "ground_truth": "5", "picture": "a.png"}]
+    record, = read(folder, rows, columns={"question": "problem", "answer": "ground_truth", "images": "picture"})
+    assert (record.question, record.answer, len(record.images)) == ("p", "5", 1)
+
+
+def test_parquet_file_and_folder(folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    images = [{"bytes": png(7, (60, 50)), "path": None}, {"bytes": png(8), "path": "x.png"}]
+    table = pa.Table.from_pylist([{"id": "p1", "question": "q <image 2>", "images": images, "answer": "1"}])
+    pq.write_table(table, folder / "t.parquet")
+    pq.write_table(table, folder / "u.parquet")
+    one, both = read_records(folder / "t.parquet"), read_records(folder)
+    assert len(one) == 1 and len(both) == 2
+    assert one[0].sizes == [(50, 60), (48, 48)] and data.open_image(one[0].images[0]).getpixel((0, 0)) == (7, 20, 30)
+
+
+def test_the_worlds_files(tiny):
+    for name, need in (("base", ("question", "solution")), ("rl", ("question", "answer")), ("connector", ("question", "solution"))):
+        records = read_records(tiny / f"{name}.jsonl", need=need)
+        assert len(records) == sum(1 for _ in open(tiny / f"{name}.jsonl")) and all(r.images and r.sizes for r in records)
+
+
+def test_unusual_line_breaks_inside_a_text(folder):
+    """JSON may hold U+2028 and U+0085 as they are: only \\n ends a row. A last empty line is no row."""
+    lines = [json.dumps(row(1, question="one\u2028two\u0085three"), ensure_ascii=False), json.dumps(row(2)), ""]
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    assert [r.question for r in read_records(folder / "rows.jsonl")] == ["one\u2028two\u0085three", "How many?"]
+
+
+# ------------------------------------------------------------------------------------------------------ unusable rows
+
+BAD = {
+    "no answer": (dict(answer=""), r"row 2 \(id r1\): no answer"),
+    "answer is null": (dict(answer=None), r"row 2 \(id r1\): no answer"),
+    "no question": (dict(question="  "), r"row 2 \(id r1\): no question"),
+    "missing image": (dict(images=["gone.png"]), r"r1: image .*gone.png can not be read \(FileNotFoundError"),
+    "torn image": (dict(images=["a.png", "torn.png"]), r"r1: image .*torn.png can not be read"),
+    "no image at all": (dict(images=["rows.jsonl"]), r"r1: image .*rows.jsonl can not be read \(UnidentifiedImageError"),
+    "image is a folder": (dict(images=["."]), r"r1: image .* can not be read"),
+    "names a third image": (dict(question="See <image 3>."), r"row 2 \(id r1\): the text names <image 3> but the row has 1 image"),
+    "names image 0": (dict(question="See <image 0>."), r"names <image 0>"),
+    "an option names it": (dict(options=["<image 1>", "<image 2>"]), r"names <image 2>"),
+    "two marks, one image": (dict(question="<image> and <image>"), r"row 2 \(id r1\): the text names <image 2> but the row has 1 image"),
+    "a mark, no image": (dict(question="<image>", images=[]), r"names <image 1> but the row has 0 image"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_unusable_row_is_named_and_refused(folder, what):
+    (folder / "torn.png").write_bytes(png(size=(300, 300))[:200])
+    changes, pattern = BAD[what]
+    with pytest.raises(Refused, match=f"(?s)1 of 3 rows of .*rows.jsonl can not be used:.*{pattern}.*--limit_bad"):
+        read(folder, [row(0), row(1, **changes), row(2)])
+
+
+@pytest.mark.parametrize("line", ["{broken", "[1, 2]", "5", "null", '"text"'])
+def test_line_that_is_no_row(folder, line):
+    (folder / "rows.jsonl").write_text("\n".join([json.dumps(row(0)), line, json.dumps(row(2))]))
+    with pytest.raises(Refused, match=r"(?s)1 of 3 rows.*rows.jsonl row 2: no JSON"):
+        read_records(folder / "rows.jsonl")
+
+
+def test_one_percent_is_skipped_with_a_count(folder, capsys):
+    rows = [row(i) for i in range(99)] + [row(99, answer="")]
+    assert len(read(folder, rows)) == 99
+    said = capsys.readouterr().out
+    assert "skipped 1 of 100 rows" in said and "row 100 (id r99): no answer" in said
+    with pytest.raises(Refused, match="2 of 100 rows"):
+        read(folder, rows[1:] + [row(100, images=["gone.png"])])
+    assert len(read(folder, rows[1:] + [row(100, images=["gone.png"])], limit_bad=0.02)) == 98
+    with pytest.raises(Refused, match="1 of 1 rows"):  # nothing left is refused however much is allowed
+        read(folder, [row(1, answer="")], limit_bad=1.0)
+
+
+def test_empty_and_missing_data(folder):
+    (folder / "empty.jsonl").write_text("")
+    with pytest.raises(Refused, match="empty.jsonl holds no rows"):
+        read_records(folder / "empty.jsonl")
+    with pytest.raises(Refused, match="none.jsonl: no such file.*make tiny"):
+        read_records(folder / "none.jsonl")
+    with pytest.raises(Refused, match="none.parquet"):
+        read_records(folder / "none.parquet")
+    (folder / "sub").mkdir()
+    with pytest.raises(Refused, match="sub: no Parquet file"):
+        read_records(folder / "sub")
+    with pytest.raises(Refused, match="nobody/nothing-at-all: neither a file"):
+        read_records("nobody/nothing-at-all")
+
+
+# ----------------------------------------------------------------------------------------------------------- prompts
+
+def test_thinking_opens_the_thought(chat, rows):
+    think, direct = chat.prompts(rows, thinking=True), chat.prompts(rows, thinking=False)
+    for a, b in zip(think, direct):
+        assert chat.tokenizer.decode(a.ids) == chat.tokenizer.decode(b.ids) + THINK
+        assert chat.tokenizer.decode(b.ids).endswith("<|im_start|>assistant\n")
+    assert chat.tokenizer.decode(direct[2].ids) == "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_places_of_images(chat, rows, prompts):
+    """In place when the text says where, first when it says nothing, at the end when it names only others; options too."""
+    texts = [chat.tokenizer.decode(p.ids).split("user\n")[1].split("<|im_end|>")[0] for p in prompts]
+    assert texts[0] == "<IMG_CONTEXT>\n Add the digits in the top row."
+    assert texts[1] == "Add the middle digit of <IMG_CONTEXT>\n and the top digit of <IMG_CONTEXT>\n."
+    assert [p.record.shown for p in prompts] == [[0], [1, 0], [], [1, 0], [0], [], [0, 1], [0]]
+    assert texts[3] == "In which image is the top digit 4?\nA. <IMG_CONTEXT>\n\nB. <IMG_CONTEXT>\n\nC. 5 \u00e9"
+    assert texts[4] == "<IMG_CONTEXT>\nWhat is the largest number?"
+    assert texts[5] == "How many?\nA. 4\nB. 5"
+
+
+def test_image_named_twice_and_image_not_named(chat, folder):
+    records = read(folder, [row(1, question="<image 2> like <image 2>?", images=["a.png", "b.png"])])
+    p, = chat.prompts(records)
+    assert p.record.shown == [1, 1, 0] and p.ids.count(chat.image_id) == 3  # the one not named is not lost
+    assert p.full.count(chat.image_id) == 3 * chat.per_tile
+    pixels = chat.pixels(p)["pixel_values"]
+    assert torch.equal(pixels[0], pixels[1]) and not torch.equal(pixels[1], pixels[2])
+
+
+def test_expansion_keeps_everything_else(chat, prompts):
+    for p in prompts:
+        assert [i for i in p.full if i not in (chat.image_id, chat.start_id, chat.end_id)] == [i for i in p.ids if i != chat.image_id]
+        assert p.full.count(chat.image_id) == len(chat.pixels(p).get("pixel_values", [])) * chat.per_tile
+
+
+def test_literal_placeholder_is_refused(chat, folder):
+    with pytest.raises(Refused, match="row r1: 2 image placeholders for 1 images.*<IMG_CONTEXT> literally"):
+        chat.prompts(read(folder, [row(0), row(1, question="What does <IMG_CONTEXT> mean?")]))
+
+
+def test_long_prompts_are_left_out_and_counted(chat, rows, prompts, capsys):
+    lengths = [len(p.full) for p in prompts]
+    limit = sorted(lengths)[-2]
+    fits = chat.prompts(rows, limit=limit)  # never cut: a prompt as long as the limit leaves no room for a token
+    assert [p.record.id for p in fits] == [p.record.id for p, n in zip(prompts, lengths) if n < limit]
+    assert "left out: 2 of 8 prompts are longer than" in capsys.readouterr().out and len(fits) == 6
+    with pytest.raises(Refused, match="8 of 8 prompts are longer than 5 tokens .*nothing is left.*--max_tiles"):
+        chat.prompts(rows, limit=5)
+
+
+def test_context_of_the_model_is_a_limit(chat, folder):
+    records = read(folder, [row(0), row(1, question="1 " * 600)])
+    assert [p.record.id for p in chat.prompts(records, limit=10 ** 6)] == ["r0"]
+
+
+# ------------------------------------------------------------------------------------------------------------- tiles
+
+@pytest.mark.parametrize("max_tiles", [1, 4, 12])
+def test_tiles_are_counted_as_the_processor_cuts(model_path, max_tiles):
+    chat = Chat(model_path, max_tiles=max_tiles)
+    counts = set()
+    for width, height in [(48, 48), (10, 10), (96, 48), (48, 144), (100, 97), (200, 150), (640, 480), (333, 111), (50, 900), (1, 60)]:
+        n = len(chat.processor(Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"])
+        assert chat.tiles((height, width)) == n, (width, height)
+        counts.add(n)
+    assert max(counts) <= max_tiles + 1 and (len(counts) > 2 or max_tiles == 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1", "LA"])
+def test_every_kind_of_image(chat, folder, mode):
+    image = Image.new(mode, (48, 48))
+    name = "m.tiff" if mode in ("CMYK", "I;16") else "m.png"
+    image.save(folder / name)
+    record, = read(folder, [row(1, images=[name])])
+    assert chat.pixels(chat.prompts([record])[0])["pixel_values"].shape == (1, 3, 48, 48)
+
+
+def test_cache_of_pixels_changes_nothing(model_path, rows, monkeypatch):
+    big, small = Chat(model_path, max_tiles=4), Chat(model_path, max_tiles=4, cache_gib=100e3 / 2 ** 30)
+    opened = []
+    monkeypatch.setattr(data, "open_image", lambda image, f=data.open_image: opened.append(image) or f(image))
+    for chat, reads in ((big, 5), (small, 5 + 2 * (9 - 3))):
+        opened.clear()
+        for _ in range(3):
+            for p in chat.prompts(rows):
+                out = chat.pixels(p)
+                assert not out or torch.equal(out["pixel_values"], Chat(model_path, max_tiles=4).pixels(p)["pixel_values"])
+    assert len(small.cache) < len(big.cache) == 5  # four pictures and the wide one
+
+
+def test_images_in_memory(chat, folder):
+    """PIL images and bytes instead of paths give the same prompt and pixels."""
+    path, = read(folder, [row(1)])
+    by_path, = chat.prompts([path])
+    for image in (png(1), Image.open(folder / "a.png")):
+        record = data.Record("m", path.question, [image], "3", sizes=[(48, 48)])
+        p, = chat.prompts([record])
+        assert p.full == by_path.full and torch.equal(chat.pixels(p)["pixel_values"], chat.pixels(by_path)["pixel_values"])
+
+
+def test_stop_ids(chat):
+    assert chat.tokenizer.eos_token_id in chat.stop_ids and chat.image_id not in chat.stop_ids
