@@ -24,8 +24,13 @@ tiny: $(T)/rl/curves.png $(T)/rl/page.html $(T)/results.json
 $(W)/world.json: .venv/ready
 	$(PY) tiny/make.py --out $(W) --seed $(SEED)
 
-$(T)/base.done: $(W)/world.json
-	$(PY) sft.py --model $(W)/model --data $(W)/base.jsonl --no-thinking --lr 1e-3 --epochs 1 --seed $(SEED) --out $(T)/base
+# the base model, from nothing: first to see (captions), then to answer and to calculate
+$(T)/captions.done: $(W)/world.json
+	$(PY) sft.py --model $(W)/model --data $(W)/captions.jsonl --no-thinking --lr 1e-3 --epochs 1 --seed $(SEED) --out $(T)/captions
+	touch $@
+
+$(T)/base.done: $(T)/captions.done
+	$(PY) sft.py --model $(T)/captions --data $(W)/base.jsonl --no-thinking --lr 1e-3 --epochs 1 --seed $(SEED) --out $(T)/base
 	touch $@
 
 $(T)/cold_start.done: $(T)/base.done

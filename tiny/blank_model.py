@@ -10,7 +10,7 @@ SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<
 THINK = ("<think>", "</think>")  # ordinary added tokens: they stay in the text when special tokens are left out
 
 # Every word of the world. A number is one token wherever it stands, since the space before it belongs to its neighbour.
-WORDS = """user assistant system A B C D What How Which In One Add Multiply Largest Wait Alternatively I
+WORDS = """user assistant system A B C D What How Which In One Add Read Multiply Largest Wait Alternatively I
  a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners cost costs count counts
  cross crosses diagonal dial dials digit digits do does falling far four green has have high how image in is it largest left line many
  middle number numbers of once over red right rising row see shape shapes smallest square squares sum sums take the then there
@@ -75,7 +75,7 @@ def save_blank_model(folder, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = InternVLForConditionalGeneration(config)
-        torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.05)  # the class starts them at zero
+        torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.5)  # the class starts them at zero
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
