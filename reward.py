@@ -321,6 +321,7 @@ class Config:
     verifier: str = ""              # address of an OpenAI-compatible server, such as http://localhost:8000/v1; empty: the rule alone
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the name of the model there
     patience: float = 900.0         # seconds to wait for a verifier that does not answer before stopping
+    check_golds: bool = False       # also list the rows whose right answer the rule cannot read
     workers: int = 0                # processes that compare hard pairs; 0: one a core, at most 8
     time_limit: float = TIME_LIMIT  # seconds of processor time for one pair
 
@@ -368,6 +369,10 @@ def main(cfg):
         sys.exit(f"{cfg.out}: the folder of --out does not exist; make it first")
     POOL.size, POOL.limit = cfg.workers or None, cfg.time_limit
     rows = _read_rows(cfg.responses)
+    if cfg.check_golds:
+        odd = unreadable_golds([str(row["answer"]) for _, row, _ in rows], [o for _, _, o in rows])
+        print(f"{len(odd)} of {len(rows)} rows have a right answer that the rule cannot read")
+        print("".join(f"  {rows[i][0]}: {why}\n" for i, why in odd.items()), end="")
     verifier = Verifier(cfg.verifier, cfg.verifier_model, patience=cfg.patience) if cfg.verifier else None
     start, rewards = time.perf_counter(), []
     with tqdm(total=len(rows), unit="row", disable=None) as bar:
@@ -404,3 +409,5 @@ if __name__ == "__main__":
         main(tyro.cli(Config, description=__doc__.split("\n\n")[0]))
     except VerifierDown as error:
         sys.exit(f"{error} (nothing was written)")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")

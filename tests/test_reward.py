@@ -284,6 +284,10 @@ def test_command(tmp_path):
     assert [(r["id"], r["accuracy"], r["format"], r["total"], r["extracted"]) for r in out] == [
         ("a", 1, 1, 1, "x^2+2x+1"), ("b", 1, 0, 0.8, "0.5"), ("c", 0, 0, 0, None), ("d", 1, 1, 1, "dog")]
     assert all(r["why"] for r in out) and "rows/s" in done.stdout and "slowest: row 'a'" in done.stdout
+    with open(tmp_path / "in.jsonl", "a") as f:
+        f.write('{"id": "q9", "prediction": "5", "answer": "5^5^5^5"}\n')
+    done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--check_golds")
+    assert "1 of 5 rows have a right answer that the rule cannot read\n  row 'q9': the answer holds a tower" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("line, complaint", [
