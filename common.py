@@ -80,7 +80,7 @@ def total(values, world, op="sum"):
     """Sum (or max) of a list of floats over all ranks. Every rank must call it."""
     if world.size == 1:
         return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64)  # gloo carries it on every device
+    tensor = torch.tensor(list(values), dtype=torch.float64)  # gloo carries it on every device
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
     return tensor.tolist()
 

@@ -15,12 +15,13 @@ Look at the reward.
 """
 import statistics
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
-from common import Refused, Run, batch_indices, gather, learning_rate, main, resume, save, say, seed_of, start, total
+from common import Refused, Run, batch_indices, gather, learning_rate, main, read_jsonl, resume, save, say, seed_of, start, total
 from data import Chat, read_records
 from model import PARTS, even_out, load, make_optimizer, shard, update
 from reward import Verifier, VerifierDown, rates, score_batch, unreadable_golds
@@ -98,42 +99,11 @@ def kl_penalty(logp, ref_logp):
     return (ref_logp - logp).exp() - (ref_logp - logp) - 1
 
 
-# ------------------------------------------------------------------------------------------------------------- watching
-
-def warning_signs(m):
-    """The paper's failure signatures in a step's metrics, each in one sentence (sections 5.3 to 5.6, 6.5)."""
-    start = m["first"]
-    signs = {
-        "reward collapse": (m["reward"] < 0.5 * m["best_reward"], f"reward {m['reward']:.2f} fell below half of its best {m['best_reward']:.2f}: a lower --lr?"),
-        "repetition": (m["repetition"] > 0.3, f"{m['repetition']:.0%} of the text repeats itself"),
-        "entropy shooting up": (m["entropy"] > 3 * start["entropy"] + 0.5, f"entropy {m['entropy']:.2f}, at the start {start['entropy']:.2f}: unlearning; a lower --lr?"),
-        "entropy vanishing": (m["entropy"] < 0.05 * start["entropy"], f"entropy {m['entropy']:.4f}, at the start {start['entropy']:.2f}: nothing is explored any more"),
-        "length limit": (m["truncated"] > 0.2, f"{m['truncated']:.0%} of the responses end at the length limit: raise --max_new_tokens, or it rambles"),
-        "image denial": (m["denial"] > 0.05, f"{m['denial']:.0%} of the responses claim not to see the image"),
-        "sampler/trainer gap": (m["gap"] > 0.05, f"sampler and trainer differ by {m['gap']:.3f} nats a token: stale weights, other pixels or temperature?"),
-        "no signal": (m["groups_mixed"] < 0.05, f"only {m['groups_mixed']:.0%} of the groups have both right and wrong answers"),
-    }
-    return {name: text for name, (seen, text) in signs.items() if seen}
-
-
-def token_signals(rollouts, entropy, owner, words, high):
-    """Sums over this rank's tokens: entropy, number, high ones, and entropy and number of critical tokens.
-
-    entropy (R,) is the trainer's, of the distribution that produced each token, so the indicator of section 5.1 costs
-    nothing here; entropy_select.py measures it on a fixed probe set.
-    """
-    offsets, critical = torch.searchsorted(owner, torch.arange(len(rollouts))), []
-    for i, r in enumerate(rollouts):
-        critical += [int(offsets[i]) + k for k in r.critical(words)]
-    picked = entropy[critical]
-    return [entropy.sum().item(), len(entropy), (entropy > high).sum().item(), picked.sum().item(), len(picked)]
-
-
 # ------------------------------------------------------------------------------------------------------------- training
 
 def train(cfg):
-    if cfg.samples < 2 or cfg.prompts % cfg.minibatches:
-        raise Refused("--samples must be at least 2 (a group is compared with itself), --prompts a multiple of --minibatches")
+    if cfg.samples < 2:
+        raise Refused("--samples must be at least 2: a response is compared with the others of its group")
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x {cfg.minibatches} minibatches")
@@ -150,136 +120,173 @@ def train(cfg):
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
 
+    watch, times = Watch(run), []
     bar = tqdm(total=cfg.steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
-    memory, times = {"best_reward": 0.0, "first": None, "said": set()}, []
     for step in range(first, cfg.steps):
-        t0 = time.time()
+        begin, m = time.time(), defaultdict(float)  # m: sums over this rank's responses and tokens, then the step's metrics
+
+        # ---------------------------------------------------------------- sample and reward: n responses to each prompt
         source = hard if cfg.curriculum and step >= cfg.curriculum_at else pool
-        n = cfg.samples
-
-        # ------------------------------------------------------------------ sample: n responses to each of this rank's prompts
-        def draw(round):
-            order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=round))
-            prompts = [source[i] for i in order[world.rank::world.size]]
-            groups = sampler.generate(prompts, n, cfg.max_new_tokens, cfg.temperature, seed_of(cfg.seed, step, world.rank, round))
-            t = time.time()
-            flat = [r for g in groups for r in g]
-            rows = [r.prompt.record for r in flat]
-            rewards = score_batch([r.text for r in flat], [r.answer for r in rows], cfg.thinking, [r.options or None for r in rows],
-                                  verifier, [r.question for r in rows])
-            return list(zip(groups, (rewards[i:i + n] for i in range(0, len(rewards), n)))), time.time() - t
-
         try:
-            groups, time_reward = draw(0)
-            if cfg.dynamic_sampling:  # judged by accuracy alone: a spread of format would let empty groups pass
-                mixed = lambda g: len({r.accuracy for r in g[1]}) > 1  # noqa: E731
-                drawn = groups
-                for round in range(1, 5):
-                    if sum(map(mixed, drawn)) >= len(groups):
-                        break
-                    more, t = draw(round)
-                    drawn, time_reward = drawn + more, time_reward + t
-                groups = sorted(drawn, key=mixed, reverse=True)[:len(groups)]  # stable: mixed ones first, in the order drawn
+            groups, time_reward = collect(source, step, cfg, sampler, verifier, world)
             down = ""
         except VerifierDown as error:
-            down = f"The verifier does not answer: {error}"
+            down = str(error)
         if verifier and (down := next(filter(None, gather(down, world)), "")):  # on one rank is on all
             if step > run.step:
                 save(run, step, vlm, optimizer, world)
             raise Refused(f"{down}\nEverything up to step {step} is saved. Start the server and run the same command again.")
-        t1 = time.time()
+        time_sample = time.time() - begin - time_reward
 
-        # ------------------------------------------------------------------ reward and advantage
-        rollouts, rewards = [r for g, _ in groups for r in g], [r for _, rs in groups for r in rs]
-        reward = torch.tensor([r.total for r in rewards]).view(-1, n)                      # (P, n)
-        adv = advantages(reward).flatten().to(world.device)                                # (P * n,)
+        # ---------------------------------------------------------------- advantage: each response against its group
+        reward = torch.tensor([[r.total for r in rewards] for _, rewards in groups])       # (P, n)
+        adv = advantages(reward).to(world.device)                                          # (P, n)
 
-        # ------------------------------------------------------------------ loss and step
-        stats = dict.fromkeys(("loss", "gap", "clipped", "kl"), 0.0)
-        ratio_max, signals, norms = 0.0, [0.0] * 5, []
-        share = len(groups) // cfg.minibatches
-        batches = []
-        for m in range(cfg.minibatches):
-            part = slice(m * share * n, (m + 1) * share * n)
-            packs = even_out(chat.packs([(g[0].prompt, [r.ids for r in g]) for g, _ in groups[m * share:(m + 1) * share]],
-                                        cfg.max_tokens, cfg.temperature), world)
-            packs = [(p.to(world.device), w) for p, w in packs]
-            with torch.no_grad():  # one gradient step: the old log-prob is the new one, detached; no second forward
-                old = [vlm(p)[0] for p, _ in packs] if cfg.minibatches > 1 else [None] * len(packs)
-                ref = [reference(p)[0] for p, _ in packs] if cfg.kl else [None] * len(packs)
-            batches.append((part, packs, old, ref))
-        for part, packs, olds, refs in batches:
-            own, own_adv = rollouts[part], adv[part]
-            lengths = torch.tensor([len(r.ids) for r in own], device=world.device)
-            sampled = torch.cat([r.logp for r in own]).to(world.device)                    # the sampler's log-probs
+        # ---------------------------------------------------------------- loss: packs of prompts with all their responses
+        batches = []  # one a gradient step
+        for part in torch.arange(len(groups)).chunk(cfg.minibatches):
+            packs = chat.packs([(groups[i][0][0].prompt, [r.ids for r in groups[i][0]]) for i in part], cfg.max_tokens, cfg.temperature)
+            packs = [(pack.to(world.device), real) for pack, real in even_out(packs, world)]
+            with torch.no_grad():
+                # one gradient step: the old log-prob is the new one, detached; no second forward, and the ratio is exactly 1
+                old = [vlm(pack)[0] if cfg.minibatches > 1 else None for pack, _ in packs]
+                ref = [reference(pack)[0] if cfg.kl else None for pack, _ in packs]
+            batches.append(([r for i in part for r in groups[i][0]], adv[part].flatten(), zip(packs, old, ref)))
+
+        for rollouts, own_adv, packs in batches:
+            lengths = torch.tensor([len(r.ids) for r in rollouts], device=world.device)    # |y|
+            sampled = torch.cat([r.logp for r in rollouts]).to(world.device)               # the sampler's log-probs
             entropies, at = [], 0
-            for (pack, real), old, ref in zip(packs, olds, refs):
+            for (pack, real), old, ref in packs:
                 logp, entropy = vlm(pack)                                                  # (R,), (R,)
                 old = logp.detach() if old is None else old
-                here = sampled[at:at + len(logp)] if real else old
-                weight = real / (lengths[pack.owner] * len(own) * world.size)              # 1/|y|, then the mean over the batch
+                drawn = sampled[at:at + len(logp)] if real else old
+                weight = real / (lengths[pack.owner] * len(rollouts) * world.size)         # mean over |y|, then over responses
                 if cfg.is_clip:
-                    weight = weight * (old - here).exp().clamp(max=cfg.is_clip)
+                    weight = weight * (old - drawn).exp().clamp(max=cfg.is_clip)
                 loss, ratio = grpo_loss(logp, old, own_adv[pack.owner], weight, cfg.clip_low, cfg.clip_high)
                 if cfg.kl:
                     penalty = (weight * kl_penalty(logp, ref)).sum()
-                    loss, stats["kl"] = loss + cfg.kl * penalty, stats["kl"] + penalty.item()
+                    loss, m["kl"] = loss + cfg.kl * penalty, m["kl"] + penalty.item() / cfg.minibatches
                 loss.backward()
                 if real:
                     at += len(logp)
-                    entropies.append(entropy.detach())
-                    stats["loss"] += loss.item()
-                    stats["gap"] += (old - here).abs().sum().item()
-                    stats["clipped"] += ((ratio < 1 - cfg.clip_low) | (ratio > 1 + cfg.clip_high)).sum().item()
-                    ratio_max = max(ratio_max, ratio.detach().max().item())
-            owner = torch.repeat_interleave(torch.arange(len(own)), lengths.cpu())
-            entropies = torch.cat(entropies).cpu()
-            signals = [a + b for a, b in zip(signals, token_signals(own, entropies, owner, cfg.words, cfg.high_entropy))]
+                    entropies.append(entropy.detach().cpu())
+                    m["loss"] += loss.item() / cfg.minibatches
+                    m["gap"] += (old - drawn).abs().sum().item()
+                    m["clip_fraction"] += ((ratio < 1 - cfg.clip_low) | (ratio > 1 + cfg.clip_high)).sum().item()
+                    m["ratio_max"] = max(m["ratio_max"], ratio.detach().max().item())
+            count_tokens(m, rollouts, torch.cat(entropies), cfg)
+
+            # ------------------------------------------------------------ step
             lr = learning_rate(step, cfg.steps, cfg.lr, cfg.warmup, cfg.schedule)
-            norms.append(update(vlm, optimizer, lr, cfg.clip, run, [g[0].prompt.record.id for g, _ in groups]))
+            m["grad_norm"] = max(m["grad_norm"], update(vlm, optimizer, lr, cfg.clip, run, sorted({r.prompt.record.id for r in rollouts})))
 
-        # ------------------------------------------------------------------ sync: the sampler follows the trainer
+        # ---------------------------------------------------------------- sync: the sampler follows the trainer
         sampler.sync(vlm)
-        t2 = time.time()
 
-        # ------------------------------------------------------------------ log
-        correct = torch.tensor([r.accuracy for r in rewards]).view(-1, n)
-        sums = total([reward.sum().item(), correct.sum().item(), sum(r.format for r in rewards), reward.std(1).sum().item(),
-                      ((correct.mean(1) > 0) & (correct.mean(1) < 1)).sum().item(), sum(len(r.ids) for r in rollouts),
-                      sum(r.finish == "length" for r in rollouts), sum(denies_image(r.text) for r in rollouts),
-                      sum(repetition(r.text) for r in rollouts), len(rollouts), len(groups), stats["loss"], stats["gap"],
-                      stats["clipped"], stats["kl"], *signals], world)
-        (r, a, f, std, mix, tokens, cut, deny, repeat, count, groups_n, loss, gap, clipped, kl, ent, ent_n, high, crit, crit_n) = sums
-        peak = total([ratio_max, max(len(r.ids) for r in rollouts)], world, "max")
-        metrics = {"reward": r / count, "accuracy": a / count, "format": f / count, "reward_std": std / groups_n, "groups_mixed": mix / groups_n,
-                   "length": tokens / count, "length_max": peak[1], "truncated": cut / count, "denial": deny / count,
-                   "repetition": repeat / count, "entropy": ent / ent_n, "entropy_high": high / ent_n,
-                   "critical_entropy": crit / crit_n if crit_n else None, "critical_count": crit_n, "grad_norm": max(norms),
-                   "loss": loss, "lr": optimizer.param_groups[0]["lr"], "ratio_max": peak[0], "clip_fraction": clipped / ent_n, "kl": kl,
-                   "gap": gap / ent_n, "tokens": tokens, "time_sample": t1 - t0 - time_reward, "time_reward": time_reward, "time_update": t2 - t1,
-                   "time_step": time.time() - t0}
-        if step == 0 and metrics["gap"] > cfg.max_gap:
-            raise Refused(f"sampler and trainer disagree by {metrics['gap']:.3f} nats a token at the first step (--max_gap {cfg.max_gap}). "
-                          f"Likely causes: other weights, other pixels or tile limits, another temperature, bf16 on one side only.")
+        # ---------------------------------------------------------------- log
+        m = summary(m, groups, reward, world)
+        m.update(lr=optimizer.param_groups[0]["lr"], time_sample=time_sample, time_reward=time_reward,
+                 time_update=time.time() - begin - time_sample - time_reward, time_step=time.time() - begin)
         if verifier:
-            metrics.update({f"{name}_rate": value for name, value in rates(rewards).items()})  # of rank 0's responses
-        run.log(step + 1, metrics)
-        run.rollout(sample_row(step + 1, rollouts[0], rewards[0], adv[0].item()))
-        times.append(metrics["time_step"])
-        memory["first"] = memory["first"] or metrics
-        memory["best_reward"] = max(memory["best_reward"], metrics["reward"])
-        signs = warning_signs({**metrics, **memory})
-        for name in signs.keys() - memory["said"]:
-            say(f"step {step + 1}: {name}: {signs[name]}")
-        memory["said"] = set(signs)
-        bar.set_postfix_str(f"reward {metrics['reward']:.3f} accuracy {metrics['accuracy']:.2f} length {metrics['length']:.0f} entropy {metrics['entropy']:.2f}", refresh=False)
+            m.update({f"{name}_rate": value for name, value in rates([r for _, rs in groups for r in rs]).items()})  # rank 0's
+        if step == 0 and m["gap"] > cfg.max_gap:
+            raise Refused(f"sampler and trainer disagree by {m['gap']:.3f} nats a token at the first step (--max_gap {cfg.max_gap}). "
+                          f"Likely causes: other weights, other pixels or tile limits, another temperature, bf16 on one side only.")
+        run.log(step + 1, m)
+        run.rollout(sample_row(step + 1, groups[0][0][0], groups[0][1][0], adv[0, 0].item()))
+        watch(step + 1, m)
+        times.append(m["time_step"])
+        bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} entropy {m['entropy']:.2f}", refresh=False)
         bar.update()
 
-        # ------------------------------------------------------------------ save
+        # ---------------------------------------------------------------- save
         if step + 1 == cfg.steps or (step + 1) % cfg.save_every == 0:
             save(run, step + 1, vlm, optimizer, world)
     bar.close()
     say(f"done: {run.last}" + (f"; median step {statistics.median(times):.2f} s" if times else ""))
+
+
+def collect(source, step, cfg, sampler, verifier, world):
+    """This rank's share of the step's prompts, sampled and rewarded: [(rollouts, rewards)], a group a prompt, and the
+    seconds that the reward took. With dynamic sampling, groups that are all right or all wrong are replaced by new ones
+    (up to four more draws), judged by accuracy alone: a spread of format would let empty groups pass."""
+    groups, time_reward, wanted = [], 0.0, cfg.prompts // world.size
+    mixed = lambda group: len({r.accuracy for r in group[1]}) > 1  # noqa: E731
+    for draw in range(5 if cfg.dynamic_sampling else 1):
+        order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
+        prompts = [source[i] for i in order[world.rank::world.size]]
+        sampled = sampler.generate(prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed_of(cfg.seed, step, world.rank, draw))
+        begin, flat = time.time(), [r for group in sampled for r in group]
+        rows = [r.prompt.record for r in flat]
+        rewards = score_batch([r.text for r in flat], [r.answer for r in rows], cfg.thinking, [r.options or None for r in rows],
+                              verifier, [r.question for r in rows])
+        time_reward += time.time() - begin
+        groups += [(group, rewards[i * cfg.samples:(i + 1) * cfg.samples]) for i, group in enumerate(sampled)]
+        if sum(map(mixed, groups)) >= wanted:
+            break
+    return (sorted(groups, key=mixed, reverse=True) if cfg.dynamic_sampling else groups)[:wanted], time_reward
+
+
+# ------------------------------------------------------------------------------------------------------------- watching
+
+def count_tokens(m, rollouts, entropy, cfg):
+    """Add this minibatch's tokens to the sums. entropy (R,) is the trainer's, of the distribution that produced each
+    token, so the indicator of section 5.1 costs nothing here; entropy_select.py measures it on a fixed probe set."""
+    critical, at = [], 0
+    for r in rollouts:
+        critical += [at + k for k in r.critical(cfg.words)]
+        at += len(r.ids)
+    m["tokens"] += len(entropy)
+    m["entropy"] += entropy.sum().item()
+    m["entropy_high"] += (entropy > cfg.high_entropy).sum().item()
+    m["critical_entropy"] += entropy[critical].sum().item()
+    m["critical_count"] += len(critical)
+
+
+def summary(m, groups, reward, world):
+    """The step's metrics over all ranks, from this rank's sums."""
+    rollouts, rewards = [r for g, _ in groups for r in g], [r for _, rs in groups for r in rs]
+    peak = {"ratio_max": m.pop("ratio_max"), "grad_norm": m.pop("grad_norm"), "length_max": max(len(r.ids) for r in rollouts)}
+    m.update(count=len(rollouts), groups=len(groups), reward=reward.sum().item(), reward_std=reward.std(1).sum().item(),
+             accuracy=sum(r.accuracy for r in rewards), format=sum(r.format for r in rewards),
+             groups_mixed=sum(len({r.accuracy for r in rs}) > 1 for _, rs in groups), length=sum(len(r.ids) for r in rollouts),
+             truncated=sum(r.finish == "length" for r in rollouts), denial=sum(denies_image(r.text) for r in rollouts),
+             repetition=sum(repetition(r.text) for r in rollouts))
+    m = dict(zip(m, total(m.values(), world)))
+    per = {"count": ("reward", "accuracy", "format", "length", "truncated", "denial", "repetition"), "groups": ("reward_std", "groups_mixed"),
+           "tokens": ("entropy", "entropy_high", "gap", "clip_fraction"), "critical_count": ("critical_entropy",)}
+    for count, names in per.items():
+        m.update({name: m[name] / m[count] if m[count] else None for name in names})
+    return {**m, **dict(zip(peak, total(peak.values(), world, "max")))}
+
+
+class Watch:
+    """Says in one line when one of the paper's failure signatures appears (sections 5.3 to 5.6, 6.5), and again only
+    after it was gone. Compares with the run's first step and best reward, also after a resume."""
+
+    def __init__(self, run):
+        before = read_jsonl(run.dir / "metrics.jsonl")
+        self.first, self.best, self.said = before[0] if before else None, max((m["reward"] for m in before), default=0), set()
+
+    def __call__(self, step, m):
+        self.first, self.best = self.first or m, max(self.best, m["reward"])
+        entropy = self.first["entropy"]
+        signs = {
+            "reward collapse": (m["reward"] < 0.5 * self.best, f"reward {m['reward']:.2f}, its best was {self.best:.2f}: a lower --lr?"),
+            "repetition": (m["repetition"] > 0.3, f"{m['repetition']:.0%} of the text repeats itself"),
+            "entropy shoots up": (m["entropy"] > 3 * entropy + 0.5, f"{m['entropy']:.2f}, at the start {entropy:.2f}: it unlearns; a lower --lr?"),
+            "entropy vanishes": (m["entropy"] < 0.05 * entropy, f"{m['entropy']:.4f}, at the start {entropy:.2f}: nothing is explored any more"),
+            "lengths at the limit": (m["truncated"] > 0.2, f"{m['truncated']:.0%} of the responses are cut off: raise --max_new_tokens, or it rambles"),
+            "image denial": (m["denial"] > 0.05, f"{m['denial']:.0%} of the responses claim not to see the image"),
+            "sampler/trainer gap": (m["gap"] > 0.05, f"{m['gap']:.3f} nats a token: stale weights, other pixels or another temperature?"),
+            "no signal": (m["groups_mixed"] < 0.05, f"only {m['groups_mixed']:.0%} of the groups have right and wrong answers"),
+        }
+        seen = {name for name, (bad, _) in signs.items() if bad}
+        for name in sorted(seen - self.said):
+            say(f"step {step}: {name}: {signs[name][1]}")
+        self.said = seen
 
 
 def load_prompts(cfg, source, chat):
