@@ -21,15 +21,12 @@ CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters: 
 @lru_cache(maxsize=64)
 def _critical_pattern(words):
     letter = rf"[^\W{CJK}]"  # a word character of a script with spaces; "_" and digits included
-    parts = []
-    for word in sorted(words, key=len, reverse=True):  # the longest first: "double-check" wins over "check"
-        body = re.escape(word)
-        if re.match(letter, word):  # also not behind "cross-": another word; but "--wait" (a dash) is "wait"
-            body = rf"(?<!{letter})(?<!{letter}-){body}"
-        if re.search(rf"{letter}$", word):
-            body = rf"{body}(?!{letter})"
-        parts.append(body)
-    return re.compile("|".join(parts), re.IGNORECASE)
+    words = sorted(words, key=len, reverse=True)  # the longest first: "double-check" wins over "check"
+    spaced = [re.escape(w) for w in words if re.match(letter, w) and re.search(rf"{letter}$", w)]
+    others = [re.escape(w) for w in words if re.escape(w) not in spaced]
+    # a spaced word is a whole one, and not behind "cross-", which makes another word of it; behind "--" (a dash) it is
+    parts = [rf"(?<!{letter})(?<!{letter}-)(?:{'|'.join(spaced)})(?!{letter})"] if spaced else []
+    return re.compile("|".join(parts + others), re.IGNORECASE)
 
 
 def critical_spans(text, words=CRITICAL_WORDS):
