@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -257,8 +258,10 @@ def save(run, step, vlm, optimizer, world):
             dist.barrier()
         vlm.save(part)  # gathers on every rank, writes on rank 0
         weights, state = get_state_dict(vlm, optimizer)
-        dcp.save({"vlm": weights, "optimizer": state}, checkpoint_id=str(part / TRAINER), no_dist=world.size == 1)
-    except Exception as error:  # narrowed below: only a full disk is explained, everything else is raised as it is
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is a choice here
+            dcp.save({"vlm": weights, "optimizer": state}, checkpoint_id=str(part / TRAINER), no_dist=world.size == 1)
+    except Exception as error:  # only a full disk is explained; everything else is raised as it is
         if world.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
@@ -286,7 +289,9 @@ def resume(run, vlm, optimizer, world):
     weights, state = get_state_dict(vlm, optimizer)
     loaded = {"vlm": weights, "optimizer": state}
     try:
-        dcp.load(loaded, checkpoint_id=str(run.last / TRAINER), no_dist=world.size == 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(loaded, checkpoint_id=str(run.last / TRAINER), no_dist=world.size == 1)
     except Exception as error:
         raise Refused(f"{run.last / TRAINER} does not fit this model and optimizer ({error}). "
                       f"Was --train or the model changed? Use another --out.") from error
