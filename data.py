@@ -9,6 +9,7 @@ What can be wrong with data is found here, before the first step, and named by f
 """
 import io
 import json
+import math
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from common import Refused, resolve, say
-from model import Layout, read_config
+from model import Layout, pair, read_config
 
 THINK, END_THINK = "<think>\n", "</think>"
 IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")
@@ -160,19 +161,27 @@ class Prompt:
 class Chat:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and sampler."""
 
-    def __init__(self, path, max_tiles=12, flag="--model", cache_gib=2.0):
+    def __init__(self, path, max_tiles=12, flag="--model", cache_gib=2.0, pixels=(0, 0)):
+        """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen2.5-VL, 0 keeps the model's own."""
         path = resolve(path, flag)
         self.path, self.config = path, read_config(path, flag)
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-        self.processor.crop_to_patches, self.processor.max_patches = max_tiles > 1, max_tiles
-        vision = self.config.vision_config
-        side = vision.image_size[0] if isinstance(vision.image_size, (list, tuple)) else vision.image_size
-        patch = vision.patch_size[0] if isinstance(vision.patch_size, (list, tuple)) else vision.patch_size
         self.image_id = self.config.image_token_id
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
-        self.per_tile = int((side // patch) ** 2 * self.config.downsample_ratio ** 2)  # 256 for InternVL3
-        self.start_id, self.end_id = self.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
+        self.grids = self.config.model_type == "qwen2_5_vl"  # images keep their shape, positions are (time, row, column)
+        if self.grids:
+            least, most = (given or self.processor.size[edge] for given, edge in zip(pixels, ("shortest_edge", "longest_edge")))
+            self.processor.size = type(self.processor.size)(shortest_edge=least, longest_edge=most)
+            self.per_tile, self.around = 1, ([], [])  # its chat template writes the marks around an image
+        else:
+            vision = self.config.vision_config
+            self.processor.crop_to_patches, self.processor.max_patches = max_tiles > 1, max_tiles
+            patches = (pair(vision.image_size)[0] // pair(vision.patch_size)[0]) ** 2
+            self.per_tile = int(patches * self.config.downsample_ratio ** 2)  # 256 for InternVL3
+            self.per_tile = (getattr(self.config, "qformer", None) or {}).get("queries", self.per_tile)
+            self.start_id, self.end_id = self.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
+            self.around = [self.start_id], [self.end_id]
         self.stop_ids = self._stop_ids()
         self.context = self.config.text_config.max_position_embeddings
         self.cache, self.cache_left = {}, cache_gib * 2 ** 30
@@ -223,30 +232,67 @@ class Chat:
                           f"does its text contain {self.image_mark} literally?")
         sizes, full = iter([record.sizes[i] for i in record.shown]), []
         for i in ids:
-            full += [self.start_id] + [i] * self.per_tile * self.tiles(next(sizes)) + [self.end_id] if i == self.image_id else [i]
+            full += self.around[0] + [i] * self.per_tile * self.tiles(next(sizes)) + self.around[1] if i == self.image_id else [i]
         return full
 
     def tiles(self, size):
-        """Tiles of an image of (height, width): 1, or its tiling and a thumbnail. Tested against the real processor."""
+        """Tiles of an image of (height, width): 1, or its tiling and a thumbnail; of a Qwen2.5-VL its visual tokens.
+        Tested against the real processors."""
+        if self.grids:
+            return math.prod(self.grid(size))
         if not self.processor.crop_to_patches:
             return 1
         return int(self.processor.get_number_of_image_patches(*size, {}))
 
+    def grid(self, size):
+        """Rows and columns of visual tokens: the image is scaled to multiples of 28 pixels within the pixel limits."""
+        height, width = size
+        if max(size) > 200 * min(size):
+            raise Refused(f"an image of {width}x{height} pixels is longer than 200 times its width: the model family refuses it")
+        unit = self.processor.patch_size * self.processor.merge_size
+        least, most = self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
+        rows, columns = round(height / unit), round(width / unit)
+        if rows * columns * unit ** 2 > most:
+            shrink = math.sqrt(height * width / most)
+            rows, columns = (max(1, math.floor(x / shrink / unit)) for x in size)
+        elif rows * columns * unit ** 2 < least:
+            grow = math.sqrt(least / (height * width))
+            rows, columns = (math.ceil(x * grow / unit) for x in size)
+        return rows, columns
+
+    def positions(self, prompt):
+        """Of the rotary embedding: (P,), or for Qwen2.5-VL's M-RoPE (3, P), where text counts on in all three rows and an
+        image stands still in time and counts its rows and columns; text after it goes on behind the larger of the two."""
+        if not self.grids:
+            return torch.arange(len(prompt.full))
+        out, i, at = [], 0, 0
+        for size in (prompt.record.sizes[k] for k in prompt.record.shown):
+            rows, columns = self.grid(size)
+            j = prompt.full.index(self.image_id, i)
+            out.append((torch.arange(j - i) + at).expand(3, -1))
+            at, i = at + j - i, j + rows * columns
+            place = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")).view(2, -1)
+            out.append(torch.cat([torch.zeros_like(place[:1]), place]) + at)
+            at += max(rows, columns)
+        return torch.cat(out + [(torch.arange(len(prompt.full) - i) + at).expand(3, -1)], 1)
+
     def pixels(self, prompt):
-        """What the processor makes of a prompt's images: {"pixel_values": (tiles, 3, height, width)}, or {}.
+        """What the processor makes of a prompt's images: {"pixel_values": (tiles, 3, height, width)}, for
+        Qwen2.5-VL {"pixel_values": (patches, width), "image_grid_thw": (images, 3)}, or {} without images.
         Small images are kept (up to cache_gib), so that a second epoch or sample decodes nothing."""
         record, out = prompt.record, []
         for i in record.shown:
             image = record.images[i]
             if image not in self.cache if isinstance(image, (str, bytes)) else True:
-                pixels = self.processor(open_image(image), return_tensors="pt")["pixel_values"]
-                if not isinstance(image, (str, bytes)) or self.cache_left < pixels.nbytes:
-                    out.append(pixels)
+                got = self.processor(open_image(image), return_tensors="pt")
+                got = {k: v for k, v in got.items() if k != "num_patches"}  # the number of tiles: pixel_values has it
+                if not isinstance(image, (str, bytes)) or self.cache_left < (size := sum(v.nbytes for v in got.values())):
+                    out.append(got)
                     continue
-                self.cache[image] = pixels
-                self.cache_left -= pixels.nbytes
+                self.cache[image] = got
+                self.cache_left -= size
             out.append(self.cache[image])
-        return {"pixel_values": torch.cat(out)} if out else {}
+        return {k: torch.cat([o[k] for o in out]) for k in out[0]} if out else {}
 
     def pieces(self, ids):
         """The text of each token, such that they join to the text of all: [str] as long as ids, special tokens empty."""
@@ -300,7 +346,8 @@ class Chat:
             begin, P = len(ids), len(prompt.full)
             segments.append((begin, P, 0, 0))
             ids += prompt.full
-            positions += range(P)
+            positions.append(self.positions(prompt))
+            behind = int(positions[-1].max()) + 1
             pixels.append(self.pixels(prompt) if images else {})
             for number, response in responses:
                 if not response:
@@ -310,12 +357,12 @@ class Chat:
                 source += [begin + P - 1, *range(start, start + n - 1)]  # the token before each response token predicts it
                 owner += [number] * n
                 ids += response
-                positions += range(P, P + n)
+                positions.append((torch.arange(n) + behind).expand(*positions[-1].shape[:-1], n))
         ids = torch.tensor(ids)
         source, owner = torch.tensor(source, dtype=torch.long), torch.tensor(owner, dtype=torch.long)
         targets = [t for _, responses in row for _, r in responses for t in r]
         merged = {k: torch.cat([p[k] for p in pixels if p]) for k in {k for p in pixels for k in p}}
-        return Pack(ids, torch.tensor(positions), (ids == self.image_id).nonzero()[:, 0], merged, Layout(segments),
+        return Pack(ids, torch.cat(positions, -1), (ids == self.image_id).nonzero()[:, 0], merged, Layout(segments),
                     source, torch.tensor(targets, dtype=torch.long), owner, temperature, [p for p, _ in row])
 
 
@@ -323,7 +370,7 @@ class Chat:
 class Pack:
     """One row of N tokens without padding: prompts, each followed by its responses."""
     ids: torch.Tensor          # (N,)
-    positions: torch.Tensor    # (N,) of the rotary embedding: a response goes on where its prompt ends
+    positions: torch.Tensor    # (N,) or (3, N) of the rotary embedding: a response goes on where its prompt ends
     visual_at: torch.Tensor    # (V,) places of the visual tokens
     images: dict               # what the processor made of all images, in order
     layout: Layout             # who attends to whom

@@ -10,7 +10,7 @@ takes a whole *pack*: prompts laid into one row without padding, each followed b
 
 Every response of a pack attends to its own prompt and to itself, and to nothing else, and its positions go on where the
 prompt ends: an image and its question are computed once for a whole group of GRPO samples. The paper's hero, the
-connector, is written out below; its weights are the family's own.
+connector, is written out in connector.py; its weights are the family's own.
 
 Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under torchrun and does nothing in one
 process. `python model.py MODEL` prints the table of parts.
@@ -35,6 +35,7 @@ from transformers.modeling_utils import AttentionInterface
 from transformers.utils import logging as hf_logging
 
 from common import Refused, has_weights, resolve, say, total
+from connector import MergerConnector, MLPConnector
 
 hf_logging.disable_progress_bar()  # the bars of a run are its own
 
@@ -43,48 +44,39 @@ PARTS = ("encoder", "connector", "llm")
 # Where each family keeps its parts: names inside the Hugging Face model. A parameter belongs to the longest prefix that
 # fits. "Freeze the vision tower" freezes the connector too in many codebases, and a frozen connector is exactly what the
 # paper shows collapsing (section 5.6); here each part has a name of its own and tests list its tensors.
+#
+# What else differs: the connector's class, how the encoder is called, and the smallest image, for ranks that have none.
 FAMILIES = {
-    "internvl": {"encoder": "model.vision_tower", "connector": "model.multi_modal_projector",
-                 "llm": ("model.language_model", "lm_head")},
+    "internvl": {
+        "encoder": "model.vision_tower", "connector": "model.multi_modal_projector", "llm": ("model.language_model", "lm_head"),
+        "make_connector": lambda c: MLPConnector(c.vision_config.hidden_size, c.text_config.hidden_size, c.downsample_ratio),
+        "encode": lambda hf, images: encode_tiles(hf, images["pixel_values"]),
+        "connect": lambda hf, features: hf.model.multi_modal_projector(features),
+        "blank": lambda c: {"pixel_values": torch.zeros(1, 3, *pair(c.vision_config.image_size))}},
+    "qwen2_5_vl": {
+        "encoder": "model.visual", "connector": "model.visual.merger", "llm": ("model.language_model", "lm_head"),
+        "make_connector": lambda c: MergerConnector(c.vision_config.hidden_size, c.text_config.hidden_size, c.vision_config.spatial_merge_size),
+        # the merger only groups patches here (connector.py); the encoder undoes its window order behind it
+        "encode": lambda hf, images: hf.model.visual(images["pixel_values"], grid_thw=images["image_grid_thw"]).pooler_output,
+        "connect": lambda hf, features: hf.model.visual.merger(features, project=True),
+        "blank": lambda c: {"pixel_values": torch.zeros(4, 3 * c.vision_config.temporal_patch_size * c.vision_config.patch_size ** 2),
+                            "image_grid_thw": torch.tensor([[1, 2, 2]])}},
 }
 
+
+def pair(x):
+    return tuple(x) if isinstance(x, (list, tuple)) else (x, x)
+
+
+def encode_tiles(hf, pixels):
+    """InternVL: tiles (T, 3, height, width) -> features (T, patches, width), without the class token"""
+    layer, tower = hf.config.vision_feature_layer, hf.model.vision_tower
+    if layer == -1:
+        return tower(pixel_values=pixels).last_hidden_state[:, 1:]
+    return tower(pixel_values=pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
+
+
 CHUNK = 2 ** 24  # logits that exist at once in the head (64 MiB in fp32), whatever the vocabulary
-
-
-# ---------------------------------------------------------------------------------------------------------------- connector
-
-class MLPConnector(nn.Module):
-    """InternVL's connector: pixel shuffle, LayerNorm, Linear, GELU, Linear (paper section 3.2; 91.8 M parameters at 38B).
-
-    The names and shapes of its weights are those of transformers' InternVLMultiModalProjector, so the two are
-    interchangeable; the pixel shuffle, which there sits in the model, is here, because it is the connector's first step.
-    """
-
-    def __init__(self, vision_width, llm_width, ratio=0.5):
-        super().__init__()
-        self.side = round(1 / ratio)  # patches along one side of the square that becomes one token
-        wide = vision_width * self.side ** 2
-        self.layer_norm = nn.LayerNorm(wide)
-        self.linear_1 = nn.Linear(wide, llm_width)
-        self.linear_2 = nn.Linear(llm_width, llm_width)
-
-    def forward(self, features):
-        """features (tiles, patches, width) -> visual tokens (tiles * patches / side^2, d)"""
-        x = self.pixel_shuffle(features)               # (T, P/4, 4 * width)
-        x = self.linear_1(self.layer_norm(x))          # (T, P/4, d)
-        return self.linear_2(F.gelu(x)).flatten(0, 1)  # (T * P/4, d)
-
-    def pixel_shuffle(self, features):
-        """side x side neighbouring patches lay their channels side by side: fewer, wider tokens. The family's weights
-        expect the channels in this order: row in the square, column in the square, channel."""
-        T, P, C = features.shape
-        grid, s = round(P ** 0.5), self.side
-        if grid * grid != P or grid % s:
-            raise Refused(f"the encoder gave {P} patches a tile, which is no square grid divisible by {s}: "
-                          f"check image_size and patch_size of the model's vision_config")
-        x = features.view(T, grid // s, s, grid // s, s, C)      # (T, row, r, column, c, C)
-        x = x.permute(0, 1, 3, 2, 4, 5)                          # (T, row, column, r, c, C)
-        return x.reshape(T, P // (s * s), s * s * C)
 
 
 # ---------------------------------------------------------------------------------------------------------------- attention
@@ -147,16 +139,26 @@ def attention(q, k, v, mask, scale):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
-def layout_attention(module, q, k, v, mask, scaling=None, layout=None, **_):
+def layout_attention(module, q, k, v, attention_mask=None, scaling=None, layout=None, cu_seq_lens_q=None, **_):
     """The attention function registered with transformers, (B, heads, T, h) in and (B, T, heads, h) out: in the LLM the
-    layout of the row does the work, in the encoder every patch of a tile sees every other."""
-    if layout is None:
-        return attention(q, k, v, mask, scaling).transpose(1, 2), None
-    out = layout.attend(module.layer_idx, *(x[0].transpose(0, 1) for x in (q, k, v)), scaling)
-    return out[None], None
+    layout of the row does the work; in the encoder every patch of a tile (of a window: cu_seq_lens_q) sees every other."""
+    if layout is not None:
+        return layout.attend(module.layer_idx, *(x[0].transpose(0, 1) for x in (q, k, v)), scaling)[None], None
+    if cu_seq_lens_q is None:
+        return attention(q, k, v, attention_mask, scaling).transpose(1, 2), None
+    ends = cu_seq_lens_q.tolist()
+    lengths = torch.tensor([b - a for a, b in zip(ends, ends[1:]) if b > a])
+    out = torch.empty_like(q.transpose(1, 2))                                     # (1, T, heads, h)
+    starts = torch.cumsum(lengths, 0) - lengths
+    for n in lengths.unique().tolist():                                           # windows of one size share one call
+        at = (starts[lengths == n][:, None] + torch.arange(n)).to(q.device)       # (windows, n)
+        o = attention(*(x[0][:, at].transpose(0, 1) for x in (q, k, v)), None, scaling)  # (windows, heads, n, h)
+        out = out.index_copy(1, at.flatten(), o.transpose(1, 2).flatten(0, 1)[None].to(out.dtype))
+    return out, None
 
 
 AttentionInterface.register("layout", layout_attention)
+AttentionInterface.register("layout_flash_windows", layout_attention)  # with "flash" in its name transformers hands over all windows at once
 
 
 # -------------------------------------------------------------------------------------------------------------------- model
@@ -167,25 +169,22 @@ class VLM(nn.Module):
     def __init__(self, hf, family, source, autocast=None):
         super().__init__()
         self.hf, self.family, self.source, self.autocast_dtype = hf, FAMILIES[family], source, autocast
-        config = hf.config
-        self.image_id = config.image_token_id
-        self.select_layer = config.vision_feature_layer
-        new = MLPConnector(config.vision_config.hidden_size, config.text_config.hidden_size, config.downsample_ratio)
-        old = hf.model.multi_modal_projector
-        new.to(old.linear_1.weight)
-        new.load_state_dict(old.state_dict())
-        hf.model.multi_modal_projector = new
-        for part in (hf.model.vision_tower, hf.model.language_model):
-            part.config._attn_implementation = "layout"
-        self.never = [self.image_id]  # ids that the policy can not write: placeholders of images (see `logits`)
+        self.image_id = hf.config.image_token_id
+        where, _, leaf = self.family["connector"].rpartition(".")
+        home = hf.get_submodule(where)
+        ours, theirs = self.family["make_connector"](hf.config), getattr(home, leaf)
+        ours.load_state_dict(theirs.state_dict(), assign=True)
+        setattr(home, leaf, ours)
+        hf.get_submodule(self.family["encoder"]).config._attn_implementation = "layout_flash_windows"
+        hf.model.language_model.config._attn_implementation = "layout"
+        # ids that the policy can not write: placeholders of images (see `logits`)
+        self.never = [i for i in (self.image_id, getattr(hf.config, "video_token_id", None)) if i is not None]
         self.frozen, self.sharded = set(), False
-        size = config.vision_config.image_size
-        self.blank = (1, 3, *(size if isinstance(size, (list, tuple)) else (size, size)))
 
     # ---- parts by name
 
     def part_of(self, name):
-        prefixes = [(p, part) for part, where in self.family.items() for p in ([where] if isinstance(where, str) else where)]
+        prefixes = [(p, part) for part in PARTS for p in ([self.family[part]] if isinstance(self.family[part], str) else self.family[part])]
         fits = [(len(p), part) for p, part in prefixes if name.startswith(p + ".")]
         if not fits:
             raise Refused(f"tensor {name} of {self.source} belongs to no part: add it to FAMILIES in model.py")
@@ -221,7 +220,8 @@ class VLM(nn.Module):
         return torch.autocast(device, self.autocast_dtype) if self.autocast_dtype else contextlib.nullcontext()
 
     def encode(self, pack):
-        """Encoder: the pack's images -> features (tiles, patches, width), or None for a pack without images.
+        """Encoder: the pack's images -> features, (tiles, patches, width) or, of a family with dynamic resolution,
+        (visual tokens, 4 * width); None for a pack without images.
 
         Under FSDP a rank without images still has to enter the encoder's collectives, or the others wait for it for
         ever: there a black image goes through, and `decode` multiplies it by zero.
@@ -230,19 +230,15 @@ class VLM(nn.Module):
             return None
         grad = torch.enable_grad() if "encoder" not in self.frozen and torch.is_grad_enabled() else torch.no_grad()
         with grad, self.autocast():  # a frozen encoder keeps no graph
-            pixels = pack.images["pixel_values"] if pack.images else torch.zeros(self.blank, device=pack.ids.device)
-            if self.select_layer == -1:
-                out = self.hf.model.vision_tower(pixel_values=pixels).last_hidden_state
-            else:
-                out = self.hf.model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states[self.select_layer]
-        return out[:, 1:]  # without the class token
+            images = pack.images or {k: v.to(pack.ids.device) for k, v in self.family["blank"](self.hf.config).items()}
+            return self.family["encode"](self.hf, images)
 
     def connect(self, features):
         """Connector: features -> visual tokens (V, d) in the LLM's width"""
         if features is None:
             return None
         with self.autocast():
-            return self.hf.model.multi_modal_projector(features)
+            return self.family["connect"](self.hf, features)
 
     def decode(self, pack, visual, layout=None):
         """LLM: ids with the visual tokens in their places -> hidden states (N, d)"""

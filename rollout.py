@@ -176,7 +176,7 @@ class TorchSampler:
         length, stopped = torch.zeros_like(limit), torch.zeros_like(limit, dtype=torch.bool)
         stop = torch.tensor(self.chat.stop_ids, device=device)
         ban = torch.tensor(list(ban), dtype=torch.long, device=device)
-        position = torch.tensor([len(p.full) for p in prompts], device=device).repeat_interleave(n)
+        position = torch.stack([self.chat.positions(p).max() + 1 for p in prompts]).to(device).repeat_interleave(n)
         alive = torch.arange(P * n, device=device)   # which response each row of the running batch is
         # ---- decode: one token for every running row at a time
         for t in range(longest):

@@ -1,0 +1,55 @@
+"""Small random checkpoints of the families other than the embedded world's, in the layout of a real model folder."""
+import json
+
+import torch
+from tokenizers import AddedToken
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+# Qwen2.5-VL's own template, without video: the marks around an image are the template's
+TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif part['type'] == 'text' -%}{{ part['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+
+
+def qwen_tokenizer():
+    import blank_model
+    core = blank_model.make_tokenizer().backend_tokenizer
+    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE,
+                                   clean_up_tokenization_spaces=False)
+
+
+def make_qwen(folder, tied=False, width=96, layers=3, depth=4, seed=0):
+    """A Qwen2.5-VL of about a million parameters with windows and full attention in its encoder; every tensor matters."""
+    tokenizer = qwen_tokenizer()
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(SPECIALS))
+    stop, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    config = Qwen2_5_VLConfig(
+        vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=4, spatial_merge_size=2,
+                           window_size=16, fullatt_block_indexes=[1, depth - 1], out_hidden_size=width, temporal_patch_size=2),
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+                         num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None, eos_token_id=stop,
+                         pad_token_id=pad, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}),
+        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end, tie_word_embeddings=tied)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(2)
+    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images = dict(image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2_5_VLProcessor", min_pixels=16 * 16, max_pixels=64 * 64,
+                  patch_size=4, temporal_patch_size=2, merge_size=2, image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
+    (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
+    return folder

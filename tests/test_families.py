@@ -1,0 +1,235 @@
+"""Every family against plain transformers: packs and their gradients, positions, placeholder counts, names, saving, sampling."""
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageTextToText
+
+import grpo
+from common import Refused
+from conftest import gradients, plain, write_jsonl
+from data import Chat, open_image, read_records
+from families import make_qwen
+from model import PARTS, load
+from reward import Reward
+from rollout import TorchSampler
+
+CONNECTORS = {
+    "internvl": {f"model.multi_modal_projector.{n}.{w}" for n in ("layer_norm", "linear_1", "linear_2") for w in ("weight", "bias")},
+    "qwen": {"model.visual.merger.ln_q.weight", *(f"model.visual.merger.mlp.{n}.{w}" for n in (0, 2) for w in ("weight", "bias"))},
+}
+CONNECTORS["qwen-tied"] = CONNECTORS["qwen"]
+
+
+@pytest.fixture(scope="session", params=["internvl", "qwen", "qwen-tied"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def path(family, tmp_path_factory, model_path):
+    if family == "internvl":
+        return model_path
+    return str(make_qwen(tmp_path_factory.mktemp(family), tied=family == "qwen-tied"))
+
+
+@pytest.fixture(scope="session")
+def chat(path):
+    return Chat(path, max_tiles=4)
+
+
+@pytest.fixture(scope="session")
+def groups(chat, tmp_path_factory):
+    """One image, several, none, several tiles, an odd shape, mixed: [(prompt, [ids, ...])]"""
+    folder = tmp_path_factory.mktemp("images")
+    g = torch.Generator().manual_seed(0)
+    for name, (h, w) in {"a": (48, 48), "b": (60, 140), "c": (97, 33), "d": (20, 20)}.items():
+        Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy()).save(folder / f"{name}.png")
+    table = [("What is in <image>?", ["a"]), ("Compare <image 2> with <image 1>.", ["a", "b"]), ("What is 3 + 4?", []),
+             ("Which is larger?", ["c", "b", "d"]), ("<image 1> or once more <image 1>?", ["c"]), ("Why?", [])]
+    write_jsonl(folder / "rows.jsonl", [{"question": q, "images": [f"{n}.png" for n in names], "answer": "7"} for q, names in table])
+    prompts = chat.prompts(read_records(folder / "rows.jsonl"))
+    draw = lambda n: torch.randint(0, 250, (n,), generator=g).tolist()  # noqa: E731
+    return [(p, [draw(n) for n in lengths]) for p, lengths in zip(prompts, [(5, 9), (7, 3, 2), (6,), (8, 4), (3, 11), (2,)])]
+
+
+def oracle_inputs(hf, chat, prompt, response):
+    ids = torch.tensor([prompt.full + response])
+    extra = {"mm_token_type_ids": (ids == chat.image_id).int()} if chat.grids else {}
+    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **chat.pixels(prompt), **extra)
+
+
+def oracle(hf, chat, groups, never):
+    """logp and entropy of all responses, each computed alone by plain transformers"""
+    logps, entropies = [], []
+    for prompt, responses in groups:
+        for ids in responses:
+            logits = hf(**oracle_inputs(hf, chat, prompt, ids)).logits[0, len(prompt.full) - 1:-1]
+            logp = logits.index_fill(-1, torch.tensor(never), -1e9).log_softmax(-1)
+            logps.append(logp[range(len(ids)), ids])
+            entropies.append(-(logp.exp() * logp).sum(-1))
+    return torch.cat(logps), torch.cat(entropies)
+
+
+def close(a, b, tolerance=1e-5):
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.detach().abs().max())), float((a - b).detach().abs().max())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_pack_equals_plain_transformers(path, chat, groups, checkpointing):
+    vlm, hf = load(path, checkpointing=checkpointing), plain(path)
+    pack, = chat.packs(groups)
+    logp, entropy = vlm(pack)
+    logp_1, entropy_1 = oracle(hf, chat, groups, vlm.never)
+    close(logp, logp_1)
+    close(entropy, entropy_1)
+    a, b = torch.randn(2, len(logp), generator=torch.Generator().manual_seed(7))
+    (logp @ a + entropy @ b).backward()
+    (logp_1 @ a + entropy_1 @ b).backward()
+    ours, theirs = gradients(vlm.hf), gradients(hf)
+    assert ours.keys() == theirs.keys() == dict(hf.named_parameters()).keys()
+    for name in theirs:
+        close(ours[name], theirs[name])
+
+
+def test_connector_by_name(path, family):
+    vlm = load(path)
+    assert vlm.parts()["connector"].keys() == CONNECTORS[family]
+    assert sum(len(p) for p in vlm.parts().values()) == len(dict(vlm.hf.named_parameters()))
+    assert all(n.startswith(("model.vision_tower.", "model.visual.")) and "merger" not in n for n in vlm.parts()["encoder"])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_only_the_trained_part_gets_gradients(path, chat, groups, part):
+    vlm = load(path, train=(part,))
+    pack, = chat.packs(groups)
+    features = vlm.encode(pack)
+    assert features.requires_grad == (part == "encoder")
+    logp, entropy = vlm(pack)
+    (logp.sum() + entropy.square().sum()).backward()
+    for name, values in vlm.parts().items():
+        for tensor, p in values.items():
+            assert (p.grad is not None and p.grad.abs().max() > 0) if name == part else p.grad is None, tensor
+
+
+def test_wrong_image_changes_log_probs(path, chat, groups):
+    vlm = load(path)
+    pack, = chat.packs(groups[:1])
+    right = vlm(pack)[0]
+    pack.images = {**pack.images, "pixel_values": pack.images["pixel_values"].flip(-1)}
+    assert (right - vlm(pack)[0]).abs().min() > 1e-6
+
+
+def test_saved_model_is_plain_transformers(path, chat, groups, tmp_path):
+    vlm = load(path)
+    with torch.no_grad():
+        for p in vlm.parameters():
+            p.mul_(1.1)
+    vlm.save(tmp_path)
+    hf = plain(tmp_path)
+    close(vlm(*chat.packs(groups))[0], oracle(hf, chat, groups, vlm.never)[0])
+    assert load_file(f"{path}/model.safetensors").keys() == load_file(tmp_path / "model.safetensors").keys()
+    tied = hf.lm_head.weight is hf.model.language_model.embed_tokens.weight
+    assert tied == json.loads((tmp_path / "config.json").read_text()).get("tie_word_embeddings", False)
+    close(load(str(tmp_path))(*chat.packs(groups))[0], vlm(*chat.packs(groups))[0], 0)
+
+
+def test_sampler_and_trainer_agree(path, chat, groups):
+    vlm = load(path)
+    prompts = [p for p, _ in groups]
+    rollouts = TorchSampler(vlm, chat).generate(prompts, n=3, max_new_tokens=24, seed=1)
+    pack, = chat.packs([(p, [r.ids for r in g]) for p, g in zip(prompts, rollouts)])
+    logp, entropy = vlm(pack)
+    close(torch.cat([r.logp for g in rollouts for r in g]), logp)
+    close(torch.cat([r.entropy for g in rollouts for r in g]), entropy)
+    assert not {i for g in rollouts for r in g for i in r.ids} & set(vlm.never)
+
+
+def test_greedy_is_generate(path, chat, groups):
+    """The positions of sampled tokens, too, are transformers' own."""
+    vlm, hf = load(path), plain(path)
+    for prompt, _ in groups[1:4]:
+        (ours,), = TorchSampler(vlm, chat).generate([prompt], n=1, max_new_tokens=12, temperature=0)
+        theirs = hf.generate(**oracle_inputs(hf, chat, prompt, []), max_new_tokens=12, do_sample=False, suppress_tokens=vlm.never)[0]
+        assert theirs[len(prompt.full):].tolist()[:len(ours.ids)] == ours.ids
+
+
+# --------------------------------------------------------------------------------------- what is special to Qwen2.5-VL
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory):
+    return str(make_qwen(tmp_path_factory.mktemp("qwen-alone")))
+
+
+def test_positions_are_those_of_get_rope_index(qwen, groups):
+    chat = Chat(qwen)
+    hf = plain(qwen)
+    for prompt in chat.prompts([p.record for p, _ in groups]):
+        ids = torch.tensor([prompt.full])
+        theirs, delta = hf.model.get_rope_index(ids, mm_token_type_ids=(ids == chat.image_id).int(),
+                                                image_grid_thw=chat.pixels(prompt).get("image_grid_thw"))
+        ours = chat.positions(prompt)
+        assert torch.equal(ours, theirs[:, 0])
+        pack, = chat.packs([(prompt, [[5, 6], [7, 8, 9]])])  # responses go on where generation would
+        behind = len(prompt.full) + int(delta)
+        assert pack.positions[:, len(prompt.full):].tolist() == [[behind, behind + 1, behind, behind + 1, behind + 2]] * 3
+
+
+def test_grid_is_the_processors(qwen):
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+    g = torch.Generator().manual_seed(0)
+    for pixels in ((0, 0), (2000, 9000), (64, 64)):
+        chat = Chat(qwen, pixels=pixels)
+        least, most = chat.processor.size["shortest_edge"], chat.processor.size["longest_edge"]
+        for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
+            if max(h, w) > 200 * min(h, w):
+                with pytest.raises(Refused, match="200 times"):
+                    chat.grid((h, w))
+                continue
+            theirs = smart_resize(h, w, 8, least, most)
+            assert tuple(8 * x for x in chat.grid((h, w))) == theirs
+        for h, w in [(30, 200), (64, 64), (7, 9)]:
+            got = chat.processor(Image.new("RGB", (w, h)), return_tensors="pt")
+            assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in chat.grid((h, w)))]]
+            assert chat.tiles((h, w)) * 4 == chat.processor.get_number_of_image_patches(h, w, {}) == len(got["pixel_values"])
+
+
+def test_pixels_equal_the_processor_on_all_images_at_once(qwen, groups):
+    chat = Chat(qwen)
+    prompt = chat.prompts([groups[3][0].record])[0]
+    own = AutoImageProcessor.from_pretrained(qwen, backend="pil")
+    want = own([open_image(i) for i in prompt.record.images], return_tensors="pt")
+    for key, value in want.items():
+        assert torch.equal(chat.pixels(prompt)[key], value), key
+
+
+# ------------------------------------------------------------------------------------------------------- three steps of GRPO
+
+@pytest.fixture(scope="session")
+def fifty(tmp_path_factory):
+    """Fifty rows as real sets have them: one image, two, none, wide, tall; multiple choice and open."""
+    folder, g = tmp_path_factory.mktemp("fifty"), torch.Generator().manual_seed(3)
+    rows = []
+    for i in range(50):
+        names = [f"{i}-{k}.png" for k in range((1, 1, 2, 0, 1)[i % 5])]
+        for name in names:
+            h, w = torch.randint(16, 120, (2,), generator=g).tolist()
+            Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy()).save(folder / name)
+        rows.append({"id": f"r{i}", "question": "<image> What is the sum?" if len(names) == 1 else "What is the sum?", "images": names,
+                     "options": ["1", "2", "3"] if i % 3 == 0 else [], "answer": "B" if i % 3 == 0 else str(i)})
+    write_jsonl(folder / "rows.jsonl", rows)
+    return folder / "rows.jsonl"
+
+
+def test_three_steps_of_grpo(path, fifty, tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo, "score_batch", lambda texts, *_: [Reward(len(t) % 2, 0.0, float(len(t) % 2), None, "") for t in texts])
+    cfg = grpo.Config(model=path, data=str(fifty), out=str(tmp_path / "run"), steps=3, prompts=4, samples=3, lr=1e-3, max_new_tokens=16,
+                      max_tiles=3, dtype="fp32", max_tokens=400, save_every=3)
+    grpo.train(cfg)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3] and all(r["grad_norm"] > 0 for r in rows)
+    assert all(r["gap"] < 1e-5 and r["ratio_max"] == 1.0 for r in rows)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "step_000003")
