@@ -1,0 +1,900 @@
+"""The three stages as they run: numbers by hand, invariance, resume, refusals, flags. Processes: test_processes.py."""
+import dataclasses
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import common
+import connector_tune
+import grpo
+import model
+import sft
+from common import Refused, Run, World, batch_indices, learning_rate, read_jsonl, resolve, seed_of
+from conftest import ROOT, gradients, plain, plain_forward, write_jsonl
+from data import Chat, read_records
+from grpo import Watch, advantages, count_tokens, grpo_loss, kl_penalty
+from model import load, make_optimizer, update
+from reward import Reward, VerifierDown
+from rollout import Rollout
+
+ONE = World(0, 1, torch.device("cpu"))
+TINY = dict(dtype="fp32", lr=1e-3)
+
+
+class Stop(Exception):
+    """The run ends here, as if it had been killed."""
+
+
+# ------------------------------------------------------------------------------------------------ small runs of stages
+
+def reward_of(responses, golds, thinking=True, options=None, verifier=None, questions=None):
+    """A reward that a random model earns now and then: by a checksum of the text."""
+    out = []
+    for text in responses:
+        right, neat = zlib.crc32(text.encode()) % 2, zlib.crc32(text.encode()) // 2 % 2
+        out.append(Reward(float(right), float(neat), 0.8 * right + 0.2 * neat, None, "rule"))
+    return out
+
+
+class Given:
+    """A sampler whose responses depend on the prompt alone: not on rank, step or weights."""
+
+    def __init__(self, chat, old=-3.0):
+        self.chat, self.old, self.asked, self.seeds = chat, old, [], []
+
+    def generate(self, prompts, n, max_new_tokens, temperature, seed):
+        self.asked += [p.record.id for p in prompts]
+        self.seeds.append(seed)
+        return [[self.rollout(p, k) for k in range(n)] for p in prompts]
+
+    def rollout(self, prompt, k):
+        g = torch.Generator().manual_seed(zlib.crc32(f"{prompt.record.id} {k}".encode()))
+        ids = torch.randint(0, self.chat.image_id - 10, (int(torch.randint(1, 12, (1,), generator=g)),), generator=g).tolist()
+        pieces = self.chat.pieces(ids)
+        return Rollout(prompt, ids, torch.full((len(ids),), self.old), torch.zeros(len(ids)), "".join(pieces), pieces, "stop")
+
+    def sync(self, vlm):
+        pass
+
+
+def run_sft(tiny, out, steps=4, **changes):
+    options = dict(model=str(tiny / "model"), data=str(tiny / "cold_start.jsonl"), batch=6, epochs=steps * 6 / 60, save_every=2)
+    sft.train(sft.Config(out=str(out), **{**TINY, **options, **changes}))
+
+
+def run_grpo(tiny, out, steps=4, **changes):
+    options = dict(model=str(tiny / "model"), data=str(tiny / "rl.jsonl"), prompts=4, samples=4, max_new_tokens=8, save_every=2)
+    grpo.train(grpo.Config(out=str(out), steps=steps, **{**TINY, **options, **changes}))
+
+
+def run_connector(tiny, out, steps=4, **changes):
+    options = dict(model=str(tiny / "model"), data=str(tiny / "connector.jsonl"), val=str(tiny / "connector_val.jsonl"), batch=6,
+                   epochs=steps * 6 / 60, val_every=2)
+    connector_tune.train(connector_tune.Config(out=str(out), **{**TINY, **options, **changes}))
+
+
+STAGES = {"sft": (sft, run_sft), "grpo": (grpo, run_grpo), "connector": (connector_tune, run_connector)}
+
+
+@pytest.fixture(autouse=True)
+def a_reward(monkeypatch):
+    monkeypatch.setattr(grpo, "score_batch", reward_of)
+
+
+@pytest.fixture(scope="session")
+def straight(tiny, tmp_path_factory):
+    """Each stage run through without a stop: {stage: its run folder}"""
+    out = {name: tmp_path_factory.mktemp("straight") / name for name in STAGES}
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(grpo, "score_batch", reward_of)
+        for name, (_, run) in STAGES.items():
+            run(tiny, out[name])
+    return out
+
+
+def metrics(out):
+    return [{k: v for k, v in row.items() if not k.startswith("time_")} for row in read_jsonl(out / "metrics.jsonl")]
+
+
+def rollout_rows(out):
+    return read_jsonl(out / "rollouts.jsonl")
+
+
+def weights(out, step=4):
+    return (out / f"step_{step:06d}" / "model.safetensors").read_bytes()
+
+
+def same_run(a, b, step=4):
+    assert metrics(a) == metrics(b) and len(metrics(a)) == step
+    assert rollout_rows(a) == rollout_rows(b)
+    assert weights(a, step) == weights(b, step)
+
+
+# -------------------------------------------------------------------------------------------------- pure functions
+
+def test_advantages_by_hand():
+    reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.2, 0.2, 0.2, 0.2], [1.0, 0.2, 0.2, 0.2]])
+    before = reward.clone()
+    adv = advantages(reward)
+    std = math.sqrt(1 / 3)  # of (1, 0, 0, 1): mean 1/2, squares 4 * 1/4, divided by 4 - 1
+    assert torch.allclose(adv[0], torch.tensor([0.5, -0.5, -0.5, 0.5]) / std, atol=1e-5)
+    assert adv[1].tolist() == [0, 0, 0, 0]  # no spread: exactly nothing to learn
+    # (1, .2, .2, .2): mean .4, squares .36 + 3 * .04 = .48, std = .4: advantages 1.5, -.5, -.5, -.5
+    assert torch.allclose(adv[2], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-5)
+    assert torch.equal(reward, before)
+
+
+def test_grpo_loss_by_hand():
+    """Four tokens of two responses: A = 2 with two tokens, B = -1 with two; batch of two responses, so weight 1 / (2 * 2)."""
+    ratio = torch.tensor([1.5, 0.5, 1.5, 0.5])
+    old = torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    logp = (old + ratio.log()).requires_grad_()
+    adv, weight = torch.tensor([2.0, 2.0, -1.0, -1.0]), torch.full((4,), 0.25)
+    kept = [t.clone() for t in (old, adv, weight)]
+    loss, r = grpo_loss(logp, old, adv, weight, clip_low=0.2, clip_high=0.3)
+    # positive: min(1.5 * 2, 1.3 * 2) = 2.6 clipped; min(0.5 * 2, 0.8 * 2) = 1.0
+    # negative: min(1.5 * -1, 1.3 * -1) = -1.5; min(0.5 * -1, 0.8 * -1) = -0.8 clipped
+    assert loss.item() == pytest.approx(-(2.6 + 1.0 - 1.5 - 0.8) / 4, abs=1e-6)
+    assert torch.allclose(r, ratio)
+    loss.backward()  # d loss / d logp = -weight * ratio * A where nothing is clipped, 0 where it is
+    assert torch.allclose(logp.grad, torch.tensor([0.0, -0.25 * 0.5 * 2, 0.25 * 1.5, 0.0]), atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip((old, adv, weight), kept))
+
+
+def test_grpo_loss_on_policy():
+    """Ratio exactly 1: the loss is minus the weighted advantage, its gradient that of minus A * logp."""
+    logp = torch.tensor([-1.0, -2.0, -0.5]).requires_grad_()
+    adv, weight = torch.tensor([1.0, 1.0, -2.0]), torch.tensor([0.25, 0.25, 0.5])
+    loss, ratio = grpo_loss(logp, logp.detach(), adv, weight)
+    loss.backward()
+    assert ratio.tolist() == [1, 1, 1] and loss.item() == pytest.approx(-(0.25 + 0.25 - 1.0))
+    assert torch.allclose(logp.grad, -weight * adv)
+    nothing = torch.zeros(0)
+    assert grpo_loss(nothing, nothing, nothing, nothing)[0].item() == 0  # an empty piece of a batch is 0, not NaN
+
+
+def test_kl_penalty_by_hand():
+    logp = torch.tensor([-1.0, -1.0, -1.0])
+    ref = torch.tensor([-1.0, -1.0 + math.log(2), -1.0 - math.log(2)])
+    assert torch.allclose(kl_penalty(logp, ref), torch.tensor([0.0, 2 - math.log(2) - 1, 0.5 + math.log(2) - 1]), atol=1e-6)
+
+
+@given(n=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 5))
+def test_every_row_once_an_epoch(n, batch, seed):
+    steps = 3 * n
+    order = [i for step in range(steps) for i in batch_indices(n, batch, step, seed)]
+    for epoch in range(len(order) // n):
+        assert sorted(order[epoch * n:(epoch + 1) * n]) == list(range(n))
+
+
+def test_order_depends_on_seed_and_epoch():
+    order = lambda seed, first: [i for s in range(first, first + 10) for i in batch_indices(50, 5, s, seed)]  # noqa: E731
+    assert order(0, 0) == order(0, 0) and order(0, 0) != order(1, 0) and order(0, 0) != order(0, 10)
+
+
+def test_seeds_differ_by_rank_step_run_and_purpose():
+    seeds = {seed_of(seed, step, rank, what) for seed in range(4) for step in range(20) for rank in range(8) for what in range(3)}
+    assert len(seeds) == 4 * 20 * 8 * 3 and all(0 <= s < 2 ** 63 for s in seeds)
+    assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
+
+
+def test_learning_rate():
+    rates = [learning_rate(s, 100, 2.0, 10, "cosine") for s in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert rates[10] == 2.0 and rates[55] == pytest.approx(1.0) and 0 < rates[99] < 0.002 and rates[10:] == sorted(rates[10:], reverse=True)
+    assert [learning_rate(s, 4, 1.0, 0, "linear") for s in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert [learning_rate(s, 4, 1.0, 2, "constant") for s in range(4)] == [0.5, 1, 1, 1]
+    assert learning_rate(0, 1, 1.0, 0.03, "cosine") > 0  # a run of one step does learn
+
+
+def test_count_tokens_by_hand():
+    """Entropies of the trainer, critical words found in the text: " Wait" is token 1 of the first, "again" 2 of the second."""
+    def rollout(pieces):
+        return Rollout(None, list(range(len(pieces))), None, None, "".join(pieces), pieces, "stop")
+
+    rollouts = [rollout(["7.", " Wait", ", 8"]), rollout(["x", " ", "aga", "in"]), rollout(["no"])]
+    entropy = torch.tensor([0.1, 2.0, 0.3, 0.4, 0.5, 3.0, 0.7, 0.8])
+    m, cfg = defaultdict(float), SimpleNamespace(words=("wait", "again"), high_entropy=1.5)
+    count_tokens(m, rollouts[:2], entropy[:7], cfg)
+    count_tokens(m, rollouts[2:], entropy[7:], cfg)  # sums over minibatches
+    assert (m["tokens"], m["entropy_high"], m["critical_count"]) == (8, 2, 2)
+    assert m["entropy"] == pytest.approx(7.8) and m["critical_entropy"] == pytest.approx(5.0)
+
+
+def test_warning_signs(tmp_path, capsys):
+    good = dict(reward=0.5, repetition=0.0, entropy=1.0, truncated=0.0, denial=0.0, gap=1e-6, groups_mixed=0.5)
+    for change, name in ((dict(reward=0.24), "reward collapse"), (dict(repetition=0.4), "repetition"), (dict(entropy=3.6), "entropy shoots up"),
+                         (dict(entropy=0.04), "entropy vanishes"), (dict(truncated=0.3), "lengths at the limit"), (dict(denial=0.06), "image denial"),
+                         (dict(gap=0.06), "sampler/trainer gap"), (dict(groups_mixed=0.01), "no signal")):
+        watch = Watch(SimpleNamespace(dir=tmp_path))
+        for step, row in enumerate([good, {**good, **change}, {**good, **change}, good, {**good, **change}], 1):
+            watch(step, row)
+        said = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[:2] for line in said] == [["step 2", f" {name}"], ["step 5", f" {name}"]]  # once each time it appears
+    write_jsonl(tmp_path / "metrics.jsonl", [good, {**good, "reward": 0.9}])
+    Watch(SimpleNamespace(dir=tmp_path))(3, {**good, "reward": 0.44, "entropy": 3.6})  # a resumed run remembers its first and best
+    assert "its best was 0.90" in (said := capsys.readouterr().out) and "at the start 1.00" in said
+
+
+# -------------------------------------------------------------------------------------------- a batch against an oracle
+
+def gradient_of(monkeypatch, run):
+    """Run one step and return the gradients that reach the optimizer, by name, and the step's metrics."""
+    caught = {}
+
+    def catch(vlm, *args, **kwargs):
+        caught.update(gradients(vlm.hf))
+        return update(vlm, *args, **kwargs)
+
+    with monkeypatch.context() as m:
+        m.setattr(grpo, "update", catch)
+        m.setattr(sft, "update", catch)
+        run()
+    return caught
+
+
+def same_gradients(a, b, tolerance=1e-5):
+    assert a.keys() == b.keys()
+    scale = max(float(g.abs().max()) for g in b.values())
+    assert scale > 1e-3
+    for name in b:
+        assert (a[name] - b[name]).abs().max() <= tolerance * max(scale, float(b[name].abs().max())), name
+
+
+@pytest.fixture
+def mixed(tiny, rows, tmp_path):
+    """The eight rows of all sorts as a data file for every stage."""
+    table = [{"id": r.id, "question": r.question, "images": r.images, "options": r.options, "answer": "7", "solution": r.solution} for r in rows]
+    write_jsonl(tmp_path / "mixed.jsonl", table)
+    return str(tmp_path / "mixed.jsonl")
+
+
+@pytest.fixture
+def sampler(monkeypatch, chat):
+    given = Given(chat)
+    monkeypatch.setattr(grpo, "make_sampler", lambda *_: given)
+    return given
+
+
+def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, chat, prompts, monkeypatch, tmp_path):
+    """One step of grpo.py = the gradient of mean over responses of mean over tokens of A * logp, one response at a time in
+    plain transformers, images and all; in one pack, and in many with split groups."""
+    options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9, temperature=0.8, max_tiles=4)
+    hf = plain(tiny / "model")
+    groups = [[sampler.rollout(p, k) for k in range(3)] for p in prompts]
+    loss = 0.0
+    for p, group in zip(prompts, groups):
+        r = torch.tensor([x.total for x in reward_of([g.text for g in group], None)])
+        adv = (r - r.mean()) / (r.std() + 1e-6)
+        for g, a in zip(group, adv):
+            loss = loss - a * plain_forward(hf, chat, [(p, [g.ids])], 0.8)[0].mean() / 24
+    loss.backward()
+    for name, more in {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1), "recomputed": dict(checkpointing=True)}.items():
+        caught = gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / name, 1, **options, **more))
+        same_gradients(caught, gradients(hf))
+    a, b = metrics(tmp_path / "one")[0], metrics(tmp_path / "many")[0]
+    assert a.keys() == b.keys() and all(a[k] == pytest.approx(b[k], abs=1e-5, rel=1e-4) for k in a)
+
+
+def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, chat, prompts, monkeypatch, tmp_path):
+    hf = plain(tiny / "model")
+    pairs = [(p, [chat.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"] + [chat.tokenizer.eos_token_id]]) for p in prompts]
+    loss = -plain_forward(hf, chat, pairs)[0].mean()
+    loss.backward()
+    for name, more in {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1)}.items():
+        caught = gradient_of(monkeypatch, lambda: run_sft(tiny, tmp_path / name, data=mixed, batch=8, epochs=1, max_tiles=4, val=mixed, **more))
+        same_gradients(caught, gradients(hf))
+        row, = metrics(tmp_path / name)
+        assert row["loss"] == pytest.approx(loss.item(), abs=1e-5) and row["tokens"] == sum(len(ids) for _, (ids,) in pairs)
+    after = plain(tmp_path / "one" / "step_000001")
+    assert row["val_loss"] == pytest.approx(-plain_forward(after, chat, pairs)[0].mean().item(), abs=1e-4)  # after the step
+
+
+def test_solutions_are_learned_as_they_stand(chat, rows):
+    pairs = sft.supervised(rows, chat, True, 10 ** 6)
+    for p, ids in pairs:
+        assert chat.tokenizer.decode(ids) == p.record.solution + "<|im_end|>" and chat.tokenizer.decode(p.ids).endswith("<think>\n")
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+
+def stopper(monkeypatch, stage, when):
+    """Let the run die: after its save of step 2, or while step 3 is logged (with a torn line left behind)."""
+    if when == "after a save":
+        real = stage.save
+
+        def save(run, step, *args):
+            real(run, step, *args)
+            if step == 2:
+                raise Stop
+        monkeypatch.setattr(stage, "save", save)
+    else:
+        real = Run.log
+
+        def log(run, step, row):
+            real(run, step, row)
+            if step == 3:
+                with open(run.dir / "metrics.jsonl", "a") as f:
+                    f.write('{"step": 4, "lo')
+                raise Stop
+        monkeypatch.setattr(Run, "log", log)
+
+
+@pytest.mark.parametrize("when", ["after a save", "in step 3"])
+@pytest.mark.parametrize("name", STAGES)
+def test_resume_is_bit_identical(name, when, tiny, straight, tmp_path, monkeypatch):
+    stage, run = STAGES[name]
+    out = tmp_path / "run"
+    with monkeypatch.context() as m:
+        stopper(m, stage, when)
+        with pytest.raises(Stop):
+            run(tiny, out)
+    assert not (out / "step_000004").exists()
+    run(tiny, out)
+    same_run(out, straight[name])
+    run(tiny, out)  # nothing left to do: nothing changes
+    same_run(out, straight[name])
+
+
+def test_training_learns_and_differs_by_step(straight):
+    """What the runs above compare is not trivially equal."""
+    for name, out in straight.items():
+        rows = metrics(out)
+        assert len({r["loss"] for r in rows}) > 1 and all(r["grad_norm"] > 0 for r in rows), name
+        assert len({r["grad_norm"] for r in rows}) == 4, name
+    assert len({r["id"] for r in rollout_rows(straight["grpo"])}) == 4
+
+
+def test_grpo_goes_on_with_more_steps(tiny, straight, tmp_path):
+    run_grpo(tiny, tmp_path / "run", steps=2)
+    run_grpo(tiny, tmp_path / "run", steps=4)
+    same_run(tmp_path / "run", straight["grpo"])
+
+
+def test_killed_at_any_moment(tiny, tmp_path):
+    """kill -9, several times, wherever it is; then the same command to the end."""
+    flags = ["--model", str(tiny / "model"), "--data", str(tiny / "cold_start.jsonl"), "--dtype", "fp32", "--lr", "1e-3", "--batch", "6",
+             "--epochs", "4", "--save-every", "1"]  # 40 steps
+    command = [sys.executable, str(ROOT / "sft.py"), *flags, "--out", str(tmp_path / "killed")]
+    for rows in (3, 17):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.time() + 120
+        while len(read_jsonl(tmp_path / "killed" / "metrics.jsonl")) < rows and time.time() < end and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = sorted(p.name for p in (tmp_path / "killed").glob("step_*"))
+        assert len(done) >= rows - 2 and "step_000040" not in done, done  # it was killed on the way
+        for path in (tmp_path / "killed").glob("step_*"):
+            load_file(path / "model.safetensors")  # every folder that is visible is whole
+    options = dict(steps=40, save_every=1)
+    run_sft(tiny, tmp_path / "killed", **options)
+    run_sft(tiny, tmp_path / "whole", **options)
+    same_run(tmp_path / "killed", tmp_path / "whole", 40)
+    assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+def test_only_the_newest_checkpoint_keeps_what_the_trainer_needs(straight):
+    for out in straight.values():
+        assert sorted(p.name for p in out.glob("step_*") if (p / "trainer").exists()) == ["step_000004"]
+        assert not list(out.glob(".*")) and not list(out.rglob("*.part"))
+    assert sorted(p.name for p in straight["grpo"].glob("step_*")) == ["step_000002", "step_000004"]
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "generation_config.json"):
+        assert (straight["sft"] / "step_000004" / file).exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ full disk
+
+@pytest.mark.parametrize("where", ["weights", "optimizer", "safetensors"])
+def test_full_disk(where, tiny, tmp_path, monkeypatch):
+    out, real = tmp_path / "run", model.VLM.save
+    full = OSError(errno.ENOSPC, "No space left on device")
+    if where == "safetensors":
+        full = RuntimeError('I/O error: No space left on device (os error 28)')
+
+    def save(vlm, folder):
+        if "000004" in str(folder) and where != "optimizer":
+            (Path(folder) / "model.safetensors").write_bytes(b"half")
+            raise full
+        real(vlm, folder)
+
+    def dcp_save(*args, checkpoint_id, **more):
+        if "000004" in checkpoint_id and where == "optimizer":
+            raise full
+        return real_dcp(*args, checkpoint_id=checkpoint_id, **more)
+
+    real_dcp = common.dcp.save
+    with monkeypatch.context() as m:
+        m.setattr(model.VLM, "save", save)
+        m.setattr(common.dcp, "save", dcp_save)
+        with pytest.raises(Refused, match="(?s)disk is full.*step_000004.*newest complete checkpoint is .*step_000002.*Free some space"):
+            run_sft(tiny, out)
+    assert [p.name for p in out.glob("step_*")] == ["step_000002"] and not list(out.rglob("*.part"))
+    run_sft(tiny, out)  # there is space again: it goes on from the checkpoint that is complete
+    assert len(metrics(out)) == 4 and (out / "step_000004" / "trainer").exists()
+
+
+def test_other_trouble_while_saving_is_not_hidden(tiny, tmp_path, monkeypatch):
+    def save(vlm, folder):
+        raise PermissionError("no")
+    monkeypatch.setattr(model.VLM, "save", save)
+    with pytest.raises(PermissionError):
+        run_sft(tiny, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("step_*")) and not list((tmp_path / "run").rglob("*.part"))
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+@pytest.mark.parametrize("name, flag, value", [("sft", "lr", 2e-3), ("sft", "batch", 5), ("sft", "train", ("llm",)), ("sft", "seed", 1),
+                                               ("grpo", "samples", 3), ("grpo", "temperature", 0.5), ("grpo", "clip_high", 0.3),
+                                               ("connector", "patience", 7), ("connector", "schedule", "linear")])
+def test_changed_flag_in_the_same_folder(name, flag, value, tiny, straight, tmp_path):
+    stage, run = STAGES[name]
+    shutil.copytree(straight[name], tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(Refused, match=f"(?s)other settings \\(--{flag} was .*, now .*Use the same flags.*another --out"):
+        run(tiny, tmp_path / "run", **{flag: value})
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before and weights(tmp_path / "run") == weights(straight[name])
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("changes, pattern", [
+    (dict(model="out/tiny/never"), "--model out/tiny/never: no checkpoint there.*Run .* first"),
+    (dict(data="data/tiny/never.jsonl"), r"never.jsonl: no such file.*make tiny"),
+    (dict(train=("projector",)), "--train projector: the parts are encoder, connector, llm"),
+    (dict(train=()), "--train nothing"),
+    (dict(dtype="fp64"), "--dtype fp64"),
+    (dict(schedule="cosin"), "cosin.*cosine, linear|linear.*cosine"),
+])
+def test_refused_before_the_first_step(name, changes, pattern, tiny, tmp_path):
+    with pytest.raises(Refused, match=pattern):
+        STAGES[name][1](tiny, tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_bad_rows_are_refused_before_the_first_step(name, tiny, tmp_path):
+    rows = [{"id": "one", "question": "q", "answer": "1", "solution": "t\n</think>\n\n\\boxed{1}", "images": []},
+            {"id": "two", "question": "q", "answer": "1", "solution": "t\n</think>\n\n\\boxed{1}", "images": ["gone.png"]},
+            {"id": "three", "question": "q", "answer": "", "solution": "", "images": []}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(Refused, match=r"(?s)2 of 3 rows of .*rows.jsonl.*three.*no .*two.*gone.png") as error:
+        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+    assert "row 3" in str(error.value)
+    write_jsonl(tmp_path / "empty.jsonl", [])
+    with pytest.raises(Refused, match="empty.jsonl holds no rows"):
+        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "empty.jsonl"))
+    write_jsonl(tmp_path / "rows.jsonl", [{**rows[0], "question": "<IMG_CONTEXT>?"}])
+    with pytest.raises(Refused, match="row one: 1 image placeholders for 0 images"):
+        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_long_rows_are_counted(name, tiny, tmp_path, capsys):
+    """Longer than the limit: left out with a count; nothing left: refused with the flag."""
+    limit = "max_prompt" if name == "grpo" else "max_length"
+    STAGES[name][1](tiny, tmp_path / "run", steps=1, epochs=0.1, **{limit: 48}) if name != "grpo" else run_grpo(tiny, tmp_path / "run", 1, **{limit: 35})
+    assert re.search(r"left out: \d+ of \d+ (rows|prompts)", capsys.readouterr().out)
+    with pytest.raises(Refused, match="longer than 10 tokens.*nothing is left"):
+        STAGES[name][1](tiny, tmp_path / "other", **{limit: 10})
+
+
+def test_solutions_that_can_not_be_learned(tiny, chat, rows, tmp_path):
+    def supervised(solution, thinking=True, limit=10 ** 6):
+        return sft.supervised([dataclasses.replace(rows[0], solution=solution)], chat, thinking, limit)
+
+    with pytest.raises(Refused, match="row a: the solution has no </think>.*--no-thinking"):
+        supervised("\\boxed{4}")
+    with pytest.raises(Refused, match="row a: the solution has a </think>"):
+        supervised("t</think>\\boxed{4}", thinking=False)
+    with pytest.raises(Refused, match="row a: .*<IMG_CONTEXT>"):
+        supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")
+    with pytest.raises(Refused, match="no row fits --max_length"):
+        supervised("1 " * 30 + "</think>\\boxed{4}", limit=60)
+    opened, = supervised("<think>\nt\n</think>\\boxed{4}")  # a row that repeats the opening tag is not taught to say it twice
+    assert chat.tokenizer.decode(opened[1]) == "t\n</think>\\boxed{4}<|im_end|>"
+
+
+@pytest.mark.parametrize("changes, pattern", [
+    (dict(samples=1), "--samples must be at least 2"),
+    (dict(prompts=4, minibatches=3), "--prompts 4 must be a multiple of 1 processes x 3 minibatches"),
+    (dict(rollout="sglang"), "--rollout sglang"),
+    (dict(curriculum="data/never.jsonl"), "never.jsonl: no such file"),
+])
+def test_grpo_refuses(changes, pattern, tiny, tmp_path):
+    with pytest.raises(Refused, match=pattern):
+        run_grpo(tiny, tmp_path / "run", **changes)
+
+
+def test_gold_answers_that_the_rule_can_not_read(tiny, tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [{"id": f"r{i}", "question": "q", "answer": "?!" if i == 1 else "4"} for i in range(3)])
+    with pytest.raises(Refused, match="(?s)cannot read the gold answer of 1 of 3 rows .row r1.*--verifier.*--limit_bad"):
+        run_grpo(tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+
+
+def test_sampler_that_disagrees_stops_the_first_step(tiny, sampler, tmp_path):
+    """Wrong pixels, stale weights, another temperature: all show as a gap."""
+    sampler.old = -9.0
+    with pytest.raises(Refused, match=r"disagree by \d\.\d+ nats a token at the first step .--max_gap 0.1"):
+        run_grpo(tiny, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+# -------------------------------------------------------------------------------------------------- the optimizer's step
+
+def test_gradients_that_are_not_finite(tmp_path):
+    net = torch.nn.Linear(2, 1)
+    optimizer = make_optimizer(net, 0.0)
+    run = Run(tmp_path / "run", sft.Config(), ONE)
+
+    def step(value):
+        for p in net.parameters():
+            p.grad = torch.full_like(p, value)
+        return update(net, optimizer, 0.1, 1.0, run, ["row 7", "row 8"])
+
+    start = net.weight.clone()
+    assert math.isnan(step(math.nan)) and torch.equal(net.weight, start) and not optimizer.state and net.weight.grad is None
+    assert math.isinf(step(math.inf))
+    assert step(1.0) == pytest.approx(3 ** 0.5) and not torch.equal(net.weight, start)  # a good one: the count begins again
+    step(math.nan), step(math.nan)
+    with pytest.raises(Refused, match="3 steps in a row without a finite gradient: lower --lr.*bad_steps.jsonl"):
+        step(math.nan)
+    rows = read_jsonl(tmp_path / "run" / "bad_steps.jsonl")
+    assert len(rows) == 5 and rows[0]["rows"] == ["row 7", "row 8"] and rows[1]["norm"] == "inf"
+    assert torch.isfinite(net.weight).all()
+
+
+def test_gradient_is_clipped_and_its_norm_is_that_before(tmp_path):
+    net = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    run = Run(tmp_path / "run", sft.Config(), ONE)
+    net.weight.data.zero_()
+    net.weight.grad = torch.full_like(net.weight, 8.0)
+    assert update(net, optimizer, 0.5, 2.0, run, []) == 8.0 and net.weight.item() == pytest.approx(-0.5 * 2.0)
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_nan_in_training_is_skipped_and_told(name, tiny, tmp_path, monkeypatch, capsys):
+    """The second step's gradient is not finite: the weights of step 2 are those of step 1."""
+    stage, run = STAGES[name]
+    count = []
+
+    def poison(vlm, *args):
+        count.append(1)
+        if len(count) == 2:
+            vlm.hf.lm_head.weight.grad.fill_(math.nan)
+        return update(vlm, *args)
+
+    monkeypatch.setattr(stage, "update", poison)
+    run(tiny, tmp_path / "run", 3, save_every=1)
+    one, two, three = (weights(tmp_path / "run", s) for s in (1, 2, 3))
+    assert one == two != three and "step skipped" in capsys.readouterr().out
+    bad, = read_jsonl(tmp_path / "run" / "bad_steps.jsonl")
+    assert bad["rows"] and len(metrics(tmp_path / "run")) == 3
+
+
+def test_logged_learning_rate_is_the_optimizers(straight, tiny, tmp_path, monkeypatch):
+    for name in ("sft", "connector"):  # cosine from 1e-3 over 4 steps; the warm-up of 3% is over at once
+        lr = [r["lr"] for r in metrics(straight[name])]
+        assert lr == pytest.approx([learning_rate(s, 4, 1e-3, 0.12, "cosine") for s in range(4)], rel=1e-6)
+    used = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, f=torch.optim.AdamW.step: used.append(self.param_groups[0]["lr"]) or f(self))
+    run_grpo(tiny, tmp_path / "run", 3, warmup=2, schedule="linear")
+    assert [r["lr"] for r in metrics(tmp_path / "run")] == used == [5e-4, 1e-3, 1e-3]
+
+
+# ------------------------------------------------------------------------------------------------------- flags of grpo
+
+def test_on_policy_ratio_is_exactly_one(straight):
+    for row in metrics(straight["grpo"]):
+        assert row["ratio_max"] == 1.0 and row["clip_fraction"] == 0 and "kl" not in row and row["gap"] < 1e-5
+
+
+def test_metrics_agree_with_each_other(straight):
+    for row, sample in zip(metrics(straight["grpo"]), rollout_rows(straight["grpo"])):
+        assert row["reward"] == pytest.approx(0.8 * row["accuracy"] + 0.2 * row["format"], abs=1e-5)
+        assert row["length"] * 16 == pytest.approx(row["tokens"], abs=1e-2) and row["length_max"] <= 8 and 0 <= row["truncated"] <= 1
+        assert 0 < row["entropy"] < math.log(557) and row["critical_entropy"] is None and row["critical_count"] == 0
+        assert sample["step"] == row["step"] and len(sample["tokens"]) == len(sample["entropy"]) and "".join(sample["tokens"]) == sample["text"]
+        assert Path(sample["images"][0]).exists() and sample["gold"] and sample["question"]
+    times = [r for r in read_jsonl(straight["grpo"] / "metrics.jsonl")]
+    assert all(t[k] >= 0 for t in times for k in ("time_sample", "time_reward", "time_update", "time_step"))
+
+
+def test_minibatches_move_the_ratio_and_clip_it(tiny, tmp_path):
+    run_grpo(tiny, tmp_path / "two", 2, minibatches=2, lr=5e-3)
+    rows = metrics(tmp_path / "two")
+    assert all(r["ratio_max"] > 1.01 and r["clip_fraction"] > 0 and r["gap"] < 1e-5 for r in rows)  # old log-probs are from before the step
+    run_grpo(tiny, tmp_path / "wide", 2, minibatches=2, lr=5e-3, clip_low=1e6, clip_high=1e6)
+    wide = metrics(tmp_path / "wide")
+    assert wide[0]["ratio_max"] == pytest.approx(rows[0]["ratio_max"], rel=1e-4) and wide[0]["clip_fraction"] == 0
+    run_grpo(tiny, tmp_path / "high", 2, minibatches=2, lr=5e-3, clip_high=1e6)
+    assert 0 < metrics(tmp_path / "high")[0]["clip_fraction"] < rows[0]["clip_fraction"]
+
+
+def test_kl_starts_at_zero_and_holds_back(tiny, tmp_path):
+    run_grpo(tiny, tmp_path / "kl", 3, kl=0.1, lr=3e-3)
+    rows = metrics(tmp_path / "kl")
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-9) and rows[1]["kl"] > 1e-4 and rows[2]["kl"] > 0
+    run_grpo(tiny, tmp_path / "free", 3, lr=3e-3)
+    free, start = load_file(tmp_path / "free/step_000003/model.safetensors"), load_file(tiny / "model/model.safetensors")
+    assert metrics(tmp_path / "free")[0]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-3)  # no pull at the start
+    assert weights(tmp_path / "kl", 3) != weights(tmp_path / "free", 3) and free.keys() == start.keys()
+    run_grpo(tiny, tmp_path / "strong", 3, kl=100.0, lr=3e-3)
+    assert metrics(tmp_path / "strong")[2]["kl"] < rows[2]["kl"]
+
+
+def test_kl_gradient_by_hand(tiny, mixed, sampler, chat, prompts, monkeypatch, tmp_path):
+    """With all advantages zero only the penalty is left. Its gradient is 0 at the reference."""
+    monkeypatch.setattr(grpo, "score_batch", lambda responses, *_: [Reward(0.0, 0.0, 0.0, None, "no")] * len(responses))
+    caught = gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / "at", 1, data=mixed, prompts=8, samples=3, max_gap=1e9, kl=1.0))
+    assert max(float(g.abs().max()) for g in caught.values()) < 1e-6
+
+
+def test_dynamic_sampling_replaces_groups_without_spread(tiny, sampler, tmp_path, monkeypatch):
+    """Half of the prompts are all right or all wrong (by accuracy; their format still spreads): others are drawn."""
+    def rewards(responses, golds, thinking, options, verifier, questions):
+        kinds = [zlib.crc32(q.encode()) % 4 for q in questions]  # 0: all wrong, 1: all right, 2 and 3: mixed
+        return [Reward(a := (0.0, 1.0, i % 2, i % 2)[k], i // 2 % 2, 0.8 * a + 0.2 * (i // 2 % 2), None, "rule") for i, k in enumerate(kinds)]
+
+    monkeypatch.setattr(grpo, "score_batch", rewards)
+    out = {}
+    for dynamic in (False, True):
+        sampler.asked.clear()
+        run_grpo(tiny, tmp_path / str(dynamic), 2, prompts=8, samples=4, dynamic_sampling=dynamic, max_gap=1e9)
+        out[dynamic] = [r["groups_mixed"] for r in metrics(tmp_path / str(dynamic))], len(sampler.asked)
+    assert min(out[False][0]) < 1 and out[False][1] == 16 and out[True][0] == [1, 1] and 16 < out[True][1] <= 16 * 5
+    assert metrics(tmp_path / "True")[0]["tokens"] < 8 * 4 * 12  # the batch keeps its size
+    monkeypatch.setattr(grpo, "score_batch", lambda responses, *_: [Reward(1.0, 0.0, 0.8, None, "rule")] * len(responses))
+    run_grpo(tiny, tmp_path / "hopeless", 1, dynamic_sampling=True, max_gap=1e9)  # nothing mixed anywhere: it gives up and goes on
+    assert metrics(tmp_path / "hopeless")[0]["groups_mixed"] == 0 and metrics(tmp_path / "hopeless")[0]["grad_norm"] == pytest.approx(0, abs=1e-6)
+
+
+def test_curriculum_changes_the_data(tiny, straight, tmp_path):
+    run_grpo(tiny, tmp_path / "run", 4, curriculum=str(tiny / "val.jsonl"), curriculum_at=2)
+    ids = [r["id"] for r in rollout_rows(tmp_path / "run")]
+    assert [i.split("_")[0] for i in ids] == ["rl", "rl", "val", "val"]
+    assert metrics(tmp_path / "run")[:2] == metrics(straight["grpo"])[:2]
+
+
+def test_temperature_and_thinking_reach_sampler_trainer_and_reward(tiny, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(grpo, "score_batch", lambda *a: told.append(a[2]) or reward_of(*a))
+    run_grpo(tiny, tmp_path / "run", 2, temperature=0.6, thinking=False)
+    cool, warm = metrics(tmp_path / "run"), None
+    assert told == [False, False] and all(r["gap"] < 1e-5 and r["ratio_max"] == 1 for r in cool)
+    run_grpo(tiny, tmp_path / "warm", 1, temperature=1.5)
+    warm = metrics(tmp_path / "warm")
+    assert warm[0]["entropy"] > cool[0]["entropy"] + 0.3 and warm[0]["gap"] < 1e-5
+
+
+def test_truncated_importance_weights(tiny, sampler, mixed, monkeypatch, tmp_path):
+    """The sampler's log-probs are far too low: weights are cut at is_clip, so the gradient is exactly that many times as long."""
+    sampler.old = -100.0
+    options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9)
+    one, two = (gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / str(c), 1, is_clip=c, **options)) for c in (1.0, 2.0))
+    same_gradients({n: 2 * g for n, g in one.items()}, two)
+
+
+def test_verifier_that_goes_away_loses_nothing(tiny, straight, tmp_path, monkeypatch):
+    count = []
+
+    def rewards(*args):
+        count.append(1)
+        if len(count) == 4:
+            raise VerifierDown("no answer for 900 s")
+        return reward_of(*args)
+
+    options = dict(verifier="http://127.0.0.1:9/v1", save_every=100)
+    with monkeypatch.context() as m:
+        m.setattr(grpo, "score_batch", rewards)
+        with pytest.raises(Refused, match="(?s)no answer for 900 s.*step 3 is saved.*same command again"):
+            run_grpo(tiny, tmp_path / "run", **options)
+    assert (tmp_path / "run" / "step_000003" / "trainer").exists()
+    run_grpo(tiny, tmp_path / "run", **options)
+    assert weights(tmp_path / "run") == weights(straight["grpo"])
+
+
+def test_critical_words_are_logged(tiny, tmp_path, monkeypatch, chat):
+    """A word that the model writes for certain is found, and its entropy is that of its tokens."""
+    run_grpo(tiny, tmp_path / "run", 1, words=tuple("abcdefghijklmnopqrstuvwxyz0123456789"), high_entropy=0.0)
+    row, = metrics(tmp_path / "run")
+    assert row["critical_count"] > 0 and 0 < row["critical_entropy"] < math.log(557) and row["entropy_high"] == 1.0
+
+
+# ------------------------------------------------------------------------------------------------------ connector stage
+
+def tensors(path):
+    return load_file(Path(path) / "model.safetensors")
+
+
+def test_only_the_connector_changes(tiny, straight):
+    before, after = tensors(tiny / "model"), tensors(straight["connector"] / "step_000004")
+    assert before.keys() == after.keys()
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert changed == {n for n in before if "multi_modal_projector" in n} and len(changed) == 6
+
+
+@pytest.mark.parametrize("train", [("encoder",), ("connector", "llm"), ("llm",)])
+def test_train_flag_decides_what_changes(train, tiny, tmp_path):
+    run_connector(tiny, tmp_path / "run", 2, train=train)
+    before, after = tensors(tiny / "model"), tensors(tmp_path / "run" / "step_000002")
+    part = lambda n: "encoder" if "vision_tower" in n else "connector" if "multi_modal_projector" in n else "llm"  # noqa: E731
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (part(name) not in train), name
+
+
+def test_features_are_computed_once_and_change_nothing(tiny, straight, tmp_path, monkeypatch):
+    calls = []
+    encode = model.VLM.encode
+    monkeypatch.setattr(model.VLM, "encode", lambda vlm, pack: calls.append(len(pack.images.get("pixel_values", ()))) or encode(vlm, pack))
+    run_connector(tiny, tmp_path / "kept", 12)
+    rows = [json.loads(line) for name in ("connector", "connector_val") for line in open(tiny / f"{name}.jsonl")]
+    images = sum(len(r["images"]) for r in rows)
+    assert images <= sum(calls) <= images + 4  # once, and the first row for its shape; 12 steps are more than one epoch
+    calls.clear()
+    run_connector(tiny, tmp_path / "computed", 12, features_gib=0.0)
+    assert sum(calls) > 1.2 * images
+    for a, b in zip(metrics(tmp_path / "kept"), metrics(tmp_path / "computed"), strict=True):
+        assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in a)
+    assert not list((tmp_path / "kept").glob("features*")) and not list((tmp_path / "computed").glob("features*"))
+
+
+def test_stop_while_features_are_computed(tiny, straight, tmp_path, monkeypatch):
+    encode, calls = model.VLM.encode, []
+
+    def stop(vlm, pack):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stop
+        return encode(vlm, pack)
+
+    with monkeypatch.context() as m:
+        m.setattr(model.VLM, "encode", stop)
+        with pytest.raises(Stop):
+            run_connector(tiny, tmp_path / "run", max_tokens=200)
+    run_connector(tiny, tmp_path / "run")
+    same_run(tmp_path / "run", straight["connector"])
+
+
+def test_text_only_rows_in_the_connector_stage(tiny, mixed, tmp_path):
+    """Packs without an image beside packs with some, features kept."""
+    run_connector(tiny, tmp_path / "kept", data=mixed, val=mixed, batch=4, epochs=2, max_tokens=1, max_tiles=4)
+    run_connector(tiny, tmp_path / "computed", data=mixed, val=mixed, batch=4, epochs=2, features_gib=0.0, max_tiles=4)
+    for a, b in zip(metrics(tmp_path / "kept"), metrics(tmp_path / "computed"), strict=True):
+        assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in a)
+
+
+def test_early_stopping_keeps_the_best(tiny, tmp_path, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5, 2.1, 2.2, 9.0, 9.0, 9.0])
+    monkeypatch.setattr(connector_tune, "validation_loss", lambda *_: next(losses))
+    out = tmp_path / "run"
+    run_connector(tiny, out, 8, val_every=1, patience=3)
+    assert len(metrics(out)) == 5  # 2.0 at step 2, then three without a new best
+    assert sorted(p.name for p in out.glob("step_*")) == ["step_000002", "step_000005"]
+    assert json.loads((out / "selected.json").read_text())["step"] == 2 and resolve(str(out)).endswith("step_000002")
+    run_connector(tiny, out, 8, val_every=1, patience=3)  # the same command again: it has stopped and stays so
+    assert len(metrics(out)) == 5 and resolve(str(out)).endswith("step_000002")
+
+
+def test_gave_up():
+    seen = [(3.0, 1), (2.0, 2), (2.5, 3), (2.1, 4), (2.2, 5)]
+    assert [connector_tune.gave_up(seen[:k], 3) for k in range(6)] == [False] * 5 + [True]
+    assert not connector_tune.gave_up(seen + [(1.9, 6)], 3) and connector_tune.gave_up([(1.0, 1), (1.0, 2)], 1)  # equal is no new best
+
+
+# ------------------------------------------------------------------------------------------------------- run folders
+
+def test_resolve(tmp_path):
+    for step in (5, 10, 100):
+        (tmp_path / f"step_{step:06d}").mkdir()
+    assert resolve(str(tmp_path)).endswith("step_000100")
+    (tmp_path / "selected.json").write_text('{"step": 10, "checkpoint": "step_000010"}')
+    assert resolve(str(tmp_path)).endswith("step_000010")
+    (tmp_path / "step_000005" / "model.safetensors").touch()
+    assert resolve(str(tmp_path / "step_000005")).endswith("step_000005")
+    assert resolve("OpenGVLab/InternVL3-8B-hf") == "OpenGVLab/InternVL3-8B-hf"
+    with pytest.raises(Refused, match="--teacher out/grpo: no checkpoint there.*Run sft.py first"):
+        resolve("out/grpo", "--teacher", "sft.py")
+
+
+def test_run_folder_tells_where_it_came_from(straight):
+    config = json.loads((straight["grpo"] / "config.json").read_text())
+    assert config["config"]["samples"] == 4 and config["config"]["train"] == ["encoder", "connector", "llm"]
+    assert {"command", "git", "torch", "transformers", "python", "processes", "device"} <= config.keys()
+
+
+def test_new_folder_is_whole_or_absent(tmp_path):
+    with pytest.raises(Stop):
+        with common.new_folder(tmp_path / "x") as folder:
+            (folder / "a").touch()
+            raise Stop
+    assert not list(tmp_path.iterdir())
+    with common.new_folder(tmp_path / "x") as folder:
+        (folder / "a").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["x", "a"]
+
+
+def test_torn_line_is_left_out(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_jsonl(tmp_path / "m.jsonl") == [{"step": 1}] and read_jsonl(tmp_path / "none.jsonl") == []
+
+
+def test_numbers_that_are_not_finite_are_still_json(tmp_path):
+    run = Run(tmp_path / "run", sft.Config(), ONE)
+    run.log(1, {"a": math.nan, "b": math.inf, "c": torch.tensor(1.5), "d": 1e-9})
+    row, = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert math.isnan(row["a"]) and row["c"] == 1.5 and row["d"] == 1e-9
+
+
+def test_checkpoint_of_another_model_does_not_resume(tiny, straight, tmp_path):
+    """The trainer's folder does not fit: said so, not loaded in part."""
+    shutil.copytree(straight["sft"], tmp_path / "run")
+    run = SimpleNamespace(last=tmp_path / "run" / "step_000004", step=4)
+    vlm = load(str(tiny / "model"), train=("connector",))
+    with pytest.raises(Refused, match="trainer does not fit this model and optimizer.*--train.*another --out"):
+        common.resume(run, vlm, make_optimizer(torch.nn.ModuleList([vlm, torch.nn.Linear(2, 2)]), 0.0), ONE)
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+SCRIPTS = ["sft", "grpo", "connector_tune", "distill", "entropy_select", "eval_mmmu", "reward", "report", "make"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_flag_is_in_the_help(name, monkeypatch, capsys):
+    import importlib
+
+    import tyro
+    module = importlib.import_module(name)
+    configs = [c for c in vars(module).values() if dataclasses.is_dataclass(c) and isinstance(c, type) and c.__module__ == module.__name__
+               and is_config(module, c)]
+    assert configs
+    for config in configs:
+        with pytest.raises(SystemExit):
+            tyro.cli(config, args=["--help"])
+        words = " ".join(re.sub("[\u2500-\u257f]", " ", capsys.readouterr().out).split())
+        source = Path(module.__file__).read_text()
+        for f in dataclasses.fields(config):
+            flag = f.name.replace("_", "-")
+            assert f"--{flag} " in words or f"--{flag}," in words or f"--no-{flag} " in words or f" {f.name.upper()} " in words, (name, flag)
+            line = re.search(rf"^    {f.name}: .*  # (\w+ \w+)", source, re.M)
+            assert line and line[1] in words, (name, f.name)  # its comment is the help
+
+
+def is_config(module, cls):
+    return cls.__name__ in ("Config", "Score", "Curves", "Page", "Table", "Seeds")
+
+
+def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--model", "out/tiny/never"])
+    with pytest.raises(SystemExit) as error:
+        common.main(sft.train, sft.Config)
+    assert "no checkpoint there" in str(error.value.code) and "Traceback" not in str(error.value.code)
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--learning_rate", "1"])
+    with pytest.raises(SystemExit) as error:
+        common.main(sft.train, sft.Config)
+    assert error.value.code == 2 and "learning" in capsys.readouterr().err
+    for name, (stage, _) in STAGES.items():  # the paper's values
+        assert stage.Config().lr == 1e-5
+    c = grpo.Config()
+    assert (c.prompts, c.samples, c.temperature, c.clip_low, c.clip_high, c.kl, c.minibatches) == (32, 32, 1.0, 0.2, 0.2, 0.0, 1)
+    c = connector_tune.Config()
+    assert (c.batch, c.epochs, c.warmup, c.schedule, c.max_length, c.train) == (64, 2.0, 0.03, "cosine", 16384, ("connector",))
