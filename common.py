@@ -116,7 +116,7 @@ def batch_indices(n, batch, step, seed):
 def learning_rate(step, steps, peak, warmup, schedule):
     """Of optimizer step `step` (0-based): linear warm-up over `warmup` steps, then constant, linear or cosine to 0."""
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * min(1.0, (step + 1) / warmup)  # a warm-up of 0.3 steps must not begin above the peak
     done = (step - warmup) / max(1, steps - warmup)
     return peak * {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
@@ -134,7 +134,7 @@ class Run:
         self.dir, self.rank, self.bad = Path(out), world.rank, 0
         config = json.loads(json.dumps(dataclasses.asdict(cfg), default=str))
         path = self.dir / "config.json"
-        if path.exists():
+        if path.exists() and any(p != path for p in self.dir.iterdir()):  # alone, it is of a run that was refused
             before = json.loads(path.read_text())["config"]
             other = [f"--{k} was {before.get(k)!r}, now {config.get(k)!r}" for k in sorted({*before, *config})
                      if before.get(k) != config.get(k) and k not in {"out", *may_change}]

@@ -17,6 +17,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -37,7 +38,7 @@ class Config:
     train: tuple[str, ...] = ("connector",)       # parts that train: encoder connector llm
     thinking: bool = True                         # the prompt ends with <think>, the solution closes it with </think>
     lr: float = 1e-5                              # peak learning rate [3.4]
-    schedule: str = "cosine"                      # cosine, linear or constant
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
     warmup: float = 0.03                          # share of the steps that warm up [3.4]
     batch: int = 64                               # rows of an optimizer step, over all processes [3.4]
     epochs: float = 2.0                           # passes over the data [3.4]

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -39,7 +40,7 @@ class Config:
     prompts: int = 32                             # prompts of a step, over all processes [3.3]
     samples: int = 32                             # responses to each prompt: the group [3.3]
     lr: float = 1e-5                              # actor learning rate [3.3]; 1e-6 learns slower and lasts longer [5.3]
-    schedule: str = "constant"                    # constant, linear or cosine
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the learning rate falls after the warm-up
     warmup: int = 0                               # steps of linear warm-up
     temperature: float = 1.0                      # of sampling; the trainer divides its logits by it too
     max_new_tokens: int = 8192                    # length limit of a response; the paper raises it from 4096 on the way
@@ -107,7 +108,7 @@ def train(cfg):
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x {cfg.minibatches} minibatches")
-    run = Run(cfg.out, cfg, world, may_change=("steps", "save_every", "max_tokens", "max_new_tokens", "checkpointing", "rollout_batch"))
+    run = Run(cfg.out, cfg, world, may_change=(*["steps"] * (cfg.schedule == "constant"), "save_every", "max_tokens", "max_new_tokens", "checkpointing", "rollout_batch"))
     chat = Chat(cfg.model, cfg.max_tiles)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool

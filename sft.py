@@ -10,6 +10,7 @@ defaults are those of its other supervised runs (section 3.4). The tiny world's 
 """
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -28,7 +29,7 @@ class Config:
     train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
     thinking: bool = True                         # the prompt ends with <think>, the solution closes it with </think>
     lr: float = 1e-5                              # peak learning rate [3.4]
-    schedule: str = "cosine"                      # cosine, linear or constant
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
     warmup: float = 0.03                          # share of the steps that warm up
     batch: int = 64                               # rows of an optimizer step, over all processes
     epochs: float = 2.0                           # passes over the data
@@ -55,6 +56,8 @@ def supervised(records, chat, thinking, max_length):
             raise Refused(f"row {r.id}: the solution has a {END_THINK}, but --no-thinking teaches the direct mode")
     prompts = chat.prompts(records, thinking, max_length)
     ids = chat.tokenizer([p.record.solution for p in prompts], add_special_tokens=False)["input_ids"]
+    if wrong := [p.record.id for p, i in zip(prompts, ids) if chat.image_id in i]:
+        raise Refused(f"row {wrong[0]}: the solution contains {chat.image_mark} literally, which stands for an image. Mend the row.")
     rows = [(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
     fits = [(p, i) for p, i in rows if len(p.full) + len(i) <= min(max_length, chat.context)]
     if len(fits) < len(rows):
