@@ -135,7 +135,8 @@ class Run:
         config = json.loads(json.dumps(dataclasses.asdict(cfg), default=str))
         path = self.dir / "config.json"
         if path.exists() and any(p != path for p in self.dir.iterdir()):  # alone, it is of a run that was refused
-            before = json.loads(path.read_text())["config"]
+            defaults = json.loads(json.dumps(dataclasses.asdict(type(cfg)()), default=str))  # of flags younger than the run
+            before = {**defaults, **json.loads(path.read_text())["config"]}
             other = [f"--{k} was {before.get(k)!r}, now {config.get(k)!r}" for k in sorted({*before, *config})
                      if before.get(k) != config.get(k) and k not in {"out", *may_change}]
             if other:

@@ -3,13 +3,16 @@
 Freeze it during reinforcement learning and the paper's run collapses; train it alone afterwards and breadth comes back
 (sections 5.6 and 3.4). Each family's own connector is written out here with the names and shapes of its weights in
 transformers, so the two are interchangeable. The Q-Former is a design of ours for the paper's first open question, whether
-the finding holds for other connectors: `python model.py connector --queries 64` puts a fresh one into an InternVL.
+the finding holds for other connectors: `python connector.py --model MODEL --connector qformer --queries 64 --out out/qformer` puts a fresh one into an InternVL (and
+`--connector mlp` a fresh MLP beside it, for a fair comparison); the new folder goes into every stage as its --model.
 """
+from dataclasses import dataclass
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from common import Refused
+from common import Refused, main, new_folder, resolve, say
 
 
 class MLPConnector(nn.Module):
@@ -113,3 +116,40 @@ class QFormer(nn.Module):
             x = x + b["cross_attention"](b["norm_2"](x), y, y, need_weights=False)[0]
             x = x + b["mlp"](b["norm_3"](x))
         return self.out(self.norm_out(x)).flatten(0, 1)
+
+
+# ------------------------------------------------------------------------------------------------- a model with a fresh connector
+
+@dataclass
+class Config:
+    model: str = "out/tiny/base"                  # an InternVL: model folder, run folder or hub name
+    out: str = "out/qformer"                      # the new model folder; train its connector first (connector_tune.py or sft.py)
+    connector: str = "qformer"                    # qformer or mlp, with fresh weights
+    queries: int = 64                             # visual tokens a tile (qformer)
+    layers: int = 2                               # blocks (qformer)
+    seed: int = 0                                 # of the fresh weights
+
+
+def replace(cfg):
+    from model import load, visual_tokens  # for this command alone: model.py builds on this file
+    vlm = load(cfg.model, train=("connector",))
+    config, embeddings = vlm.hf.config, vlm.hf.get_input_embeddings().weight
+    if cfg.connector not in ("qformer", "mlp") or config.model_type != "internvl" or min(cfg.queries, cfg.layers) < 1:
+        raise Refused(f"--connector {cfg.connector} --queries {cfg.queries} --layers {cfg.layers} for {cfg.model} ({config.model_type}): "
+                      f"the connectors are qformer (at least one query and one layer) and mlp, for InternVL")
+    widths = config.vision_config.hidden_size, config.text_config.hidden_size
+    if cfg.connector == "qformer":
+        config.qformer, config.image_seq_length = {"queries": cfg.queries, "layers": cfg.layers}, cfg.queries
+        fresh = QFormer(*widths, **config.qformer).reset(embeddings, cfg.seed)
+    else:
+        config.qformer, config.image_seq_length = None, visual_tokens(config)
+        torch.manual_seed(cfg.seed)
+        fresh = MLPConnector(*widths, config.downsample_ratio)
+    vlm.hf.model.multi_modal_projector = fresh
+    with new_folder(cfg.out) as folder:
+        vlm.save(folder)
+    say(f"{cfg.out}: {resolve(cfg.model)} with a fresh {cfg.connector} connector of {sum(p.numel() for p in fresh.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    main(replace, Config)

@@ -46,7 +46,8 @@ class Config:
     patience: int = 3                             # stop after so many validation losses without a new best
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                       # rows longer than this (prompt and solution) are left out [3.4]
-    max_tiles: int = 12                           # tiles of an image, and a thumbnail when there are several
+    max_tiles: int = 12                           # tiles of an image (InternVL), and a thumbnail when there are several
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     features_gib: float = 200.0                   # largest file of encoder features; beyond it they are computed every time
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most
@@ -106,7 +107,7 @@ class Features:
 def train(cfg):
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, may_change=("max_tokens", "checkpointing", "features_gib"))
-    chat = Chat(cfg.model, cfg.max_tiles)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     records, val_records = (read_records(source, need=("question", "solution"), limit_bad=cfg.limit_bad) for source in (cfg.data, cfg.val))
     rows, val = (supervised(r, chat, cfg.thinking, cfg.max_length) for r in (records, val_records))
     vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)

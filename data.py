@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from common import Refused, resolve, say
-from model import Layout, pair, read_config
+from model import Layout, read_config, visual_tokens
 
 THINK, END_THINK = "<think>\n", "</think>"
 IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")
@@ -161,7 +161,7 @@ class Prompt:
 class Chat:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and sampler."""
 
-    def __init__(self, path, max_tiles=12, flag="--model", cache_gib=2.0, pixels=(0, 0)):
+    def __init__(self, path, max_tiles=12, pixels=(0, 0), flag="--model", cache_gib=2.0):
         """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen2.5-VL, 0 keeps the model's own."""
         path = resolve(path, flag)
         self.path, self.config = path, read_config(path, flag)
@@ -175,11 +175,8 @@ class Chat:
             self.processor.size = type(self.processor.size)(shortest_edge=least, longest_edge=most)
             self.per_tile, self.around = 1, ([], [])  # its chat template writes the marks around an image
         else:
-            vision = self.config.vision_config
             self.processor.crop_to_patches, self.processor.max_patches = max_tiles > 1, max_tiles
-            patches = (pair(vision.image_size)[0] // pair(vision.patch_size)[0]) ** 2
-            self.per_tile = int(patches * self.config.downsample_ratio ** 2)  # 256 for InternVL3
-            self.per_tile = (getattr(self.config, "qformer", None) or {}).get("queries", self.per_tile)
+            self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
             self.start_id, self.end_id = self.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
             self.around = [self.start_id], [self.end_id]
         self.stop_ids = self._stop_ids()
@@ -204,7 +201,7 @@ class Chat:
             longest = max(prompts, key=lambda p: len(p.full))
             text = f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than {limit} tokens (the longest, row {longest.record.id}: {len(longest.full)})"
             if not fits:
-                raise Refused(f"{text}: nothing is left. Allow longer prompts or fewer tiles (--max_tiles).")
+                raise Refused(f"{text}: nothing is left. Allow longer prompts, or fewer tiles (--max_tiles) or pixels (--pixels).")
             say(f"left out: {text}")
         return fits
 

@@ -57,7 +57,8 @@ class Config:
     verifier: str = ""                            # OpenAI-compatible server asked when the rule says no: http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # its model
     rollout: str = "torch"                        # the sampler
-    max_tiles: int = 12                           # tiles of an image
+    max_tiles: int = 12                           # tiles of an image (InternVL)
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     seed: int = 0
 
@@ -137,7 +138,7 @@ def question(row):
 
 def check_settings(path, cfg, world):
     """Refuse to go on with other settings: half of the file would be something else."""
-    now = {k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")}
+    now = json.loads(json.dumps({k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")}))  # as it is read back
     now |= {"verifier": bool(cfg.verifier), "processes": world.size}  # its address may change; random numbers depend on the latter
     if path.exists():
         before = json.loads(path.read_text())
@@ -156,7 +157,7 @@ def distill(cfg):
     if twice := [i for i, n in Counter(r.id for r in records).items() if n > 1]:
         raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such ids). "
                       f"Pass rates are kept by id, so give every row its own.")
-    chat = Chat(cfg.model, cfg.max_tiles)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     prompts = chat.prompts(records, thinking=cfg.thinking)
     done = None
     if world.rank == 0:

@@ -61,7 +61,8 @@ class Config:
     min_count: int = 50                           # with fewer critical tokens a mean is noise: that checkpoint is not ranked
     plot: bool = True                             # draw selection.png
     rollout: str = "torch"                        # the sampler
-    max_tiles: int = 12                           # tiles of an image, as in training
+    max_tiles: int = 12                           # tiles of an image, as in training (InternVL)
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     seed: int = 0
 
@@ -181,9 +182,10 @@ def sample_probe(cfg, prompts, sampler, world, name):
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(checkpoint.glob("model*.safetensors"))}
-    flags = ("data", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "dtype", "seed")
+    flags = ("data", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "pixels", "dtype", "seed")
     questions = hashlib.sha256(json.dumps([[r.id, r.text(), r.answer] for r in records]).encode()).hexdigest()
-    return {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "questions": questions}
+    settings = {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "questions": questions}
+    return json.loads(json.dumps(settings))  # as it is read back
 
 
 def read_probe(path, settings):
@@ -212,7 +214,7 @@ def select(cfg):
         if rows is None:
             weights = load(str(checkpoint), dtype=cfg.dtype, flag="--folder")
             if sampler is None:  # one model and one sampler (with vLLM: one engine) see all checkpoints, by their weights
-                vlm, chat = weights.to(world.device), Chat(str(checkpoint), cfg.max_tiles, flag="--folder")
+                vlm, chat = weights.to(world.device), Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, flag="--folder")
                 prompts, sampler = chat.prompts(records, thinking=cfg.thinking), make_sampler(cfg.rollout, vlm, chat)
             else:
                 vlm.load_state_dict(weights.state_dict())

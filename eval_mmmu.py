@@ -410,7 +410,8 @@ class Config:
     on_budget: Literal["close", "cut"] = "close"  # when it runs out: close the thought and ask for the answer, or stop there
     closing: str = "\n</think>\n\n\\boxed{"       # what closes an unfinished thought; the model goes on from there
     chunk: int = 512                              # questions that are sampled and written together: what an interruption can lose
-    max_tiles: int = 12                           # of an image
+    max_tiles: int = 12                           # of an image (InternVL)
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     rollout: str = "torch"                        # the sampler
     rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
@@ -602,11 +603,11 @@ def evaluate(cfg: Config):
         from data import Chat
         from model import load
         from rollout import make_sampler
-        chat = Chat(cfg.model, max_tiles=cfg.max_tiles)
+        chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
         prompts = {p.record.id: p for p in chat.prompts([q["record"] for q in questions], thinking=cfg.mode != "nothink")}
         if long := [q["id"] for q in questions if q["id"] not in prompts]:
             raise Refused(f"{len(long)} questions are longer than the model's context of {chat.context} tokens, e.g. {long[0]}. "
-                          f"Leaving them out would change the score: lower --max_tiles (now {cfg.max_tiles}).")
+                          f"Leaving them out would change the score: lower --max_tiles (now {cfg.max_tiles}) or --pixels.")
         ban, missing = banned_ids(chat, cfg.ban) if cfg.mode == "nowait" else ((), ())
         if missing:
             say(f"nowait: no token spells {', '.join(missing)} on its own, so these words can still be written in pieces.")

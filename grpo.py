@@ -45,7 +45,8 @@ class Config:
     temperature: float = 1.0                      # of sampling; the trainer divides its logits by it too
     max_new_tokens: int = 8192                    # length limit of a response; the paper raises it from 4096 on the way
     max_prompt: int = 8192                        # longer prompts (images expanded) are left out, never cut
-    max_tiles: int = 12                           # tiles of an image, and a thumbnail when there are several
+    max_tiles: int = 12                           # tiles of an image (InternVL), and a thumbnail when there are several
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     thinking: bool = True                         # the prompt ends with <think>
     clip_low: float = 0.2                         # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2                        # larger: "clip-higher"; matters only with several minibatches
@@ -109,7 +110,7 @@ def train(cfg):
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x {cfg.minibatches} minibatches")
     run = Run(cfg.out, cfg, world, may_change=(*["steps"] * (cfg.schedule == "constant"), "save_every", "max_tokens", "max_new_tokens", "checkpointing", "rollout_batch"))
-    chat = Chat(cfg.model, cfg.max_tiles)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
     vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)

@@ -22,6 +22,7 @@ import shutil
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn as nn
@@ -32,10 +33,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.modeling_utils import AttentionInterface
+from transformers.models.internvl import modeling_internvl
 from transformers.utils import logging as hf_logging
 
 from common import Refused, has_weights, resolve, say, total
-from connector import MergerConnector, MLPConnector
+from connector import MergerConnector, MLPConnector, QFormer
 
 hf_logging.disable_progress_bar()  # the bars of a run are its own
 
@@ -49,7 +51,8 @@ PARTS = ("encoder", "connector", "llm")
 FAMILIES = {
     "internvl": {
         "encoder": "model.vision_tower", "connector": "model.multi_modal_projector", "llm": ("model.language_model", "lm_head"),
-        "make_connector": lambda c: MLPConnector(c.vision_config.hidden_size, c.text_config.hidden_size, c.downsample_ratio),
+        "make_connector": lambda c: (QFormer(c.vision_config.hidden_size, c.text_config.hidden_size, **c.qformer) if has_qformer(c) else
+                                     MLPConnector(c.vision_config.hidden_size, c.text_config.hidden_size, c.downsample_ratio)),
         "encode": lambda hf, images: encode_tiles(hf, images["pixel_values"]),
         "connect": lambda hf, features: hf.model.multi_modal_projector(features),
         "blank": lambda c: {"pixel_values": torch.zeros(1, 3, *pair(c.vision_config.image_size))}},
@@ -66,6 +69,19 @@ FAMILIES = {
 
 def pair(x):
     return tuple(x) if isinstance(x, (list, tuple)) else (x, x)
+
+
+def has_qformer(config):
+    """The configuration of a model that `python connector.py` made says {"queries": 64, "layers": 2}."""
+    return getattr(config, "qformer", None) is not None
+
+
+def visual_tokens(config):
+    """InternVL: visual tokens of a tile, 256 for InternVL3"""
+    if has_qformer(config):
+        return config.qformer["queries"]
+    vision = config.vision_config
+    return int((pair(vision.image_size)[0] // pair(vision.patch_size)[0]) ** 2 * config.downsample_ratio ** 2)
 
 
 def encode_tiles(hf, pixels):
@@ -339,9 +355,12 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     if not has_weights(path):
         raise Refused(f"{flag} {path}: no model*.safetensors there; only safetensors weights are read")
     config = read_config(path, flag)
+    ours = lambda config: FAMILIES[config.model_type]["make_connector"](config)  # noqa: E731
+    other = mock.patch.object(modeling_internvl, "InternVLMultiModalProjector", ours) if has_qformer(config) else contextlib.nullcontext()
     try:
-        hf, info = AutoModelForImageTextToText.from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, ignore_mismatched_sizes=True)
+        with other:  # transformers builds its own connector, unless told otherwise
+            hf, info = AutoModelForImageTextToText.from_pretrained(
+                path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
         raise Refused(f"{flag} {path}: the weights can not be read ({error}). Is a file cut off? Copy it again.") from error
     tied = set(getattr(hf, "all_tied_weights_keys", None) or ())

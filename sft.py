@@ -35,7 +35,8 @@ class Config:
     epochs: float = 2.0                           # passes over the data
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                       # rows longer than this (prompt and solution) are left out
-    max_tiles: int = 12                           # tiles of an image, and a thumbnail when there are several
+    max_tiles: int = 12                           # tiles of an image (InternVL), and a thumbnail when there are several
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
@@ -82,7 +83,7 @@ def validation_loss(vlm, chat, rows, cfg, world, features=None):
 def train(cfg):
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, may_change=("save_every", "max_tokens", "checkpointing"))
-    chat = Chat(cfg.model, cfg.max_tiles)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     records = read_records(cfg.data, need=("question", "solution"), limit_bad=cfg.limit_bad)
     rows = supervised(records, chat, cfg.thinking, cfg.max_length)
     val = supervised(read_records(cfg.val, need=("question", "solution")), chat, cfg.thinking, cfg.max_length) if cfg.val else []

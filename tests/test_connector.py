@@ -1,0 +1,100 @@
+"""connector.py: the Q-Former in an InternVL, from the command to the stages."""
+import pytest
+import torch
+
+import connector
+import connector_tune
+from common import Refused
+from conftest import gradients
+from data import Chat
+from families import make_qwen
+from model import load
+
+
+@pytest.fixture(scope="session")
+def qformer(tmp_path_factory, model_path):
+    out = tmp_path_factory.mktemp("qformer") / "model"
+    connector.replace(connector.Config(model=model_path, out=str(out), queries=5, seed=3))
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def q_groups(qformer, groups):
+    chat = Chat(qformer, max_tiles=4)
+    prompts = chat.prompts([p.record for p, _ in groups])
+    return chat, [(p, rs) for p, (_, rs) in zip(prompts, groups)]
+
+
+def test_queries_are_the_visual_tokens(qformer, q_groups, chat):
+    few, rows = q_groups
+    assert few.per_tile == 5 and chat.per_tile == 9
+    vlm = load(qformer)
+    pack, = few.packs(rows)
+    tiles = len(pack.images["pixel_values"])
+    assert len(pack.visual_at) == 5 * tiles == len(vlm.connect(vlm.encode(pack)))
+
+
+def test_starts_sane(qformer, q_groups, model_path, chat, groups):
+    """Fresh visual tokens are as large as word embeddings and different from each other; the loss is no worse than with
+    the family's own fresh connector."""
+    vlm, own = load(qformer), load(model_path)
+    few, rows = q_groups
+    pack, = few.packs(rows)
+    visual = vlm.connect(vlm.encode(pack))
+    size = vlm.hf.get_input_embeddings().weight.square().mean().sqrt()
+    assert 0.5 < visual.square().mean().sqrt() / size < 2
+    a, b = visual[:5].unbind()[:2]
+    assert torch.cosine_similarity(a, b, dim=0) < 0.9
+    assert -vlm(pack)[0].mean() < 1.2 * -own(*chat.packs(groups))[0].mean()
+
+
+@pytest.mark.parametrize("train", [("connector",), ("encoder", "connector", "llm")])
+def test_every_tensor_learns(qformer, q_groups, train):
+    vlm = load(qformer, train=train)
+    few, rows = q_groups
+    logp, entropy = vlm(*few.packs(rows))
+    (logp.sum() + entropy.square().sum()).backward()
+    names = {n for part in train for n in vlm.parts()[part]}
+    got = gradients(vlm.hf)
+    assert got.keys() == names
+    # a bias of the keys shifts all scores of a query alike, so its gradient is 0 (a third of in_proj_bias)
+    assert all(g.abs().max() > 0 for g in got.values())
+
+
+def test_packs_do_not_mix(qformer, q_groups):
+    vlm = load(qformer)
+    few, rows = q_groups
+    whole = vlm(*few.packs(rows))[0]
+    parts = torch.cat([vlm(p)[0] for p in few.packs(rows, max_tokens=60)])
+    assert (whole - parts).abs().max() < 1e-5
+
+
+def test_saved_and_loaded(qformer, q_groups, tmp_path):
+    few, rows = q_groups
+    vlm = load(qformer)
+    with torch.no_grad():
+        for p in vlm.parameters():
+            p.mul_(1.1)
+    vlm.save(tmp_path)
+    again = load(str(tmp_path))
+    assert torch.equal(again(*few.packs(rows))[0], vlm(*few.packs(rows))[0])
+    assert again.parts()["connector"].keys() == vlm.parts()["connector"].keys()
+
+
+def test_a_stage_trains_it(qformer, tiny, tmp_path):
+    before = load(qformer).state_dict()
+    connector_tune.train(connector_tune.Config(model=qformer, data=str(tiny / "connector.jsonl"), val=str(tiny / "connector_val.jsonl"),
+                                               out=str(tmp_path), lr=1e-3, batch=8, epochs=0.2, val_every=5, dtype="fp32"))
+    after = load(str(tmp_path)).state_dict()
+    for name in before:
+        assert torch.equal(before[name], after[name]) == ("multi_modal_projector" not in name), name
+
+
+def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
+    connector.replace(connector.Config(model=qformer, out=str(tmp_path / "mlp"), connector="mlp"))
+    assert Chat(str(tmp_path / "mlp")).per_tile == 9
+    assert load(str(tmp_path / "mlp")).parts()["connector"].keys() == load(model_path).parts()["connector"].keys()
+    with pytest.raises(Refused, match="the connectors are qformer"):
+        connector.replace(connector.Config(model=model_path, out=str(tmp_path / "x"), connector="abc"))
+    with pytest.raises(Refused, match="for InternVL"):
+        connector.replace(connector.Config(model=str(make_qwen(tmp_path)), out=str(tmp_path / "x")))
