@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from common import Run, batch_indices, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
+from common import Refused, Run, batch_indices, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
 from data import Chat, read_records, subjects
 from model import even_out, load, make_optimizer, shard, update
 from sft import supervised, validation_loss
@@ -110,6 +110,8 @@ def train(cfg):
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     records, val_records = (read_records(source, need=("question", "solution"), limit_bad=cfg.limit_bad) for source in (cfg.data, cfg.val))
     rows, val = (supervised(r, chat, cfg.thinking, cfg.max_length) for r in (records, val_records))
+    if min(cfg.batch, len(val)) < world.size:
+        raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")
     vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = resume(run, vlm, optimizer, world)

@@ -87,6 +87,8 @@ def train(cfg):
     records = read_records(cfg.data, need=("question", "solution"), limit_bad=cfg.limit_bad)
     rows = supervised(records, chat, cfg.thinking, cfg.max_length)
     val = supervised(read_records(cfg.val, need=("question", "solution")), chat, cfg.thinking, cfg.max_length) if cfg.val else []
+    if min(cfg.batch, len(val) or cfg.batch) < world.size:
+        raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")
     vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = resume(run, vlm, optimizer, world)
