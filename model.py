@@ -240,9 +240,10 @@ class VLM(nn.Module):
         (visual tokens, 4 * width); None for a pack without images.
 
         Under FSDP a rank without images still has to enter the encoder's collectives, or the others wait for it for
-        ever: there a black image goes through, and `decode` multiplies it by zero.
+        ever: there a black image goes through, and `decode` multiplies it by zero. So it does with a frozen LLM, whose
+        loss would otherwise depend on nothing that trains.
         """
-        if not pack.images and not self.sharded:
+        if not pack.images and not self.sharded and "llm" not in self.frozen:
             return None
         grad = torch.enable_grad() if "encoder" not in self.frozen and torch.is_grad_enabled() else torch.no_grad()
         with grad, self.autocast():  # a frozen encoder keeps no graph
