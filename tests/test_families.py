@@ -1,4 +1,5 @@
 """Every family against plain transformers: packs and their gradients, positions, placeholder counts, names, saving, sampling."""
+import inspect
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 import grpo
+import model
 from common import Refused
 from conftest import gradients, plain, write_jsonl
 from data import Chat, open_image, read_records
@@ -93,6 +95,53 @@ def test_pack_equals_plain_transformers(path, chat, groups, checkpointing):
     assert ours.keys() == theirs.keys() == dict(hf.named_parameters()).keys()
     for name in theirs:
         close(ours[name], theirs[name])
+
+
+def reference_varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
+    """What the fused kernels compute, a segment at a time: causal from the end, fewer heads of keys than of queries."""
+    assert longest_q == q_ends.diff().max() and longest_k == k_ends.diff().max() and q_ends[-1] == len(q) and k_ends[-1] == len(k)
+    outs = []
+    for a, b, c, d in zip(q_ends, q_ends[1:], k_ends, k_ends[1:]):
+        Q, K, V = (x.repeat_interleave(q.shape[1] // x.shape[1], 1).transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d]))
+        see = torch.ones(b - a, d - c, dtype=torch.bool).tril(d - c - (b - a)) if causal else None
+        outs.append(torch.nn.functional.scaled_dot_product_attention(Q, K, V, attn_mask=see, scale=scale).transpose(0, 1))
+    return torch.cat(outs)
+
+
+def test_fused_attention_gets_the_same_layout(path, chat, groups, monkeypatch):
+    """The kernels themselves run on a GPU alone (bench/gpu_check.py); here, that they are handed the right rows."""
+    vlm = load(path)
+    out = {}
+    for fused in (False, True):
+        monkeypatch.setattr(model, "fused", lambda x, fused=fused: fused)
+        monkeypatch.setattr(model, "varlen", reference_varlen)
+        pack, = chat.packs(groups)
+        logp, entropy = vlm(pack)
+        vlm.zero_grad()
+        (logp.sum() + entropy.square().sum()).backward()
+        out[fused] = logp.detach(), gradients(vlm)
+    close(out[True][0], out[False][0])
+    for name, grad in out[False][1].items():
+        close(out[True][1][name], grad)
+
+
+@pytest.mark.parametrize("arguments", ["is_causal", "scale window_size", "scale window_size enable_gqa"])
+def test_varlen_arguments_of_torch_versions(monkeypatch, arguments):
+    """torch 2.10 to 2.13 name them differently; the meaning stays."""
+    def later(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, scale=None, window_size=(-1, -1), enable_gqa=False):
+        assert key.shape[1] == query.shape[1] or enable_gqa
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return reference_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, is_causal or tuple(window_size) == (-1, 0))
+
+    had = set(arguments.split())
+    parameters = [p for n, p in inspect.signature(later).parameters.items() if n in had or p.default is p.empty]
+    later.__signature__ = inspect.Signature(parameters)
+    monkeypatch.setattr(model, "varlen_attn", later)
+    q, k, v = torch.randn(7, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
+    q_ends, k_ends = torch.tensor([0, 3, 7]), torch.tensor([0, 4, 9])
+    for causal in (True, False):
+        ours = model.varlen(q, k, v, q_ends, k_ends, 4, 5, 0.3, causal)
+        assert torch.allclose(ours, reference_varlen(q, k, v, q_ends, k_ends, 4, 5, 0.3, causal), atol=1e-6)
 
 
 def test_connector_by_name(path, family):
