@@ -449,6 +449,7 @@ def shard(vlm, world):
         for module in vlm.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # losses carry their own normaliser, so gradients are summed over ranks
+                module.set_force_sum_reduction_for_comms(True)  # by a plain sum: gloo knows no other
     return vlm
 
 
