@@ -18,6 +18,7 @@ process. `python model.py MODEL` prints the table of parts.
 import contextlib
 import inspect
 import math
+import os
 import re
 import shutil
 import sys
@@ -27,11 +28,14 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -403,10 +407,11 @@ def read_config(path, flag="--model"):
     return config
 
 
-def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False):
+def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False, world=None):
     """Load a model folder, run folder or hub name as a VLM whose parts in `train` train.
 
-    dtype: see compute_dtype; weights are always fp32 here.
+    dtype: see compute_dtype; weights are always fp32 here. world: the model goes into shard() next, so rank 0 alone reads
+    it, into host memory and in the file's own precision; the others only know its shape.
     Raises Refused for an unknown family, an unknown part, and weights that do not match the architecture.
     """
     path = resolve(path, flag)
@@ -418,10 +423,16 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     config = read_config(path, flag)
     ours = lambda config: FAMILIES[config.model_type]["make_connector"](config)  # noqa: E731
     other = mock.patch.object(modeling_internvl, "InternVLMultiModalProjector", ours) if has_qformer(config) else contextlib.nullcontext()
+    together, info = world is not None and world.size > 1, {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
     try:
         with other:  # transformers builds its own connector, unless told otherwise
-            hf, info = AutoModelForImageTextToText.from_pretrained(
-                path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, ignore_mismatched_sizes=True)
+            if together and world.rank > 0:
+                with torch.device("meta"):
+                    hf = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+            else:
+                hf, info = AutoModelForImageTextToText.from_pretrained(
+                    path, config=config, dtype="auto" if together else torch.float32, attn_implementation="sdpa",
+                    output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
         raise Refused(f"{flag} {path}: the weights can not be read ({error}). Is a file cut off? Copy it again.") from error
     tied = set(getattr(hf, "all_tied_weights_keys", None) or ())
@@ -433,31 +444,74 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     vlm = VLM(hf, config.model_type, path, compute_dtype(dtype, device))
     if checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return vlm.train_only(train).to(device).train()
+    vlm.train_only(train).train()
+    return vlm if together else vlm.to(device)
 
 
-def shard(vlm, world):
-    """FSDP2 under torchrun: every block of encoder and LLM, then the root. Nothing in one process."""
-    if world.size > 1:
-        policy = MixedPrecisionPolicy(param_dtype=vlm.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        blocks = set(vlm.hf._no_split_modules or ())
-        for module in list(vlm.hf.modules()):
-            if type(module).__name__ in blocks:
-                fully_shard(module, mp_policy=policy)
-        fully_shard(vlm, mp_policy=policy)
-        vlm.sharded = True
-        for module in vlm.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)  # losses carry their own normaliser, so gradients are summed over ranks
-                module.set_force_sum_reduction_for_comms(True)  # by a plain sum: gloo knows no other
+def shard(vlm, world, hybrid=False, offload=False):
+    """FSDP2 under torchrun: every block of encoder and LLM, then the root. Nothing in one process.
+
+    Only rank 0 needs weights (load(..., world=world)): they are sent a tensor at a time and every rank keeps its part, in
+    fp32. hybrid: every node holds a whole copy and shards it among its own processes, so that only gradients cross the
+    network between nodes. offload: weights, gradients and optimizer wait in host memory.
+    """
+    if world.size == 1:
+        return vlm
+    real = {name: t.detach() for name, t in (*vlm.named_parameters(), *vlm.named_buffers())}
+    renew(vlm, lambda t: torch.empty_like(t, device="meta", dtype=torch.float32 if t.is_floating_point() else None))
+    node = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if hybrid else world.size
+    mesh = init_device_mesh(world.device.type, (world.size // node, node)[-2 if node < world.size else -1:])
+    policy = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(vlm.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
+                  offload_policy=CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if offload else OffloadPolicy())
+    blocks = set(vlm.hf._no_split_modules or ())
+    for module in list(vlm.hf.modules()):
+        if type(module).__name__ in blocks:
+            fully_shard(module, **policy)
+    fully_shard(vlm, **policy)
+    vlm.sharded = True
+    for module in vlm.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)  # losses carry their own normaliser, so gradients are summed over ranks
+            module.set_force_sum_reduction_for_comms(True)  # by a plain sum: gloo knows no other
+    home = lambda t: "cpu" if offload and isinstance(t, DTensor) else world.device  # noqa: E731
+    renew(vlm, lambda t: torch.empty_like(t, device=home(t)))
+    with torch.no_grad():
+        for name, t in (*vlm.named_parameters(), *vlm.named_buffers()):
+            whole = real.pop(name).to(world.device, t.dtype) if world.rank == 0 else torch.empty(t.shape, dtype=t.dtype, device=world.device)
+            dist.broadcast(whole, 0)
+            if isinstance(t, DTensor):
+                t.to_local().copy_(distribute_tensor(whole, t.device_mesh, t.placements, src_data_rank=None).to_local())
+            else:
+                t.copy_(whole)
     return vlm
+
+
+def renew(vlm, make):
+    """Replace every parameter and buffer. Tied ones stay tied, as they would not with Module.to_empty."""
+    new = {}
+    for module in vlm.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, t in tensors.items():
+                if t is not None and id(t) not in new:
+                    n = make(t)
+                    new[id(t)] = (nn.Parameter(n, t.requires_grad) if isinstance(t, nn.Parameter) else n), t  # t: its id stays taken
+                if t is not None:
+                    tensors[name] = new[id(t)][0]
 
 
 # ----------------------------------------------------------------------------------------------------------------- training
 
-def make_optimizer(vlm, weight_decay):
-    """AdamW over the parts that train; its learning rate is set by `update` in every step."""
-    return torch.optim.AdamW([p for p in vlm.parameters() if p.requires_grad], weight_decay=weight_decay)
+def make_optimizer(vlm, weight_decay, kind="adamw"):
+    """AdamW over the parts that train; its learning rate is set by `update` in every step. "muon": [Muon for the matrices
+    inside, AdamW for embeddings, head, norms and biases], which teaches a model from nothing several times faster."""
+    trains = {n: p for n, p in vlm.named_parameters() if p.requires_grad}
+    if kind == "adamw":
+        return torch.optim.AdamW(trains.values(), weight_decay=weight_decay)
+    if kind != "muon" or vlm.sharded:
+        raise Refused(f"--optimizer {kind}: it is adamw, or muon in one process (its matrices must be whole)")
+    inside = {n for n, p in trains.items() if p.ndim == 2 and not re.search("embed|lm_head|position", n)}
+    return [torch.optim.Muon([trains[n] for n in trains if n in inside], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([trains[n] for n in trains if n not in inside], weight_decay=weight_decay)]
 
 
 def even_out(packs, world):
@@ -472,12 +526,14 @@ def update(vlm, optimizer, lr, clip, run, batch, patience=3):
     A gradient that is not finite is not applied: the step is skipped, its rows go to bad_steps.jsonl, and `patience`
     of them in a row stop the run.
     """
-    for group in optimizer.param_groups:
+    optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
+    for group in (g for o in optimizers for g in o.param_groups):
         group["lr"] = lr
     norm = torch.nn.utils.clip_grad_norm_([p for p in vlm.parameters() if p.requires_grad], clip)
     norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     if math.isfinite(norm):
-        optimizer.step()
+        for o in optimizers:
+            o.step()
         run.bad = 0
     else:
         run.bad += 1
@@ -485,7 +541,8 @@ def update(vlm, optimizer, lr, clip, run, batch, patience=3):
         say(f"the gradient is {norm}: step skipped, its rows are in {run.dir / 'bad_steps.jsonl'}")
         if run.bad >= patience:
             raise Refused(f"{patience} steps in a row without a finite gradient: lower --lr, or look at {run.dir / 'bad_steps.jsonl'}")
-    optimizer.zero_grad(set_to_none=True)
+    for o in optimizers:
+        o.zero_grad(set_to_none=True)
     return norm
 
 

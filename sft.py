@@ -37,7 +37,8 @@ class Config:
     max_length: int = 16384                       # rows longer than this (prompt and solution) are left out
     max_tiles: int = 12                           # tiles of an image (InternVL), and a thumbnail when there are several
     pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
-    weight_decay: float = 0.0                     # of AdamW
+    optimizer: str = "adamw"                      # adamw, or muon: for a model from nothing, in one process
+    weight_decay: float = 0.0                     # of the optimizer
     clip: float = 1.0                             # gradient norm at most
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     checkpointing: bool = False                   # recompute activations in the backward: less memory, a third more time
@@ -90,7 +91,7 @@ def train(cfg):
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")
     vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)
-    optimizer = make_optimizer(vlm, cfg.weight_decay)
+    optimizer = make_optimizer(vlm, cfg.weight_decay, cfg.optimizer)
     first = resume(run, vlm, optimizer, world)
     steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, {world.size} process(es) on {world.device}")
@@ -113,7 +114,7 @@ def train(cfg):
         norm = update(vlm, optimizer, lr, cfg.clip, run, [p.record.id for p, _ in batch])
 
         last = step + 1 == steps
-        metrics = {"loss": total([loss], world)[0], "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm, "tokens": tokens}
+        metrics = {"loss": total([loss], world)[0], "lr": lr, "grad_norm": norm, "tokens": tokens}
         if val and (last or (step + 1) % cfg.save_every == 0):
             metrics["val_loss"] = validation_loss(vlm, chat, val, cfg, world)
         run.log(step + 1, {**metrics, "time_step": time.time() - begin})

@@ -10,7 +10,7 @@ SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<
 THINK = ("<think>", "</think>")  # ordinary added tokens: they stay in the text when special tokens are left out
 
 # Every word of the world. A number is one token wherever it stands, since the space before it belongs to its neighbour.
-WORDS = """user assistant system A B C D What How Which In One Add Read Multiply Largest Wait Alternatively I
+WORDS = """user assistant system A B C D What How Which In One Add Read last Multiply Largest Wait Alternatively I
  a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners cost costs count counts
  cross crosses diagonal dial dials digit digits do does falling far four green has have high how image in is it largest left line many
  middle number numbers of once over red right rising row see shape shapes smallest square squares sum sums take the then there
@@ -81,7 +81,7 @@ def save_blank_model(folder, seed):
     tokenizer.save_pretrained(folder)
     images = dict(image_processor_type="GotOcr2ImageProcessor", processor_class="InternVLProcessor", do_resize=True, do_rescale=True,
                   do_normalize=True, do_convert_rgb=True, rescale_factor=1 / 255, resample=3, size={"height": 48, "width": 48},
-                  image_mean=[0.5] * 3, image_std=[0.25] * 3, crop_to_patches=False, min_patches=1, max_patches=1)
+                  image_mean=[0.85] * 3, image_std=[0.25] * 3, crop_to_patches=False, min_patches=1, max_patches=1)
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
     (folder / "processor_config.json").write_text(json.dumps(dict(processor_class="InternVLProcessor", image_seq_length=9), indent=1))
     return sum(p.numel() for p in model.parameters())
