@@ -26,6 +26,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import transformers
 import tyro
+from torch.distributed.checkpoint.api import CheckpointException  # no Exception, but a BaseException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 TRAINER = "trainer"  # inside a checkpoint folder: what only the trainer reads (master weights, optimizer, step)
@@ -262,7 +263,7 @@ def save(run, step, vlm, optimizer, world):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is a choice here
             dcp.save({"vlm": weights, "optimizer": state}, checkpoint_id=str(part / TRAINER), no_dist=world.size == 1)
-    except Exception as error:  # only a full disk is explained; everything else is raised as it is
+    except (Exception, CheckpointException) as error:  # only a full disk is explained; everything else is raised as it is
         if world.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
@@ -293,8 +294,9 @@ def resume(run, vlm, optimizer, world):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             dcp.load(loaded, checkpoint_id=str(run.last / TRAINER), no_dist=world.size == 1)
-    except Exception as error:
-        raise Refused(f"{run.last / TRAINER} does not fit this model and optimizer ({error}). "
+    except (Exception, CheckpointException) as error:
+        why = str(error).strip().splitlines()[-1]
+        raise Refused(f"{run.last / TRAINER} does not fit this model and optimizer ({why}). "
                       f"Was --train or the model changed? Use another --out.") from error
     set_state_dict(vlm, optimizer, model_state_dict=loaded["vlm"], optim_state_dict=loaded["optimizer"],
                    options=StateDictOptions(strict=True))
