@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from common import Refused, Run, batch_indices, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
 from data import Chat, read_records, subjects
-from model import even_out, load, make_optimizer, shard, update
+from model import even_out, load, make_optimizer, shard, share, update
 from sft import supervised, validation_loss
 
 
@@ -53,6 +53,8 @@ class Config:
     clip: float = 1.0                             # gradient norm at most
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     checkpointing: bool = False                   # recompute activations in the backward: less memory, a third more time
+    hybrid: bool = False                          # several nodes: each holds a whole copy, only gradients cross the network
+    offload: bool = False                         # weights, gradients and optimizer wait in host memory: slow, but a model fits
     limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
     seed: int = 0                                 # of the order of the rows
 
@@ -106,13 +108,14 @@ class Features:
 
 def train(cfg):
     world = start(cfg.seed)
-    run = Run(cfg.out, cfg, world, may_change=("max_tokens", "checkpointing", "features_gib"))
+    run = Run(cfg.out, cfg, world, may_change=("max_tokens", "checkpointing", "hybrid", "offload", "features_gib"))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     records, val_records = (read_records(source, need=("question", "solution"), limit_bad=cfg.limit_bad) for source in (cfg.data, cfg.val))
     rows, val = (supervised(r, chat, cfg.thinking, cfg.max_length) for r in (records, val_records))
     if min(cfg.batch, len(val)) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")
-    vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)
+    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
+    vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = resume(run, vlm, optimizer, world)
     steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
@@ -129,7 +132,8 @@ def train(cfg):
         begin = time.time()
         batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
         tokens = sum(len(ids) for _, ids in batch)
-        packs = chat.packs([(p, [ids]) for p, ids in batch[world.rank::world.size]], cfg.max_tokens, pixels=features is None)
+        mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
+        packs = chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens, pixels=features is None)
 
         loss = 0.0
         for pack, weight in even_out(packs, world):

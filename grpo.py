@@ -66,6 +66,8 @@ class Config:
     clip: float = 1.0                             # gradient norm at most
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     checkpointing: bool = False                   # recompute activations in the backward: less memory, a third more time
+    hybrid: bool = False                          # several nodes: each holds a whole copy, only gradients cross the network
+    offload: bool = False                         # weights, gradients and optimizer wait in host memory: slow, but a model fits
     words: tuple[str, ...] = CRITICAL_WORDS       # critical words whose entropy is logged [5.1]
     high_entropy: float = 6.8                     # entropies above this are counted [6.5]; too high for a tiny vocabulary
     limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
@@ -109,12 +111,13 @@ def train(cfg):
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x {cfg.minibatches} minibatches")
-    run = Run(cfg.out, cfg, world, may_change=(*["steps"] * (cfg.schedule == "constant"), "save_every", "max_tokens", "max_new_tokens", "checkpointing", "rollout_batch"))
+    run = Run(cfg.out, cfg, world, may_change=(*["steps"] * (cfg.schedule == "constant"), "save_every", "max_tokens", "max_new_tokens", "checkpointing", "hybrid", "offload", "rollout_batch"))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
-    vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)
-    reference = shard(load(cfg.model, world.device, cfg.dtype, cfg.train).requires_grad_(False), world) if cfg.kl else None
+    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
+    vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
+    reference = cfg.kl and shard(load(cfg.model, world.device, cfg.dtype, cfg.train, world=world).requires_grad_(False), world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = resume(run, vlm, optimizer, world)
     sampler = make_sampler(cfg.rollout, vlm, chat, world, cfg.rollout_batch)

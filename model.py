@@ -380,6 +380,8 @@ class VLM(nn.Module):
         tokenizer and processor files. Under torchrun every rank must call it; rank 0 writes."""
         state = get_model_state_dict(self.hf, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if state:  # only rank 0 holds the gathered tensors
+            for name, source in (getattr(self.hf, "all_tied_weights_keys", None) or {}).items():
+                state[name] = state[source]  # gathered twice, one tensor all the same: or the file would hold both
             copy_companions(self.source, folder)
             self.hf.save_pretrained(folder, state_dict=OrderedDict(state))
 
@@ -460,7 +462,8 @@ def shard(vlm, world, hybrid=False, offload=False):
     real = {name: t.detach() for name, t in (*vlm.named_parameters(), *vlm.named_buffers())}
     renew(vlm, lambda t: torch.empty_like(t, device="meta", dtype=torch.float32 if t.is_floating_point() else None))
     node = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if hybrid else world.size
-    mesh = init_device_mesh(world.device.type, (world.size // node, node)[-2 if node < world.size else -1:])
+    shape = {"copies": world.size // node, "shards": node} if node < world.size else {"shards": node}
+    mesh = init_device_mesh(world.device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))
     policy = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(vlm.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
                   offload_policy=CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if offload else OffloadPolicy())
     blocks = set(vlm.hf._no_split_modules or ())
@@ -512,6 +515,16 @@ def make_optimizer(vlm, weight_decay, kind="adamw"):
     inside = {n for n, p in trains.items() if p.ndim == 2 and not re.search("embed|lm_head|position", n)}
     return [torch.optim.Muon([trains[n] for n in trains if n in inside], weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW([trains[n] for n in trains if n not in inside], weight_decay=weight_decay)]
+
+
+def share(rows, cost, world):
+    """This rank's part of the rows, in order: the costliest go first, each to the rank that has least to do so far."""
+    todo, mine = [0.0] * world.size, []
+    for i in sorted(range(len(rows)), key=lambda i: -cost(rows[i])):
+        rank = todo.index(min(todo))
+        todo[rank] += cost(rows[i])
+        mine += [i] if rank == world.rank else []
+    return [rows[i] for i in sorted(mine)]
 
 
 def even_out(packs, world):

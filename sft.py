@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from common import Refused, Run, batch_indices, learning_rate, main, resume, save, say, start, total
 from data import END_THINK, Chat, read_records, subjects
-from model import PARTS, even_out, load, make_optimizer, shard, update
+from model import PARTS, even_out, load, make_optimizer, shard, share, update
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Config:
     clip: float = 1.0                             # gradient norm at most
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     checkpointing: bool = False                   # recompute activations in the backward: less memory, a third more time
+    hybrid: bool = False                          # several nodes: each holds a whole copy, only gradients cross the network
+    offload: bool = False                         # weights, gradients and optimizer wait in host memory: slow, but a model fits
     limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
     save_every: int = 500                         # steps between checkpoints; the last step is always saved
     seed: int = 0                                 # of the order of the rows
@@ -83,14 +85,15 @@ def validation_loss(vlm, chat, rows, cfg, world, features=None):
 
 def train(cfg):
     world = start(cfg.seed)
-    run = Run(cfg.out, cfg, world, may_change=("save_every", "max_tokens", "checkpointing"))
+    run = Run(cfg.out, cfg, world, may_change=("save_every", "max_tokens", "checkpointing", "hybrid", "offload"))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     records = read_records(cfg.data, need=("question", "solution"), limit_bad=cfg.limit_bad)
     rows = supervised(records, chat, cfg.thinking, cfg.max_length)
     val = supervised(read_records(cfg.val, need=("question", "solution")), chat, cfg.thinking, cfg.max_length) if cfg.val else []
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")
-    vlm = shard(load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing), world)
+    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
+    vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay, cfg.optimizer)
     first = resume(run, vlm, optimizer, world)
     steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
@@ -101,7 +104,8 @@ def train(cfg):
         begin = time.time()
         batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
         tokens = sum(len(ids) for _, ids in batch)  # of the whole step on all ranks: the normaliser does not know of packs
-        packs = chat.packs([(p, [ids]) for p, ids in batch[world.rank::world.size]], cfg.max_tokens)
+        mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
+        packs = chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens)
 
         loss = 0.0
         for pack, weight in even_out(packs, world):

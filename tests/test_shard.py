@@ -1,0 +1,155 @@
+"""shard() beside one process: both families, tied embeddings, a bf16 checkpoint, a copy on every node, offload, GRPO, resume.
+
+Run by torchrun this file is the worker of two processes; test_processes.py does the same for whole stages of the tiny world.
+"""
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT, plain, write_jsonl  # first: it puts the scripts on the path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import grpo
+import sft
+from common import World, read_jsonl, start
+from data import Chat, read_records
+from families import make_qwen
+from model import even_out, load, shard, share
+from reward import Reward
+
+LIMIT = 240
+WAYS = {"plain": {}, "hybrid": dict(hybrid=True), "offload": dict(offload=True)}
+
+
+def one_step(model, data, world, **how):
+    """Loss, gradient norm and weights of a plain gradient step on all rows, a pack each."""
+    vlm = shard(load(model, world.device, train=("encoder", "connector", "llm"), world=world), world, **how)
+    chat = Chat(model)
+    rows = [(p, [[7, 8, 9, 10 + i]]) for i, p in enumerate(chat.prompts(read_records(data)))]
+    loss = torch.zeros(())
+    for pack, weight in even_out(chat.packs(rows[world.rank::world.size], max_tokens=1), world):
+        logp, entropy = vlm(pack)
+        part = weight * (entropy.sum() - logp.sum())
+        part.backward()
+        loss += part.detach()
+    if world.size > 1:
+        torch.distributed.all_reduce(loss)
+    norm = torch.nn.utils.clip_grad_norm_(vlm.parameters(), 1.0)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    torch.optim.SGD(vlm.parameters(), lr=0.1).step()
+    return float(loss), float(norm), vlm
+
+
+def jobs(folder, given, world):
+    data = str(given / "rows.jsonl")
+    for name in ("qwen", "tied", "bf16"):
+        for way, how in WAYS.items():
+            loss, norm, vlm = one_step(str(given / name), data, world, **how)
+            (folder / f"{name}-{way}").mkdir(exist_ok=True)
+            vlm.save(folder / f"{name}-{way}")
+            if world.rank == 0:
+                (folder / f"{name}-{way}" / "numbers.txt").write_text(f"{loss} {norm}")
+            if way == "hybrid" and world.size > 1:
+                assert next(vlm.parameters()).device_mesh.shape == (2, 1)
+    grpo.score_batch = lambda texts, *_: [Reward(len(t) % 2, 0.0, float(len(t) % 2), None, "") for t in texts]
+    grpo.train(grpo.Config(model=str(given / "qwen"), data=data, out=str(folder / "grpo"), steps=3, prompts=4, samples=3, lr=1e-3,
+                           max_new_tokens=8, dtype="fp32", save_every=3))
+    three_steps(given, folder / "back", 3)  # begun by one process, see `both`
+
+
+def three_steps(given, out, until):
+    cfg = sft.Config(model=str(given / "qwen"), data=str(given / "rows.jsonl"), out=str(out), batch=4, epochs=3 * 4 / 6, save_every=1, lr=1e-3,
+                     schedule="constant", dtype="fp32", thinking=False)
+    stop = sft.save
+
+    def save_and_stop(run, step, *rest):
+        stop(run, step, *rest)
+        if step == until:
+            raise KeyboardInterrupt
+    sft.save = save_and_stop
+    try:
+        sft.train(cfg)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sft.save = stop
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    out = {n: tmp_path_factory.mktemp(f"shards_{n}") for n in (1, 2)}
+    given = out["given"] = tmp_path_factory.mktemp("given")
+    for name in ("qwen", "tied", "bf16"):
+        (given / name).mkdir()
+        make_qwen(given / name, tied=name == "tied", layers=2, depth=3)
+    plain(given / "bf16").to(torch.bfloat16).save_pretrained(given / "bf16")
+    g = torch.Generator().manual_seed(0)
+    for name, (h, w) in {"a.png": (48, 48), "b.png": (60, 140), "c.png": (97, 33)}.items():
+        Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy()).save(given / name)
+    images = [["a.png"], [], ["b.png", "c.png"], [], ["b.png"], ["c.png"]]
+    write_jsonl(given / "rows.jsonl", [{"question": "What is it?", "images": names, "answer": "7", "solution": f"It is {i}."}
+                                       for i, names in enumerate(images)])
+    three_steps(given, out[2] / "back", 1)
+    with open(out[2] / "log.txt", "w") as log:
+        two = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(out[2]),
+                                str(given)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            with pytest.MonkeyPatch.context() as m:
+                m.setattr(grpo, "score_batch", None)
+                jobs(out[1], given, World(0, 1, torch.device("cpu")))
+            code = two.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            code = f"no end within {LIMIT} s: a rank waits for another"
+        finally:
+            if two.poll() is None:
+                os.killpg(two.pid, signal.SIGKILL)
+    assert code == 0, f"{code}\n{(out[2] / 'log.txt').read_text()[-3000:]}"
+    return out
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["qwen", "tied", "bf16"])
+def test_two_processes_equal_one(both, name, way):
+    one, two = ([float(x) for x in (both[n] / f"{name}-{way}" / "numbers.txt").read_text().split()] for n in (1, 2))
+    assert one[0] == pytest.approx(two[0], rel=1e-5) and one[1] == pytest.approx(two[1], rel=1e-4)
+    a, b = (load_file(both[n] / f"{name}-{way}" / "model.safetensors") for n in (1, 2))
+    assert a.keys() == b.keys() and all(x.dtype == torch.float32 for x in (*a.values(), *b.values()))
+    for key in a:
+        assert torch.allclose(a[key], b[key], atol=1e-5), key
+    assert ("lm_head.weight" in a) == (name != "tied")
+
+
+def test_grpo_on_qwen_in_two_processes(both):
+    for row in read_jsonl(both[2] / "grpo" / "metrics.jsonl"):
+        assert row["gap"] < 1e-5 and row["ratio_max"] == 1.0 and row["grad_norm"] > 0
+    plain(both[2] / "grpo" / "step_000003")
+
+
+def test_run_of_one_process_goes_on_in_two(both):
+    one, two = (read_jsonl(both[n] / "back" / "metrics.jsonl") for n in (1, 2))
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_share_balances_tokens():
+    costs = torch.randint(1, 1000, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    worlds = [dataclasses.replace(World(0, 4, torch.device("cpu")), rank=r) for r in range(4)]
+    parts = [share(list(range(64)), lambda i: costs[i], w) for w in worlds]
+    assert sorted(i for p in parts for i in p) == list(range(64)) and all(p == sorted(p) for p in parts)
+    sums = [sum(costs[i] for i in p) for p in parts]
+    assert max(sums) < 1.02 * min(sums)
+    assert all(len(share(list(range(4)), lambda i: 5 - i, w)) == 1 for w in worlds)  # nobody is left without a row
+
+
+if __name__ == "__main__":
+    os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if each process were a node of its own
+    jobs(Path(sys.argv[1]), Path(sys.argv[2]), start(0))
+    torch.distributed.destroy_process_group()
