@@ -10,12 +10,12 @@ SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<
 THINK = ("<think>", "</think>")  # ordinary added tokens: they stay in the text when special tokens are left out
 
 # Every word of the world. A number is one token wherever it stands, since the space before it belongs to its neighbour.
-WORDS = """user assistant system A B C D What How Which In One Add Read last Multiply Largest Wait Alternatively I
+WORDS = """user assistant system A B C D What How Which In One Add Read Multiply Largest Wait Alternatively I
  a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners cost costs count counts
- cross crosses diagonal dial dials digit digits do does falling far four green has have high how image in is it largest left line many
- middle number numbers of once over red right rising row see shape shapes smallest square squares sum sums take the then there
+ cross crosses dial dials digit digits do does far four green has have high how image in is it largest left line many
+ middle number numbers of once over red right  row see shape shapes smallest square squares sum sums take the then there
  together top triangle triangles unit what which yellow""".split()
-PIECES = [", ", ". ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?", ", smallest ", "Largest ", " over ",
+PIECES = [", ", ". ", ": ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?", ", smallest ", "Largest ", " over ",
           " costs ", "I see it at once."]
 
 # ChatML exactly as InternVL3 has it: a picture is one placeholder and a line break. enable_thinking opens the thought.
@@ -75,7 +75,12 @@ def save_blank_model(folder, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = InternVLForConditionalGeneration(config)
-        torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.5)  # the class starts them at zero
+        # the class starts the position embeddings at zero; a direction for each row of patches and one for each column tells
+        # the LLM from the start that cells stand in lines
+        place = torch.randn(2, 6, 128) * 0.5
+        grid = (place[0][:, None] + place[1][None]).flatten(0, 1)                                 # (36, 128)
+        embeddings = model.model.vision_tower.embeddings.position_embeddings                      # (1, 1 + 36, 128)
+        embeddings.data[:, 1:] = grid
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -258,8 +258,7 @@ SUBJECTS = ("Math", *OTHERS)
 NOUN = {"Math": "digit", "Diagnostics_and_Laboratory_Medicine": "count", "Electronics": "dial", "Sociology": "number"}
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 LINES = {"top row": (0, 1, 2), "middle row": (3, 4, 5), "bottom row": (6, 7, 8),
-         "left column": (0, 3, 6), "middle column": (1, 4, 7), "right column": (2, 5, 8),
-         "falling diagonal": (0, 4, 8), "rising diagonal": (6, 4, 2)}
+         "left column": (0, 3, 6), "middle column": (1, 4, 7), "right column": (2, 5, 8)}
 ROWS = ("top row", "middle row", "bottom row")
 
 KINDS = {  # subject: {kind: weight}
@@ -278,16 +277,20 @@ KINDS = {  # subject: {kind: weight}
 }
 
 
-def read(rng, tiles):
-    """The values one by one. Where one is doubtful they are read twice; the first time it may be mistaken."""
+def read(rng, tiles, where):
+    """Where they stand, and the values one by one: what is looked at is said before it is read, so that the next token is
+    one look away. Where a value is doubtful they are read twice; the first time it may be mistaken. Bars say their colours."""
     listing = lambda values: ", ".join(map(str, values)) + "."  # noqa: E731
+    if not where:
+        listing = lambda values: ", ".join(f"{t.colour} {v}" for t, v in zip(tiles, values)) + "."  # noqa: E731
     values, doubted = [t.value for t in tiles], [i for i, t in enumerate(tiles) if t.other is not None]
+    where = where and where + ": "
     if not doubted:
-        return listing(values)
+        return where + listing(values)
     first, at = list(values), rng.choice(doubted)
     if rng.random() < 0.5:
         first[at] = tiles[at].other
-    return f"{listing(first)} Wait, {listing(values)}"
+    return f"{where}{listing(first)} Wait, {listing(values)}"
 
 
 def add(values):
@@ -299,13 +302,13 @@ def add(values):
     return " ".join(steps), total
 
 
-def read_and_add(rng, tiles, other_way=0.25):
+def read_and_add(rng, tiles, where, other_way=0.25):
     """Read, add; now and then add again from the other end."""
     values = [t.value for t in tiles]
     steps, total = add(values)
     if len(values) > 2 and rng.random() < other_way:
         steps += f" Alternatively, {add(values[::-1])[0]}"
-    return f"{read(rng, tiles)} {steps}", total
+    return f"{read(rng, tiles, where)} {steps}", total
 
 
 def difference(rng, a, b):
@@ -325,17 +328,17 @@ def ask_grid(rng, scenes, kind):
     cells, other_cells = [tiles[i] for i in LINES[line]], [tiles[i] for i in LINES[other_line]]
     if kind == "read":
         tile = tiles[PLACES.index(place)]
-        return f"What is the {place} {noun}?", tile.value, read(rng, [tile])
+        return f"What is the {place} {noun}?", tile.value, read(rng, [tile], place)
     if kind == "sum_line":
-        steps, total = read_and_add(rng, cells)
+        steps, total = read_and_add(rng, cells, line)
         return f"Add the {noun}s in the {line}.", total, steps
     if kind == "range_line":
         high, low = max(t.value for t in cells), min(t.value for t in cells)
         steps, answer = difference(rng, high, low)
         question = f"How far apart are the largest and the smallest {noun} in the {line}?"
-        return question, answer, f"{read(rng, cells)} Largest {high}, smallest {low}. {steps}"
+        return question, answer, f"{read(rng, cells, line)} Largest {high}, smallest {low}. {steps}"
     if kind in ("sum_two", "diff_sums"):
-        (one, a), (two, b) = read_and_add(rng, cells, 0), read_and_add(rng, other_cells, 0)
+        (one, a), (two, b) = read_and_add(rng, cells, line, 0), read_and_add(rng, other_cells, other_line, 0)
         if kind == "sum_two":
             return f"Add all {noun}s in the {line} and the {other_line}.", a + b, f"{one} {two} {a} + {b} = {a + b}."
         last, answer = difference(rng, a, b)
@@ -344,26 +347,27 @@ def ask_grid(rng, scenes, kind):
         k = rng.randint(1, 2) if noun == "count" else rng.randint(3, 6)
         return f"How many {noun}s are over {k}?", *count_rows(rng, tiles, lambda t: t.value > k)
     if kind == "corners":
-        steps, total = read_and_add(rng, [tiles[i] for i in (0, 2, 6, 8)])
+        steps, total = read_and_add(rng, [tiles[i] for i in (0, 2, 6, 8)], "corner")
         return f"Add the four corner {noun}s.", total, steps
     if kind == "product":
-        pair = [tiles[PLACES.index(place)], tiles[PLACES.index(other_place)]]
-        a, b = pair[0].value, pair[1].value
-        steps = f"{read(rng, pair)} {a} x {b} = {a * b}."
+        one, two = tiles[PLACES.index(place)], tiles[PLACES.index(other_place)]
+        a, b = one.value, two.value
+        steps = f"{read(rng, [one], place)} {read(rng, [two], other_place)} {a} x {b} = {a * b}."
         return f"Multiply the {place} {noun} by the {other_place} {noun}.", a * b, steps
     if kind == "colour_line":
         colour = rng.choice(("red", "blue"))
         values = coloured(cells, colour)
-        return f"Add the {colour} {noun}s in the {line}.", sum(values), f"{read_values(values)} {add(values)[0]}"
+        return f"Add the {colour} {noun}s in the {line}.", sum(values), f"{line} {colour}: {read_values(values)} {add(values)[0]}"
     if kind == "colour_diff":
         red, blue = coloured(cells, "red"), coloured(cells, "blue")
         (one, a), (two, b) = add(red), add(blue)
         last, answer = difference(rng, a, b)
         question = f"How far apart are the sums of the red and the blue {noun}s in the {line}?"
-        return question, answer, f"{read_values(red)} {one} {read_values(blue)} {two} {last}"
+        return question, answer, f"{line} red: {read_values(red)} {one} {line} blue: {read_values(blue)} {two} {last}"
     if kind == "two_images":
-        pair = [tiles[PLACES.index(place)], scenes[1].tiles[PLACES.index(other_place)]]
-        steps, total = read_and_add(rng, pair)
+        one, two = tiles[PLACES.index(place)], scenes[1].tiles[PLACES.index(other_place)]
+        steps, total = add([one.value, two.value])
+        steps = f"{read(rng, [one], place)} {read(rng, [two], other_place)} {steps}"
         return f"Add the {place} {noun} of <image 1> and the {other_place} {noun} of <image 2>.", total, steps
     row = [s.tiles[PLACES.index(place)] for s in scenes]  # image_options
     return f"In which image is the {place} {noun} {row[0].value}?", row[0].value, read_values([t.value for t in row])
@@ -382,44 +386,44 @@ def count_rows(rng, tiles, test):
     """(answer, steps): how many of nine cells pass, row by row."""
     counts = [sum(map(test, tiles[r:r + 3])) for r in (0, 3, 6)]
     steps, total = add(counts)
-    return total, f"{read_values(counts)} {steps}"
+    return total, ", ".join(f"{row}: {count}" for row, count in zip(ROWS, counts)) + f". {steps}"
 
 
 def ask_bars(rng, scenes, kind):
     bars = scenes[0].tiles
     one, two, three = rng.sample(bars, 3)
     if kind == "read":
-        return f"How high is the {one.colour} bar?", one.value, read(rng, [one])
+        return f"How high is the {one.colour} bar?", one.value, read(rng, [one], "")
     if kind == "sum_two":
-        steps, total = read_and_add(rng, [one, two])
+        steps, total = read_and_add(rng, [one, two], "")
         return f"Add the {one.colour} and the {two.colour} bar.", total, steps
     if kind == "total":
-        steps, total = read_and_add(rng, bars)
+        steps, total = read_and_add(rng, bars, "")
         return "Add all bars.", total, steps
     if kind == "range":
         high, low = max(t.value for t in bars), min(t.value for t in bars)
         steps, answer = difference(rng, high, low)
         return "How far apart are the largest and the smallest bar?", answer, (
-            f"{read(rng, bars)} Largest {high}, smallest {low}. {steps}")
+            f"{read(rng, bars, '')} Largest {high}, smallest {low}. {steps}")
     if kind == "balance":
         if one.value + two.value < three.value:  # nothing is ever negative here
             one, three = three, one
         total = one.value + two.value
-        steps = f"{read(rng, [one, two, three])} {one.value} + {two.value} = {total}."
+        steps = f"{read(rng, [one, two, three], '')} {one.value} + {two.value} = {total}."
         question = f"Add the {one.colour} and the {two.colour} bar, then take away the {three.colour} bar."
         return question, total - three.value, f"{steps} {total} - {three.value} = {total - three.value}."
     if kind == "cost":
         price = rng.randint(2, 9)
-        steps = f"{read(rng, [one])} {one.value} x {price} = {one.value * price}."
+        steps = f"{read(rng, [one], '')} {one.value} x {price} = {one.value * price}."
         return f"One unit costs {price}. What does the {one.colour} bar cost?", one.value * price, steps
     if kind == "highest":
         high = max(bars, key=lambda t: t.value)
         if sum(t.value == high.value for t in bars) > 1:
             return None
-        return "Which bar is the largest?", high.colour, f"{read(rng, bars)} Largest {high.value}. {high.colour}."
+        return "Which bar is the largest?", high.colour, f"{read(rng, bars, '')} Largest {high.value}. {high.colour}."
     if kind == "two_images":
         other = rng.choice(scenes[1].tiles)
-        steps, total = read_and_add(rng, [one, other])
+        steps, total = read_and_add(rng, [one, other], "")
         return f"Add the {one.colour} bar of <image 1> and the {other.colour} bar of <image 2>.", total, steps
     row = [next((t for t in s.tiles if t.colour == one.colour), None) for s in scenes]
     if None in row:  # image_options need the colour in all four
@@ -431,9 +435,9 @@ def ask_shapes(rng, scenes, kind):
     tiles, place = scenes[0].tiles, rng.choice(PLACES)
     tile = tiles[PLACES.index(place)]
     if kind == "read_shape":
-        return f"What is the {place} shape?", tile.shape, f"{tile.shape}."
+        return f"What is the {place} shape?", tile.shape, f"{place}: {tile.shape}."
     if kind == "read_colour":
-        return f"Which colour has the {place} shape?", tile.colour, f"{tile.colour}."
+        return f"Which colour has the {place} shape?", tile.colour, f"{place}: {tile.colour}."
     looks = [*COLOURS, *SHAPES]
     name = lambda look: look + (" shapes" if look in COLOURS else "es" if look == "cross" else "s")  # noqa: E731
     has = lambda look: lambda t: look in (t.colour, t.shape)  # noqa: E731
@@ -446,7 +450,7 @@ def ask_shapes(rng, scenes, kind):
         return f"How far apart are the numbers of {name(one)} and of {name(two)}?", answer, f"{steps_a} {steps_b} {last}"
     if kind == "corners_line":
         line = rng.choice(sorted(LINES))
-        steps, total = read_and_add(rng, [tiles[i] for i in LINES[line]])
+        steps, total = read_and_add(rng, [tiles[i] for i in LINES[line]], line)
         return f"How many corners do the shapes in the {line} have?", total, steps
     if kind == "two_images":
         (a, steps_a), (b, steps_b) = count_rows(rng, tiles, has(one)), count_rows(rng, scenes[1].tiles, has(one))
@@ -506,13 +510,12 @@ def caption(rng, scene):
     them it guesses from the text alone for thousands of steps."""
     name = lambda t: f"{t.colour} {t.shape}" if t.shape else f"{t.colour} {t.value}" if len(scene.tiles) == 3 else str(t.value)  # noqa: E731
     listing = lambda tiles: ", ".join(map(name, tiles)) + "."  # noqa: E731
-    if rng.random() < 0.4 or len(scene.tiles) == 3:
-        tiles = scene.tiles if rng.random() < 0.5 else scene.tiles[::-1]
-        question, text = ("Read all.", listing(scene.tiles)) if tiles is scene.tiles else ("Read all from the last.", listing(tiles))
+    if len(scene.tiles) == 3:
+        question, text = "Read all.", listing(scene.tiles)
     else:
-        lines = rng.sample(sorted(LINES), 2)
-        question = f"Read the {lines[0]} and the {lines[1]}."
-        text = " ".join(listing([scene.tiles[i] for i in LINES[line]]) for line in lines)
+        lines = list(ROWS) if rng.random() < 0.5 else rng.sample(sorted(LINES), 2)
+        question = "Read all." if len(lines) == 3 else f"Read the {lines[0]} and the {lines[1]}."
+        text = " ".join(f"{line}: {listing([scene.tiles[i] for i in LINES[line]])}" for line in lines)
     return {"scenes": [scene], "question": f"<image 1> {question}", "options": [], "answer": text.rstrip("."), "subject": scene.subject,
             "kind": "caption", "steps": text}
 
