@@ -7,6 +7,8 @@ the same attention hook as the packs (model.Layout); only the layouts differ.
 
 Sampling has one knob, the temperature. top-p, top-k and repetition penalties would sample from another distribution than
 the one that the policy gradient assumes, so they do not exist here.
+
+For models of real size, rollout_vllm.py has the same two methods on vLLM (`--rollout vllm`).
 """
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +27,7 @@ class Rollout:
     prompt: object
     ids: list               # response ids, the end token included when the model wrote it
     logp: torch.Tensor      # (T,) log-prob of each id under the distribution that it was drawn from
-    entropy: torch.Tensor   # (T,) entropy of that distribution over the full vocabulary, in nats
+    entropy: torch.Tensor   # (T,) entropy of that distribution over the full vocabulary, in nats; None from vLLM: add_entropy
     text: str               # without special tokens
     pieces: list            # [str], the text of each id; they join to `text`
     finish: str             # "stop", or "length" when max_new_tokens or the model's context ended it
@@ -226,8 +228,28 @@ class TorchSampler:
         return out
 
 
-def make_sampler(kind, vlm, chat, world=None, batch=512):
-    """"torch" is the sampler of this file."""
+@torch.no_grad()
+def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384):
+    """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all responses."""
+    missing = [g for g in groups if g and any(r.entropy is None for r in g)]
+    flat, done = [r for g in missing for r in g], []
+    for pack in chat.packs([(g[0].prompt, [r.ids for r in g]) for g in missing], max_tokens, temperature or 1.0):
+        done.append(vlm(pack.to(vlm.hf.device))[1].cpu())
+    for r, entropy in zip(flat, torch.cat(done).split([len(r.ids) for r in flat]) if flat else ()):
+        r.entropy = entropy
+
+
+def make_sampler(kind, vlm, chat, world=None, batch=512, dtype="auto", tensor_parallel=1, memory=0.85):
+    """"torch" is the sampler of this file, "vllm" that of rollout_vllm.py.
+
+    world: given by a trainer under torchrun. batch is the torch sampler's; dtype, tensor_parallel (processes that share an
+    engine) and memory (share of the GPU's) are vLLM's, which needs no vlm when nothing is trained: it reads chat's folder.
+    """
+    if kind == "vllm":
+        from rollout_vllm import VLLMSampler
+        return VLLMSampler(vlm, chat, world, dtype, tensor_parallel, memory)
     if kind != "torch":
-        raise Refused(f"--rollout {kind}: the samplers are torch")
+        raise Refused(f"--rollout {kind}: the samplers are torch and vllm")
+    if tensor_parallel > 1:
+        raise Refused(f"--tensor_parallel {tensor_parallel} is for --rollout vllm")
     return TorchSampler(vlm, chat, batch, world)

