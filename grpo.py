@@ -53,12 +53,14 @@ class Config:
     minibatches: int = 1                          # gradient steps a batch; 1 is on-policy
     dynamic_sampling: bool = False                # replace groups that are all right or all wrong by new prompts
     kl: float = 0.0                               # weight of KL(policy || starting model); 0 loads no second model
-    is_clip: float = 0.0                          # truncate sampler/trainer importance weights here; 0 = sampler is exact
+    is_clip: float | None = None                  # truncate sampler/trainer importance weights here; 0: do not weigh; None: 2 with vLLM, 0 else
     curriculum: str = ""                          # a second data file (harder problems) ...
     curriculum_at: int = 0                        # ... that replaces the first from this step on
     verifier: str = ""                            # OpenAI-compatible server asked when the rule says no, e.g. http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model that it serves
-    rollout: str = "torch"                        # the sampler
+    rollout: str = "torch"                        # the sampler: torch (exact, slow) or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1                      # processes that share one vLLM engine
+    vllm_memory: float = 0.45                     # share of the GPU's memory for vLLM, which sleeps while the policy is trained
     rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_gap: float = 0.1                          # stop when sampler and trainer disagree by more at the first step (nats a token)
@@ -111,7 +113,7 @@ def train(cfg):
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x {cfg.minibatches} minibatches")
-    run = Run(cfg.out, cfg, world, may_change=(*["steps"] * (cfg.schedule == "constant"), "save_every", "max_tokens", "max_new_tokens", "checkpointing", "hybrid", "offload", "rollout_batch"))
+    run = Run(cfg.out, cfg, world, may_change=(*["steps"] * (cfg.schedule == "constant"), "save_every", "max_tokens", "max_new_tokens", "checkpointing", "vllm_memory", "hybrid", "offload", "rollout_batch"))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
@@ -120,7 +122,8 @@ def train(cfg):
     reference = cfg.kl and shard(load(cfg.model, world.device, cfg.dtype, cfg.train, world=world).requires_grad_(False), world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = resume(run, vlm, optimizer, world)
-    sampler = make_sampler(cfg.rollout, vlm, chat, world, cfg.rollout_batch)
+    sampler = make_sampler(cfg.rollout, vlm, chat, world, cfg.rollout_batch, cfg.dtype, cfg.tensor_parallel, cfg.vllm_memory)
+    is_clip = (2.0 if cfg.rollout == "vllm" else 0.0) if cfg.is_clip is None else cfg.is_clip
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
@@ -167,8 +170,8 @@ def train(cfg):
                 old = logp.detach() if old is None else old
                 drawn = sampled[at:at + len(logp)] if real else old
                 weight = real / (lengths[pack.owner] * len(rollouts) * world.size)         # mean over |y|, then over responses
-                if cfg.is_clip:
-                    weight = weight * (old - drawn).exp().clamp(max=cfg.is_clip)
+                if is_clip:
+                    weight = weight * (old - drawn).exp().clamp(max=is_clip)
                 loss, ratio = grpo_loss(logp, old, own_adv[pack.owner], weight, cfg.clip_low, cfg.clip_high)
                 if cfg.kl:
                     penalty = (weight * kl_penalty(logp, ref)).sum()
@@ -196,7 +199,7 @@ def train(cfg):
                  time_update=time.time() - begin - time_sample - time_reward, time_step=time.time() - begin)
         if verifier:
             m.update({f"{name}_rate": value for name, value in rates([r for _, rs in groups for r in rs]).items()})  # rank 0's
-        if step == 0 and m["gap"] > cfg.max_gap:
+        if step == first and not (m["gap"] or 0) <= cfg.max_gap:
             raise Refused(f"sampler and trainer disagree by {m['gap']:.3f} nats a token at the first step (--max_gap {cfg.max_gap}). "
                           f"Likely causes: other weights, other pixels or tile limits, another temperature, bf16 on one side only.")
         run.log(step + 1, m)
@@ -242,6 +245,7 @@ def count_tokens(m, rollouts, entropy, cfg):
     critical, at = [], 0
     for r in rollouts:
         critical += [at + k for k in r.critical(cfg.words)]
+        r.entropy = entropy[at:at + len(r.ids)] if r.entropy is None else r.entropy  # vLLM gives none
         at += len(r.ids)
     m["tokens"] += len(entropy)
     m["entropy"] += entropy.sum().item()
