@@ -56,7 +56,8 @@ class Config:
     limit_bad: float = 0.01                       # share of unusable rows in --data that is tolerated
     verifier: str = ""                            # OpenAI-compatible server asked when the rule says no: http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # its model
-    rollout: str = "torch"                        # the sampler
+    rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1                      # processes that share one vLLM engine
     max_tiles: int = 12                           # tiles of an image (InternVL)
     pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
@@ -174,7 +175,8 @@ def distill(cfg):
     chunks = [(k, prompts[i:i + stride]) for k, i in enumerate(range(0, len(prompts), stride))]
     chunks = [(k, part) for k, part in chunks if any(p.record.id not in done for p in part)]
     if chunks:
-        sampler = make_sampler(cfg.rollout, load(cfg.model, world.device, cfg.dtype), chat)
+        vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype)  # vLLM loads the model itself
+        sampler = make_sampler(cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel)
         verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     left = sum(len(part) for _, part in chunks)
     bar = tqdm(total=len(prompts), initial=len(prompts) - left, desc="distill", unit="question", dynamic_ncols=True,
