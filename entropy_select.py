@@ -40,7 +40,7 @@ from common import Refused, gather, main, permutation, read_jsonl, seed_of, star
 from data import Chat, read_records
 from model import load
 from reward import score_batch
-from rollout import make_sampler
+from rollout import add_entropy, make_sampler
 from signals import CRITICAL_WORDS, critical_spans
 
 
@@ -60,7 +60,8 @@ class Config:
     high_entropy: float = 6.8                     # tokens above this many nats are counted [6.5]; too high for a tiny vocabulary
     min_count: int = 50                           # with fewer critical tokens a mean is noise: that checkpoint is not ranked
     plot: bool = True                             # draw selection.png
-    rollout: str = "torch"                        # the sampler
+    rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1                      # processes that share one vLLM engine
     max_tiles: int = 12                           # tiles of an image, as in training (InternVL)
     pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
@@ -170,6 +171,8 @@ def sample_probe(cfg, prompts, sampler, world, name):
     mine = range(world.rank, len(prompts), world.size)
     groups = sampler.generate([prompts[i] for i in mine], cfg.samples, cfg.max_new_tokens, cfg.temperature,
                               seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
+    if any(r.entropy is None for group in groups for r in group):  # vLLM gives none
+        add_entropy(groups, sampler.vlm, sampler.chat, cfg.temperature)
     flat = [(i, prompts[i].record, r) for i, group in zip(mine, groups) for r in group]
     rewards = score_batch([r.text for _, _, r in flat], [record.answer for _, record, _ in flat], cfg.thinking,
                           [record.options for _, record, _ in flat])
@@ -215,7 +218,8 @@ def select(cfg):
             weights = load(str(checkpoint), dtype=cfg.dtype, flag="--folder")
             if sampler is None:  # one model and one sampler (with vLLM: one engine) see all checkpoints, by their weights
                 vlm, chat = weights.to(world.device), Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, flag="--folder")
-                prompts, sampler = chat.prompts(records, thinking=cfg.thinking), make_sampler(cfg.rollout, vlm, chat)
+                prompts, sampler = chat.prompts(records, thinking=cfg.thinking), make_sampler(
+                    cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel, memory=0.45)  # vlm is there, too
             else:
                 vlm.load_state_dict(weights.state_dict())
             sampler.sync(vlm)
