@@ -412,7 +412,8 @@ class Config:
     chunk: int = 512                              # questions that are sampled and written together: what an interruption can lose
     max_tiles: int = 12                           # of an image (InternVL)
     pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
-    rollout: str = "torch"                        # the sampler
+    rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1                      # processes that share one vLLM engine
     rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     seed: int = 0                                 # of the sampling
@@ -562,7 +563,7 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
         if r.finish == "length" and len(prompts[i].full) + len(head) < chat.context:
             heads[i], out[i]["forced"] = head, still_open
     more = sampler.generate([prompts[i].continued(head) for i, head in heads.items()], 1, max_new_tokens=cfg.max_new_tokens - limit,
-                            seed=seed + 1, progress=f"{label}, answers", **sample) if heads else []
+                            seed=seed + 1, progress=label and f"{label}, answers", **sample)
     for (i, head), (r,) in zip(heads.items(), more):
         out[i].update(response=chat.decode(head + list(r.ids)), finish=r.finish, tokens=len(head) + len(r.ids))
     return out
@@ -611,20 +612,19 @@ def evaluate(cfg: Config):
         ban, missing = banned_ids(chat, cfg.ban) if cfg.mode == "nowait" else ((), ())
         if missing:
             say(f"nowait: no token spells {', '.join(missing)} on its own, so these words can still be written in pieces.")
-        vlm = load(cfg.model, world.device, cfg.dtype).eval()
-        sampler = make_sampler(cfg.rollout, vlm, chat, batch=cfg.rollout_batch)  # every process holds the whole model and answers its own chunks
+        vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype).eval()  # vLLM loads the model itself
+        sampler = make_sampler(cfg.rollout, vlm, chat, None, cfg.rollout_batch, cfg.dtype, cfg.tensor_parallel)  # a whole model each; own chunks
         say(f"{len(questions)} questions x {cfg.runs} runs, {len(have)} answers there already; {cfg.mode}"
             + (f", {len(ban)} tokens banned" if ban else ""))
         bar = tqdm(total=len(questions) * cfg.runs, initial=len(have), desc="answers", disable=world.rank > 0, dynamic_ncols=True)
         for i in range(0, len(chunks), world.size):
-            rows = []
-            if i + world.rank < len(chunks):
-                n, k, part = chunks[i + world.rank]
-                answers = respond(sampler, chat, [prompts[q["id"]] for q in part], cfg, ban, seed_of(cfg.seed, n),
-                                  f"run {k + 1}/{cfg.runs}" if world.rank == 0 else None)
-                rows = [{"id": q["id"], "run": k, **{f: q[f] for f in ("subject", "question_type", "options", "answer")},
-                         "question": q["question"], **answer,
-                         "mode": cfg.mode} for q, answer in zip(part, answers) if (q["id"], k) not in have]
+            # a process without a chunk asks nothing, but with the others: they may share an engine
+            n, k, part = chunks[i + world.rank] if i + world.rank < len(chunks) else (0, 0, [])
+            answers = respond(sampler, chat, [prompts[q["id"]] for q in part], cfg, ban, seed_of(cfg.seed, n),
+                              f"run {k + 1}/{cfg.runs}" if world.rank == 0 else None)
+            rows = [{"id": q["id"], "run": k, **{f: q[f] for f in ("subject", "question_type", "options", "answer")},
+                     "question": q["question"], **answer,
+                     "mode": cfg.mode} for q, answer in zip(part, answers) if (q["id"], k) not in have]
             rows = [row for rank_rows in gather(rows, world) for row in rank_rows]
             if world.rank == 0:
                 write_rows(path, rows, "a")
