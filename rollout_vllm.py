@@ -14,6 +14,7 @@ Under torchrun each process holds an engine, or --tensor_parallel of them share 
 Entropies are not computed: Rollout.entropy is None, and who needs it asks the model itself (rollout.add_entropy).
 """
 import os
+import warnings
 
 # the engine runs in this process, so that weights are handed over in memory; set before vllm is imported
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -27,6 +28,7 @@ import torch._dynamo
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
+from transformers.utils import logging as hf_logging
 
 from common import Refused, seed_of
 from data import open_image
@@ -64,13 +66,17 @@ class VLLMSampler:
             limits = {"size": {edge: chat.processor.size[edge] for edge in ("shortest_edge", "longest_edge")}}
         else:
             limits = {"crop_to_patches": chat.processor.crop_to_patches, "max_patches": chat.processor.max_patches}
-        with torch.random.fork_rng():  # the engine seeds the whole process
+        hf_logging.set_verbosity_error()
+        with torch.random.fork_rng(), warnings.catch_warnings():  # the engine seeds the whole process
+            warnings.simplefilter("ignore", FutureWarning)
             self.llm = LLM(
                 vlm.source if vlm else chat.path, dtype=self.dtype, max_model_len=chat.context, tensor_parallel_size=tensor_parallel,
                 distributed_executor_backend="external_launcher" if size > 1 else None, gpu_memory_utilization=memory,
                 enable_sleep_mode=self.sleeps, enforce_eager=not gpu, limit_mm_per_prompt={"image": IMAGES, "video": 0},
                 mm_processor_kwargs=limits, enable_prefix_caching=True, logprobs_mode="processed_logprobs",
+                use_tqdm_on_load=False,
                 generation_config="vllm")  # not the model folder's: its top_p and penalties would bias the policy gradient
+        self.llm.llm_engine.engine_core._finalizer.detach()  # or vLLM destroys the trainer's process groups when it is collected
         self.synced = checksums(vlm) if vlm else None
         if world is not None:
             self.sync(vlm)  # a resumed run is not at its first weights any more
