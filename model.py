@@ -13,7 +13,7 @@ prompt ends: an image and its question are computed once for a whole group of GR
 connector, is written out in connector.py; its weights are the family's own.
 
 Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under torchrun and does nothing in one
-process. `python model.py MODEL` prints the table of parts.
+process. `python model.py MODEL` prints the table of parts, `python model.py plan --help` what a run needs of memory.
 """
 import contextlib
 import inspect
@@ -43,7 +43,7 @@ from transformers.modeling_utils import AttentionInterface
 from transformers.models.internvl import modeling_internvl
 from transformers.utils import logging as hf_logging
 
-from common import Refused, has_weights, resolve, say, total
+from common import Refused, has_weights, main, resolve, say, total
 from connector import MergerConnector, MLPConnector, QFormer
 
 try:
@@ -455,7 +455,8 @@ def shard(vlm, world, hybrid=False, offload=False):
 
     Only rank 0 needs weights (load(..., world=world)): they are sent a tensor at a time and every rank keeps its part, in
     fp32. hybrid: every node holds a whole copy and shards it among its own processes, so that only gradients cross the
-    network between nodes. offload: weights, gradients and optimizer wait in host memory.
+    network between nodes. offload: weights, gradients and optimizer wait in host memory. On the device "meta" the model is
+    divided and nothing is filled in.
     """
     if world.size == 1:
         return vlm
@@ -463,7 +464,7 @@ def shard(vlm, world, hybrid=False, offload=False):
     renew(vlm, lambda t: torch.empty_like(t, device="meta", dtype=torch.float32 if t.is_floating_point() else None))
     node = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if hybrid else world.size
     shape = {"copies": world.size // node, "shards": node} if node < world.size else {"shards": node}
-    mesh = init_device_mesh(world.device.type, tuple(shape.values()), mesh_dim_names=tuple(shape))
+    mesh = init_device_mesh("cuda" if world.device.type == "cuda" else "cpu", tuple(shape.values()), mesh_dim_names=tuple(shape))
     policy = dict(mesh=mesh, mp_policy=MixedPrecisionPolicy(vlm.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
                   offload_policy=CPUOffloadPolicy(pin_memory=world.device.type == "cuda") if offload else OffloadPolicy())
     blocks = set(vlm.hf._no_split_modules or ())
@@ -476,6 +477,8 @@ def shard(vlm, world, hybrid=False, offload=False):
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # losses carry their own normaliser, so gradients are summed over ranks
             module.set_force_sum_reduction_for_comms(True)  # by a plain sum: gloo knows no other
+    if world.device.type == "meta":
+        return vlm
     home = lambda t: "cpu" if offload and isinstance(t, DTensor) else world.device  # noqa: E731
     renew(vlm, lambda t: torch.empty_like(t, device=home(t)))
     with torch.no_grad():
@@ -560,8 +563,13 @@ def update(vlm, optimizer, lr, clip, run, batch, patience=3):
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:] or ["data/tiny/model"]:
-        try:
-            say(load(argument).table())
-        except Refused as error:
-            sys.exit(str(error))
+    if sys.argv[1:2] == ["plan"]:  # memory of a run, before anything is rented
+        import plan
+        sys.argv.pop(1)
+        main(plan.plan, plan.Config)
+    else:
+        for argument in sys.argv[1:] or ["data/tiny/model"]:
+            try:
+                say(load(argument).table())
+            except Refused as error:
+                sys.exit(str(error))

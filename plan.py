@@ -1,0 +1,242 @@
+"""What a GPU will hold, before one is rented: `python model.py plan --model PATH_OR_HUB_NAME --gpus 8 --tokens 16384`.
+
+Only config.json is read: the model is built without weights (torch's meta device), so its tensors are counted, not guessed.
+Weights, gradients and optimizer are exact; activations are sums over the tensors that a block keeps for its backward,
+written out in `memory` so that they can be checked, and bench/gpu_check.py compares them with measured peaks.
+
+`python plan.py dry_run GPUS GIB CONFIG grpo.py --flags ...` parses a stage's own flags and checks paths, data, versions,
+disk and memory without a GPU; the recipes' --dry_run is made of it. CONFIG is a folder with the config.json of the model
+that is to be trained (recipes/configs), for when its weights are not there yet.
+"""
+import dataclasses
+import importlib
+import importlib.metadata
+import math
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from transformers import AutoModelForImageTextToText
+
+from common import Refused, main, say
+from model import CHUNK, PARTS, VLM, read_config
+
+GIB = 2 ** 30
+
+
+@dataclass
+class Config:
+    model: str = "recipes/configs/InternVL3-38B"  # folder with a config.json, or hub name
+    gpus: int = 8                                 # over all nodes
+    gpu_gib: float = 80.0                         # memory of each
+    train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
+    tokens: int = 16384                           # of a pack: --max_tokens of the stages
+    visual: int = 3328                            # visual tokens among them (13 tiles of 256 are one large image)
+    rollout: str = "vllm"                         # vllm, torch, or none for the supervised stages
+    tensor_parallel: int = 1                      # GPUs that share one vllm
+    responses: int = 16                           # responses that a sampler holds at a time, at least
+    max_new_tokens: int = 8192                    # their length
+    checkpointing: bool = True                    # as in the stages
+    hybrid: bool = False                          # every node of 8 holds a whole copy
+    offload: bool = False                         # weights, gradients and optimizer in host memory
+
+
+def shape(path):
+    """Numbers of a model that is built without weights: parameters by part, of a block, and outside all blocks."""
+    config = read_config(path)
+    with torch.device("meta"):
+        hf = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    vlm = VLM(hf, config.model_type, str(path)).train_only(PARTS)
+    parts = {part: sum(p.numel() for p in tensors.values()) for part, tensors in vlm.parts().items()}
+    blocks = [sum(p.numel() for p in m.parameters()) for m in hf.modules() if type(m).__name__ in set(hf._no_split_modules)]
+    t, v = config.text_config, config.vision_config
+    head = t.hidden_size // t.num_attention_heads
+    return dict(
+        vlm=vlm, parts=parts, total=sum(parts.values()), block=max(blocks), root=sum(parts.values()) - sum(blocks),
+        d=t.hidden_size, layers=t.num_hidden_layers, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head, ff=t.intermediate_size,
+        vocabulary=t.vocab_size, v=v.hidden_size, vff=v.intermediate_size, depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)),
+        patches=round(1 / config.downsample_ratio) ** 2 if hasattr(config, "downsample_ratio") else v.spatial_merge_size ** 2,
+        tied=config.tie_word_embeddings)
+
+
+def memory(s, cfg):
+    """{"training": {what: GiB on each GPU}, "sampling": {...}}"""
+    trained = sum(s["parts"][p] for p in cfg.train)
+    many = cfg.gpus > 1
+    share = min(cfg.gpus, 8) if cfg.hybrid else cfg.gpus                      # GPUs that share one copy
+    here = 0 if cfg.offload and many else 1
+    state = {"weights, fp32": 4 * s["total"] / share * here,
+             "optimizer (AdamW, fp32)": 8 * trained / share * here}
+    train = {**state, "gradients, fp32": 4 * trained / share * here}
+    if many:  # FSDP: what lies outside the blocks stays gathered, of the blocks this one and the next; then the reduction in fp32
+        train["gathered weights, bf16"] = 2 * s["root"] + 2 * 2 * s["block"]
+        train["gradients before reduction"] = (2 * s["root"] + 2 * s["block"] + 4 * max(s["root"], s["block"])) * (trained > 0)
+    else:
+        train["weights cast to bf16"] = 2 * s["total"]
+    r = 2 if many else 4                                                      # bytes of the residual stream
+    d, hq, kv, ff, v, vff = (s[k] for k in ("d", "hq", "kv", "ff", "v", "vff"))
+    # a block keeps, per token: two norms with their fp32 insides, inputs of the matrices, queries and keys before and
+    # after rotation, keys and values gathered for the packs, attention's output, gate, up, their product
+    token = (4 * r + 16 + 6) * d + (2 + 3 * r + 4) * hq + (4 + 2 * r + 8) * kv + 8 * ff
+    patch = (4 * r + 16 + 30) * v + 4 * vff
+    patches = cfg.visual * s["patches"]
+    reaches_llm = bool({"encoder", "connector", "llm"} & set(cfg.train))      # the gradient passes through the LLM to reach the others
+    encoder = "encoder" in cfg.train
+    if cfg.checkpointing:
+        train["activations: LLM"] = cfg.tokens * (r * d * s["layers"] + token) * reaches_llm
+        train["activations: encoder"] = patches * ((r * v * s["depth"] if encoder else 0) + patch)
+    else:
+        train["activations: LLM"] = cfg.tokens * token * s["layers"] * reaches_llm
+        train["activations: encoder"] = patches * patch * (s["depth"] if encoder else 1)
+    # logits in chunks: the chunk, its softmax and gradient; the head's weight in fp32, and its gradient
+    train["head: logits in chunks"] = 4 * 4 * CHUNK + (2 if "llm" in cfg.train else 1) * 4 * s["vocabulary"] * d
+    sample = dict(state)
+    cache = 2 * kv * s["layers"] * 2                                          # bytes of a token's keys and values, bf16
+    held = cfg.responses * (cfg.max_new_tokens + cfg.visual) * cache
+    if cfg.rollout == "vllm":
+        sample["sampler: weights, bf16"] = 2 * s["total"] / cfg.tensor_parallel
+        sample[f"sampler: keys and values of {cfg.responses} responses"] = held / cfg.tensor_parallel
+    elif cfg.rollout == "torch":
+        replica = {"sampler: replica, fp32": 4 * s["total"]} if many else {}
+        train |= replica
+        sample |= {**replica, "sampler: weights cast to bf16": 2 * s["total"], f"sampler: keys and values of {cfg.responses} responses": 1.5 * held}
+    phases = {"training": train, "sampling": sample} if cfg.rollout != "none" else {"training": train}
+    return {phase: {what: n / GIB for what, n in rows.items()} for phase, rows in phases.items()}
+
+
+def room(cfg):
+    """GiB of a GPU that can be planned with: without CUDA's own 1.5 GiB and 6% lost to fragments."""
+    return 0.94 * cfg.gpu_gib - 1.5
+
+
+def need(s, cfg):
+    return max(sum(rows.values()) for rows in memory(s, cfg).values())
+
+
+def smallest_change(s, cfg):
+    """The flags that make it fit, as few and as cheap as possible; None when nothing does."""
+    def ways(cfg):  # cheap ones first
+        if not cfg.checkpointing:
+            yield "--checkpointing", dict(checkpointing=True)
+        if cfg.rollout == "vllm":
+            yield from ((f"--tensor_parallel {n}", dict(tensor_parallel=n)) for n in (2, 4, 8) if cfg.tensor_parallel < n <= cfg.gpus)
+        if cfg.rollout == "torch" and cfg.gpus > 1:
+            yield "--rollout vllm", dict(rollout="vllm")
+        yield from ((f"--tokens {n}", dict(tokens=n, visual=min(cfg.visual, n))) for n in (cfg.tokens // 2, cfg.tokens // 4) if n >= 2048)
+        if cfg.hybrid:
+            yield "without --hybrid", dict(hybrid=False)
+        yield from ((f"--gpus {n}", dict(gpus=n)) for n in (cfg.gpus * 2, cfg.gpus * 4) if not cfg.hybrid)
+        if not cfg.offload and cfg.gpus > 1:
+            yield "--offload", dict(offload=True)
+
+    fits = lambda c: need(s, c) <= room(cfg)  # noqa: E731
+    tried = [([], cfg)]
+    for _ in range(3):  # one change, else two, else three
+        tried = [(words + [word], dataclasses.replace(c, **change)) for words, c in tried for word, change in ways(c)]
+        for words, c in tried:
+            if fits(c):
+                return " ".join(words)
+    return None
+
+
+def plan(cfg):
+    """Print the table; returns whether it fits."""
+    if wrong := set(cfg.train) - set(PARTS) or ({cfg.rollout} - {"vllm", "torch", "none"}):
+        raise Refused(f"{' '.join(wrong)}: the parts are {', '.join(PARTS)}, the rollouts vllm, torch and none")
+    s = shape(cfg.model)
+    say(s["vlm"].train_only(cfg.train).table())
+    say(f"\nGiB on each of {cfg.gpus} GPUs, packs of {cfg.tokens:,} tokens of which {cfg.visual:,} are visual"
+        f"{', checkpointing' * cfg.checkpointing}{', hybrid' * cfg.hybrid}{', offload' * cfg.offload}")
+    for phase, rows in memory(s, cfg).items():
+        for what, n in rows.items():
+            say(f"  {what:<50} {n:>8.1f}") if n else None
+        say(f"  {phase + ' phase':<50} {sum(rows.values()):>8.1f}   of {room(cfg):.1f}\n")
+    host = (16 if cfg.offload else 0) * s["total"] / GIB
+    say(f"  host memory: {2 * s['total'] / GIB:.0f} GiB where rank 0 reads the weights" + f", {host:.0f} over all nodes" * (host > 0)
+        + f"; disk: {4 * s['total'] / GIB:.0f} GiB a checkpoint and {(4 * s['total'] + 8 * sum(s['parts'][p] for p in cfg.train)) / GIB:.0f} for the newest one's trainer/")
+    good = need(s, cfg) <= room(cfg)
+    if good:
+        say("  it fits")
+    else:
+        change = smallest_change(s, cfg)
+        say(f"  it does not fit. The smallest change that would: {change}" if change else "  it does not fit, and no change of flags that is known here makes it")
+    return good
+
+
+def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
+    """Model FLOPs of a training step, nothing counted twice for checkpointing: 2 for each weight that a token meets
+    forward, 2 backward to the input, 2 more to the weight when it trains; 4 * width for each pair of tokens in attention
+    forward, twice that backward. The embedding table is looked up, not multiplied.
+
+    pairs: (query, key) pairs that the packs let attend; responses: tokens that the head sees; patches: what the encoder sees;
+    seen: patches that each patch attends to.
+    """
+    table = s["d"] * s["vocabulary"]
+    blocks = s["parts"]["llm"] - table * (1 if s["tied"] else 2)
+    back = lambda part: 4 if part in train else 2  # noqa: E731
+    llm = (2 + back("llm")) * (blocks * tokens + table * responses) + 12 * s["layers"] * s["hq"] * pairs
+    encoder = (2 + 4 * ("encoder" in train)) * s["parts"]["encoder"] * patches + (4 + 8 * ("encoder" in train)) * s["depth"] * s["v"] * seen * patches
+    below = {"encoder", "connector"} & set(train)
+    connector = (2 + (back("connector") if below else 0)) * s["parts"]["connector"] * patches / s["patches"]
+    return llm + encoder + connector
+
+
+# ---------------------------------------------------------------------------------------------------------------- dry run
+
+def dry_run(gpus, gpu_gib, config, script, *flags):
+    """Everything about a stage's command that can be checked without a GPU. Returns the list of problems."""
+    module = importlib.import_module(Path(script).stem)
+    cfg = tyro.cli(module.Config, args=list(flags))  # a mistyped flag ends here
+    problems, look = [], say
+    look(f"== {script} {' '.join(flags)}")
+    made = lambda path: str(path).startswith("out/")  # noqa: E731  by an earlier stage
+    hub = lambda path: re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) is not None  # noqa: E731
+    source = getattr(cfg, "model", None) or getattr(cfg, "folder", "")
+    if not Path(source).exists():
+        look(f"  model {source}: " + ("made by an earlier stage" if made(source) else "from the hub" if hub(source) else "MISSING"))
+        problems += [] if made(source) or hub(source) else [f"--model {source}: no such folder"]
+    for name in ("data", "val", "curriculum"):
+        if not (path := getattr(cfg, name, "")):
+            continue
+        if Path(path).exists():
+            from data import read_records
+            more = {"need": ("question", "solution")} if script in ("sft.py", "connector_tune.py") else {}
+            try:
+                columns = dict(c.split("=", 1) for c in getattr(cfg, "columns", ()))
+                look(f"  --{name} {path}: {len(read_records(path, columns=columns, **more)):,} rows can be used")
+            except (Refused, KeyError) as error:
+                problems.append(f"--{name} {path}: {error}")
+        elif made(path) or hub(path):
+            look(f"  --{name} {path}: " + ("made by an earlier stage" if made(path) else "from the hub, not looked at here"))
+        else:
+            problems.append(f"--{name} {path}: no such file")
+    needed = ["torch", "transformers", "datasets"] + ["vllm"] * (getattr(cfg, "rollout", "") == "vllm")
+    for package in needed:
+        try:
+            look(f"  {package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            look(f"  {package} is not installed here: on the GPU machine, pip install -r requirements-gpu.txt")
+    if hasattr(cfg, "train"):
+        rollout = getattr(cfg, "rollout", "none")
+        asked = Config(model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, tokens=cfg.max_tokens, rollout=rollout,
+                       checkpointing=cfg.checkpointing, hybrid=cfg.hybrid, offload=cfg.offload, visual=min(3328, cfg.max_tokens),
+                       max_new_tokens=getattr(cfg, "max_new_tokens", 8192), tensor_parallel=getattr(cfg, "tensor_parallel", 1))
+        if not plan(asked):
+            problems.append(f"{script}: more memory than {gpus} GPUs of {gpu_gib} GiB have")
+    free = shutil.disk_usage(next(p for p in Path(cfg.out).absolute().parents if p.exists())).free / GIB
+    look(f"  disk: {free:.0f} GiB free for {cfg.out}")
+    return problems
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["dry_run"]:
+        try:
+            found = dry_run(*sys.argv[2:])
+        except Refused as error:
+            found = [str(error)]
+        sys.exit("\n".join(["", *found]) if found else 0)
+    main(plan, Config)

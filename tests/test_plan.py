@@ -1,0 +1,107 @@
+"""plan.py and the recipes: published configurations without weights, simulated ranks, the table, what would make it fit."""
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import plan
+from common import World
+from conftest import ROOT
+from model import PARTS, load, shard
+
+CONFIGS = ROOT / "recipes" / "configs"
+PUBLISHED = {"InternVL3-1B": 0.938e9, "InternVL3-2B": 2.09e9, "InternVL3-8B": 7.94e9, "InternVL3-38B": 38.4e9,
+             "Qwen2.5-VL-3B": 3.75e9, "Qwen2.5-VL-7B": 8.29e9}  # parameters, from the model cards
+
+
+def test_every_configuration_is_known():
+    assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_the_published_ones(name):
+    s = plan.shape(CONFIGS / name)
+    assert s["total"] == pytest.approx(PUBLISHED[name], rel=2e-3)
+    if name == "InternVL3-38B":  # PAPER: encoder of 45 layers, connector of 91.8 M
+        assert s["parts"]["connector"] == 91_786_240 and s["depth"] == 45 and s["layers"] == 64
+
+
+@pytest.mark.parametrize("gpus", [8, 16])
+@pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B"])
+def test_shards_over_simulated_ranks(name, gpus):
+    """What the plan says of weights is what FSDP gives to rank 0, to half a percent (rows do not divide evenly)."""
+    s = plan.shape(CONFIGS / name)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
+    try:
+        vlm = shard(s["vlm"], World(0, gpus, torch.device("meta")))
+        local = sum(p.to_local().numel() for p in vlm.parameters())
+        assert all(p.is_meta for p in vlm.parameters()) and len(list(vlm.parameters())) == sum(map(len, vlm.parts().values()))
+    finally:
+        dist.destroy_process_group()
+    table = plan.memory(s, plan.Config(gpus=gpus))["training"]
+    assert 4 * local / plan.GIB == pytest.approx(table["weights, fp32"], rel=5e-3)
+
+
+@pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B"])
+@pytest.mark.parametrize("gpus", [8, 16])
+def test_table(name, gpus, capsys):
+    cfg = plan.Config(model=str(CONFIGS / name), gpus=gpus)
+    fits = plan.plan(cfg)
+    out = capsys.readouterr().out
+    assert f"GiB on each of {gpus} GPUs" in out and "optimizer (AdamW, fp32)" in out and ("it fits" in out) == fits
+    assert fits or "The smallest change that would:" in out
+
+
+def test_suggested_change_fits():
+    s = plan.shape(CONFIGS / "InternVL3-38B")
+    cfg = plan.Config(gpus=16, rollout="none", checkpointing=False)
+    words = plan.smallest_change(s, cfg).split()
+    assert words[0] == "--checkpointing" and not plan.need(s, cfg) <= plan.room(cfg)
+    change = {w[2:]: int(n) for w, n in zip(words, words[1:]) if w in ("--tokens", "--gpus", "--tensor_parallel")}
+    assert plan.need(s, dataclasses.replace(cfg, checkpointing=True, **change)) <= plan.room(cfg)
+    assert plan.smallest_change(s, plan.Config(gpus=1, gpu_gib=1, rollout="none")) is None
+
+
+def test_what_is_frozen_costs_less():
+    s = plan.shape(CONFIGS / "Qwen2.5-VL-7B")
+    whole, connector = (plan.memory(s, plan.Config(rollout="none", train=t))["training"] for t in (PARTS, ("connector",)))
+    assert connector["optimizer (AdamW, fp32)"] < 0.01 * whole["optimizer (AdamW, fp32)"]
+    assert connector["weights, fp32"] == whole["weights, fp32"]
+    assert plan.memory(s, plan.Config(rollout="none", offload=True))["training"]["weights, fp32"] == 0
+    near, far = (plan.memory(s, plan.Config(gpus=32, hybrid=h))["training"]["weights, fp32"] for h in (True, False))
+    assert near == 4 * far
+
+
+def test_flops_against_torch(model_path, chat, groups):
+    """The formula's matrices against torch's own count of a forward and backward of the tiny world's model (attention apart:
+    SDPA computes whole squares)."""
+    from torch.utils.flop_counter import FlopCounterMode
+    vlm, s = load(model_path), plan.shape(model_path)
+    pack, = chat.packs(groups)
+    with FlopCounterMode(display=False) as counter:
+        logp, entropy = vlm(pack)
+        (logp.sum() + entropy.sum()).backward()
+    counted = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
+    matrices = sum(n for op, n in counted.items() if "attention" not in op)
+    tiles = len(pack.images["pixel_values"])
+    ours = plan.flops({**s, "hq": 0, "v": 0}, len(pack.ids), 0, len(pack.source), tiles * 36, 0)
+    assert ours == pytest.approx(matrices, rel=0.05)
+
+
+def dry(tmp_path, script, *flags):
+    return subprocess.run([sys.executable, "plan.py", "dry_run", "8", "80", "recipes/configs/InternVL3-1B", script, *flags], cwd=ROOT,
+                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_dry_run_of_a_stage(tmp_path, rows, capsys):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Q", "solution": "S"}) + "\n")
+    found = plan.dry_run("8", "80", "recipes/configs/InternVL3-1B", "sft.py", "--model", "OpenGVLab/InternVL3-1B-hf", "--data", str(tmp_path / "rows.jsonl"))
+    assert found == [] and "1 rows can be used" in capsys.readouterr().out
+    found = plan.dry_run("1", "8", "recipes/configs/InternVL3-8B", "grpo.py", "--model", "/no/such", "--data", "none.jsonl")
+    assert [p.split(":")[0] for p in found] == ["--model /no/such", "--data none.jsonl", "grpo.py"]
