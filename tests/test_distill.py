@@ -60,7 +60,7 @@ class Teacher:
     def __init__(self, monkeypatch):
         self.calls, self.stop_after = 0, None
         monkeypatch.setattr(d, "load", lambda *_: None)
-        monkeypatch.setattr(d, "make_sampler", lambda *_: self)
+        monkeypatch.setattr(d, "make_sampler", lambda *_, **__: self)
         monkeypatch.setattr(d, "Chat", lambda *_: SimpleNamespace(prompts=lambda records, thinking: [SimpleNamespace(record=r) for r in records]))
 
     def generate(self, prompts, n, max_new_tokens, temperature, seed):

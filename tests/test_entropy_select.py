@@ -131,7 +131,7 @@ class World:
 
         monkeypatch.setattr(es, "load", lambda path, **_: Weights(step=int(path[-6:])))
         monkeypatch.setattr(es, "Chat", chat)
-        monkeypatch.setattr(es, "make_sampler", lambda *_: self)
+        monkeypatch.setattr(es, "make_sampler", lambda *_, **__: self)
         monkeypatch.setattr(es, "read_records", lambda _: [Record(f"q{i}", "?", answer="4") for i in range(40)])
 
     def sync(self, vlm):
