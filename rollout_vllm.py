@@ -13,6 +13,8 @@ see (other pixels, another temperature) is in the gap of log-probs, which grpo.p
 Under torchrun each process holds an engine, or --tensor_parallel of them share one; prompts are dealt out as ever.
 Entropies are not computed: Rollout.entropy is None, and who needs it asks the model itself (rollout.add_entropy).
 """
+import atexit
+import gc
 import os
 import warnings
 
@@ -77,6 +79,7 @@ class VLLMSampler:
                 use_tqdm_on_load=False,
                 generation_config="vllm")  # not the model folder's: its top_p and penalties would bias the policy gradient
         self.llm.llm_engine.engine_core._finalizer.detach()  # or vLLM destroys the trainer's process groups when it is collected
+        atexit.register(gc.unfreeze)  # the part of that shutdown without which python ends with a page of leaks
         self.synced = checksums(vlm) if vlm else None
         if world is not None:
             self.sync(vlm)  # a resumed run is not at its first weights any more
