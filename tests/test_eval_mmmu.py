@@ -539,7 +539,7 @@ def test_budget_cuts():
 def test_budget_respects_the_context(monkeypatch):
     monkeypatch.setattr(FakeChat, "context", 40)  # 10 of prompt, 20 of thought, 18 of closing: no room
     sampler, out = budget(lambda p, seed: "t" * 99)
-    assert len(sampler.calls) == 1 and {r["finish"] for r in out} == {"length"} and not any(r["forced"] for r in out)
+    assert not sampler.calls[1]["prompts"] and {r["finish"] for r in out} == {"length"} and not any(r["forced"] for r in out)
     assert {r["response"] for r in out} == {"t" * 20}
 
 
