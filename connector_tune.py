@@ -33,6 +33,7 @@ from sft import supervised, validation_loss
 class Config:
     model: str = "out/tiny/rl"                    # where to start; of a run folder the selected checkpoint
     data: str = "data/tiny/connector.jsonl"       # rows of many subjects with question, images, answer and solution
+    columns: tuple[str, ...] = ()                 # OURS=THEIRS where the data names its columns otherwise: question=problem
     val: str = "data/tiny/connector_val.jsonl"    # rows for the validation loss
     out: str = "out/connector"                    # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = ("connector",)       # parts that train: encoder connector llm
@@ -110,7 +111,7 @@ def train(cfg):
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, may_change=("max_tokens", "checkpointing", "hybrid", "offload", "features_gib"))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
-    records, val_records = (read_records(source, need=("question", "solution"), limit_bad=cfg.limit_bad) for source in (cfg.data, cfg.val))
+    records, val_records = (read_records(source, cfg.columns, need=("question", "solution"), limit_bad=cfg.limit_bad) for source in (cfg.data, cfg.val))
     rows, val = (supervised(r, chat, cfg.thinking, cfg.max_length) for r in (records, val_records))
     if min(cfg.batch, len(val)) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")

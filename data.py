@@ -5,8 +5,10 @@
     prompts = chat.prompts(records, thinking=True)          # the prompt ends with <think> (paper section 6.2)
     packs   = chat.packs([(prompt, [ids, ids, ...]), ...])  # a prompt and its images once, then its responses
 
-What can be wrong with data is found here, before the first step, and named by file and row.
+What can be wrong with data is found here, before the first step, and named by file and row; `python plan.py data --data D
+--model M` says what a data set will be to a model.
 """
+import ast
 import io
 import json
 import math
@@ -48,16 +50,21 @@ class Record:
 def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.01, split="train"):
     """Rows of a JSONL or Parquet file, a folder of them, or a hub data set (then through `datasets`).
 
-    columns maps our field names to the source's ({"answer": "ground_truth"}). Rows that cannot be used (a needed field
-    is empty, an image is missing or unreadable) are skipped and counted; more than limit_bad of them is refused.
+    columns maps our field names to the source's ("answer=ground_truth", ...). Conversations (LLaVA's and ShareGPT's) are
+    read as question and solution, and MMMU's image_1 ... image_7 and printed options as what they mean. Rows that cannot be
+    used (a needed field is empty, an image is missing or unreadable) are skipped and counted; more than limit_bad of them
+    is refused.
     """
-    records, bad = [], []
+    records, bad, columns = [], [], _columns(columns)
     for i, row in enumerate(_rows(source, split)):
         name = f"{source} row {i + 1}"
         if isinstance(row, str):
             bad.append((name, row))
             continue
-        row = {**row, **{ours: row.get(theirs) for ours, theirs in (columns or {}).items()}}
+        if lost := [theirs for theirs in columns.values() if theirs not in row]:
+            bad.append((name, f"no column {lost[0]!r} (--columns); its columns are {', '.join(row)}"))
+            continue
+        row = _usual({**row, **{ours: row[theirs] for ours, theirs in columns.items()}})
         images = row.get("images") or row.get("image") or []
         options = row.get("options") or []
         record = Record(str(row.get("id") or f"{Path(str(source)).stem}-{i + 1}"), str(row.get("question") or ""),
@@ -103,11 +110,41 @@ def _rows(source, split):
             files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
             if not files:
                 raise Refused(f"{source}: no Parquet file in this folder")
-            yield from datasets.load_dataset("parquet", data_files=files, split="train")
+            found = datasets.load_dataset("parquet", data_files=files, split="train")
         else:
-            yield from datasets.load_dataset(source, split=split)
+            found = datasets.load_dataset(source, split=split)
+        for table in found.with_format("arrow").iter(100):  # as it is stored: images stay files until they are used
+            yield from table.to_pylist()
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set that the hub knows ({error})") from error
+
+
+def _columns(columns):
+    """("answer=ground_truth", ...) or a dict -> {"answer": "ground_truth"}"""
+    columns = columns if isinstance(columns, dict) else dict(c.partition("=")[::2] for c in columns or ())
+    known = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations")
+    if wrong := [f"{ours}={theirs}" for ours, theirs in columns.items() if ours not in known or not theirs]:
+        raise Refused(f"--columns {wrong[0]}: write OURS=THEIRS, where OURS is one of {', '.join(known)}")
+    return columns
+
+
+def _usual(row):
+    """Other shapes of a row in our fields. Of a conversation the first question and its answer are taken."""
+    talk = row.get("conversations") or row.get("messages")
+    if isinstance(talk, list) and not row.get("question"):
+        said = {}
+        for turn in talk:
+            said.setdefault({"human": "user", "gpt": "assistant"}.get(who := turn.get("from") or turn.get("role"), who), turn.get("value") or turn.get("content"))
+        row = {"answer": said.get("assistant"), "solution": said.get("assistant"), **row, "question": said.get("user")}
+    if not row.get("images") and not row.get("image"):
+        row = {**row, "images": [row[f"image_{i}"] for i in range(1, 8) if row.get(f"image_{i}")]}
+    options = row.get("options")
+    if isinstance(options, str) and options.strip().startswith("["):
+        try:
+            row = {**row, "options": ast.literal_eval(options.strip())}
+        except (ValueError, SyntaxError):
+            pass  # a single option that begins with a bracket
+    return row
 
 
 def _marks(record):  # the image that each mark of the text names, from 1: a mark without a number names the next one
@@ -134,12 +171,12 @@ def _check_images(records):  # decode every image once: a broken file is found n
         except (OSError, UnidentifiedImageError, ValueError) as error:
             return f"image {image if isinstance(image, str) else '(bytes)'} can not be read ({error.__class__.__name__}: {error})"
 
-    paths = {im for r in records for im in r.images if isinstance(im, str)}
+    files = {im for r in records for im in r.images if isinstance(im, (str, bytes))}
     with ThreadPoolExecutor(8) as pool:
-        sizes = dict(zip(paths, pool.map(size, paths)))
+        sizes = dict(zip(files, pool.map(size, files)))
     good, bad = [], []
     for r in records:
-        r.sizes = [sizes[im] if isinstance(im, str) else size(im) for im in r.images]
+        r.sizes = [sizes[im] if isinstance(im, (str, bytes)) else size(im) for im in r.images]
         wrong = [s for s in r.sizes if isinstance(s, str)]
         bad.append((f"row {r.id}", wrong[0])) if wrong else good.append(r)
     return good, bad

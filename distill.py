@@ -43,6 +43,7 @@ FATES = ("kept", "surplus", "duplicate", "wrong", "truncated", "format", "denial
 class Config:
     model: str = "out/tiny/rl"                    # the teacher: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"      # questions with answers; solutions in it are not looked at
+    columns: tuple[str, ...] = ()                 # OURS=THEIRS where the data names its columns otherwise: question=problem
     out: str = "out/distill/cold_start.jsonl"     # kept responses; OUT.pass_rates.jsonl stands beside it
     samples: int = 4                              # responses to each question
     keep: int = 1                                 # at most so many of them are kept
@@ -154,7 +155,7 @@ def distill(cfg):
         raise Refused(f"--keep {cfg.keep}: must be between 1 and --samples ({cfg.samples})")
     world = start(cfg.seed)
     out, rates, settings = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl"), Path(f"{cfg.out}.settings.json")
-    records = read_records(cfg.data, limit_bad=cfg.limit_bad)[:cfg.limit or None]
+    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad)[:cfg.limit or None]
     if twice := [i for i, n in Counter(r.id for r in records).items() if n > 1]:
         raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such ids). "
                       f"Pass rates are kept by id, so give every row its own.")

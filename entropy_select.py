@@ -51,6 +51,7 @@ NAMES = {"critical_entropy": "critical-token entropy", "accuracy": "validation a
 class Config:
     folder: str = "out/tiny/rl"                   # run folder whose step_* checkpoints are compared
     data: str = "data/tiny/val.jsonl"             # questions with answers; not the ones that RL trained on
+    columns: tuple[str, ...] = ()                 # OURS=THEIRS where the data names its columns otherwise: question=problem
     probe: int = 128                              # how many of them, drawn at random with --seed; the same for every checkpoint
     samples: int = 4                              # responses to each question
     max_new_tokens: int = 8192                    # longest response
@@ -185,7 +186,7 @@ def sample_probe(cfg, prompts, sampler, world, name):
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(checkpoint.glob("model*.safetensors"))}
-    flags = ("data", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "pixels", "dtype", "seed")
+    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "pixels", "dtype", "seed")
     questions = hashlib.sha256(json.dumps([[r.id, r.text(), r.answer] for r in records]).encode()).hexdigest()
     settings = {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "questions": questions}
     return json.loads(json.dumps(settings))  # as it is read back
@@ -204,7 +205,7 @@ def select(cfg):
     if not checkpoints:
         raise Refused(f"--folder {cfg.folder}: no step_* folder there. Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
-    records = read_records(cfg.data)
+    records = read_records(cfg.data, cfg.columns)
     if len(records) < 2:
         raise Refused(f"--data {cfg.data}: {len(records)} question(s) are too few to compare checkpoints")
     records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]  # rows may stand sorted by subject

@@ -34,6 +34,7 @@ from signals import CRITICAL_WORDS, denies_image, repetition
 class Config:
     model: str = "out/tiny/cold_start"            # where to start: model folder, run folder or hub name
     data: str = "data/tiny/rl.jsonl"              # rows with question, images, answer (maths only in the paper)
+    columns: tuple[str, ...] = ()                 # OURS=THEIRS where the data names its columns otherwise: question=problem
     out: str = "out/grpo"                         # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
     steps: int = 528                              # gradient batches; the released evaluation hints at step 528
@@ -300,7 +301,7 @@ class Watch:
 
 def load_prompts(cfg, source, chat):
     """Rows -> prompts; rows whose gold answer the rule cannot read are reported before training, not at step 412."""
-    records = read_records(source, limit_bad=cfg.limit_bad)
+    records = read_records(source, cfg.columns, limit_bad=cfg.limit_bad)
     unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
     if unreadable:
         listed = "; ".join(f"row {records[i].id}: {why}" for i, why in list(unreadable.items())[:5])

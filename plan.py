@@ -4,6 +4,8 @@ Only config.json is read: the model is built without weights (torch's meta devic
 Weights, gradients and optimizer are exact; activations are sums over the tensors that a block keeps for its backward,
 written out in `memory` so that they can be checked, and bench/gpu_check.py compares them with measured peaks.
 
+`python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images, lengths.
+
 `python plan.py dry_run GPUS GIB CONFIG grpo.py --flags ...` parses a stage's own flags and checks paths, data, versions,
 disk and memory without a GPU; the recipes' --dry_run is made of it. CONFIG is a folder with the config.json of the model
 that is to be trained (recipes/configs), for when its weights are not there yet.
@@ -23,6 +25,7 @@ import tyro
 from transformers import AutoModelForImageTextToText
 
 from common import Refused, main, say
+from data import Chat, read_records, subjects
 from model import CHUNK, PARTS, VLM, read_config
 
 GIB = 2 ** 30
@@ -185,6 +188,38 @@ def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
     return llm + encoder + connector
 
 
+# ----------------------------------------------------------------------------------------------------------- pre-pass of data
+
+@dataclass
+class DataConfig:
+    data: str = "data/tiny/rl.jsonl"              # JSONL, Parquet, folder or hub name
+    model: str = "out/tiny/cold_start"            # whose tokens are counted: model folder, run folder or hub name
+    columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
+    need: tuple[str, ...] = ("question", "answer")  # fields that may not be empty; supervised stages need question and solution
+    max_tiles: int = 12                           # tiles of an image (InternVL)
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
+    thinking: bool = True                         # the prompt ends with <think>
+
+
+def report(cfg):
+    """What a data set will be to a model: rows that drop out and why, images, lengths."""
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0)
+    prompts = chat.prompts(records, cfg.thinking)
+    sizes = [s for r in records for s in r.sizes]
+    written = chat.tokenizer([r.solution for r in records if r.solution], add_special_tokens=False)["input_ids"] if any(r.solution for r in records) else []
+    table = {"images of a row": [len(r.images) for r in records], "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
+             "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts], "prompt tokens": [len(p.full) for p in prompts],
+             "solution tokens": [len(ids) for ids in written], "options": [len(r.options) for r in records]}
+    say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of {chat.context:,} tokens; subjects: {subjects(records)}")
+    say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")
+    for what, n in table.items():
+        n = sorted(n) or [0]
+        say(f"  {what:<24} {n[0]:>8,} {n[len(n) // 2]:>8,} {n[int(0.99 * len(n))]:>8,} {n[-1]:>8,}")
+    first = prompts[0]
+    say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(first.ids)}\nanswer: {first.record.answer!r}")
+
+
 # ---------------------------------------------------------------------------------------------------------------- dry run
 
 def dry_run(gpus, gpu_gib, config, script, *flags):
@@ -203,12 +238,10 @@ def dry_run(gpus, gpu_gib, config, script, *flags):
         if not (path := getattr(cfg, name, "")):
             continue
         if Path(path).exists():
-            from data import read_records
             more = {"need": ("question", "solution")} if script in ("sft.py", "connector_tune.py") else {}
             try:
-                columns = dict(c.split("=", 1) for c in getattr(cfg, "columns", ()))
-                look(f"  --{name} {path}: {len(read_records(path, columns=columns, **more)):,} rows can be used")
-            except (Refused, KeyError) as error:
+                look(f"  --{name} {path}: {len(read_records(path, getattr(cfg, 'columns', ()), **more)):,} rows can be used")
+            except Refused as error:
                 problems.append(f"--{name} {path}: {error}")
         elif made(path) or hub(path):
             look(f"  --{name} {path}: " + ("made by an earlier stage" if made(path) else "from the hub, not looked at here"))
@@ -233,10 +266,14 @@ def dry_run(gpus, gpu_gib, config, script, *flags):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["dry_run"]:
+    if sys.argv[1:2] == ["data"]:
+        sys.argv.pop(1)
+        main(report, DataConfig)
+    elif sys.argv[1:2] == ["dry_run"]:
         try:
             found = dry_run(*sys.argv[2:])
         except Refused as error:
             found = [str(error)]
         sys.exit("\n".join(["", *found]) if found else 0)
-    main(plan, Config)
+    else:
+        main(plan, Config)

@@ -24,6 +24,7 @@ from model import PARTS, even_out, load, make_optimizer, shard, share, update
 class Config:
     model: str = "out/tiny/base"                  # where to start: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"      # rows with question, images, answer and solution
+    columns: tuple[str, ...] = ()                 # OURS=THEIRS where the data names its columns otherwise: question=problem
     out: str = "out/cold_start"                   # run folder; the same command again goes on where it stopped
     val: str = ""                                 # rows for a validation loss, measured with every save ("" = none)
     train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
@@ -87,9 +88,9 @@ def train(cfg):
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, may_change=("save_every", "max_tokens", "checkpointing", "hybrid", "offload"))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
-    records = read_records(cfg.data, need=("question", "solution"), limit_bad=cfg.limit_bad)
+    records = read_records(cfg.data, cfg.columns, need=("question", "solution"), limit_bad=cfg.limit_bad)
     rows = supervised(records, chat, cfg.thinking, cfg.max_length)
-    val = supervised(read_records(cfg.val, need=("question", "solution")), chat, cfg.thinking, cfg.max_length) if cfg.val else []
+    val = supervised(read_records(cfg.val, cfg.columns, need=("question", "solution")), chat, cfg.thinking, cfg.max_length) if cfg.val else []
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)

@@ -132,7 +132,7 @@ class World:
         monkeypatch.setattr(es, "load", lambda path, **_: Weights(step=int(path[-6:])))
         monkeypatch.setattr(es, "Chat", chat)
         monkeypatch.setattr(es, "make_sampler", lambda *_, **__: self)
-        monkeypatch.setattr(es, "read_records", lambda _: [Record(f"q{i}", "?", answer="4") for i in range(40)])
+        monkeypatch.setattr(es, "read_records", lambda *_: [Record(f"q{i}", "?", answer="4") for i in range(40)])
 
     def sync(self, vlm):
         pass
@@ -181,7 +181,7 @@ def test_measuring_again_samples_nothing(run, monkeypatch):
     (run / "step_000020" / "model.safetensors").write_bytes(b"retrained")
     es.select(es.Config(**{**vars(cfg), "samples": 2}))
     assert world.sampled == 2 * [10, 20, 30] + [20]
-    monkeypatch.setattr(es, "read_records", lambda _: [Record(f"q{i}", "new?", answer="4") for i in range(40)])
+    monkeypatch.setattr(es, "read_records", lambda *_: [Record(f"q{i}", "new?", answer="4") for i in range(40)])
     es.select(es.Config(**{**vars(cfg), "samples": 2}))  # the same ids, other questions
     assert world.sampled == 2 * [10, 20, 30] + [20] + [10, 20, 30]
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, run, monkeypatch):
     World(monkeypatch)
     with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):
         es.select(es.Config(folder=str(tmp_path)))
-    monkeypatch.setattr(es, "read_records", lambda _: [Record("q", "?", answer="4")])
+    monkeypatch.setattr(es, "read_records", lambda *_: [Record("q", "?", answer="4")])
     with pytest.raises(Refused, match="too few to compare"):
         es.select(es.Config(folder=str(run)))
 
