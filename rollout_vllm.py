@@ -68,6 +68,7 @@ class VLLMSampler:
             limits = {"size": {edge: chat.processor.size[edge] for edge in ("shortest_edge", "longest_edge")}}
         else:
             limits = {"crop_to_patches": chat.processor.crop_to_patches, "max_patches": chat.processor.max_patches}
+        limits["use_fast"] = False  # PIL like ours: torchvision rounds resized pixels elsewhere, half a percent of their range
         hf_logging.set_verbosity_error()
         with torch.random.fork_rng(), warnings.catch_warnings():  # the engine seeds the whole process
             warnings.simplefilter("ignore", FutureWarning)
@@ -80,6 +81,10 @@ class VLLMSampler:
                 generation_config="vllm")  # not the model folder's: its top_p and penalties would bias the policy gradient
         self.llm.llm_engine.engine_core._finalizer.detach()  # or vLLM destroys the trainer's process groups when it is collected
         atexit.register(gc.unfreeze)  # the part of that shutdown without which python ends with a page of leaks
+        theirs = self.llm.renderer.get_mm_processor().info.get_hf_processor().image_processor
+        if type(theirs) is not type(chat.processor):
+            raise Refused(f"vLLM would prepare images with {type(theirs).__name__}, the trainer does with {type(chat.processor).__name__}: "
+                          f"their pixels differ (rollout_vllm.py, use_fast)")
         self.synced = checksums(vlm) if vlm else None
         if world is not None:
             self.sync(vlm)  # a resumed run is not at its first weights any more
