@@ -27,15 +27,15 @@ $(W)/world.json: .venv/ready
 
 # the base model, from nothing: first to see (captions), then to answer and to calculate
 $(T)/captions.done: $(W)/world.json
-	$(PY) sft.py --model $(W)/model --data $(W)/captions.jsonl --no-thinking --lr 1e-3 --epochs 1 --seed $(SEED) --out $(T)/captions
+	$(PY) sft.py --model $(W)/model --data $(W)/captions.jsonl --no-thinking --optimizer muon --lr 3e-3 --epochs 1 --seed $(SEED) --out $(T)/captions
 	touch $@
 
 $(T)/base.done: $(T)/captions.done
-	$(PY) sft.py --model $(T)/captions --data $(W)/base.jsonl --no-thinking --lr 1e-3 --epochs 1 --seed $(SEED) --out $(T)/base
+	$(PY) sft.py --model $(T)/captions --data $(W)/base.jsonl --no-thinking --optimizer muon --lr 2e-3 --epochs 1 --seed $(SEED) --out $(T)/base
 	touch $@
 
 $(T)/cold_start.done: $(T)/base.done
-	$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --lr 3e-4 --epochs 1 --seed $(SEED) --out $(T)/cold_start
+	$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --lr 1e-3 --epochs 2 --seed $(SEED) --out $(T)/cold_start
 	touch $@
 
 $(T)/rl.done: $(T)/cold_start.done
