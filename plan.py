@@ -157,7 +157,8 @@ def plan(cfg):
     for phase, rows in memory(s, cfg).items():
         for what, n in rows.items():
             say(f"  {what:<50} {n:>8.1f}") if n else None
-        say(f"  {phase + ' phase':<50} {sum(rows.values()):>8.1f}   of {room(cfg):.1f}\n")
+        least = f", --vllm_memory {sum(n for what, n in rows.items() if 'sampler' in what) / cfg.gpu_gib:.2f} or more" * (phase == "sampling" and cfg.rollout == "vllm")
+        say(f"  {phase + ' phase':<50} {sum(rows.values()):>8.1f}   of {room(cfg):.1f}{least}\n")
     host = (16 if cfg.offload else 0) * s["total"] / GIB
     say(f"  host memory: {2 * s['total'] / GIB:.0f} GiB where rank 0 reads the weights" + f", {host:.0f} over all nodes" * (host > 0)
         + f"; disk: {4 * s['total'] / GIB:.0f} GiB a checkpoint and {(4 * s['total'] + 8 * sum(s['parts'][p] for p in cfg.train)) / GIB:.0f} for the newest one's trainer/")
@@ -260,8 +261,9 @@ def dry_run(gpus, gpu_gib, config, script, *flags):
                        max_new_tokens=getattr(cfg, "max_new_tokens", 8192), tensor_parallel=getattr(cfg, "tensor_parallel", 1))
         if not plan(asked):
             problems.append(f"{script}: more memory than {gpus} GPUs of {gpu_gib} GiB have")
-    free = shutil.disk_usage(next(p for p in Path(cfg.out).absolute().parents if p.exists())).free / GIB
-    look(f"  disk: {free:.0f} GiB free for {cfg.out}")
+    out = getattr(cfg, "out", source)
+    free = shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free / GIB
+    look(f"  disk: {free:.0f} GiB free for {out}")
     return problems
 
 

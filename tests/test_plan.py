@@ -94,14 +94,37 @@ def test_flops_against_torch(model_path, chat, groups):
     assert ours == pytest.approx(matrices, rel=0.05)
 
 
-def dry(tmp_path, script, *flags):
-    return subprocess.run([sys.executable, "plan.py", "dry_run", "8", "80", "recipes/configs/InternVL3-1B", script, *flags], cwd=ROOT,
-                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def test_dry_run_of_a_stage(tmp_path, rows, capsys):
+def test_dry_run_of_a_stage(tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Q", "solution": "S"}) + "\n")
     found = plan.dry_run("8", "80", "recipes/configs/InternVL3-1B", "sft.py", "--model", "OpenGVLab/InternVL3-1B-hf", "--data", str(tmp_path / "rows.jsonl"))
     assert found == [] and "1 rows can be used" in capsys.readouterr().out
     found = plan.dry_run("1", "8", "recipes/configs/InternVL3-8B", "grpo.py", "--model", "/no/such", "--data", "none.jsonl")
     assert [p.split(":")[0] for p in found] == ["--model /no/such", "--data none.jsonl", "grpo.py"]
+
+
+@pytest.mark.parametrize("recipe", ["r1v3_38b", "internvl3_1b", "qwen2_5_vl_3b", "multi_node"])
+def test_recipe_dry_run(recipe, tmp_path, monkeypatch):
+    """Every stage of the recipe passes its own dry run when the data are there, and is stopped when they are not."""
+    monkeypatch.chdir(ROOT)
+    row = {"question": "Q", "problem": "Q", "answer": "7", "solution": "S"}
+    env = {"PATH": os.environ["PATH"], "PY": "echo"}  # prints the checks instead of running them
+    for name in ("COLD", "MATHS", "HELD_OUT", "BREADTH", "BREADTH_VAL"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        env[name] = str(tmp_path / f"{name}.jsonl")
+    ran = subprocess.run(["bash", f"recipes/{recipe}.sh", "--dry_run"], env=env, capture_output=True, text=True, check=True)
+    stages = [line.split()[2:] for line in ran.stdout.splitlines() if line.startswith("plan.py dry_run")]
+    scripts = [s[3] for s in stages]
+    assert ran.stdout.endswith("all checked, all done\n") and "grpo.py" in scripts
+    if recipe != "multi_node":
+        assert [s for s in dict.fromkeys(scripts)] == ["sft.py", "grpo.py", "entropy_select.py", "connector_tune.py", "eval_mmmu.py"]
+    for stage in stages:
+        assert plan.dry_run(*stage) == [], stage
+    (tmp_path / "MATHS.jsonl").unlink()
+    assert any(plan.dry_run(*s) for s in stages[:2])
+
+
+def test_recipe_stops_when_something_is_missing(tmp_path):
+    ran = subprocess.run(["bash", "recipes/multi_node.sh", "--dry_run"], cwd=ROOT, capture_output=True, text=True,
+                         env={**os.environ, "PY": sys.executable, "MATHS": "no_such.jsonl"})
+    assert ran.returncode == 1 and "no_such.jsonl: no such file" in ran.stderr and "something above would stop" in ran.stdout
+    assert "it fits" in ran.stdout
