@@ -77,7 +77,8 @@ class VLLMSampler:
                 distributed_executor_backend="external_launcher" if size > 1 else None, gpu_memory_utilization=memory,
                 enable_sleep_mode=self.sleeps, enforce_eager=not gpu, limit_mm_per_prompt={"image": IMAGES, "video": 0},
                 mm_processor_kwargs=limits, enable_prefix_caching=True, logprobs_mode="processed_logprobs",
-                use_tqdm_on_load=False,
+                use_tqdm_on_load=False, **({} if gpu else dict(  # seeds and prompts in chunks do not go together on a CPU (vLLM 0.32)
+                    enable_chunked_prefill=False, max_num_batched_tokens=max(8192, chat.context))),
                 generation_config="vllm")  # not the model folder's: its top_p and penalties would bias the policy gradient
         self.llm.llm_engine.engine_core._finalizer.detach()  # or vLLM destroys the trainer's process groups when it is collected
         atexit.register(gc.unfreeze)  # the part of that shutdown without which python ends with a page of leaks
@@ -103,15 +104,19 @@ class VLLMSampler:
         self._wake("weights", "kv_cache")
         mine = [(p, seed_of(seed, i)) for i, p in enumerate(prompts)]
         everyone = self._gather(mine)  # processes that share an engine feed it the same requests
+        draws = n if temperature else 1  # the most likely response is the same n times, and vLLM insists
         never = {i: -1e9 for i in {*self._never(), *ban}}
         for p, own_seed in everyone[0]:
             request = {"prompt_token_ids": p.ids}
             if p.record.shown:
                 request["multi_modal_data"] = {"image": [open_image(p.record.images[i]) for i in p.record.shown]}
-            self.llm.enqueue(request, SamplingParams(
-                n=n, temperature=temperature, seed=own_seed, max_tokens=min(max_new_tokens, self.chat.context - len(p.full)),
-                logprobs=0, flat_logprobs=True, logit_bias=never, ignore_eos=True, stop_token_ids=self.chat.stop_ids,
-                detokenize=False), use_tqdm=False)
+            how = SamplingParams(
+                n=draws, temperature=temperature, seed=own_seed, max_tokens=min(max_new_tokens, self.chat.context - len(p.full)), logprobs=0,
+                flat_logprobs=True, logit_bias=never, ignore_eos=True, stop_token_ids=self.chat.stop_ids, detokenize=False)
+            try:
+                self.llm.enqueue(request, how, use_tqdm=False)
+            except ValueError as error:
+                raise Refused(f"row {p.record.id}: vLLM refuses the prompt ({error})") from error
         outputs = {}
         with tqdm(total=n * len(everyone[0]), desc=progress, disable=progress is None, unit="response", leave=False, dynamic_ncols=True) as bar:
             while self.llm.llm_engine.has_unfinished_requests():
@@ -123,7 +128,7 @@ class VLLMSampler:
             self.llm.sleep(level=1)
             self.asleep = {"weights", "kv_cache"}
         outputs = [outputs[i] for i in sorted(outputs)][everyone[1]:][:len(prompts)]
-        return [self._group(p, output) for p, output in zip(prompts, outputs, strict=True)]
+        return [self._group(p, output) * (n // draws) for p, output in zip(prompts, outputs, strict=True)]
 
     def _group(self, prompt, output):
         if output.prompt_token_ids != prompt.full:
@@ -214,7 +219,7 @@ def receive(worker, vlm, parts, family, dtype):
         if not both or theirs != [s for s, _ in both]:
             raise Refused(f"the {part}'s tensors in vLLM are not those that the trainer sent: {sum(theirs)} against {sum(s for s, _ in both)}")
     # tied weights stay one tensor
-    if vlm.hf.config.get_text_config().tie_word_embeddings:
+    if vlm.hf.lm_head.weight is vlm.hf.model.language_model.embed_tokens.weight:
         head, words = (model.get_parameter(rename(n)) for n in ("lm_head.weight", "model.language_model.embed_tokens.weight"))
         if head.data_ptr() != words.data_ptr():
             raise Refused("vLLM untied the word embeddings from the output layer in a sync")

@@ -38,7 +38,7 @@ def make_qwen(folder, tied=False, width=96, layers=3, depth=4, seed=0):
                            window_size=16, fullatt_block_indexes=[1, depth - 1], out_hidden_size=width, temporal_patch_size=2),
         text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
                          num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None, eos_token_id=stop,
-                         pad_token_id=pad, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}),
+                         pad_token_id=pad, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [width // 48, width // 32, width // 32]}),
         image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end, tie_word_embeddings=tied)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,0 +1,453 @@
+"""The real vLLM against the trainer: `make test-vllm` runs these in an environment of their own; `make test` leaves them out.
+
+Small random checkpoints of both families, fp32. Their generation_config.json asks for top-p, penalties and another
+temperature, which must not reach a sample. The file is also the worker of its tests with torchrun and of those that are killed.
+"""
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("vllm.config") is None:
+    pytest.skip("vLLM is not installed: make test-vllm", allow_module_level=True)
+
+import torch
+from PIL import Image, ImageOps
+from transformers import GenerationConfig
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tiny")]
+
+import distill
+import entropy_select
+import eval_mmmu
+import families
+import grpo
+import rollout_vllm
+from common import Refused, World, newest_checkpoint, read_jsonl, seed_of
+from data import Chat, read_records
+from model import PARTS, load, make_optimizer
+from rollout import add_entropy, make_sampler
+from rollout_vllm import VLLMSampler, checksums
+
+ONE = World(0, 1, torch.device("cpu"))
+EXACT = 1e-5  # nats, any token
+ENDS = list(range(0, 500, 20))  # ids that end a response in some tests: a random model hardly writes the true one
+
+
+def misleading(folder):
+    """What Qwen2.5-VL ships with and worse: defaults that vLLM would sample with, if it was left to it."""
+    path = folder / "generation_config.json"
+    keep = GenerationConfig.from_pretrained(folder)
+    path.write_text(json.dumps(dict(eos_token_id=keep.eos_token_id, pad_token_id=keep.pad_token_id, do_sample=True, temperature=0.3,
+                                    top_p=0.5, top_k=5, repetition_penalty=1.5)))
+    return str(folder)
+
+
+class Setting:
+    """A family's checkpoint, its trainer and the one engine of this session (an engine takes five seconds)."""
+
+    def __init__(self, path, rows):
+        self.path, self.records = path, rows
+        self.chat = Chat(path, max_tiles=4)
+        self.prompts = self.chat.prompts(rows)
+        self.sampler = VLLMSampler(load(path), self.chat, ONE, "fp32")
+
+    def fresh(self, train=PARTS):
+        """The trainer at its first weights, and the engine with it."""
+        vlm = load(self.path, train=train)
+        self.chat.stop_ids = self.chat._stop_ids()
+        self.sampler.sync(load(self.path))
+        self.sampler.sync(vlm)
+        return vlm
+
+
+@pytest.fixture(scope="session", params=["internvl", "qwen2_5_vl", "qwen2_5_vl tied"])
+def setting(request, model_path, rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param.replace(" ", "_")) / "model"
+    if request.param == "internvl":
+        shutil.copytree(model_path, folder)
+    else:
+        folder.mkdir()
+        families.make_qwen(folder, tied="tied" in request.param, width=192)
+    return Setting(misleading(folder), rows)
+
+
+@pytest.fixture(scope="session")
+def internvl(model_path, rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one") / "model"
+    shutil.copytree(model_path, folder)
+    return Setting(misleading(folder), rows)
+
+
+def gap(vlm, chat, groups, temperature=1.0):
+    """Largest difference of a token's log-prob between sampler and trainer."""
+    pack, = chat.packs([(g[0].prompt, [r.ids for r in g]) for g in groups], temperature=temperature)
+    with torch.no_grad():
+        logp, _ = vlm(pack)
+    return float((logp - torch.cat([r.logp for g in groups for r in g])).abs().max())
+
+
+def disturb(vlm, parts, size=0.02, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in parts:
+            for p in vlm.parts()[part].values():
+                p.add_(size * torch.randn(p.shape, generator=g))
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_numbers_are_the_trainers(setting, temperature):
+    """One image, two, tiles, none: at the first step, and after three optimizer steps, each with a sync."""
+    vlm, s = setting.fresh(), setting
+    optimizer = make_optimizer(vlm, 0.0)
+    for step in range(4):
+        groups = s.sampler.generate(s.prompts, 3, 20, temperature, seed=step)
+        assert [g[0].prompt.record.id for g in groups] == list("abcdefgh") and all(len(g) == 3 for g in groups)
+        assert gap(vlm, s.chat, groups, temperature) < EXACT, step
+        pack, = s.chat.packs([(g[0].prompt, [r.ids for r in g]) for g in groups], temperature=temperature)
+        vlm(pack)[0].mean().backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3
+        optimizer.step()
+        optimizer.zero_grad()
+        s.sampler.sync(vlm)
+
+
+def test_samples_follow_the_distribution(internvl):
+    """The mean log-prob of what is drawn is minus the entropy: nothing is cut off and nothing penalised."""
+    vlm = internvl.fresh()
+    groups = internvl.sampler.generate(internvl.prompts, 40, 20, seed=3)
+    assert all(r.entropy is None for g in groups for r in g)
+    add_entropy(groups, vlm, internvl.chat)
+    logp, entropy = (torch.cat([getattr(r, what) for g in groups for r in g]) for what in ("logp", "entropy"))
+    assert len(logp) > 4000 and abs(float((logp + entropy).mean())) < 4 * float((logp + entropy).std()) / len(logp) ** 0.5
+
+
+def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
+    vlm, chat = internvl.fresh(), internvl.chat
+    monkeypatch.setattr(chat, "stop_ids", ENDS)
+    for g in internvl.sampler.generate(internvl.prompts, 4, 30, seed=1):
+        for r in g:
+            assert r.finish == ("stop" if r.ids[-1] in ENDS else "length") and not set(r.ids[:-1]) & set(ENDS)
+            assert len(r.ids) == len(r.logp) == len(r.pieces) <= 30 and "".join(r.pieces) == r.text
+    greedy = [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts, 2, 30, temperature=0)]
+    plain = [[r.ids for r in g] for g in make_sampler("torch", vlm, chat).generate(internvl.prompts, 2, 30, temperature=0)]
+    assert greedy == plain
+    with pytest.raises(Refused, match="temperature 0.001"):
+        internvl.sampler.generate(internvl.prompts, 1, 3, temperature=0.001)
+
+
+def test_seeds(internvl):
+    internvl.fresh()
+    ids = lambda seed: [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]  # noqa: E731
+    first = ids(seed_of(0, 7, rank=0))
+    assert first == ids(seed_of(0, 7, rank=0))
+    flat = [tuple(r) for g in first for r in g]
+    assert len(set(flat)) == len(flat)
+    for other in (seed_of(0, 7, rank=1), seed_of(0, 8, rank=0), seed_of(1, 7, rank=0)):
+        assert ids(other) != first
+
+
+def test_ids_that_are_never_written(internvl):
+    """Image placeholders, even by a model that wants nothing else; the words of --ban."""
+    vlm = internvl.fresh()
+    with torch.no_grad():
+        vlm.hf.lm_head.weight[internvl.chat.image_id] = 50 * vlm.hf.lm_head.weight.mean(0)
+        vlm.hf.lm_head.weight[internvl.chat.image_id] *= torch.sign(vlm.hf.lm_head.weight[internvl.chat.image_id])
+    internvl.sampler.sync(vlm)
+    groups = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2)
+    drawn = {i for g in groups for r in g for i in r.ids}
+    assert internvl.chat.image_id not in drawn and gap(vlm, internvl.chat, groups) < 10 * EXACT
+    again = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2, ban=list(drawn)[:50])
+    assert not {i for g in again for r in g for i in r.ids} & set(list(drawn)[:50])
+
+
+def test_nothing_is_asked(internvl):
+    internvl.fresh()
+    assert internvl.sampler.generate([], 2, 5) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- sync
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_follows_with_the_same_images(setting, part):
+    """The connector alone, the encoder alone, the LLM alone. Images have been seen before: no cache may answer."""
+    vlm, s = setting.fresh(train=(part,)), setting
+    pictures = s.prompts[:2] + s.prompts[4:5]
+    assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
+    disturb(vlm, [part])
+    s.sampler.sync(vlm)
+    assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
+
+
+@pytest.mark.parametrize("cache", ["prefix", "encoder"])
+def test_without_the_reset_caches_answer(internvl, monkeypatch, cache):
+    """What the test above is for. (vLLM 0.32 empties half of its encoder cache in reload_weights; here it does not.)"""
+    vlm, llm = internvl.fresh(train=("connector",)), internvl.sampler.llm
+    internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1)
+    disturb(vlm, ["connector"])
+    with monkeypatch.context() as m:
+        runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+        m.setattr(runner, "reset_encoder_cache", lambda: None)
+        m.setattr(VLLMSampler, "reset_caches", lambda self: cache == "encoder" and llm.reset_prefix_cache())
+        internvl.sampler.sync(vlm)
+    stale = gap(vlm, internvl.chat, internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1))
+    internvl.sampler.reset_caches()
+    assert stale > 1e-3 > EXACT > gap(vlm, internvl.chat, internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1))
+
+
+def test_frozen_parts_stay_as_they_are(setting):
+    """A sync of the connector alone leaves the others' tensors in place, tied ones tied."""
+    vlm, s = setting.fresh(train=("connector",)), setting
+    for k in range(3):
+        disturb(vlm, ["connector"], seed=k)
+        s.sampler.sync(vlm)
+    assert gap(vlm, s.chat, s.sampler.generate(s.prompts, 2, 8, seed=1)) < EXACT
+
+
+def test_sync_that_leaves_a_tensor_out_is_refused(setting, monkeypatch):
+    vlm, s = setting.fresh(), setting
+    parts = vlm.parts()
+    name = next(n for n in parts["connector"] if n.endswith("weight"))
+    monkeypatch.setattr(vlm, "parts", lambda: {**parts, "connector": {k: v for k, v in parts["connector"].items() if k != name}})
+    with pytest.raises(Refused, match="1 tensors of vLLM were not what the sync"):
+        s.sampler.sync(vlm)
+
+
+def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch):
+    vlm = internvl.fresh()
+    real = internvl.sampler.llm.collective_rpc
+
+    def rpc(f, args):
+        def late(worker, *args):
+            reload = worker.reload_weights
+
+            def harmed(weights_iterator):  # vLLM gets other values than we summed up
+                reload(weights_iterator=((n, w + 1 if n.endswith("norm.weight") else w) for n, w in weights_iterator))
+            worker.worker.reload_weights = harmed
+            try:
+                return f(worker, *args)
+            finally:
+                del worker.worker.reload_weights
+        return real(late, args=args)
+    monkeypatch.setattr(internvl.sampler.llm, "collective_rpc", rpc)
+    with pytest.raises(Refused, match="the connector's|the llm's|the encoder's"):
+        internvl.sampler.sync(vlm)
+
+
+# -------------------------------------------------------------------------------------------------------------- guards
+
+def test_a_skipped_sync_is_refused(setting):
+    vlm, s = setting.fresh(), setting
+    for part in PARTS:
+        disturb(vlm, [part], size=1e-4)
+        with pytest.raises(Refused, match="sampler.sync"):
+            s.sampler.generate(s.prompts[:1], 1, 3)
+        s.sampler.sync(vlm)
+    optimizer = make_optimizer(vlm, 0.0)
+    next(p for p in vlm.parameters()).grad = torch.ones_like(next(p for p in vlm.parameters()))
+    before = checksums(vlm)
+    optimizer.step()
+    assert checksums(vlm) != before
+
+
+def test_doubled_placeholders_are_refused(setting):
+    setting.fresh()
+    prompt = setting.prompts[0]
+    doubled = type(prompt)(prompt.record, prompt.full, prompt.full)
+    with pytest.raises(Refused, match="row a: .*expanded twice"):
+        setting.sampler.generate([doubled], 1, 3)
+    assert setting.sampler.generate([prompt], 1, 3)  # and the engine lives on
+
+
+def test_other_tile_limits_are_refused(setting, rows):
+    """The trainer's chat allows another number of tiles, or of pixels, than the engine was started with."""
+    setting.fresh()
+    other = Chat(setting.path, max_tiles=1, pixels=(16 * 16, 16 * 16))
+    with pytest.raises(Refused, match="tile or pixel limits"):
+        setting.sampler.generate(other.prompts(rows)[4:5], 1, 3)
+
+
+def run_grpo(s, out, monkeypatch, vlm_of=lambda vlm: vlm, **flags):
+    """grpo.py with this session's engine."""
+    def engine(kind, vlm, *_, **__):
+        assert kind == "vllm"
+        s.sampler.sync(load(s.path))
+        s.sampler.sync(vlm)
+        return s.sampler
+    monkeypatch.setattr(grpo, "make_sampler", engine)
+    data = out / "rows.jsonl"
+    out.mkdir()
+    data.write_text("".join(json.dumps(dict(id=r.id, question=r.question, images=r.images, options=r.options, answer=r.answer)) + "\n"
+                            for r in s.records))
+    grpo.train(grpo.Config(model=s.path, data=str(data), out=str(out / "run"), max_tiles=4, dtype="fp32", rollout="vllm", **{
+        **dict(prompts=8, samples=3, max_new_tokens=12, steps=1, lr=1e-3, max_gap=0.01), **flags}))
+    return read_jsonl(out / "run" / "metrics.jsonl")
+
+
+def test_grpo_on_it(internvl, tmp_path, monkeypatch):
+    for m in run_grpo(internvl, tmp_path / "a", monkeypatch, steps=3, temperature=0.8):
+        assert m["gap"] < EXACT
+    rows = read_jsonl(tmp_path / "a" / "run" / "rollouts.jsonl")
+    assert all(len(r["entropy"]) == len(r["tokens"]) for r in rows)  # the trainer's
+
+
+def test_swapped_images_stop_the_run(internvl, tmp_path, monkeypatch):
+    """Same size, other pixels: no check of ids can see it, the gap does."""
+    monkeypatch.setattr(rollout_vllm, "open_image", lambda im: ImageOps.invert(Image.open(im).convert("RGB")))
+    with pytest.raises(Refused, match="disagree by .* other pixels"):
+        run_grpo(internvl, tmp_path / "a", monkeypatch)
+
+
+def test_a_temperature_on_one_side_stops_the_run(internvl, tmp_path, monkeypatch):
+    generate = VLLMSampler.generate
+    monkeypatch.setattr(VLLMSampler, "generate", lambda self, prompts, n, limit, temperature, seed: generate(self, prompts, n, limit, 1.0, seed))
+    with pytest.raises(Refused, match="disagree by .* another temperature"):
+        run_grpo(internvl, tmp_path / "a", monkeypatch, temperature=0.7)
+
+
+def test_importance_weights_are_on_by_default(internvl, tmp_path, monkeypatch):
+    """Off changes nothing here, where both sides agree; a small cut does, so the weights are there."""
+    norms = [run_grpo(internvl, tmp_path / str(clip), monkeypatch, is_clip=clip, samples=8, prompts=8)[0] for clip in (None, 0.0, 0.5)]
+    monkeypatch.undo()
+    default, off, half = (m["loss"] for m in norms)
+    assert default == pytest.approx(off, abs=1e-6) and half == pytest.approx(off / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("flag", ["--top_p", "--top_k", "--repetition_penalty"])
+def test_no_other_knobs_of_sampling(flag):
+    """They would sample from another distribution than the policy gradient assumes."""
+    done = subprocess.run([sys.executable, "grpo.py", flag, "0.9"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and flag in done.stdout + done.stderr
+
+
+def test_q_former_is_refused(internvl, monkeypatch):
+    monkeypatch.setattr(rollout_vllm, "has_qformer", lambda config: True)
+    with pytest.raises(Refused, match="Q-Former"):
+        VLLMSampler(None, internvl.chat)
+
+
+# ------------------------------------------------------------------------------------------------------- other scripts
+
+def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch):
+    """Each loads nothing but what it needs: distill and eval_mmmu have no trainer beside the engine."""
+    asked = []
+
+    def engine(kind, vlm, chat, *_, **__):
+        asked.append(vlm)
+        s = internvl.sampler
+        s.vlm, s.synced = vlm, vlm and checksums(vlm)
+        return s
+    run = tmp_path / "run"
+    for k in (1, 2):
+        vlm = load(internvl.path)
+        disturb(vlm, PARTS, size=0.01 * (k - 1))
+        (run / f"step_{k:06d}").mkdir(parents=True)
+        vlm.save(run / f"step_{k:06d}")
+    monkeypatch.setattr(entropy_select, "make_sampler", engine)
+    entropy_select.select(entropy_select.Config(folder=str(run), data=str(tiny / "val.jsonl"), probe=6, samples=2, max_new_tokens=12,
+                                                rollout="vllm", dtype="fp32", plot=False, max_tiles=4))
+    probes = [read_jsonl(run / "probe" / f"step_{k:06d}.jsonl")[1:] for k in (1, 2)]
+    assert all(len(r["entropy"]) == len(r["tokens"]) for p in probes for r in p) and probes[0] != probes[1]
+    assert (run / "selected.json").exists()
+
+    internvl.fresh()
+    monkeypatch.setattr(distill, "make_sampler", engine)
+    distill.distill(distill.Config(model=internvl.path, data=str(tiny / "rl.jsonl"), out=str(tmp_path / "set.jsonl"), samples=3, limit=4,
+                                   max_new_tokens=8, rollout="vllm", dtype="fp32", max_tiles=4))
+    assert len(read_jsonl(f"{tmp_path / 'set.jsonl'}.pass_rates.jsonl")) == 4
+
+    import rollout
+    monkeypatch.setattr(rollout, "make_sampler", engine)
+    eval_mmmu.evaluate(eval_mmmu.Config(model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, max_new_tokens=12,
+                                        budget=6, rollout="vllm", dtype="fp32", max_tiles=4))
+    assert json.loads((tmp_path / "eval" / "scores.json").read_text())["n"] == 8
+    assert asked[0] is not None and asked[1:] == [None, None]
+
+
+# ------------------------------------------------------------------------------------------- processes, and their ends
+
+def flags_of(tiny, out):
+    return ["grpo.py", "--model", str(tiny / "model"), "--data", str(tiny / "rl.jsonl"), "--out", str(out), "--rollout", "vllm", "--dtype", "fp32",
+            "--prompts", "4", "--samples", "3", "--max_new_tokens", "12", "--steps", "3", "--lr", "1e-3", "--save_every", "1", "--max_tiles", "4"]
+
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
+def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
+    """FSDP2 in two processes, tensors gathered for the sync; then the same prompts by two halves of one engine."""
+    found = []
+    for parallel in ("1", "2"):
+        out = tmp_path / parallel
+        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", *flags_of(tiny, out),
+                               "--tensor_parallel", parallel], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = read_jsonl(out / "metrics.jsonl")
+        assert [m["step"] for m in rows] == [1, 2, 3] and all(m["gap"] < EXACT for m in rows)
+        found.append([m["entropy"] for m in rows])
+    assert found[0] == pytest.approx(found[1], abs=1e-3)  # the same responses
+
+
+def test_killed_while_sampling_and_while_syncing(tiny, tmp_path):
+    """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on, to the same numbers."""
+    def run(out, where=""):
+        return subprocess.run([sys.executable, __file__, where, *flags_of(tiny, out)], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
+    straight = run(tmp_path / "straight")
+    assert straight.returncode == 0, straight.stderr[-3000:]
+    for where in ("sampling", "sync"):
+        out = tmp_path / where
+        assert run(out, where).returncode == -signal.SIGKILL
+        assert newest_checkpoint(out).name == "step_000001"
+        done = run(out)
+        assert done.returncode == 0 and "resumed" in done.stdout, done.stderr[-3000:]
+        both = [read_jsonl(path / "metrics.jsonl") for path in (tmp_path / "straight", out)]
+        for a, b in zip(*both, strict=True):
+            assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in ("step", "entropy", "length", "reward", "grad_norm")), where
+
+
+def suicide(where):
+    """Make grpo.py kill itself with signal 9 at its second step."""
+    import vllm.v1.engine.llm_engine as engine
+    calls = dict(generate=0, sync=0)
+    generate, sync, step = VLLMSampler.generate, VLLMSampler.sync, engine.LLMEngine.step
+
+    def counted(name, method):
+        def inner(*args, **kwargs):
+            calls[name] += 1
+            return method(*args, **kwargs)
+        return inner
+
+    def step_and_die(self):
+        out = step(self)
+        if where == "sampling" and calls["generate"] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return out
+
+    class Tensors(dict):
+        def items(self):
+            for i, item in enumerate(super().items()):
+                yield item
+                if where == "sync" and calls["sync"] == 3 and i == 10:  # the first is that of the start
+                    os.kill(os.getpid(), signal.SIGKILL)
+    parts = grpo.load.__globals__["VLM"].parts
+    VLLMSampler.generate, VLLMSampler.sync, engine.LLMEngine.step = counted("generate", generate), counted("sync", sync), step_and_die
+    grpo.load.__globals__["VLM"].parts = lambda self: {part: Tensors(tensors) for part, tensors in parts(self).items()}
+
+
+if __name__ == "__main__":
+    where = sys.argv.pop(1)
+    sys.argv.pop(1)
+    suicide(where)
+    from common import main
+    main(grpo.train, grpo.Config)
