@@ -67,8 +67,8 @@ class MergerConnector(nn.Module):
         """in the encoder: patches (P, width) -> features (P/4, 4 * width); project: features -> visual tokens (P/4, d)"""
         if not project:
             return features.reshape(-1, self.wide)
-        x = self.ln_q(features.view(len(features), -1, self.ln_q.normalized_shape[0]))
-        return self.mlp(x.flatten(1))
+        x = features.view(len(features), -1, *self.ln_q.normalized_shape).float()  # (P/4, 4, width)
+        return self.mlp(F.rms_norm(x, self.ln_q.normalized_shape, self.ln_q.weight.float(), self.ln_q.eps).flatten(1))
 
 
 class QFormer(nn.Module):

@@ -128,3 +128,13 @@ def test_recipe_stops_when_something_is_missing(tmp_path):
                          env={**os.environ, "PY": sys.executable, "MATHS": "no_such.jsonl"})
     assert ran.returncode == 1 and "no_such.jsonl: no such file" in ran.stderr and "something above would stop" in ran.stdout
     assert "it fits" in ran.stdout
+
+
+def test_gpu_check_runs_without_a_gpu(model_path, tmp_path, monkeypatch):
+    """The script for the first GPU, on a CPU: so that what fails there is the GPU."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import gpu_check
+    gpu_check.check(gpu_check.Config(device="cpu", shapes=(model_path,), tokens=256, steps=1, out=str(tmp_path / "out.json")))
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert len(results["parity"]) == 6 and all(row["good"] for row in results["parity"].values())
+    assert results["steps"]["model"]["tokens"] <= 256
