@@ -6,7 +6,6 @@ has no image. A rank that waits for ever is killed by a time limit and the tests
 """
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +88,7 @@ def both(tiny, rows, tmp_path_factory):
                                          "solution": r.solution} for r in rows])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(out[2]), str(given)]
     with open(out[2] / "log.txt", "w") as log:
-        two = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        two = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
             with pytest.MonkeyPatch.context() as m:
                 for stage, name in ((grpo, "make_sampler"), (grpo, "score_batch"), *((s, "even_out") for s in (sft, grpo, connector_tune))):
@@ -100,7 +99,8 @@ def both(tiny, rows, tmp_path_factory):
             code = f"no end within {LIMIT} s: a rank waits for another"
         finally:
             if two.poll() is None:
-                os.killpg(two.pid, signal.SIGKILL)
+                two.terminate()  # torchrun ends its ranks, which have sessions of their own
+                two.wait(60)
     assert code == 0, f"{code}\n{(out[2] / 'log.txt').read_text()[-3000:]}"
     return out
 
