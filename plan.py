@@ -57,7 +57,7 @@ def shape(path):
     parts = {part: sum(p.numel() for p in tensors.values()) for part, tensors in vlm.parts().items()}
     blocks = [sum(p.numel() for p in m.parameters()) for m in hf.modules() if type(m).__name__ in set(hf._no_split_modules)]
     t, v = config.text_config, config.vision_config
-    head = t.hidden_size // t.num_attention_heads
+    head = getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads
     return dict(
         vlm=vlm, parts=parts, total=sum(parts.values()), block=max(blocks), root=sum(parts.values()) - sum(blocks),
         d=t.hidden_size, layers=t.num_hidden_layers, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head, ff=t.intermediate_size,

@@ -1,9 +1,12 @@
 """Small random checkpoints of the families other than the embedded world's, in the layout of a real model folder."""
 import json
+import shutil
+from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
+                          Qwen2_5_VLForConditionalGeneration)
 
 SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # Qwen2.5-VL's own template, without video: the marks around an image are the template's
@@ -18,6 +21,32 @@ TEMPLATE = """\
 {{ '<|im_end|>\\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+
+
+def make_internvl35(folder, like, seed=0):
+    """The embedded world's folder with InternVL3.5's LLM (Qwen3: norms of queries and keys, a head size of its own) and the
+    norms of InternViT-6B (RMSNorm, of queries and keys too, no biases) in its encoder."""
+    for file in Path(like).glob("*"):
+        if file.is_file() and "safetensors" not in file.name:
+            shutil.copy(file, folder)
+    old = InternVLConfig.from_pretrained(like)
+    vision, text = old.vision_config.to_dict(), old.text_config
+    vision |= dict(norm_type="rms_norm", use_qk_norm=True, attention_bias=False, layer_scale_init_value=0.1)
+    text = dict(model_type="qwen3", vocab_size=text.vocab_size, hidden_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                intermediate_size=160, max_position_embeddings=512, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
+    config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=old.image_token_id, image_seq_length=9, downsample_ratio=0.5,
+                            tie_word_embeddings=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = InternVLForConditionalGeneration(config)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(1.5)
+            model.model.vision_tower.embeddings.position_embeddings.normal_(std=0.1)
+            model.model.vision_tower.embeddings.cls_token.normal_(std=0.1)
+    model.generation_config = GenerationConfig.from_pretrained(like)
+    model.save_pretrained(folder)
+    return folder
 
 
 def qwen_tokenizer():

@@ -1,19 +1,21 @@
 """Every family against plain transformers: packs and their gradients, positions, placeholder counts, names, saving, sampling."""
 import inspect
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageTextToText
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor
 
 import grpo
 import model
 from common import Refused
 from conftest import gradients, plain, write_jsonl
 from data import Chat, open_image, read_records
-from families import make_qwen
+from families import make_internvl35, make_qwen
 from model import PARTS, load
 from reward import Reward
 from rollout import TorchSampler
@@ -22,10 +24,10 @@ CONNECTORS = {
     "internvl": {f"model.multi_modal_projector.{n}.{w}" for n in ("layer_norm", "linear_1", "linear_2") for w in ("weight", "bias")},
     "qwen": {"model.visual.merger.ln_q.weight", *(f"model.visual.merger.mlp.{n}.{w}" for n in (0, 2) for w in ("weight", "bias"))},
 }
-CONNECTORS["qwen-tied"] = CONNECTORS["qwen"]
+CONNECTORS |= {"qwen-tied": CONNECTORS["qwen"], "internvl3.5": CONNECTORS["internvl"]}
 
 
-@pytest.fixture(scope="session", params=["internvl", "qwen", "qwen-tied"])
+@pytest.fixture(scope="session", params=["internvl", "internvl3.5", "qwen", "qwen-tied"])
 def family(request):
     return request.param
 
@@ -34,6 +36,8 @@ def family(request):
 def path(family, tmp_path_factory, model_path):
     if family == "internvl":
         return model_path
+    if family == "internvl3.5":
+        return str(make_internvl35(tmp_path_factory.mktemp(family), model_path))
     return str(make_qwen(tmp_path_factory.mktemp(family), tied=family == "qwen-tied"))
 
 
@@ -244,6 +248,17 @@ def test_grid_is_the_processors(qwen):
             got = chat.processor(Image.new("RGB", (w, h)), return_tensors="pt")
             assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in chat.grid((h, w)))]]
             assert chat.tiles((h, w)) * 4 == chat.processor.get_number_of_image_patches(h, w, {}) == len(got["pixel_values"])
+
+
+def test_prompt_is_the_real_processors(qwen, groups):
+    """Qwen2_5_VLProcessor itself wants torchvision for its videos; its own method that expands an image does not."""
+    chat = Chat(qwen)
+    for prompt in chat.prompts([p.record for p, _ in groups]):
+        inputs, at = chat.pixels(prompt), iter(range(9))
+        real = SimpleNamespace(image_processor=chat.processor, image_token=chat.image_mark)
+        text = chat._text(prompt.record, True)
+        text = re.sub(re.escape(chat.image_mark), lambda _: Qwen2_5_VLProcessor.replace_image_token(real, inputs, next(at)), text)
+        assert chat.tokenizer(text, add_special_tokens=False)["input_ids"] == prompt.full
 
 
 def test_pixels_equal_the_processor_on_all_images_at_once(qwen, groups):
