@@ -116,7 +116,7 @@ class Layout:
     the whole prefix. A prompt is a segment without a prefix; a response is a segment whose prefix is its prompt.
     """
 
-    def __init__(self, segments, pad_limit=1.3):
+    def __init__(self, segments, pad_limit=1.15):
         self.segments, self.pad_limit, self.device = torch.tensor(segments, dtype=torch.long).view(-1, 4), pad_limit, "cpu"
 
     def to(self, device):
@@ -170,12 +170,9 @@ class Layout:
         if fused(v):
             q_ends, k_ends, longest_q, longest_k, keys = self.flat
             return varlen(q, k.index_select(0, keys), v.index_select(0, keys), q_ends, k_ends, longest_q, longest_k, scale, causal=True)
-        repeat = q.shape[1] // k.shape[1]
         outs = []
         for q_at, k_at, mask, real, _ in self.buckets:
             Q, K, V = q[q_at].transpose(1, 2), k[k_at].transpose(1, 2), v[k_at].transpose(1, 2)  # (S, heads, L, h)
-            if repeat > 1:
-                K, V = K.repeat_interleave(repeat, 1), V.repeat_interleave(repeat, 1)
             o = attention(Q, K, V, mask, scale)
             outs.append(o.transpose(1, 2).flatten(0, 1)[real])  # (tokens of the bucket, heads, h)
         return torch.cat(outs)[self.back]
@@ -208,11 +205,19 @@ def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
 
 
 def attention(q, k, v, mask, scale):
-    """SDPA. On a CPU always in fp32, because its bf16 backward is six times slower than that."""
-    if q.device.type == "cpu":
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, scale=scale).to(v.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    """q (B, heads, Lq, h), k and v (B, kv_heads, Lk, h) -> (B, heads, Lq, h). SDPA, but short rows on a CPU are written out:
+    half the time of SDPA there, whose backward in bf16 is six times slower than in fp32."""
+    (B, H, Lq, h), kv = q.shape, k.shape[1]
+    with torch.autocast(q.device.type, enabled=False):
+        if q.device.type == "cpu" and B * H * Lq * k.shape[2] <= CHUNK:
+            shared = q.to(v.dtype).reshape(B, kv, H // kv * Lq, h)  # the query heads of a kv head side by side
+            scores = (shared @ k.to(v.dtype).transpose(-1, -2)).view(B, H, Lq, -1).float() * scale
+            scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+            return (scores.softmax(-1).to(v.dtype).view(B, kv, -1, k.shape[2]) @ v).view(B, H, Lq, h)
+        if H != kv:
+            k, v = k.repeat_interleave(H // kv, 1), v.repeat_interleave(H // kv, 1)
+        dtype = torch.float32 if q.device.type == "cpu" else v.dtype
+        return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), attn_mask=mask, scale=scale).to(v.dtype)
 
 
 def layout_attention(module, q, k, v, attention_mask=None, scaling=None, layout=None, cu_seq_lens_q=None, max_length_q=None, **_):

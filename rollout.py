@@ -187,21 +187,23 @@ class TorchSampler:
                 logits = logits.index_fill(-1, ban, -1e9)
             logp = logits.log_softmax(-1)
             probs = logp.exp()
-            noise = torch.empty_like(probs).exponential_(generator=generator)
-            token = (probs / noise if temperature else probs).argmax(-1)                       # exponential race: a categorical draw
-            active = length[alive] == 0                                                        # the others only pad their group
-            a = alive[active]
-            ids[a, t], logps[a, t] = token[active], logp.gather(-1, token[:, None])[:, 0][active]
-            entropies[a, t] = -(probs * logp).sum(-1)[active]
+            if temperature:  # the first token whose cumulated probability passes a uniform number
+                cdf = probs.double().cumsum(-1)
+                point = torch.rand(len(cdf), 1, generator=generator, dtype=cdf.dtype, device=device) * cdf[:, -1:]
+                token = torch.searchsorted(cdf, point, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
+            else:
+                token = probs.argmax(-1)
+            ids[alive, t], logps[alive, t] = token, logp.gather(-1, token[:, None])[:, 0]      # beyond a response's length nobody reads
+            entropies[alive, t] = -(probs * logp).sum(-1)
             ended = torch.isin(token, stop)
-            now = active & (ended | (t + 1 >= limit[alive]))
+            now = (length[alive] == 0) & (ended | (t + 1 >= limit[alive]))                     # ended rows only pad their group
             stopped[alive[now & ended]] = True
             length[alive[now]] = t + 1
             bar.update(int(now.sum()))
             running = length[alive] == 0
             if not running.any():
                 break
-            if running.float().mean() < 0.7:   # rows that have ended are dropped, groups kept rectangular
+            if running.float().mean() < 0.5:   # rows that have ended are dropped, groups kept rectangular
                 table = running.view(-1, cache.m)
                 m = int(table.sum(1).max())
                 groups = table.any(1).nonzero()[:, 0]

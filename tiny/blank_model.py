@@ -65,11 +65,11 @@ def save_blank_model(folder, seed):
     tokenizer = make_tokenizer()
     end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     config = InternVLConfig(
-        vision_config=dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=4, intermediate_size=512, image_size=[48, 48],
+        vision_config=dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, image_size=[48, 48],
                            patch_size=[8, 8], attention_bias=True, layer_scale_init_value=1.0, initializer_range=0.05),
-        text_config=dict(model_type="qwen2", vocab_size=len(tokenizer), hidden_size=192, num_hidden_layers=4, num_attention_heads=6,
-                         num_key_value_heads=2, intermediate_size=320, max_position_embeddings=512, rope_theta=10_000.0,
-                         initializer_range=0.05, tie_word_embeddings=False, bos_token_id=None, eos_token_id=end, pad_token_id=pad),
+        text_config=dict(model_type="qwen2", vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+                         num_key_value_heads=2, intermediate_size=384, max_position_embeddings=512, rope_theta=10_000.0,
+                         initializer_range=0.06, tie_word_embeddings=False, bos_token_id=None, eos_token_id=end, pad_token_id=pad),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), image_seq_length=9,  # 36 patches, four to a token
         downsample_ratio=0.5, tie_word_embeddings=False, dtype="float32")
     with torch.random.fork_rng():

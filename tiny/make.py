@@ -262,7 +262,7 @@ LINES = {"top row": (0, 1, 2), "middle row": (3, 4, 5), "bottom row": (6, 7, 8),
 ROWS = ("top row", "middle row", "bottom row")
 
 KINDS = {  # subject: {kind: weight}
-    "Math": {"read": 6, "sum_line": 18, "range_line": 14, "sum_two": 14, "diff_sums": 14, "count_over": 10, "corners": 10,
+    "Math": {"read": 6, "sum_line": 22, "range_line": 16, "sum_two": 7, "diff_sums": 7, "count_over": 10, "corners": 12,
              "product": 8, "two_images": 5, "image_options": 1.5},
     "Diagnostics_and_Laboratory_Medicine": {"read": 5, "sum_line": 16, "range_line": 12, "diff_sums": 12, "colour_line": 18,
                                             "colour_diff": 18, "count_over": 10, "two_images": 5, "image_options": 1.5},
