@@ -23,7 +23,8 @@ from PIL import Image, UnidentifiedImageError
 from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from common import Refused, resolve, say
-from model import Layout, read_config, visual_tokens
+from attention import Layout
+from model import read_config, visual_tokens
 
 THINK, END_THINK = "<think>\n", "</think>"
 IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")

@@ -3,7 +3,7 @@
 TorchSampler is the embedded default: plain torch, exact (its log-probs are the trainer's), and quick enough for small
 models on any machine. A prompt and its images are computed once for its whole group of n samples, and its keys and
 values are held once: every sample of the group reads the same ones. It runs the very modules that are trained, with
-the same attention hook as the packs (model.Layout); only the layouts differ.
+the same attention hook as the packs (attention.Layout); only the layouts differ.
 
 Sampling has one knob, the temperature. top-p, top-k and repetition penalties would sample from another distribution than
 the one that the policy gradient assumes, so they do not exist here.
@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from common import Refused
-from model import Layout, load
+from attention import Layout
+from model import load
 from signals import critical_spans
 
 

@@ -20,11 +20,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(ROOT / "tests")]
 import torch
 from transformers import AutoModelForImageTextToText
 
+import attention
 import model
 import plan
 from common import Refused, main, say
 from data import Chat, Pack, Record
-from model import PARTS, Layout, load, make_optimizer
+from attention import Layout
+from model import PARTS, load, make_optimizer
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12, "4090": 165e12}  # dense bf16, from the data sheets
 
@@ -62,8 +64,8 @@ def pack_of(chat):
 
 
 def run(path, device, dtype, fused=True):
-    was = model.fused
-    model.fused = was if fused else lambda x: False
+    was = attention.fused
+    attention.fused = was if fused else lambda x: False
     try:
         vlm = load(str(path), device, dtype)
         logp, entropy = vlm(pack_of(Chat(str(path), max_tiles=4)).to(device))
@@ -71,7 +73,7 @@ def run(path, device, dtype, fused=True):
         gradient = torch.cat([p.grad.flatten().double().cpu() for p in vlm.parameters()])
         return logp.detach().float().cpu(), gradient
     finally:
-        model.fused = was
+        attention.fused = was
 
 
 def parity(device):
@@ -163,7 +165,7 @@ def check(cfg):
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise Refused("no GPU here; --device cpu tries the script itself")
     results = {"device": torch.cuda.get_device_name(0) if cfg.device == "cuda" else "cpu", "torch": torch.__version__,
-               "flash_attn": model.flash_attn_varlen_func is not None, "parity": parity(cfg.device)}
+               "flash_attn": attention.flash_attn_varlen_func is not None, "parity": parity(cfg.device)}
     if not cfg.quick:
         results["steps"] = {}
         for shape in cfg.shapes:

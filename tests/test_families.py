@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor
 
+import connector_tune
 import grpo
-import model
+import attention
 from common import Refused
 from conftest import gradients, plain, write_jsonl
 from data import Chat, open_image, read_records
@@ -144,7 +145,7 @@ def test_varlen_arguments_of_torch_versions(monkeypatch, arguments):
     q, k, v = torch.randn(7, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
     q_ends, k_ends = torch.tensor([0, 3, 7]), torch.tensor([0, 4, 9])
     for causal in (True, False):
-        ours = model.varlen(q, k, v, q_ends, k_ends, 4, 5, 0.3, causal)
+        ours = attention.varlen(q, k, v, q_ends, k_ends, 4, 5, 0.3, causal)
         assert torch.allclose(ours, reference_varlen(q, k, v, q_ends, k_ends, 4, 5, 0.3, causal), atol=1e-6)
 
 
@@ -297,3 +298,18 @@ def test_three_steps_of_grpo(path, fifty, tmp_path, monkeypatch):
     assert [r["step"] for r in rows] == [1, 2, 3] and all(r["grad_norm"] > 0 for r in rows)
     assert all(r["gap"] < 1e-5 and r["ratio_max"] == 1.0 for r in rows)
     AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "step_000003")
+
+
+def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path):
+    """Byte for byte, with the encoder's features kept in a file or computed every time, rows without images among them."""
+    rows = [{**json.loads(line), "solution": "So it is.\n</think>\n\n\\boxed{3}"} for line in fifty.read_text().splitlines()][:8]
+    write_jsonl(fifty.parent / "taught.jsonl", rows)
+    losses = []
+    for name, gib in {"kept": 1.0, "computed": 0.0}.items():
+        connector_tune.train(connector_tune.Config(model=path, data=str(fifty.parent / "taught.jsonl"), val=str(fifty.parent / "taught.jsonl"), batch=4,
+                                                   out=str(tmp_path / name), lr=1e-3, epochs=2, val_every=4, max_tiles=3, dtype="fp32", features_gib=gib))
+        losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+        before, after = load_file(f"{path}/model.safetensors"), load_file(tmp_path / name / "step_000004" / "model.safetensors")
+        moved = {n for n in before if not torch.equal(before[n], after[n])}
+        assert before.keys() == after.keys() and len(moved) == len(CONNECTORS[family]) and all("projector" in n or "merger" in n for n in moved)
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -12,7 +12,8 @@ import model
 from common import Refused
 from conftest import gradients, plain, plain_forward
 from data import Chat, open_image
-from model import PARTS, Layout, load
+from attention import Layout
+from model import PARTS, load
 
 CONNECTOR = {f"model.multi_modal_projector.{n}.{w}" for n in ("layer_norm", "linear_1", "linear_2") for w in ("weight", "bias")}
 

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from reward import JUDGE_PROMPT, Verifier, VerifierDown, askable, parse_verdict, rates, score, score_batch
+from reward import Verifier, VerifierDown, askable, parse_verdict, rates, score, score_batch
+from verifier import JUDGE_PROMPT
 
 HERE = pathlib.Path(__file__).parent
 
