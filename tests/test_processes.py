@@ -23,15 +23,15 @@ from model import even_out
 from test_stages import Given, metrics, reward_of, tensors
 
 LIMIT = 240  # seconds for everything that two processes do, imports included
-TRAINED = [("connector",), ("encoder",), ("connector", "llm")]
-GRPO = {"grpo": {}, "everything": dict(minibatches=2, kl=0.1, checkpointing=True), "frozen": dict(train=("connector",), steps=1),
+TRAINED = [("connector",), ("encoder",)]
+GRPO = {"grpo": {}, "everything": dict(minibatches=2, kl=0.1, checkpointing=True, steps=1), "frozen": dict(train=("connector",), steps=1),
         "handed_over": dict(steps=1)}
 
 
 def run_grpo(folder, given, name, **more):
     """grpo.py on given responses: what ranks would sample differs by their seeds."""
     flags = dict(model=str(given / "model"), data=str(given / "mixed.jsonl"), max_tiles=4, dtype="fp32", lr=1e-3, max_tokens=60,
-                 prompts=4, samples=3, max_gap=1e9, steps=2, save_every=1)
+                 prompts=4, samples=3, max_gap=1e9, steps=2)
     grpo.train(grpo.Config(out=str(folder / name), **{**flags, **GRPO[name], **more}))
 
 
@@ -44,7 +44,7 @@ def jobs(folder, given, rank=0):
     for stage in (sft, grpo, connector_tune):
         stage.even_out = lambda own, world: packs.append((all := even_out(own, world)) and [
             len(all), len(all) - len(own), sum(not p.images for p, _ in all)]) or all
-    sft.train(sft.Config(**flags, **two_steps, val=data, out=str(folder / "sft"), save_every=1))
+    sft.train(sft.Config(**flags, **two_steps, val=data, out=str(folder / "sft")))
     sft.train(sft.Config(**{**flags, "dtype": "bf16"}, out=str(folder / "bf16"), batch=8, epochs=1))
     for train in TRAINED:
         connector_tune.train(connector_tune.Config(**flags, **two_steps, val=data, out=str(folder / "-".join(train)), train=train))
