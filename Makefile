@@ -39,7 +39,7 @@ $(T)/cold_start.done: $(T)/base.done
 	touch $@
 
 $(T)/rl.done: $(T)/cold_start.done
-	$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --samples 16 --lr 1e-4 --steps 160 --max_new_tokens 96 \
+	$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --samples 16 --lr 1e-4 --steps 120 --max_new_tokens 96 \
 		--high_entropy 1 --save_every 20 --seed $(SEED) --out $(T)/rl
 	touch $@
 
