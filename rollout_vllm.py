@@ -223,6 +223,9 @@ def receive(worker, vlm, parts, family, dtype):
         head, words = (model.get_parameter(rename(n)) for n in ("lm_head.weight", "model.language_model.embed_tokens.weight"))
         if head.data_ptr() != words.data_ptr():
             raise Refused("vLLM untied the word embeddings from the output layer in a sync")
+        if head.device.type == "cpu":  # there the output layer multiplies by a packed copy of its own, which a reload forgets
+            head = model.get_submodule(rename("lm_head.weight").removesuffix(".weight"))
+            head.quant_method.process_weights_after_loading(head)
 
 
 def checksums(vlm):

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -385,14 +384,25 @@ def flags_of(tiny, out):
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
+def ended(command, limit=240):
+    """(exit code, what it printed); killed with its children when it takes too long."""
+    with subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as p:
+        try:
+            text = p.communicate(timeout=limit)[0]
+            return p.returncode, text
+        except subprocess.TimeoutExpired:
+            os.killpg(p.pid, signal.SIGKILL)
+            return "too slow", p.communicate()[0]
+
+
 def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
     """FSDP2 in two processes, tensors gathered for the sync; then the same prompts by two halves of one engine."""
     found = []
     for parallel in ("1", "2"):
         out = tmp_path / parallel
-        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", *flags_of(tiny, out),
-                               "--tensor_parallel", parallel], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        code, text = ended([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *flags_of(tiny, out),
+                            "--tensor_parallel", parallel])
+        assert code == 0, text[-3000:]
         rows = read_jsonl(out / "metrics.jsonl")
         assert [m["step"] for m in rows] == [1, 2, 3] and all(m["gap"] < EXACT for m in rows)
         found.append([m["entropy"] for m in rows])
@@ -402,15 +412,15 @@ def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
 def test_killed_while_sampling_and_while_syncing(tiny, tmp_path):
     """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on, to the same numbers."""
     def run(out, where=""):
-        return subprocess.run([sys.executable, __file__, where, *flags_of(tiny, out)], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
-    straight = run(tmp_path / "straight")
-    assert straight.returncode == 0, straight.stderr[-3000:]
+        return ended([sys.executable, __file__, where, *flags_of(tiny, out)])
+    code, text = run(tmp_path / "straight")
+    assert code == 0, text[-3000:]
     for where in ("sampling", "sync"):
         out = tmp_path / where
-        assert run(out, where).returncode == -signal.SIGKILL
+        assert run(out, where)[0] == -signal.SIGKILL
         assert newest_checkpoint(out).name == "step_000001"
-        done = run(out)
-        assert done.returncode == 0 and "resumed" in done.stdout, done.stderr[-3000:]
+        code, text = run(out)
+        assert code == 0 and "resumed" in text, text[-3000:]
         both = [read_jsonl(path / "metrics.jsonl") for path in (tmp_path / "straight", out)]
         for a, b in zip(*both, strict=True):
             assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in ("step", "entropy", "length", "reward", "grad_norm")), where
