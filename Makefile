@@ -20,7 +20,7 @@ export GOMP_SPINCOUNT := 30000
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-tiny: $(T)/rl/curves.png $(T)/rl/page.html $(T)/results.json
+tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/results.json
 
 $(W)/world.json: .venv/ready
 	$(PY) tiny/make.py --out $(W) --seed $(SEED)
@@ -67,7 +67,7 @@ $(T)/results.json: $(foreach s,base cold_start rl connector,$(T)/$(s)/eval/score
 $(T)/rl/curves.png: $(T)/rl.done
 	$(PY) report.py curves $(T)/rl
 
-$(T)/rl/page.html: $(T)/rl.done
+$(T)/rl/rollouts.html: $(T)/rl.done
 	$(PY) report.py page $(T)/rl
 
 test: .venv/ready
