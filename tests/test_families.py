@@ -118,8 +118,8 @@ def test_fused_attention_gets_the_same_layout(path, chat, groups, monkeypatch):
     vlm = load(path)
     out = {}
     for fused in (False, True):
-        monkeypatch.setattr(model, "fused", lambda x, fused=fused: fused)
-        monkeypatch.setattr(model, "varlen", reference_varlen)
+        monkeypatch.setattr(attention, "fused", lambda x, fused=fused: fused)
+        monkeypatch.setattr(attention, "varlen", reference_varlen)
         pack, = chat.packs(groups)
         logp, entropy = vlm(pack)
         vlm.zero_grad()
@@ -141,7 +141,7 @@ def test_varlen_arguments_of_torch_versions(monkeypatch, arguments):
     had = set(arguments.split())
     parameters = [p for n, p in inspect.signature(later).parameters.items() if n in had or p.default is p.empty]
     later.__signature__ = inspect.Signature(parameters)
-    monkeypatch.setattr(model, "varlen_attn", later)
+    monkeypatch.setattr(attention, "varlen_attn", later)
     q, k, v = torch.randn(7, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
     q_ends, k_ends = torch.tensor([0, 3, 7]), torch.tensor([0, 4, 9])
     for causal in (True, False):
