@@ -8,6 +8,7 @@ that exists is complete.
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import math
 import os
@@ -135,7 +136,7 @@ class Run:
         self.dir, self.rank, self.bad = Path(out), world.rank, 0
         config = json.loads(json.dumps(dataclasses.asdict(cfg), default=str))
         path = self.dir / "config.json"
-        if path.exists() and any(p != path for p in self.dir.iterdir()):  # alone, it is of a run that was refused
+        if path.exists() and any(p.name not in {path.name, ".lock"} for p in self.dir.iterdir()):  # alone, it is of a run that was refused
             defaults = json.loads(json.dumps(dataclasses.asdict(type(cfg)()), default=str))  # of flags younger than the run
             before = {**defaults, **json.loads(path.read_text())["config"]}
             other = [f"--{k} was {before.get(k)!r}, now {config.get(k)!r}" for k in sorted({*before, *config})
@@ -145,10 +146,19 @@ class Run:
                               f"Use the same flags to go on, another --out to start afresh, or delete the folder.")
         self.last = newest_checkpoint(self.dir, with_trainer=True)
         self.step = int(self.last.name[5:]) if self.last else 0
+        if not self.last and (other := newest_checkpoint(self.dir)):
+            raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run can not go on. "
+                          f"Put that back, use another --out to start afresh, or delete {self.dir}.")
         if world.size > 1:
             dist.barrier()  # nobody writes before everybody has read
         if self.rank == 0:
             self.dir.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.dir / ".lock", "w")  # held until the process ends, however it ends
+            try:
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):  # other errors: a file system without locks
+                    raise Refused(f"another process is writing to {self.dir}: wait until it ends, or use another --out") from error
             write_text(path, json.dumps({"config": config, "command": " ".join(sys.argv), "processes": world.size,
                                          "device": str(world.device), **versions()}, indent=1))
             for name in ("metrics.jsonl", "rollouts.jsonl"):
@@ -254,7 +264,8 @@ def save(run, step, vlm, optimizer, world):
     trouble = ""
     try:
         if world.rank == 0:
-            shutil.rmtree(part, ignore_errors=True)
+            for left in run.dir.glob(".step_*.part"):  # by a run that was killed
+                shutil.rmtree(left)
             part.mkdir(parents=True)
         if world.size > 1:
             dist.barrier()
@@ -282,6 +293,13 @@ def save(run, step, vlm, optimizer, world):
     if world.size > 1:
         dist.barrier()
     run.last = final
+
+
+def discard(checkpoint):
+    """Delete a step_* folder. It loses its name first: killed half way, no half of it can be taken for a checkpoint."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.part")
+    os.rename(checkpoint, gone)
+    shutil.rmtree(gone)
 
 
 def resume(run, vlm, optimizer, world):

@@ -13,7 +13,6 @@ every later epoch (when the encoder is frozen and the file stays below --feature
 """
 import json
 import math
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from common import Refused, Run, batch_indices, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
+from common import Refused, Run, batch_indices, discard, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
 from data import Chat, read_records, subjects
 from model import even_out, load, make_optimizer, shard, share, update
 from sft import supervised, validation_loss
@@ -178,7 +177,7 @@ def keep_best(run, seen):
         write_text(run.dir / "selected.json", json.dumps({"step": step, "checkpoint": f"step_{step:06d}", "rule": "lowest validation loss", "val_loss": loss}))
         for old in run.dir.glob("step_*"):
             if old.name != f"step_{step:06d}" and old != newest_checkpoint(run.dir):
-                shutil.rmtree(old)
+                discard(old)
 
 
 if __name__ == "__main__":

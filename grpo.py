@@ -16,6 +16,7 @@ Look at the reward.
 import statistics
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from common import Refused, Run, batch_indices, gather, learning_rate, main, read_jsonl, resume, save, say, seed_of, start, total
 from data import Chat, read_records
-from model import PARTS, even_out, load, make_optimizer, shard, update
+from model import PARTS, even_out, load, make_optimizer, shard, share, update
 from reward import Verifier, VerifierDown, rates, score_batch, unreadable_golds
 from rollout import make_sampler
 from signals import CRITICAL_WORDS, denies_image, repetition
@@ -83,10 +84,11 @@ class Config:
 def advantages(reward):
     """reward (P, n), a row a group -> (P, n): (r - mean of the group) / std of the group [3.3].
 
-    Groups without spread get 0: they say nothing about which response was better.
+    Groups without spread get exactly 0: they say nothing about which response was better, and rounding must not either.
     """
     centred = reward - reward.mean(1, keepdim=True)
-    return centred / (reward.std(1, keepdim=True) + 1e-6)
+    spread = reward.amax(1, keepdim=True) > reward.amin(1, keepdim=True)
+    return spread * centred / (reward.std(1, keepdim=True) + 1e-6)
 
 
 def grpo_loss(logp, old_logp, adv, weight, clip_low=0.2, clip_high=0.2):
@@ -129,6 +131,7 @@ def train(cfg):
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
 
+    batch = cfg.prompts // cfg.minibatches * cfg.samples  # responses of a gradient step, over all processes
     watch, times = Watch(run), []
     bar = tqdm(total=cfg.steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
     for step in range(first, cfg.steps):
@@ -149,28 +152,33 @@ def train(cfg):
 
         # ---------------------------------------------------------------- advantage: each response against its group
         reward = torch.tensor([[r.total for r in rewards] for _, rewards in groups])       # (P, n)
-        adv = advantages(reward).to(world.device)                                          # (P, n)
+        adv = advantages(reward)                                                           # (P, n)
+        scored = [list(zip(rollouts, rewards, a)) for (rollouts, rewards), a in zip(groups, adv.tolist())]
 
-        # ---------------------------------------------------------------- loss: packs of prompts with all their responses
-        batches = []  # one a gradient step
-        for part in torch.arange(len(groups)).chunk(cfg.minibatches):
-            packs = chat.packs([(groups[i][0][0].prompt, [r.ids for r in groups[i][0]]) for i in part], cfg.max_tokens, cfg.temperature)
-            packs = [(pack.to(world.device), real) for pack, real in even_out(packs, world)]
+        # ---------------------------------------------------------------- packs of prompts with all their responses
+        batches = []  # one a gradient step: (its responses, their packs, what the packs' log-probs were)
+        for mine in deal(scored, cfg, world):
+            packs = chat.packs([(piece[0][0].prompt, [r.ids for r, _, _ in piece]) for piece in mine], cfg.max_tokens, cfg.temperature)
+            packs = even_out(packs, world)
             with torch.no_grad():
                 # one gradient step: the old log-prob is the new one, detached; no second forward, and the ratio is exactly 1
-                old = [vlm(pack)[0] if cfg.minibatches > 1 else None for pack, _ in packs]
-                ref = [reference(pack)[0] if cfg.kl else None for pack, _ in packs]
-            batches.append(([r for i in part for r in groups[i][0]], adv[part].flatten(), zip(packs, old, ref)))
+                old = [vlm(pack.to(world.device))[0] if cfg.minibatches > 1 else None for pack, _ in packs]
+                ref = [reference(pack.to(world.device))[0] if cfg.kl else None for pack, _ in packs]
+            batches.append(([response for piece in mine for response in piece], zip(packs, old, ref)))
 
-        for rollouts, own_adv, packs in batches:
+        # ---------------------------------------------------------------- loss
+        for responses, packs in batches:
+            rollouts = [r for r, _, _ in responses]
+            own_adv = torch.tensor([a for _, _, a in responses], device=world.device)
             lengths = torch.tensor([len(r.ids) for r in rollouts], device=world.device)    # |y|
             sampled = torch.cat([r.logp for r in rollouts]).to(world.device)               # the sampler's log-probs
             entropies, at = [], 0
             for (pack, real), old, ref in packs:
+                pack = pack.to(world.device)                                               # images wait in host memory
                 logp, entropy = vlm(pack)                                                  # (R,), (R,)
                 old = logp.detach() if old is None else old
                 drawn = sampled[at:at + len(logp)] if real else old
-                weight = real / (lengths[pack.owner] * len(rollouts) * world.size)         # mean over |y|, then over responses
+                weight = real / (lengths[pack.owner] * batch)                              # mean over |y|, then over responses
                 if is_clip:
                     weight = weight * (old - drawn).exp().clamp(max=is_clip)
                 loss, ratio = grpo_loss(logp, old, own_adv[pack.owner], weight, cfg.clip_low, cfg.clip_high)
@@ -204,7 +212,7 @@ def train(cfg):
             raise Refused(f"sampler and trainer disagree by {m['gap']:.3f} nats a token at the first step (--max_gap {cfg.max_gap}). "
                           f"Likely causes: other weights, other pixels or tile limits, another temperature, bf16 on one side only.")
         run.log(step + 1, m)
-        run.rollout(sample_row(step + 1, groups[0][0][0], groups[0][1][0], adv[0, 0].item()))
+        run.rollout(sample_row(step + 1, *batches[0][0][0]))
         watch(step + 1, m)
         times.append(m["time_step"])
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} entropy {m['entropy']:.2f}", refresh=False)
@@ -219,23 +227,58 @@ def train(cfg):
 
 def collect(source, step, cfg, sampler, verifier, world):
     """This rank's share of the step's prompts, sampled and rewarded: [(rollouts, rewards)], a group a prompt, and the
-    seconds that the reward took. With dynamic sampling, groups that are all right or all wrong are replaced by new ones
-    (up to four more draws), judged by accuracy alone: a spread of format would let empty groups pass."""
+    seconds that were spent waiting for rewards after the last response. With dynamic sampling, groups that are all right
+    or all wrong are replaced by new ones (up to four more draws), judged by accuracy alone: a spread of format would let
+    empty groups pass."""
     groups, time_reward, wanted = [], 0.0, cfg.prompts // world.size
     mixed = lambda group: len({r.accuracy for r in group[1]}) > 1  # noqa: E731
     for draw in range(5 if cfg.dynamic_sampling else 1):
         order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
         prompts = [source[i] for i in order[world.rank::world.size]]
-        sampled = sampler.generate(prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed_of(cfg.seed, step, world.rank, draw))
-        begin, flat = time.time(), [r for group in sampled for r in group]
-        rows = [r.prompt.record for r in flat]
-        rewards = score_batch([r.text for r in flat], [r.answer for r in rows], cfg.thinking, [r.options or None for r in rows],
-                              verifier, [r.question for r in rows])
+        finished, rewards, jobs = [], {}, []
+
+        def reward_finished():  # in a thread, while later responses are still being sampled: all groups complete by now
+            now = [finished.pop() for _ in range(len(finished))]
+            flat = [r for _, group in now for r in group]
+            rows = [r.prompt.record for r in flat]
+            scores = iter(score_batch([r.text for r in flat], [r.answer for r in rows], cfg.thinking, [r.options or None for r in rows],
+                                      verifier, [r.question for r in rows]) if flat else ())
+            rewards.update({i: [next(scores) for _ in group] for i, group in now})
+
+        def done(i, group):
+            finished.append((i, group))
+            jobs.append(thread.submit(reward_finished))
+
+        with ThreadPoolExecutor(1) as thread:
+            sampled = sampler.generate(prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed_of(cfg.seed, step, world.rank, draw), done=done)
+            begin = time.time()
+            for job in jobs:
+                job.result()  # raises what went wrong in the thread
         time_reward += time.time() - begin
-        groups += [(group, rewards[i * cfg.samples:(i + 1) * cfg.samples]) for i, group in enumerate(sampled)]
+        groups += [(group, rewards[i]) for i, group in enumerate(sampled)]
         if sum(map(mixed, groups)) >= wanted:
             break
     return (sorted(groups, key=mixed, reverse=True) if cfg.dynamic_sampling else groups)[:wanted], time_reward
+
+
+def deal(groups, cfg, world):
+    """This rank's part of each gradient step, whoever sampled it: [[piece]], a piece being a group or a part of one.
+
+    groups: this rank's, each [(rollout, reward, advantage)]. Groups without spread have no gradient and are left out
+    (unless KL gives them one), as far as every rank keeps something to do; long groups are cut, so that all ranks get about as
+    many tokens. The normaliser is the whole batch all the same: what is left out counts as the 0 that it is.
+    """
+    cost = lambda piece: len(piece[0][0].prompt.full) + sum(len(r.ids) for r, _, _ in piece)  # noqa: E731
+    counts = lambda group: bool(cfg.kl) or any(a for _, _, a in group)  # noqa: E731
+    everyone = [group for of_ranks in zip(*gather(groups, world)) for group in of_ranks]  # in the order of the prompts
+    size, steps = len(everyone) // cfg.minibatches, []
+    for part in (everyone[i:i + size] for i in range(0, len(everyone), size)):
+        pieces = []
+        for group in sorted(part, key=counts, reverse=True)[:max(world.size, sum(map(counts, part)))]:
+            cuts = -(-cost(group) // cfg.max_tokens)
+            pieces += [piece for k in range(cuts) if (piece := group[k * len(group) // cuts:(k + 1) * len(group) // cuts])]
+        steps.append(share(pieces, cost, world))
+    return steps
 
 
 # ------------------------------------------------------------------------------------------------------------- watching

@@ -16,6 +16,7 @@ Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 
 process. `python model.py MODEL` prints the table of parts, `python model.py plan --help` what a run needs of memory.
 """
 import contextlib
+import json
 import math
 import os
 import re
@@ -30,7 +31,6 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -104,7 +104,7 @@ CHUNK = 2 ** 24  # logits that exist at once in the head (64 MiB in fp32), whate
 class VLM(nn.Module):
     """A Hugging Face vision-language model whose parts have names: see the top of this file."""
 
-    def __init__(self, hf, family, source, autocast=None):
+    def __init__(self, hf, family, source, autocast=None, file_dtype=torch.float32):
         super().__init__()
         self.hf, self.family, self.source, self.autocast_dtype = hf, FAMILIES[family], source, autocast
         self.image_id = hf.config.image_token_id
@@ -117,6 +117,7 @@ class VLM(nn.Module):
         hf.model.language_model.config._attn_implementation = "layout"
         # ids that the policy can not write: placeholders of images (see `logits`)
         self.never = [i for i in (self.image_id, getattr(hf.config, "video_token_id", None)) if i is not None]
+        self.file_dtype = file_dtype  # in memory they are fp32; save() writes them as they were found
         self.frozen, self.sharded = set(), False
 
     # ---- parts by name
@@ -234,14 +235,23 @@ class VLM(nn.Module):
     # ---- saving
 
     def save(self, folder):
-        """A folder that from_pretrained and vLLM load: weights (safetensors, the family's own names), configuration,
-        tokenizer and processor files. Under torchrun every rank must call it; rank 0 writes."""
-        state = get_model_state_dict(self.hf, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        if state:  # only rank 0 holds the gathered tensors
-            for name, source in (getattr(self.hf, "all_tied_weights_keys", None) or {}).items():
-                state[name] = state[source]  # gathered twice, one tensor all the same: or the file would hold both
+        """A folder that from_pretrained and vLLM load: weights (safetensors, the family's own names, in the precision of
+        the folder that was loaded), configuration, tokenizer and processor files. Under torchrun every rank must call it;
+        tensors are gathered one at a time and rank 0 writes."""
+        tied, state = getattr(self.hf, "all_tied_weights_keys", None) or {}, OrderedDict()
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        for name, t in self.hf.state_dict().items():
+            if name not in tied:
+                t = t.detach().to(self.file_dtype if t.is_floating_point() else t.dtype)
+                t = t.full_tensor() if isinstance(t, DTensor) else t
+                if first:
+                    state[name] = t.cpu()
+        if first:
+            state.update({name: state[source] for name, source in tied.items()})  # one tensor: or the file would hold both
             copy_companions(self.source, folder)
-            self.hf.save_pretrained(folder, state_dict=OrderedDict(state))
+            self.hf.save_pretrained(folder, state_dict=state)
+            path = Path(folder) / "config.json"  # which names the precision of the weights in memory
+            path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": str(self.file_dtype).removeprefix("torch.")}, indent=2) + "\n")
 
 
 def copy_companions(source, folder):
@@ -281,6 +291,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     if not has_weights(path):
         raise Refused(f"{flag} {path}: no model*.safetensors there; only safetensors weights are read")
     config = read_config(path, flag)
+    file_dtype = config.dtype or torch.float32  # from_pretrained overwrites it
     ours = lambda config: FAMILIES[config.model_type]["make_connector"](config)  # noqa: E731
     other = mock.patch.object(modeling_internvl, "InternVLMultiModalProjector", ours) if has_qformer(config) else contextlib.nullcontext()
     together, info = world is not None and world.size > 1, {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
@@ -301,7 +312,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     if any(wrong.values()):
         what = "; ".join(f"{len(v)} {k}, e.g. {v[0]}" for k, v in wrong.items() if v)
         raise Refused(f"{flag} {path}: the weights are not those of its config.json ({what})")
-    vlm = VLM(hf, config.model_type, path, compute_dtype(dtype, device))
+    vlm = VLM(hf, config.model_type, path, compute_dtype(dtype, device), file_dtype)
     if checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     vlm.train_only(train).train()

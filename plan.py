@@ -51,6 +51,7 @@ class Config:
 def shape(path):
     """Numbers of a model that is built without weights: parameters by part, of a block, and outside all blocks."""
     config = read_config(path)
+    file = (config.dtype or torch.float32).itemsize  # bytes of a weight in a checkpoint; from_config overwrites it
     with torch.device("meta"):
         hf = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     vlm = VLM(hf, config.model_type, str(path)).train_only(PARTS)
@@ -63,7 +64,7 @@ def shape(path):
         d=t.hidden_size, layers=t.num_hidden_layers, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head, ff=t.intermediate_size,
         vocabulary=t.vocab_size, v=v.hidden_size, vff=v.intermediate_size, depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)),
         patches=round(1 / config.downsample_ratio) ** 2 if hasattr(config, "downsample_ratio") else v.spatial_merge_size ** 2,
-        tied=config.tie_word_embeddings)
+        tied=config.tie_word_embeddings, file=file)
 
 
 def memory(s, cfg):
@@ -161,7 +162,7 @@ def plan(cfg):
         say(f"  {phase + ' phase':<50} {sum(rows.values()):>8.1f}   of {room(cfg):.1f}{least}\n")
     host = (16 if cfg.offload else 0) * s["total"] / GIB
     say(f"  host memory: {2 * s['total'] / GIB:.0f} GiB where rank 0 reads the weights" + f", {host:.0f} over all nodes" * (host > 0)
-        + f"; disk: {4 * s['total'] / GIB:.0f} GiB a checkpoint and {(4 * s['total'] + 8 * sum(s['parts'][p] for p in cfg.train)) / GIB:.0f} for the newest one's trainer/")
+        + f"; disk: {s['file'] * s['total'] / GIB:.0f} GiB a checkpoint and {(4 * s['total'] + 8 * sum(s['parts'][p] for p in cfg.train)) / GIB:.0f} for the newest one's trainer/")
     good = need(s, cfg) <= room(cfg)
     if good:
         say("  it fits")

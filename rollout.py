@@ -142,10 +142,11 @@ class TorchSampler:
                 mine[name].copy_(p.full_tensor() if isinstance(p, DTensor) else p)
 
     @torch.no_grad()
-    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None):
+    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None, done=None):
         """n responses for each prompt: a list of n Rollouts a prompt, in the order of the prompts.
 
         temperature 0 takes the most likely token. ban: ids that are never written. progress: words for a progress bar.
+        done(i, group) is called as soon as the responses to prompt i are complete.
         """
         generator = torch.Generator(self.vlm.hf.device).manual_seed(seed)
         out = [[] for _ in prompts]
@@ -158,6 +159,8 @@ class TorchSampler:
                 groups = self._batch([prompts[j] for j in part], n, max_new_tokens, temperature, generator, ban, bar)
                 for j, group in zip(part, groups):
                     out[j] = group
+                    if done:
+                        done(j, group)
         return out
 
     def _batch(self, prompts, n, max_new_tokens, temperature, generator, ban, bar):

@@ -93,7 +93,7 @@ class VLLMSampler:
     # ------------------------------------------------------------------------------------------------------------ generate
 
     @torch.no_grad()
-    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None):
+    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None, done=None):
         """n responses for each prompt, as TorchSampler.generate; Rollout.entropy is None."""
         if 0 < temperature < 0.01:
             raise Refused(f"temperature {temperature}: vLLM would sample at 0.01 instead; take 0 for the most likely token")
@@ -106,7 +106,8 @@ class VLLMSampler:
         everyone = self._gather(mine)  # processes that share an engine feed it the same requests
         draws = n if temperature else 1  # the most likely response is the same n times, and vLLM insists
         never = {i: -1e9 for i in {*self._never(), *ban}}
-        for p, own_seed in everyone[0]:
+        place = {}  # of our own requests among prompts
+        for k, (p, own_seed) in enumerate(everyone[0], start=-everyone[1]):
             request = {"prompt_token_ids": p.ids}
             if p.record.shown:
                 request["multi_modal_data"] = {"image": [open_image(p.record.images[i]) for i in p.record.shown]}
@@ -114,21 +115,23 @@ class VLLMSampler:
                 n=draws, temperature=temperature, seed=own_seed, max_tokens=min(max_new_tokens, self.chat.context - len(p.full)), logprobs=0,
                 flat_logprobs=True, logit_bias=never, ignore_eos=True, stop_token_ids=self.chat.stop_ids, detokenize=False)
             try:
-                self.llm.enqueue(request, how, use_tqdm=False)
+                place[self.llm.enqueue(request, how, use_tqdm=False)[0].partition("-")[0]] = k  # "12-5f3a": vLLM reports it as "12"
             except ValueError as error:
                 raise Refused(f"row {p.record.id}: vLLM refuses the prompt ({error})") from error
-        outputs = {}
+        out = [None] * len(prompts)
         with tqdm(total=n * len(everyone[0]), desc=progress, disable=progress is None, unit="response", leave=False, dynamic_ncols=True) as bar:
             while self.llm.llm_engine.has_unfinished_requests():
                 for output in self.llm.llm_engine.step():
                     if output.finished:
-                        outputs[int(output.request_id)] = output
                         bar.update(n)
+                        if 0 <= (i := place[output.request_id]) < len(prompts):  # not of a process that shares the engine
+                            out[i] = self._group(prompts[i], output) * (n // draws)
+                            if done:
+                                done(i, out[i])
         if self.sleeps:  # the trainer needs the memory
             self.llm.sleep(level=1)
             self.asleep = {"weights", "kv_cache"}
-        outputs = [outputs[i] for i in sorted(outputs)][everyone[1]:][:len(prompts)]
-        return [self._group(p, output) * (n // draws) for p, output in zip(prompts, outputs, strict=True)]
+        return out
 
     def _group(self, prompt, output):
         if output.prompt_token_ids != prompt.full:
@@ -190,7 +193,8 @@ def receive(worker, vlm, parts, family, dtype):
     def stream():
         for part, tensors in parts.items():
             for name, p in tensors.items():
-                full = (p.full_tensor() if isinstance(p, DTensor) else p).detach().to(dtype)
+                full = p.detach().to(dtype)  # before it is gathered: half the bytes of fp32
+                full = full.full_tensor() if isinstance(full, DTensor) else full
                 if full.ndim == 1:
                     sent[rename(name)] = part, full.shape, full.double().sum().item()
                 yield name, full

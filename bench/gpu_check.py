@@ -4,6 +4,8 @@
    (SDPA), and in bf16 (fused varlen attention) against fp32. A wrong layout, window or causal alignment shows at once.
 2. A training step of models of InternVL3's shapes with random weights: real tokens per second, model FLOPs utilisation
    (plan.flops: encoder included, nothing counted twice for checkpointing), peak memory beside what plan.py said.
+3. vLLM beside a trainer, when it is installed: the gap of their log-probs before and after a sync, memory in use after each
+   phase (the engine asleep while the trainer works), tokens per second, seconds of a sync.
 
 Leaves bench/gpu_check.json. --device cpu --shapes tests it where there is no GPU; its times mean nothing then.
 """
@@ -12,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +26,7 @@ from transformers import AutoModelForImageTextToText
 import attention
 import model
 import plan
-from common import Refused, main, say
+from common import Refused, World, main, say
 from data import Chat, Pack, Record
 from attention import Layout
 from model import PARTS, load, make_optimizer
@@ -37,6 +40,9 @@ class Config:
     shapes: tuple[str, ...] = ("recipes/configs/InternVL3-2B", "recipes/configs/InternVL3-8B")  # whose training step is measured
     tokens: int = 16384                           # of a pack
     steps: int = 5                                # measured, after two to warm up
+    vllm: str = "recipes/configs/InternVL3-8B"    # whose sampling is measured
+    responses: int = 1024                         # 16 to a prompt
+    new_tokens: int = 512                         # of a response
     quick: bool = False                           # parity alone
     out: str = "bench/gpu_check.json"             # what was measured
 
@@ -161,6 +167,57 @@ def step_of(shape, cfg):
     return row
 
 
+# ------------------------------------------------------------------------------------------------------------- sampling
+
+def random_checkpoint(shape, folder):
+    """A folder of this shape with random weights in bf16, the embedded world's tokenizer and a processor for its tiles."""
+    import blank_model
+    blank_model.save_blank_model(folder, seed=0)
+    small, config = model.read_config(folder), model.read_config(shape)
+    config.image_token_id = small.image_token_id
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config.text_config, name, getattr(small.text_config, name))
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    file, size = folder / "preprocessor_config.json", model.pair(config.vision_config.image_size)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": dict(zip(("height", "width"), size))}))
+    return size
+
+
+@torch.no_grad()
+def sampling(cfg):
+    from PIL import Image
+    from rollout_vllm import VLLMSampler
+    used = lambda: round(sum(x * s for x, s in zip(torch.cuda.mem_get_info(), (-1, 1))) / plan.GIB, 1) if cfg.device == "cuda" else None  # noqa: E731
+    row = {"memory_gib": {}}
+    with tempfile.TemporaryDirectory() as where:
+        size = random_checkpoint(cfg.vllm, Path(where))
+        chat = Chat(where, max_tiles=1)
+        draw = lambda i: Image.fromarray(torch.randint(0, 256, (*size, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8).numpy())  # noqa: E731
+        prompts = chat.prompts([Record(str(i), "What is the sum?", [draw(i)], sizes=[size]) for i in range(cfg.responses // 16)])
+        vlm, memory = load(where, cfg.device, "bf16"), row["memory_gib"]
+        memory["trainer"] = used()
+        sampler = VLLMSampler(vlm, chat, World(0, 1, torch.device(cfg.device)), "bf16", memory=0.35)
+        memory["engine awake"] = used()
+        for when in ("first", "synced"):
+            begin = time.time()
+            groups = sampler.generate(prompts, 16, cfg.new_tokens, seed=1)
+            row[f"tokens_per_second_{when}"] = sum(len(r.ids) for g in groups for r in g) / (time.time() - begin)
+            memory[f"asleep, {when}"] = used()
+            pack, = chat.packs([(g[0].prompt, [r.ids for r in g[:2]]) for g in groups[:2]])
+            row[f"gap_{when}"] = float((vlm(pack.to(cfg.device))[0].cpu() - torch.cat([r.logp for g in groups[:2] for r in g[:2]])).abs().mean())
+            memory[f"trainer at work, {when}"] = used()
+            for p in vlm.parameters():
+                p.mul_(1 + 0.05 * torch.randn_like(p))
+            begin = time.time()
+            sampler.sync(vlm)
+            row[f"sync_seconds_{when}"] = time.time() - begin
+            memory[f"weights awake, {when}"] = used()
+    say(f"vLLM, {cfg.vllm}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "memory_gib") + f"; GiB in use: {memory}")
+    row["good"] = row["gap_first"] < 0.05 and row["gap_synced"] < 0.05
+    return row
+
+
 def check(cfg):
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise Refused("no GPU here; --device cpu tries the script itself")
@@ -172,8 +229,12 @@ def check(cfg):
             results["steps"][Path(shape).name] = step_of(shape, cfg)
             if cfg.device == "cuda":
                 torch.cuda.empty_cache()
+        if find_spec("vllm.config"):  # tests/vllm is no vLLM
+            results["vllm"] = sampling(cfg)
+        else:
+            say("vLLM is not installed: its part is left out")
     Path(cfg.out).write_text(json.dumps(results, indent=1))
-    if bad := [name for name, row in results["parity"].items() if not row["good"]]:
+    if bad := [name for name, row in {**results["parity"], "vLLM": results.get("vllm", {"good": True})}.items() if not row["good"]]:
         raise Refused(f"not equal on this GPU: {', '.join(bad)}")
 
 

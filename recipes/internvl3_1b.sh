@@ -6,7 +6,7 @@
 #
 # GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python model.py plan --model
 #         recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 22 GiB in training.
-# memory  16 GiB; disk: 3.5 GiB a checkpoint (fp32), 11 of GRPO, 10 for the optimizer: 60 GiB.
+# memory  16 GiB; disk: 1.8 GiB a checkpoint, 11 of GRPO, 10 for a stage's optimizer: 50 GiB.
 # time    estimated, not measured, for an 80 GB GPU: a GRPO step of 16 x 16 responses of about 600 tokens is 6e14 FLOPs, 3 s,
 #         and its sampling 2,048 tokens at about 150 a second, 15 s: 200 steps in an hour.
 GPUS=1 GIB=${GIB:-80}

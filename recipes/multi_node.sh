@@ -6,7 +6,7 @@
 #
 # GPUs    two nodes of 8 x 80 GB. --hybrid keeps a whole copy on each node, so that only gradients cross the network between
 #         them. `python model.py plan --model recipes/configs/InternVL3-8B --gpus 16 --hybrid` says 38 GiB in training.
-# memory  16 GiB where the weights are read, 32 where a checkpoint is gathered; disk: 30 GiB a checkpoint, 90 for the optimizer.
+# memory  16 GiB where weights are read and checkpoints gathered; disk: 15 GiB a checkpoint, 90 for the optimizer.
 #         The out/ folder must be one that all nodes see: each rank writes its part of trainer/ and any number of GPUs resumes it.
 # time    estimated, not measured: 1,024 responses of 1,500 tokens are 7.2e16 FLOPs, 20 s at 30% of 16 x 989 TFLOP/s with
 #         checkpointing; sampling 8,192 tokens at about 120 a second, 70 s.

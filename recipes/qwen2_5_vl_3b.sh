@@ -6,7 +6,7 @@
 #
 # GPUs    one of 80 GB: `python model.py plan --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --tokens 8192` says 73 GiB in
 #         training and 55 in sampling. Two GPUs (GPUS=2) halve weights and optimizer.
-# memory  32 GiB; disk: 14 GiB a checkpoint (fp32), 6 of GRPO, 42 for the optimizer: 150 GiB.
+# memory  32 GiB; disk: 7 GiB a checkpoint, 6 of GRPO, 42 for a stage's optimizer: 150 GiB.
 # time    estimated, not measured: a GRPO step of 16 x 16 responses of about 600 tokens is 2.9e15 FLOPs, 10 s with
 #         checkpointing at 40% of 989 TFLOP/s; sampling 2,048 tokens at about 80 a second, 25 s: 200 steps in 2 h.
 GPUS=${GPUS:-1}

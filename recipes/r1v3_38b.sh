@@ -6,8 +6,8 @@
 #
 # GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python model.py plan --gpus 32
 #         --tensor_parallel 4` says 62 GiB a GPU in training and 43 in sampling. On 16 GPUs: --max_tokens 8192 in every stage.
-# memory  72 GiB on the node that reads the weights, 150 GiB on the same node when a checkpoint is gathered.
-# disk    143 GiB a checkpoint (fp32) and 430 for the newest one's optimizer; the run below keeps 11 of GRPO: 2.5 TiB.
+# memory  72 GiB on the node that reads the weights and gathers the checkpoints.
+# disk    72 GiB a checkpoint and 430 for the newest one's optimizer; the run below keeps 11 of GRPO: 2 TiB with the other stages.
 # time    estimated, not measured. GRPO: 1,024 responses of about 1,500 tokens are 3.1e17 FLOPs (6 x 32.7e9 weights x 1.6e6
 #         tokens), a third more for checkpointing; at 30% of 32 x 989 TFLOP/s that is 45 s. Sampling ends with its longest
 #         response: 4,096 to 8,192 tokens at about 100 a second and engine, 40 to 80 s. Two minutes a step, 528 steps: 18 h.

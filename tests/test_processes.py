@@ -65,8 +65,8 @@ def jobs(folder, given, rank=0):
         sampler = make_sampler(*args)
         generate = sampler.generate
 
-        def generate_and_note(prompts, *args):
-            out = generate(prompts, *args)
+        def generate_and_note(prompts, *args, **how):
+            out = generate(prompts, *args, **how)
             asked.append((args[-1], [r.ids for g in out for r in g]))
             return out
         sampler.generate = generate_and_note

@@ -37,7 +37,9 @@ def test_numbers_are_the_trainers(vlm, quick, prompts, monkeypatch, temperature,
     kept = []
     keep = Decode.keep
     monkeypatch.setattr(Decode, "keep", lambda self, prompts, rows, m: kept.append(len(rows)) or keep(self, prompts, rows, m))
-    groups = TorchSampler(vlm, quick, batch).generate(prompts, 4, max_new_tokens=80, temperature=temperature, seed=5)
+    given = {}
+    groups = TorchSampler(vlm, quick, batch).generate(prompts, 4, max_new_tokens=80, temperature=temperature, seed=5, done=given.setdefault)
+    assert len(given) == len(groups) and all(given[i] is g for i, g in enumerate(groups))
     assert [g[0].prompt.record.id for g in groups] == list("abcdefgh") and all(len(g) == 4 for g in groups)
     lengths = {len(r.ids) for g in groups for r in g}
     assert len(lengths) > 10 and max(lengths) > 32 and len(kept) > 3  # rows left at different times, keys and values grew

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections import defaultdict
@@ -60,10 +61,13 @@ class Given:
     def __init__(self, chat, old=-3.0):
         self.chat, self.old, self.asked, self.seeds = chat, old, [], []
 
-    def generate(self, prompts, n, max_new_tokens, temperature, seed):
+    def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
         self.asked += [p.record.id for p in prompts]
         self.seeds.append(seed)
-        return [[self.rollout(p, k) for k in range(n)] for p in prompts]
+        groups = [[self.rollout(p, k) for k in range(n)] for p in prompts]
+        for i in reversed(range(len(prompts))):  # in no particular order
+            done(i, groups[i])
+        return groups
 
     def rollout(self, prompt, k):
         g = torch.Generator().manual_seed(zlib.crc32(f"{prompt.record.id} {k}".encode()))
@@ -140,6 +144,7 @@ def test_advantages_by_hand():
     # (1, .2, .2, .2): mean .4, squares .36 + 3 * .04 = .48, std = .4: advantages 1.5, -.5, -.5, -.5
     assert torch.allclose(adv[2], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-5)
     assert torch.equal(reward, before)
+    assert not advantages(torch.full((40, 1), 0.2) * torch.ones(1, 11)).any()  # whose mean is not 0.2 in fp32
 
 
 def test_grpo_loss_by_hand():
@@ -402,7 +407,7 @@ def test_killed_at_any_moment(name, tiny, tmp_path):
 def test_only_the_newest_checkpoint_keeps_what_the_trainer_needs(straight):
     for out in straight.values():
         assert sorted(p.name for p in out.glob("step_*") if (p / "trainer").exists()) == ["step_000004"]
-        assert not list(out.glob(".*")) and not list(out.rglob("*.part"))
+        assert [p.name for p in out.glob(".*")] == [".lock"] and not list(out.rglob("*.part"))
     assert sorted(p.name for p in straight["grpo"].glob("step_*")) == ["step_000002", "step_000004"]
     for file in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "generation_config.json"):
         assert (straight["sft"] / "step_000004" / file).exists()
@@ -682,6 +687,56 @@ def test_dynamic_sampling_replaces_groups_without_spread(tiny, sampler, tmp_path
     assert metrics(tmp_path / "hopeless")[0]["groups_mixed"] == 0 and metrics(tmp_path / "hopeless")[0]["grad_norm"] == pytest.approx(0, abs=1e-6)
 
 
+def test_groups_without_spread_are_left_out(tiny, sampler, tmp_path, monkeypatch):
+    """They cost no forward and no backward, and the step is the same as with them: here they are kept by a KL of weight ~0."""
+    monkeypatch.setattr(grpo, "score_batch", lambda texts, golds, thinking, options, verifier, questions: [
+        r if zlib.crc32(q.encode()) % 2 else Reward(0.0, 1.0, 0.2, None, "no") for r, q in zip(reward_of(texts, None), questions)])
+    caught = {kl: gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / str(kl), 1, prompts=8, samples=3, max_gap=1e9, kl=kl)) for kl in (0.0, 1e-30)}
+    same_gradients(caught[0.0], caught[1e-30])
+    few, all_ = (metrics(tmp_path / str(kl))[0] for kl in caught)
+    assert 0.2 * all_["tokens"] < few["tokens"] < 0.8 * all_["tokens"] and few["reward"] == all_["reward"] and few["length"] == all_["length"]
+
+
+@pytest.mark.parametrize("size, minibatches, kl, limit", [(1, 1, 0.0, 10 ** 6), (2, 1, 0.0, 10 ** 6), (2, 2, 0.0, 100), (4, 1, 0.1, 100), (8, 2, 0.0, 100)])
+def test_deal(chat, prompts, monkeypatch, size, minibatches, kl, limit):
+    """16 groups, a third of them without spread, sampled by `size` ranks: what each of them trains."""
+    g = torch.Generator().manual_seed(0)
+    draw = lambda most: [0] * int(torch.randint(1, most, (1,), generator=g))  # noqa: E731
+    groups = [[(SimpleNamespace(prompt=prompts[k % 8], ids=draw(60), name=(k, j)), None, 0.0 if k % 3 == 0 else j - 1.5) for j in range(4)] for k in range(16)]
+    monkeypatch.setattr(grpo, "gather", lambda own, world: [groups[r::size] for r in range(size)])
+    cfg = SimpleNamespace(minibatches=minibatches, kl=kl, max_tokens=limit)
+    ranks = [grpo.deal(groups[r::size], cfg, World(r, size, torch.device("cpu"))) for r in range(size)]
+    for i in range(minibatches):
+        part = range(16 // minibatches * i, 16 // minibatches * (i + 1))
+        names = sorted(r.name for rank in ranks for piece in rank[i] for r, _, _ in piece)
+        alive = [k for k in part if kl or k % 3]
+        more = len({k for k, _ in names} - {*alive})  # groups without spread, for ranks that have nothing else
+        assert names == sorted((k, j) for k in {k for k, _ in names} for j in range(4)) and {k for k, _ in names} >= {*alive}
+        assert more == max(0, size - len(alive)) and all(rank[i] for rank in ranks)
+        tokens = [sum(len(p[0][0].prompt.full) + sum(len(r.ids) for r, _, _ in p) for p in rank[i]) for rank in ranks]
+        assert limit > 100 or size == 8 or max(tokens) < 1.35 * min(tokens), tokens
+
+
+def test_rewards_are_computed_while_others_are_sampled(tiny, chat, tmp_path, monkeypatch):
+    """The sampler finishes one group and goes on only when its reward is there."""
+    there = threading.Event()
+
+    class Slow(Given):
+        def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
+            def first_then_wait(i, group):
+                done(i, group)
+                assert there.wait(20), "nothing was rewarded before everything was sampled"
+            return super().generate(prompts, n, max_new_tokens, temperature, seed, first_then_wait)
+
+    monkeypatch.setattr(grpo, "make_sampler", lambda *_: Slow(chat))
+    monkeypatch.setattr(grpo, "score_batch", lambda *a: there.set() or reward_of(*a))
+    run_grpo(tiny, tmp_path / "run", 1, max_gap=1e9)
+    straight = Given(chat)
+    monkeypatch.setattr(grpo, "make_sampler", lambda *_: straight)
+    run_grpo(tiny, tmp_path / "straight", 1, max_gap=1e9)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")  # each reward belongs to its response
+
+
 def test_curriculum_changes_the_data(tiny, straight, tmp_path):
     run_grpo(tiny, tmp_path / "run", 4, curriculum=str(tiny / "val.jsonl"), curriculum_at=2)
     ids = [r["id"] for r in rollout_rows(tmp_path / "run")]
@@ -694,7 +749,7 @@ def test_temperature_and_thinking_reach_sampler_trainer_and_reward(tiny, tmp_pat
     monkeypatch.setattr(grpo, "score_batch", lambda *a: told.append(a[2]) or reward_of(*a))
     run_grpo(tiny, tmp_path / "run", 2, temperature=0.6, thinking=False)
     cool, warm = metrics(tmp_path / "run"), None
-    assert told == [False, False] and all(r["gap"] < 1e-5 and r["ratio_max"] == 1 for r in cool)
+    assert set(told) == {False} and all(r["gap"] < 1e-5 and r["ratio_max"] == 1 for r in cool)
     run_grpo(tiny, tmp_path / "warm", 1, temperature=1.5)
     warm = metrics(tmp_path / "warm")
     assert warm[0]["entropy"] > cool[0]["entropy"] + 0.3 and warm[0]["gap"] < 1e-5
@@ -709,11 +764,8 @@ def test_truncated_importance_weights(tiny, sampler, mixed, monkeypatch, tmp_pat
 
 
 def test_verifier_that_goes_away_loses_nothing(tiny, straight, tmp_path, monkeypatch):
-    count = []
-
     def rewards(*args):
-        count.append(1)
-        if len(count) == 4:
+        if len(metrics(tmp_path / "run")) == 3:
             raise VerifierDown("no answer for 900 s")
         return reward_of(*args)
 
@@ -873,6 +925,35 @@ def test_refused_run_leaves_no_claim_on_its_folder(tiny, straight, tmp_path):
         run_sft(tiny, tmp_path / "run", data="data/never.jsonl", lr=1.0)
     run_sft(tiny, tmp_path / "run")
     same_run(tmp_path / "run", straight["sft"])
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path):
+    cfg, other = sft.Config(out=str(tmp_path / "run")), multiprocessing.get_context("spawn")
+    begun, end = other.Event(), other.Event()
+    first = other.Process(target=hold, args=(cfg, begun, end))
+    first.start()
+    assert begun.wait(60)
+    with pytest.raises(Refused, match="another process is writing to .*run"):
+        Run(cfg.out, cfg, ONE)
+    end.set()
+    first.join()
+    Run(cfg.out, cfg, ONE)
+    Run(cfg.out, dataclasses.replace(cfg, lr=1.0), ONE)  # the lock's file alone makes no claim
+
+
+def hold(cfg, begun, end):
+    Run(cfg.out, cfg, ONE)
+    run = Run(cfg.out, cfg, ONE)  # the same process may
+    begun.set()
+    end.wait(60)
+    assert run.lock
+
+
+def test_checkpoint_that_can_not_go_on_is_not_overwritten(tiny, straight, tmp_path):
+    shutil.copytree(straight["sft"], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "step_000004" / "trainer")
+    with pytest.raises(Refused, match="step_000004 is there, but without its trainer/"):
+        run_sft(tiny, tmp_path / "run")
 
 
 def test_flag_younger_than_the_run(tiny, straight, tmp_path):

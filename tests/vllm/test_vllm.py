@@ -146,6 +146,19 @@ def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
         internvl.sampler.generate(internvl.prompts, 1, 3, temperature=0.001)
 
 
+def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
+    """Each once, as it is returned in the end, and the first before the last response exists."""
+    internvl.fresh()
+    monkeypatch.setattr(internvl.chat, "stop_ids", ENDS)
+    given, left = {}, []
+
+    def done(i, group):
+        given[i] = group
+        left.append(internvl.sampler.llm.llm_engine.has_unfinished_requests())
+    groups = internvl.sampler.generate(internvl.prompts, 2, 60, seed=1, done=done)
+    assert len(left) == len(groups) and all(given[i] is g for i, g in enumerate(groups)) and left[0] and not left[-1]
+
+
 def test_seeds(internvl):
     internvl.fresh()
     ids = lambda seed: [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]  # noqa: E731
@@ -244,6 +257,26 @@ def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch)
         internvl.sampler.sync(vlm)
 
 
+def test_sleep_and_wake(internvl, monkeypatch):
+    """As on a GPU between the phases, as far as a CPU goes: there the scheduler pauses and nothing is freed. Weights wake for a
+    sync, the rest for sampling, in this order; sampled twice between two syncs, as --dynamic_sampling does."""
+    vlm, s, log = internvl.fresh(), internvl.sampler, []
+    sleep, wake = s.llm.sleep, s.llm.wake_up
+    monkeypatch.setattr(s, "sleeps", True)
+    monkeypatch.setattr(s.llm, "sleep", lambda level: log.append(f"sleep {level}") or sleep(level))
+    monkeypatch.setattr(s.llm, "wake_up", lambda tags: log.append(*tags) or wake(tags))
+    for _ in range(2):
+        assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
+        assert s.llm.llm_engine.is_sleeping()
+        assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
+        disturb(vlm, PARTS)
+        s.sync(vlm)
+    assert " ".join(log) == "sleep 1 weights kv_cache sleep 1 weights kv_cache sleep 1 weights kv_cache sleep 1 weights"
+    monkeypatch.undo()
+    s._wake("weights", "kv_cache")
+    assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
+
+
 # -------------------------------------------------------------------------------------------------------------- guards
 
 def test_a_skipped_sync_is_refused(setting):
@@ -310,7 +343,7 @@ def test_swapped_images_stop_the_run(internvl, tmp_path, monkeypatch):
 
 def test_a_temperature_on_one_side_stops_the_run(internvl, tmp_path, monkeypatch):
     generate = VLLMSampler.generate
-    monkeypatch.setattr(VLLMSampler, "generate", lambda self, prompts, n, limit, temperature, seed: generate(self, prompts, n, limit, 1.0, seed))
+    monkeypatch.setattr(VLLMSampler, "generate", lambda self, prompts, n, limit, temperature, seed, done: generate(self, prompts, n, limit, 1.0, seed, done=done))
     with pytest.raises(Refused, match="disagree by .* another temperature"):
         run_grpo(internvl, tmp_path / "a", monkeypatch, temperature=0.7)
 
@@ -409,15 +442,19 @@ def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
     assert found[0] == pytest.approx(found[1], abs=1e-3)  # the same responses
 
 
-def test_killed_while_sampling_and_while_syncing(tiny, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_while_sampling_and_while_syncing(tiny, tmp_path, processes):
     """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on, to the same numbers."""
-    def run(out, where=""):
-        return ended([sys.executable, __file__, where, *flags_of(tiny, out)])
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
+
+    def run(out, where="-"):
+        return ended([sys.executable, *many, __file__, where, *flags_of(tiny, out)])
     code, text = run(tmp_path / "straight")
     assert code == 0, text[-3000:]
     for where in ("sampling", "sync"):
         out = tmp_path / where
-        assert run(out, where)[0] == -signal.SIGKILL
+        code, text = run(out, where)
+        assert code == -signal.SIGKILL if processes == 1 else code == 1 and "SIGKILL" in text, text[-3000:]
         assert newest_checkpoint(out).name == "step_000001"
         code, text = run(out)
         assert code == 0 and "resumed" in text, text[-3000:]
