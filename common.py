@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -121,6 +122,18 @@ def learning_rate(step, steps, peak, warmup, schedule):
         return peak * min(1.0, (step + 1) / warmup)  # a warm-up of 0.3 steps must not begin above the peak
     done = (step - warmup) / max(1, steps - warmup)
     return peak * {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
+
+
+def ahead(make, first, last):
+    """(step, make(step)) for each step: the next one is made in a thread (images read, cut, laid into packs) while this one
+    trains. make must not talk to other processes, whose collectives need one order everywhere."""
+    with ThreadPoolExecutor(1) as thread:
+        soon = thread.submit(make, first)
+        for step in range(first, last):
+            now = soon.result()
+            if step + 1 < last:
+                soon = thread.submit(make, step + 1)
+            yield step, now
 
 
 # --------------------------------------------------------------------------------------------------------------- run folder

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from common import Refused, Run, batch_indices, discard, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
+from common import Refused, Run, ahead, batch_indices, discard, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
 from data import Chat, read_records, subjects
 from model import even_out, load, make_optimizer, shard, share, update
 from sft import supervised, validation_loss
@@ -124,17 +124,18 @@ def train(cfg):
     features = Features(file, vlm, chat, rows + val, cfg, world) if "encoder" in vlm.frozen else None
     features = features if features and features.fits else None
 
+    def packs_of(step):
+        batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
+        mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
+        return batch, chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens, pixels=features is None)
+
     seen = [(m["val_loss"], m["step"]) for m in read_jsonl(run.dir / "metrics.jsonl") if m.get("val_loss") is not None]
     bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
-    for step in range(first, steps):
+    begin = time.time()
+    for step, (batch, packs) in ahead(packs_of, first, steps):
         if gave_up(seen, cfg.patience):
             break
-        begin = time.time()
-        batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
         tokens = sum(len(ids) for _, ids in batch)
-        mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
-        packs = chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens, pixels=features is None)
-
         loss = 0.0
         for pack, weight in even_out(packs, world):
             logp, _ = vlm(pack.to(world.device), features(pack) if features else None)
@@ -155,6 +156,7 @@ def train(cfg):
             keep_best(run, seen)
         bar.set_postfix(loss=f"{metrics['loss']:.3f}", best=f"{min(seen)[0]:.4f}" if seen else "-", refresh=False)
         bar.update()
+        begin = time.time()
     bar.close()
     if gave_up(seen, cfg.patience):
         say(f"stopped early: {cfg.patience} validation losses without a new best")

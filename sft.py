@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from common import Refused, Run, batch_indices, learning_rate, main, resume, save, say, start, total
+from common import Refused, Run, ahead, batch_indices, learning_rate, main, resume, save, say, start, total
 from data import END_THINK, Chat, read_records, subjects
 from model import PARTS, even_out, load, make_optimizer, shard, share, update
 
@@ -100,14 +100,15 @@ def train(cfg):
     steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, {world.size} process(es) on {world.device}")
 
-    bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
-    for step in range(first, steps):
-        begin = time.time()
+    def packs_of(step):
         batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
-        tokens = sum(len(ids) for _, ids in batch)  # of the whole step on all ranks: the normaliser does not know of packs
         mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
-        packs = chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens)
+        return batch, chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens)
 
+    bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
+    begin = time.time()
+    for step, (batch, packs) in ahead(packs_of, first, steps):
+        tokens = sum(len(ids) for _, ids in batch)  # of the whole step on all ranks: the normaliser does not know of packs
         loss = 0.0
         for pack, weight in even_out(packs, world):
             logp, _ = vlm(pack.to(world.device))
@@ -127,6 +128,7 @@ def train(cfg):
             save(run, step + 1, vlm, optimizer, world)
         bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
         bar.update()
+        begin = time.time()
     bar.close()
     say(f"done: {run.last}")
 

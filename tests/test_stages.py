@@ -190,6 +190,23 @@ def test_every_row_once_an_epoch(n, batch, seed):
         assert sorted(order[epoch * n:(epoch + 1) * n]) == list(range(n))
 
 
+def test_ahead_is_one_step_ahead():
+    """While step k trains, the packs of k + 1 are being made, and of no later one; every step has its own."""
+    made = {k: threading.Event() for k in range(2, 6)}
+
+    def make(step):
+        made[step].set()
+        return 10 * step
+    seen = []
+    for step, packs in common.ahead(make, 2, 6):
+        seen.append((step, packs))
+        assert step == 5 or made[step + 1].wait(20)
+        assert not any(made[k].is_set() for k in range(step + 2, 6))
+    assert seen == [(2, 20), (3, 30), (4, 40), (5, 50)]
+    with pytest.raises(Refused, match="no such image"):
+        list(common.ahead(lambda step: (_ for _ in ()).throw(Refused("no such image")), 0, 3))
+
+
 def test_order_depends_on_seed_and_epoch():
     order = lambda seed, first: [i for s in range(first, first + 10) for i in batch_indices(50, 5, s, seed)]  # noqa: E731
     assert order(0, 0) == order(0, 0) and order(0, 0) != order(1, 0) and order(0, 0) != order(0, 10)
