@@ -15,7 +15,7 @@ import grpo
 import attention
 from common import Refused
 from conftest import gradients, plain, write_jsonl
-from data import Chat, open_image, read_records
+from data import Chat, Record, open_image, read_records
 from families import make_internvl35, make_qwen, make_qwen3
 from model import PARTS, load
 from reward import Reward
@@ -252,6 +252,29 @@ def test_grid_is_the_processors(qwen):
             got = chat.processor(Image.new("RGB", (w, h)), return_tensors="pt")
             assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in chat.grid((h, w)))]]
             assert chat.tiles((h, w)) * 4 == chat.processor.get_number_of_image_patches(h, w, {}) == len(got["pixel_values"])
+
+
+def test_names_in_the_file_are_the_published_ones(tmp_path):
+    """Of Qwen3-VL, written out: what vLLM and others look for (Qwen2.5-VL's files have visual.* and model.layers.* instead)."""
+    for name in ("given", "saved"):
+        (tmp_path / name).mkdir()
+    load(str(make_qwen3(tmp_path / "given"))).save(tmp_path / "saved")
+    names = load_file(tmp_path / "saved" / "model.safetensors").keys()
+    assert {re.match(r"model\.visual\.\w+|model\.language_model\.\w+|.*", n)[0] for n in names} == {
+        "model.visual.patch_embed", "model.visual.pos_embed", "model.visual.blocks", "model.visual.merger", "model.visual.deepstack_merger_list",
+        "model.language_model.embed_tokens", "model.language_model.layers", "model.language_model.norm", "lm_head.weight"}
+    assert CONNECTORS["qwen3"] <= names
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_template_that_begins_to_think_itself(tmp_path, thinking):
+    """Qwen3-VL-Thinking's template ends with <think>: once in the prompt, and not at all in a prompt without thinking."""
+    chat = Chat(str(make_qwen3(tmp_path)))
+    record = Record("a", "Why?")
+    usual = chat._text(record, thinking)
+    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace("assistant\\n", "assistant\\n<think>\\n")
+    assert chat.tokenizer.apply_chat_template([{"role": "user", "content": []}], tokenize=False, add_generation_prompt=True).endswith("<think>\n")
+    assert chat._text(record, thinking) == usual and usual.count("<think>") == thinking
 
 
 def test_prompt_is_the_real_processors(qwen, groups):
