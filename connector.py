@@ -71,6 +71,29 @@ class MergerConnector(nn.Module):
         return self.mlp(F.rms_norm(x, self.ln_q.normalized_shape, self.ln_q.weight.float(), self.ln_q.eps).flatten(1))
 
 
+class PatchMerger(nn.Module):
+    """One of Qwen3-VL's mergers: LayerNorm, four patches side by side, Linear, GELU, Linear.
+
+    Its connector is several of them (DeepStack): visual.merger reads the encoder's last layer and makes the visual tokens;
+    those in visual.deepstack_merger_list read layers before it, and what they make is added to the same tokens behind the
+    LLM's first layers. These norm the four patches as one (`together`), the first norms each. Two sides, as MergerConnector.
+    """
+
+    def __init__(self, vision_width, llm_width, side=2, together=False):
+        super().__init__()
+        self.wide = vision_width * side ** 2
+        self.norm = nn.LayerNorm(self.wide if together else vision_width, eps=1e-6)
+        self.linear_fc1 = nn.Linear(self.wide, self.wide)
+        self.linear_fc2 = nn.Linear(self.wide, llm_width)
+
+    def forward(self, features, project=False):
+        """in the encoder: patches (P, width) -> features (P/4, 4 * width); project: features -> visual tokens (P/4, d)"""
+        if not project:
+            return features.reshape(-1, self.wide)
+        x = self.norm(features.reshape(-1, *self.norm.normalized_shape)).view(-1, self.wide)
+        return self.linear_fc2(F.gelu(self.linear_fc1(x)))
+
+
 class QFormer(nn.Module):
     """A fixed number of learned queries reads each tile by cross-attention, whatever the number of patches (after BLIP-2).
 

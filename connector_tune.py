@@ -47,7 +47,7 @@ class Config:
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                       # rows longer than this (prompt and solution) are left out [3.4]
     max_tiles: int = 12                           # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
     features_gib: float = 200.0                   # largest file of encoder features; beyond it they are computed every time
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most

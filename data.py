@@ -200,14 +200,14 @@ class Chat:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and sampler."""
 
     def __init__(self, path, max_tiles=12, pixels=(0, 0), flag="--model", cache_gib=2.0):
-        """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen2.5-VL, 0 keeps the model's own."""
+        """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen-VL, 0 keeps the model's own."""
         path = resolve(path, flag)
         self.path, self.config = path, read_config(path, flag)
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         self.image_id = self.config.image_token_id
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
-        self.grids = self.config.model_type == "qwen2_5_vl"  # images keep their shape, positions are (time, row, column)
+        self.grids = self.config.model_type in ("qwen2_5_vl", "qwen3_vl")  # images keep their shape, positions are (time, row, column)
         if self.grids:
             least, most = (given or self.processor.size[edge] for given, edge in zip(pixels, ("shortest_edge", "longest_edge")))
             self.processor.size = type(self.processor.size)(shortest_edge=least, longest_edge=most)
@@ -259,7 +259,7 @@ class Chat:
         record.shown = used + rest  # the order in which the images stand in the prompt; one can stand twice
         parts = [p for p in parts if p["type"] == "image" or p["text"]]
         out = self.tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True)
-        return out + (THINK if thinking else "")
+        return out.removesuffix(THINK) + (THINK if thinking else "")  # the template of Qwen3-VL-Thinking ends with it already
 
     def _expand(self, record, ids):
         if ids.count(self.image_id) != len(record.shown):
@@ -271,7 +271,7 @@ class Chat:
         return full
 
     def tiles(self, size):
-        """Tiles of an image of (height, width): 1, or its tiling and a thumbnail; of a Qwen2.5-VL its visual tokens.
+        """Tiles of an image of (height, width): 1, or its tiling and a thumbnail; of a Qwen-VL its visual tokens.
         Tested against the real processors."""
         if self.grids:
             return math.prod(self.grid(size))
@@ -280,7 +280,7 @@ class Chat:
         return int(self.processor.get_number_of_image_patches(*size, {}))
 
     def grid(self, size):
-        """Rows and columns of visual tokens: the image is scaled to multiples of 28 pixels within the pixel limits."""
+        """Rows and columns of visual tokens: the image is scaled to multiples of 28 pixels (Qwen3-VL: 32) within the pixel limits."""
         height, width = size
         if max(size) > 200 * min(size):
             raise Refused(f"an image of {width}x{height} pixels is longer than 200 times its width: the model family refuses it")
@@ -296,7 +296,7 @@ class Chat:
         return rows, columns
 
     def positions(self, prompt):
-        """Of the rotary embedding: (P,), or for Qwen2.5-VL's M-RoPE (3, P), where text counts on in all three rows and an
+        """Of the rotary embedding: (P,), or for Qwen-VL's M-RoPE (3, P), where text counts on in all three rows and an
         image stands still in time and counts its rows and columns; text after it goes on behind the larger of the two."""
         if not self.grids:
             return torch.arange(len(prompt.full))
@@ -313,7 +313,7 @@ class Chat:
 
     def pixels(self, prompt):
         """What the processor makes of a prompt's images: {"pixel_values": (tiles, 3, height, width)}, for
-        Qwen2.5-VL {"pixel_values": (patches, width), "image_grid_thw": (images, 3)}, or {} without images.
+        Qwen-VL {"pixel_values": (patches, width), "image_grid_thw": (images, 3)}, or {} without images.
         Small images are kept (up to cache_gib), so that a second epoch or sample decodes nothing."""
         record, out = prompt.record, []
         for i in record.shown:

@@ -60,7 +60,7 @@ class Config:
     rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
     tensor_parallel: int = 1                      # processes that share one vLLM engine
     max_tiles: int = 12                           # tiles of an image (InternVL)
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
     dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
     seed: int = 0                                 # of sampling
 

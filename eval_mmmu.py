@@ -411,7 +411,7 @@ class Config:
     closing: str = "\n</think>\n\n\\boxed{"       # what closes an unfinished thought; the model goes on from there
     chunk: int = 512                              # questions that are sampled and written together: what an interruption can lose
     max_tiles: int = 12                           # of an image (InternVL)
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
     rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
     tensor_parallel: int = 1                      # processes that share one vLLM engine
     rollout_batch: int = 512                      # responses that the torch sampler decodes at a time

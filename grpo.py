@@ -48,7 +48,7 @@ class Config:
     max_new_tokens: int = 8192                    # length limit of a response; the paper raises it from 4096 on the way
     max_prompt: int = 8192                        # longer prompts (images expanded) are left out, never cut
     max_tiles: int = 12                           # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
     thinking: bool = True                         # the prompt ends with <think>
     clip_low: float = 0.2                         # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2                        # larger: "clip-higher"; matters only with several minibatches

@@ -41,7 +41,7 @@ from transformers.utils import logging as hf_logging
 
 import attention  # noqa: F401 (registers itself with transformers)
 from common import Refused, has_weights, main, resolve, say, total
-from connector import MergerConnector, MLPConnector, QFormer
+from connector import MergerConnector, MLPConnector, PatchMerger, QFormer
 
 hf_logging.disable_progress_bar()  # the bars of a run are its own
 
@@ -66,8 +66,13 @@ FAMILIES = {
         # the merger only groups patches here (connector.py); the encoder undoes its window order behind it
         "encode": lambda hf, images: hf.model.visual(images["pixel_values"], grid_thw=images["image_grid_thw"]).pooler_output,
         "connect": lambda hf, features: hf.model.visual.merger(features, project=True),
-        "blank": lambda c: {"pixel_values": torch.zeros(4, 3 * c.vision_config.temporal_patch_size * c.vision_config.patch_size ** 2),
-                            "image_grid_thw": torch.tensor([[1, 2, 2]])}},
+        "blank": lambda c: blank_patches(c)},
+    "qwen3_vl": {
+        "encoder": "model.visual", "connector": ("model.visual.merger", "model.visual.deepstack_merger_list"), "llm": ("model.language_model", "lm_head"),
+        "make_connector": lambda c: patch_mergers(c.vision_config),
+        "encode": lambda hf, images: encode_levels(hf, images),
+        "connect": lambda hf, features: connect_levels(hf, features),
+        "blank": lambda c: blank_patches(c)},
 }
 
 
@@ -96,6 +101,30 @@ def encode_tiles(hf, pixels):
     return tower(pixel_values=pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
 
 
+def blank_patches(config):
+    """Qwen-VL: an image of a single visual token"""
+    v = config.vision_config
+    return {"pixel_values": torch.zeros(4, 3 * v.temporal_patch_size * v.patch_size ** 2), "image_grid_thw": torch.tensor([[1, 2, 2]])}
+
+
+def patch_mergers(v):
+    """Qwen3-VL: visual.merger and visual.deepstack_merger_list, a level for each; both are the connector"""
+    make = lambda together: PatchMerger(v.hidden_size, v.out_hidden_size, v.spatial_merge_size, together)  # noqa: E731
+    return make(False), nn.ModuleList(make(True) for _ in v.deepstack_visual_indexes)
+
+
+def encode_levels(hf, images):
+    """Qwen3-VL: its mergers only group patches here; the last layer's and the earlier ones' lie side by side, (V, levels * 4 * width)"""
+    out = hf.model.visual(images["pixel_values"], grid_thw=images["image_grid_thw"])
+    return torch.cat([out.pooler_output, *out.deepstack_features], -1)
+
+
+def connect_levels(hf, features):
+    """Qwen3-VL: each level through its own merger, side by side again: (V, levels * d), which `decode` takes apart"""
+    mergers = [hf.model.visual.merger, *hf.model.visual.deepstack_merger_list]
+    return torch.cat([merger(level, project=True) for merger, level in zip(mergers, features.chunk(len(mergers), -1))], -1)
+
+
 CHUNK = 2 ** 24  # logits that exist at once in the head (64 MiB in fp32), whatever the vocabulary
 
 
@@ -108,11 +137,10 @@ class VLM(nn.Module):
         super().__init__()
         self.hf, self.family, self.source, self.autocast_dtype = hf, FAMILIES[family], source, autocast
         self.image_id = hf.config.image_token_id
-        where, _, leaf = self.family["connector"].rpartition(".")
-        home = hf.get_submodule(where)
-        ours, theirs = self.family["make_connector"](hf.config), getattr(home, leaf)
-        ours.load_state_dict(theirs.state_dict(), assign=True)
-        setattr(home, leaf, ours)
+        names, made = self.family["connector"], self.family["make_connector"](hf.config)
+        for name, ours in [(names, made)] if isinstance(names, str) else zip(names, made):
+            ours.load_state_dict(hf.get_submodule(name).state_dict(), assign=True)
+            hf.set_submodule(name, ours)
         hf.get_submodule(self.family["encoder"]).config._attn_implementation = "layout_flash_windows"
         hf.model.language_model.config._attn_implementation = "layout"
         # ids that the policy can not write: placeholders of images (see `logits`)
@@ -160,7 +188,7 @@ class VLM(nn.Module):
 
     def encode(self, pack):
         """Encoder: the pack's images -> features, (tiles, patches, width) or, of a family with dynamic resolution,
-        (visual tokens, 4 * width); None for a pack without images.
+        (visual tokens, 4 * width), for Qwen3-VL several such levels side by side; None for a pack without images.
 
         Under FSDP a rank without images still has to enter the encoder's collectives, or the others wait for it for
         ever: there a black image goes through, and `decode` multiplies it by zero. So it does with a frozen LLM, whose
@@ -174,7 +202,7 @@ class VLM(nn.Module):
             return self.family["encode"](self.hf, images)
 
     def connect(self, features):
-        """Connector: features -> visual tokens (V, d) in the LLM's width"""
+        """Connector: features -> visual tokens (V, d) in the LLM's width; for Qwen3-VL (V, levels * d)"""
         if features is None:
             return None
         with self.autocast():
@@ -184,16 +212,20 @@ class VLM(nn.Module):
         """LLM: ids with the visual tokens in their places -> hidden states (N, d)"""
         with self.autocast():
             x = self.hf.model.language_model.embed_tokens(pack.ids)          # (N, d)
+            deepstack = {}
             if visual is not None and len(pack.visual_at) == 0:
                 x = x + 0 * visual.sum()
             elif visual is not None:
                 if len(visual) != len(pack.visual_at):
                     raise Refused(f"{len(visual)} visual tokens for {len(pack.visual_at)} places in the prompts of "
                                   f"{pack.names()}: processor and model disagree about tiles or image size")
-                x = x.index_copy(0, pack.visual_at, visual.to(x.dtype))
+                tokens, *levels = visual.split(x.shape[-1], -1)              # (V, d) each
+                x = x.index_copy(0, pack.visual_at, tokens.to(x.dtype))
+                if levels:  # Qwen3-VL adds them to the visual tokens behind its first layers, one level a layer
+                    deepstack = {"visual_pos_masks": (pack.ids == self.image_id)[None], "deepstack_visual_embeds": levels}
             return self.hf.model.language_model(
                 inputs_embeds=x[None], position_ids=pack.positions[..., None, :], use_cache=False,
-                layout=layout or pack.layout).last_hidden_state[0]
+                layout=layout or pack.layout, **deepstack).last_hidden_state[0]
 
     def logits(self, hidden, temperature=1.0):
         """hidden (n, d) -> logits (n, vocabulary) of the distribution that is sampled: fp32, divided by the temperature,

@@ -199,7 +199,7 @@ class DataConfig:
     columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
     need: tuple[str, ...] = ("question", "answer")  # fields that may not be empty; supervised stages need question and solution
     max_tiles: int = 12                           # tiles of an image (InternVL)
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
     thinking: bool = True                         # the prompt ends with <think>
 
 

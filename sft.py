@@ -37,7 +37,7 @@ class Config:
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                       # rows longer than this (prompt and solution) are left out
     max_tiles: int = 12                           # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen2.5-VL); 0 = what the model folder says
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
     optimizer: str = "adamw"                      # adamw, or muon: for a model from nothing, in one process
     weight_decay: float = 0.0                     # of the optimizer
     clip: float = 1.0                             # gradient norm at most

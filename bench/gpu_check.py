@@ -1,6 +1,6 @@
 """What only a GPU can show, in one script: `python bench/gpu_check.py` (about ten minutes; --quick for the parity alone).
 
-1. Parity: packs of a small InternVL and a small Qwen2.5-VL on the GPU against plain transformers on the CPU, in fp32
+1. Parity: packs of a small InternVL, Qwen2.5-VL and Qwen3-VL on the GPU against plain transformers on the CPU, in fp32
    (SDPA), and in bf16 (fused varlen attention) against fp32. A wrong layout, window or causal alignment shows at once.
 2. A training step of models of InternVL3's shapes with random weights: real tokens per second, model FLOPs utilisation
    (plan.flops: encoder included, nothing counted twice for checkpointing), peak memory beside what plan.py said.
@@ -51,12 +51,12 @@ class Config:
 
 def folders(where):
     import blank_model
-    from families import make_qwen
-    for name in ("internvl", "qwen"):
+    from families import make_qwen, make_qwen3
+    makes = {"internvl": lambda folder: blank_model.save_blank_model(folder, seed=0), "qwen": make_qwen, "qwen3": make_qwen3}
+    for name, make in makes.items():
         (where / name).mkdir()
-    blank_model.save_blank_model(where / "internvl", seed=0)
-    make_qwen(where / "qwen")
-    return where / "internvl", where / "qwen"
+        make(where / name)
+    return [where / name for name in makes]
 
 
 def pack_of(chat):

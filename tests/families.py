@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken
 from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
-                          Qwen2_5_VLForConditionalGeneration)
+                          Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration)
 
 SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-# Qwen2.5-VL's own template, without video: the marks around an image are the template's
+# Qwen-VL's own template, without video: the marks around an image are the template's
 TEMPLATE = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -69,16 +69,39 @@ def make_qwen(folder, tied=False, width=96, layers=3, depth=4, seed=0):
                          num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None, eos_token_id=stop,
                          pad_token_id=pad, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [width // 48, width // 32, width // 32]}),
         image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end, tie_word_embeddings=tied)
+    images = dict(image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2_5_VLProcessor", min_pixels=16 * 16, max_pixels=64 * 64,
+                  patch_size=4, temporal_patch_size=2, merge_size=2, image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
+    return save_qwen(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, images, seed)
+
+
+def make_qwen3(folder, tied=False, width=96, layers=4, depth=4, seed=0):
+    """A dense Qwen3-VL: patches of 16 pixels as in the real one, two DeepStack levels, a head size of its own, a table of
+    6 x 6 positions that images of other shapes interpolate; every tensor matters."""
+    tokenizer = qwen_tokenizer()
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(SPECIALS))
+    stop, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    head = width // 3
+    config = Qwen3VLConfig(
+        vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=16, spatial_merge_size=2,
+                           temporal_patch_size=2, out_hidden_size=width, num_position_embeddings=36, deepstack_visual_indexes=[0, depth - 2]),
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, head_dim=head,
+                         num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None, eos_token_id=stop, pad_token_id=pad,
+                         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [head // 4, head // 8, head // 8], "mrope_interleaved": True}),
+        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end, tie_word_embeddings=tied)
+    images = dict(image_processor_type="Qwen2VLImageProcessorFast", processor_class="Qwen3VLProcessor", size=dict(shortest_edge=32 * 32, longest_edge=128 * 128),
+                  patch_size=16, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return save_qwen(folder, Qwen3VLForConditionalGeneration, config, tokenizer, images, seed)
+
+
+def save_qwen(folder, kind, config, tokenizer, images, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = kind(config)
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(2)
-    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
+    model.generation_config = GenerationConfig(eos_token_id=config.text_config.eos_token_id, pad_token_id=config.text_config.pad_token_id)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    images = dict(image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2_5_VLProcessor", min_pixels=16 * 16, max_pixels=64 * 64,
-                  patch_size=4, temporal_patch_size=2, merge_size=2, image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
     return folder

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor, Qwen3VLProcessor
 
 import connector_tune
 import grpo
 import attention
 from common import Refused
 from conftest import gradients, plain, write_jsonl
-from data import Chat, open_image, read_records
-from families import make_internvl35, make_qwen
+from data import Chat, Record, open_image, read_records
+from families import make_internvl35, make_qwen, make_qwen3
 from model import PARTS, load
 from reward import Reward
 from rollout import TorchSampler
@@ -24,11 +24,13 @@ from rollout import TorchSampler
 CONNECTORS = {
     "internvl": {f"model.multi_modal_projector.{n}.{w}" for n in ("layer_norm", "linear_1", "linear_2") for w in ("weight", "bias")},
     "qwen": {"model.visual.merger.ln_q.weight", *(f"model.visual.merger.mlp.{n}.{w}" for n in (0, 2) for w in ("weight", "bias"))},
+    "qwen3": {f"model.visual.{m}.{n}.{w}" for m in ("merger", "deepstack_merger_list.0", "deepstack_merger_list.1")
+              for n in ("norm", "linear_fc1", "linear_fc2") for w in ("weight", "bias")},
 }
-CONNECTORS |= {"qwen-tied": CONNECTORS["qwen"], "internvl3.5": CONNECTORS["internvl"]}
+CONNECTORS |= {"qwen-tied": CONNECTORS["qwen"], "qwen3-tied": CONNECTORS["qwen3"], "internvl3.5": CONNECTORS["internvl"]}
 
 
-@pytest.fixture(scope="session", params=["internvl", "internvl3.5", "qwen", "qwen-tied"])
+@pytest.fixture(scope="session", params=["internvl", "internvl3.5", "qwen", "qwen-tied", "qwen3", "qwen3-tied"])
 def family(request):
     return request.param
 
@@ -39,7 +41,8 @@ def path(family, tmp_path_factory, model_path):
         return model_path
     if family == "internvl3.5":
         return str(make_internvl35(tmp_path_factory.mktemp(family), model_path))
-    return str(make_qwen(tmp_path_factory.mktemp(family), tied=family == "qwen-tied"))
+    make = make_qwen3 if family.startswith("qwen3") else make_qwen
+    return str(make(tmp_path_factory.mktemp(family), tied=family.endswith("-tied")))
 
 
 @pytest.fixture(scope="session")
@@ -211,11 +214,11 @@ def test_greedy_is_generate(path, chat, groups):
         assert theirs[len(prompt.full):].tolist()[:len(ours.ids)] == ours.ids
 
 
-# --------------------------------------------------------------------------------------- what is special to Qwen2.5-VL
+# ------------------------------------------------------------------------------------------- what is special to Qwen-VL
 
-@pytest.fixture(scope="session")
-def qwen(tmp_path_factory):
-    return str(make_qwen(tmp_path_factory.mktemp("qwen-alone")))
+@pytest.fixture(scope="session", params=["qwen", "qwen3"])
+def qwen(request, tmp_path_factory):
+    return str({"qwen": make_qwen, "qwen3": make_qwen3}[request.param](tmp_path_factory.mktemp("qwen-alone")))
 
 
 def test_positions_are_those_of_get_rope_index(qwen, groups):
@@ -237,28 +240,52 @@ def test_grid_is_the_processors(qwen):
     g = torch.Generator().manual_seed(0)
     for pixels in ((0, 0), (2000, 9000), (64, 64)):
         chat = Chat(qwen, pixels=pixels)
-        least, most = chat.processor.size["shortest_edge"], chat.processor.size["longest_edge"]
+        least, most, unit = chat.processor.size["shortest_edge"], chat.processor.size["longest_edge"], {"qwen2_5_vl": 8, "qwen3_vl": 32}[chat.config.model_type]
         for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
             if max(h, w) > 200 * min(h, w):
                 with pytest.raises(Refused, match="200 times"):
                     chat.grid((h, w))
                 continue
-            theirs = smart_resize(h, w, 8, least, most)
-            assert tuple(8 * x for x in chat.grid((h, w))) == theirs
+            theirs = smart_resize(h, w, unit, least, most)
+            assert tuple(unit * x for x in chat.grid((h, w))) == theirs
         for h, w in [(30, 200), (64, 64), (7, 9)]:
             got = chat.processor(Image.new("RGB", (w, h)), return_tensors="pt")
             assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in chat.grid((h, w)))]]
             assert chat.tiles((h, w)) * 4 == chat.processor.get_number_of_image_patches(h, w, {}) == len(got["pixel_values"])
 
 
+def test_names_in_the_file_are_the_published_ones(tmp_path):
+    """Of Qwen3-VL, written out: what vLLM and others look for (Qwen2.5-VL's files have visual.* and model.layers.* instead)."""
+    for name in ("given", "saved"):
+        (tmp_path / name).mkdir()
+    load(str(make_qwen3(tmp_path / "given"))).save(tmp_path / "saved")
+    names = load_file(tmp_path / "saved" / "model.safetensors").keys()
+    assert {re.match(r"model\.visual\.\w+|model\.language_model\.\w+|.*", n)[0] for n in names} == {
+        "model.visual.patch_embed", "model.visual.pos_embed", "model.visual.blocks", "model.visual.merger", "model.visual.deepstack_merger_list",
+        "model.language_model.embed_tokens", "model.language_model.layers", "model.language_model.norm", "lm_head.weight"}
+    assert CONNECTORS["qwen3"] <= names
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_template_that_begins_to_think_itself(tmp_path, thinking):
+    """Qwen3-VL-Thinking's template ends with <think>: once in the prompt, and not at all in a prompt without thinking."""
+    chat = Chat(str(make_qwen3(tmp_path)))
+    record = Record("a", "Why?")
+    usual = chat._text(record, thinking)
+    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace("assistant\\n", "assistant\\n<think>\\n")
+    assert chat.tokenizer.apply_chat_template([{"role": "user", "content": []}], tokenize=False, add_generation_prompt=True).endswith("<think>\n")
+    assert chat._text(record, thinking) == usual and usual.count("<think>") == thinking
+
+
 def test_prompt_is_the_real_processors(qwen, groups):
-    """Qwen2_5_VLProcessor itself wants torchvision for its videos; its own method that expands an image does not."""
+    """The processors themselves want torchvision for their videos; their own method that expands an image does not."""
     chat = Chat(qwen)
     for prompt in chat.prompts([p.record for p, _ in groups]):
         inputs, at = chat.pixels(prompt), iter(range(9))
         real = SimpleNamespace(image_processor=chat.processor, image_token=chat.image_mark)
         text = chat._text(prompt.record, True)
-        text = re.sub(re.escape(chat.image_mark), lambda _: Qwen2_5_VLProcessor.replace_image_token(real, inputs, next(at)), text)
+        kind = {"qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[chat.config.model_type]
+        text = re.sub(re.escape(chat.image_mark), lambda _: kind.replace_image_token(real, inputs, next(at)), text)
         assert chat.tokenizer(text, add_special_tokens=False)["input_ids"] == prompt.full
 
 

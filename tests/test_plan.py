@@ -17,7 +17,7 @@ from model import PARTS, load, shard
 
 CONFIGS = ROOT / "recipes" / "configs"
 PUBLISHED = {"InternVL3-1B": 0.938e9, "InternVL3-2B": 2.09e9, "InternVL3-8B": 7.94e9, "InternVL3-38B": 38.4e9,
-             "Qwen2.5-VL-3B": 3.75e9, "Qwen2.5-VL-7B": 8.29e9}  # parameters, from the model cards
+             "Qwen2.5-VL-3B": 3.75e9, "Qwen2.5-VL-7B": 8.29e9, "Qwen3-VL-4B": 4.44e9}  # parameters, from the model cards
 
 
 def test_every_configuration_is_known():
@@ -30,10 +30,12 @@ def test_parameters_are_the_published_ones(name):
     assert s["total"] == pytest.approx(PUBLISHED[name], rel=2e-3)
     if name == "InternVL3-38B":  # PAPER: encoder of 45 layers, connector of 91.8 M
         assert s["parts"]["connector"] == 91_786_240 and s["depth"] == 45 and s["layers"] == 64
+    if name == "Qwen3-VL-4B":  # four mergers of 1024 * 4 -> 2560: two matrices, their biases, a norm of one patch or of four
+        assert s["parts"]["connector"] == 4 * (4096 * 4096 + 4096 + 4096 * 2560 + 2560) + 2 * (1024 + 3 * 4096) and s["depth"] == 24
 
 
 @pytest.mark.parametrize("gpus", [8, 16])
-@pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B"])
+@pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B", "Qwen3-VL-4B"])
 def test_shards_over_simulated_ranks(name, gpus):
     """What the plan says of weights is what FSDP gives to rank 0, to half a percent (rows do not divide evenly)."""
     s = plan.shape(CONFIGS / name)
@@ -48,7 +50,7 @@ def test_shards_over_simulated_ranks(name, gpus):
     assert 4 * local / plan.GIB == pytest.approx(table["weights, fp32"], rel=5e-3)
 
 
-@pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B"])
+@pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B", "Qwen3-VL-4B"])
 @pytest.mark.parametrize("gpus", [8, 16])
 def test_table(name, gpus, capsys):
     cfg = plan.Config(model=str(CONFIGS / name), gpus=gpus)
@@ -136,5 +138,5 @@ def test_gpu_check_runs_without_a_gpu(model_path, tmp_path, monkeypatch):
     import gpu_check
     gpu_check.check(gpu_check.Config(device="cpu", shapes=(model_path,), tokens=256, steps=1, out=str(tmp_path / "out.json")))
     results = json.loads((tmp_path / "out.json").read_text())
-    assert len(results["parity"]) == 6 and all(row["good"] for row in results["parity"].values())
+    assert len(results["parity"]) == 9 and all(row["good"] for row in results["parity"].values())
     assert results["steps"]["model"]["tokens"] <= 256

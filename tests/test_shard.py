@@ -1,4 +1,4 @@
-"""shard() beside one process: both families, tied embeddings, a bf16 checkpoint, a copy on every node, offload, GRPO, resume.
+"""shard() beside one process: Qwen2.5-VL and Qwen3-VL, tied embeddings, a bf16 checkpoint, a copy on every node, offload, GRPO, resume.
 
 Run by torchrun this file is the worker of two processes; test_processes.py does the same for whole stages of the tiny world.
 """
@@ -21,11 +21,12 @@ import grpo
 import sft
 from common import World, read_jsonl, start
 from data import Chat, read_records
-from families import make_qwen
+from families import make_qwen, make_qwen3
 from model import even_out, load, shard, share
 from reward import Reward
 
 LIMIT = 240
+NAMES = ("qwen", "tied", "bf16", "qwen3")
 WAYS = {"plain": {}, "hybrid": dict(hybrid=True), "offload": dict(offload=True)}
 
 
@@ -50,7 +51,7 @@ def one_step(model, data, world, **how):
 
 def jobs(folder, given, world):
     data = str(given / "rows.jsonl")
-    for name in ("qwen", "tied", "bf16"):
+    for name in NAMES:
         for way, how in WAYS.items():
             loss, norm, vlm = one_step(str(given / name), data, world, **how)
             (folder / f"{name}-{way}").mkdir(exist_ok=True)
@@ -87,9 +88,9 @@ def three_steps(given, out, until):
 def both(tmp_path_factory):
     out = {n: tmp_path_factory.mktemp(f"shards_{n}") for n in (1, 2)}
     given = out["given"] = tmp_path_factory.mktemp("given")
-    for name in ("qwen", "tied", "bf16"):
+    for name in NAMES:
         (given / name).mkdir()
-        make_qwen(given / name, tied=name == "tied", layers=2, depth=3)
+        (make_qwen3 if name == "qwen3" else make_qwen)(given / name, tied=name == "tied", layers=2, depth=3)
     plain(given / "bf16").to(torch.bfloat16).save_pretrained(given / "bf16")
     g = torch.Generator().manual_seed(0)
     for name, (h, w) in {"a.png": (48, 48), "b.png": (60, 140), "c.png": (97, 33)}.items():
@@ -116,7 +117,7 @@ def both(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["qwen", "tied", "bf16"])
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_equal_one(both, name, way):
     one, two = ([float(x) for x in (both[n] / f"{name}-{way}" / "numbers.txt").read_text().split()] for n in (1, 2))
     assert one[0] == pytest.approx(two[0], rel=1e-5) and one[1] == pytest.approx(two[1], rel=1e-4)

@@ -1,6 +1,6 @@
 """The real vLLM against the trainer: `make test-vllm` runs these in an environment of their own; `make test` leaves them out.
 
-Small random checkpoints of both families, fp32. Their generation_config.json asks for top-p, penalties and another
+Small random checkpoints of every family, fp32. Their generation_config.json asks for top-p, penalties and another
 temperature, which must not reach a sample. The file is also the worker of its tests with torchrun and of those that are killed.
 """
 import importlib.util
@@ -68,14 +68,15 @@ class Setting:
         return vlm
 
 
-@pytest.fixture(scope="session", params=["internvl", "qwen2_5_vl", "qwen2_5_vl tied"])
+@pytest.fixture(scope="session", params=["internvl", "qwen2_5_vl", "qwen2_5_vl tied", "qwen3_vl"])
 def setting(request, model_path, rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param.replace(" ", "_")) / "model"
     if request.param == "internvl":
         shutil.copytree(model_path, folder)
     else:
         folder.mkdir()
-        families.make_qwen(folder, tied="tied" in request.param, width=192)
+        make = families.make_qwen3 if request.param == "qwen3_vl" else families.make_qwen
+        make(folder, tied="tied" in request.param, width=192)
     return Setting(misleading(folder), rows)
 
 
