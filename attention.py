@@ -80,12 +80,13 @@ class Layout:
         if fused(v):
             q_ends, k_ends, longest_q, longest_k, keys = self.flat
             return varlen(q, k.index_select(0, keys), v.index_select(0, keys), q_ends, k_ends, longest_q, longest_k, scale, causal=True)
+        # index_select: on a CPU its backward takes half the time of x[at]'s
+        rows = lambda x, at: x.index_select(0, at.flatten()).unflatten(0, at.shape).transpose(1, 2)  # noqa: E731 (S, heads, L, h)
         outs = []
         for q_at, k_at, mask, real, _ in self.buckets:
-            Q, K, V = q[q_at].transpose(1, 2), k[k_at].transpose(1, 2), v[k_at].transpose(1, 2)  # (S, heads, L, h)
-            o = attention(Q, K, V, mask, scale)
-            outs.append(o.transpose(1, 2).flatten(0, 1)[real])  # (tokens of the bucket, heads, h)
-        return torch.cat(outs)[self.back]
+            o = attention(rows(q, q_at), rows(k, k_at), rows(v, k_at), mask, scale)
+            outs.append(o.transpose(1, 2).flatten(0, 1).index_select(0, real))  # (tokens of the bucket, heads, h)
+        return torch.cat(outs).index_select(0, self.back)
 
 
 def fused(x):

@@ -253,8 +253,8 @@ class VLM(nn.Module):
         size = max(1, CHUNK // self.hf.lm_head.weight.shape[0])
         source, target = pack.source.split(size), pack.target.split(size)
         if len(source) == 1:
-            return chunk(hidden[source[0]], target[0])
-        logp, entropy = zip(*(checkpoint(chunk, hidden[s], t, use_reentrant=False) for s, t in zip(source, target)))
+            return chunk(hidden.index_select(0, source[0]), target[0])
+        logp, entropy = zip(*(checkpoint(chunk, hidden.index_select(0, s), t, use_reentrant=False) for s, t in zip(source, target)))
         return torch.cat(logp), torch.cat(entropy)
 
     def forward(self, pack, features=None, only_features=False):
