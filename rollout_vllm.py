@@ -2,7 +2,8 @@
 
     generate   token ids in (one placeholder per image, the images beside them), token ids and log-probs out; one request
                of n samples for each prompt, all prompts at once
-    sync       the trainer's tensors, one at a time, into the engine that runs in the trainer's own process
+    sync       the trainer's tensors, gathered one at a time (no more memory than the largest takes), into the engine, which
+               runs in the trainer's own process
 
 Nearly every silent failure of reinforcement learning on images is sampler and trainer drifting apart. So this file mostly
 checks, and stops with a sentence: the prompt ids that vLLM reports are the trainer's, for every prompt; a sync loaded every
