@@ -149,6 +149,9 @@ def train(cfg):
                 save(run, step, vlm, optimizer, world)
             raise Refused(f"{down}\nEverything up to step {step} is saved. Start the server and run the same command again.")
         time_sample = time.time() - begin - time_reward
+        if step == first and not (gap := disagreement(vlm, chat, groups, cfg, world)) <= cfg.max_gap:
+            raise Refused(f"sampler and trainer disagree by {gap:.3f} nats a token at the first step (--max_gap {cfg.max_gap}). "
+                          f"Likely causes: other weights, other pixels or tile limits, another temperature, bf16 on one side only.")
 
         # ---------------------------------------------------------------- advantage: each response against its group
         reward = torch.tensor([[r.total for r in rewards] for _, rewards in groups])       # (P, n)
@@ -208,9 +211,6 @@ def train(cfg):
                  time_update=time.time() - begin - time_sample - time_reward, time_step=time.time() - begin)
         if verifier:
             m.update({f"{name}_rate": value for name, value in rates([r for _, rs in groups for r in rs]).items()})  # rank 0's
-        if step == first and not (m["gap"] or 0) <= cfg.max_gap:
-            raise Refused(f"sampler and trainer disagree by {m['gap']:.3f} nats a token at the first step (--max_gap {cfg.max_gap}). "
-                          f"Likely causes: other weights, other pixels or tile limits, another temperature, bf16 on one side only.")
         run.log(step + 1, m)
         run.rollout(sample_row(step + 1, *batches[0][0][0]))
         watch(step + 1, m)
@@ -259,6 +259,20 @@ def collect(source, step, cfg, sampler, verifier, world):
         if sum(map(mixed, groups)) >= wanted:
             break
     return (sorted(groups, key=mixed, reverse=True) if cfg.dynamic_sampling else groups)[:wanted], time_reward
+
+
+@torch.no_grad()
+def disagreement(vlm, chat, groups, cfg, world):
+    """Mean difference, in nats a token, of the sampler's log-probs and the trainer's: of every response of the step, before
+    anything is learned from one of them. (m["gap"] is of those that are trained.)"""
+    packs = chat.packs([(rollouts[0].prompt, [r.ids for r in rollouts]) for rollouts, _ in groups], cfg.max_tokens, cfg.temperature)
+    sampled, at, gap = torch.cat([r.logp for rollouts, _ in groups for r in rollouts]), 0, 0.0
+    for pack, real in even_out(packs, world):
+        logp = vlm(pack.to(world.device))[0].cpu()
+        if real:
+            gap, at = gap + (logp - sampled[at:at + len(logp)]).abs().sum().item(), at + len(logp)
+    gap, tokens = total([gap, at], world)
+    return gap / max(1, tokens)
 
 
 def deal(groups, cfg, world):

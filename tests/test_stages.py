@@ -566,6 +566,29 @@ def test_sampler_that_disagrees_stops_the_first_step(tiny, sampler, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("wrong", [4.0, math.nan])
+def test_gap_of_the_first_step_is_of_every_response(tiny, tmp_path, monkeypatch, wrong):
+    """One group of four is off, and no group has a spread, so that nothing but the first would be trained."""
+    make = grpo.make_sampler
+
+    def one_is_off(*args):
+        sampler = make(*args)
+        generate = sampler.generate
+
+        def off(*args, **kwargs):
+            groups = generate(*args, **kwargs)
+            for r in groups[-1]:
+                r.logp = r.logp + wrong
+            return groups
+        sampler.generate = off
+        return sampler
+    monkeypatch.setattr(grpo, "make_sampler", one_is_off)
+    monkeypatch.setattr(grpo, "score_batch", lambda responses, *_: [Reward(0.0, 0.0, 0.0, None, "no")] * len(responses))
+    with pytest.raises(Refused, match="disagree by (nan|[01]\\.)"):
+        run_grpo(tiny, tmp_path / "run")
+    run_grpo(tiny, tmp_path / "let", 1, max_gap=10.0) if wrong == 4.0 else None
+
+
 # -------------------------------------------------------------------------------------------------- the optimizer's step
 
 def test_gradients_that_are_not_finite(tmp_path):
