@@ -22,8 +22,8 @@ over all occurrences, not over responses), the log base (e), the probe set (rand
 counts (a bootstrap interval over responses stands beside each mean), and the rule: the highest mean among the checkpoints
 with at least --min_count occurrences. One guard is added: entropy also shoots up when a policy falls apart, so a
 checkpoint whose probe accuracy is more than 2 standard errors below the best one (paired by question) is set aside, and
-that is said. When no checkpoint has enough occurrences the indicator means nothing: that is said too, and validation
-accuracy chooses.
+that is said. When fewer than two checkpoints are left there is nothing to compare: that is said too, and validation accuracy
+chooses.
 """
 import bisect
 import hashlib
@@ -160,6 +160,9 @@ def choose(table, min_count=50):
                                       f"accurate than step {best['step']}: validation accuracy chooses."]
         return best, "accuracy", [f"no checkpoint has {min_count} critical tokens in its responses: their entropy cannot choose, "
                                   f"validation accuracy does. More --probe or --samples, or other --words, may help."]
+    if len(ranked) == 1 < len(table):
+        return best, "accuracy", [f"of all checkpoints only step {ranked[0]['step']} has {min_count} critical tokens and nearly the best accuracy: "
+                                  f"there is nothing to compare its entropy with, validation accuracy chooses."]
     chosen = max(ranked, key=lambda row: (row["critical_entropy"], row["step"]))
     alike = [row["step"] for row in ranked if row is not chosen and (row["high"] or math.inf) >= (chosen["low"] or 0)]
     notes = [f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}."] if alike else []

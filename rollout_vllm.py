@@ -74,7 +74,8 @@ class VLLMSampler:
         with torch.random.fork_rng(), warnings.catch_warnings():  # the engine seeds the whole process
             warnings.simplefilter("ignore", FutureWarning)
             self.llm = LLM(
-                vlm.source if vlm else chat.path, dtype=self.dtype, max_model_len=chat.context, tensor_parallel_size=tensor_parallel,
+                vlm.source if vlm else chat.path, dtype=self.dtype, tensor_parallel_size=tensor_parallel,
+                max_model_len=-1,  # the model's context, or as much of it as the memory for keys and values holds
                 distributed_executor_backend="external_launcher" if size > 1 else None, gpu_memory_utilization=memory,
                 enable_sleep_mode=self.sleeps, enforce_eager=not gpu, limit_mm_per_prompt={"image": IMAGES, "video": 0},
                 mm_processor_kwargs=limits, enable_prefix_caching=True, logprobs_mode="processed_logprobs",
@@ -87,6 +88,7 @@ class VLLMSampler:
         if type(theirs) is not type(chat.processor):
             raise Refused(f"vLLM would prepare images with {type(theirs).__name__}, the trainer does with {type(chat.processor).__name__}: "
                           f"their pixels differ (rollout_vllm.py, use_fast)")
+        self.room = min(chat.context, self.llm.llm_engine.model_config.max_model_len)
         self.synced = checksums(vlm) if vlm else None
         if world is not None:
             self.sync(vlm)  # a resumed run is not at its first weights any more
@@ -102,6 +104,10 @@ class VLLMSampler:
             raise Refused("the trainer's weights are not those that vLLM holds: sampler.sync(vlm) belongs behind every optimizer step")
         if many := [p for p in prompts if len(p.record.shown) > IMAGES]:
             raise Refused(f"row {many[0].record.id} has {len(many[0].record.shown)} images; vLLM was started for {IMAGES} (rollout_vllm.py, IMAGES)")
+        longest = max((min(len(p.full) + max_new_tokens, self.chat.context), p.record.id) for p in prompts) if prompts else (0, "")
+        if longest[0] > self.room:
+            raise Refused(f"row {longest[1]}: prompt and response may take {longest[0]} tokens, vLLM's memory holds {self.room}. Give it more "
+                          f"(--tensor_parallel, grpo.py's --vllm_memory), or take fewer (--max_new_tokens).")
         self._wake("weights", "kv_cache")
         mine = [(p, seed_of(seed, i)) for i, p in enumerate(prompts)]
         everyone = self._gather(mine)  # processes that share an engine feed it the same requests

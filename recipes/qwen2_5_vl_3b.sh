@@ -3,6 +3,7 @@
 #
 #   bash recipes/qwen2_5_vl_3b.sh --dry_run     checks everything that needs no GPU
 #   bash recipes/qwen2_5_vl_3b.sh               started again it goes on where it stopped
+#   GPUS=2 MODEL=Qwen/Qwen3-VL-4B-Instruct CONFIG=recipes/configs/Qwen3-VL-4B bash recipes/qwen2_5_vl_3b.sh      the next generation
 #
 # GPUs    one of 80 GB: `python model.py plan --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --tokens 8192` says 73 GiB in
 #         training and 55 in sampling. Two GPUs (GPUS=2) halve weights and optimizer.
@@ -11,7 +12,7 @@
 #         checkpointing at 40% of 989 TFLOP/s; sampling 2,048 tokens at about 80 a second, 25 s: 200 steps in 2 h.
 GPUS=${GPUS:-1}
 . "$(dirname "$0")/stage.sh"
-CONFIG=recipes/configs/Qwen2.5-VL-3B
+CONFIG=${CONFIG:-recipes/configs/Qwen2.5-VL-3B}
 MODEL=${MODEL:-Qwen/Qwen2.5-VL-3B-Instruct}
 COLD=${COLD:-data/cold_start.jsonl}
 MATHS=${MATHS:-hiyouga/geometry3k}

@@ -86,7 +86,7 @@ def test_the_highest_critical_entropy_is_chosen():
 
 
 def test_a_policy_that_falls_apart_is_set_aside():
-    table = [checkpoint(10, 0.5, 0.60), checkpoint(20, 0.8, 0.68), checkpoint(30, 4.0, 0.20)]
+    table = [checkpoint(10, 0.5, 0.64), checkpoint(20, 0.8, 0.68), checkpoint(30, 4.0, 0.20)]
     chosen, rule, _ = es.choose(table)
     assert (chosen["step"], rule) == (20, "critical_entropy")
     assert "below the best" in table[2]["set_aside"] and table[1]["set_aside"] == ""
@@ -96,10 +96,17 @@ def test_a_policy_that_falls_apart_is_set_aside():
 
 
 def test_too_few_occurrences_are_said():
-    table = [checkpoint(10, 0.5, 0.70), checkpoint(20, 3.0, 0.68, count=49), checkpoint(30, None, 0.70, count=0)]
-    assert es.choose(table)[0]["step"] == 10 and table[1]["set_aside"] == "only 49 critical tokens"
+    table = [checkpoint(5, 0.4, 0.70), checkpoint(10, 0.5, 0.70), checkpoint(20, 3.0, 0.68, count=49), checkpoint(30, None, 0.70, count=0)]
+    assert es.choose(table)[0]["step"] == 10 and table[2]["set_aside"] == "only 49 critical tokens"
     chosen, rule, notes = es.choose(table, min_count=101)
     assert (chosen["step"], rule) == (30, "accuracy") and "no checkpoint has 101 critical tokens" in notes[0]  # of equal accuracy the later
+
+
+def test_a_choice_among_one_is_none():
+    """The first checkpoint alone still says "wait": that its entropy is the highest of one says nothing for it."""
+    chosen, rule, notes = es.choose([checkpoint(20, 0.5, 0.66), checkpoint(40, 3.0, 0.68, count=49), checkpoint(60, None, 0.70, count=0)])
+    assert (chosen["step"], rule) == (60, "accuracy") and "only step 20 has 50 critical tokens" in notes[0]
+    assert es.choose([checkpoint(20, 0.5, 0.66)])[1] == "critical_entropy"  # a run with one checkpoint has no other question
 
 
 def test_a_choice_that_is_not_sharp_is_said():

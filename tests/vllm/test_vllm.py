@@ -160,6 +160,17 @@ def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
     assert len(left) == len(groups) and all(given[i] is g for i, g in enumerate(groups)) and left[0] and not left[-1]
 
 
+def test_what_memory_does_not_hold_is_refused(internvl, monkeypatch):
+    """Contexts of 262,144 tokens are longer than the keys and values that fit: vLLM would cut responses without a word."""
+    internvl.fresh()
+    assert internvl.sampler.room == internvl.chat.context
+    longest = max(len(p.full) for p in internvl.prompts)
+    monkeypatch.setattr(internvl.sampler, "room", longest + 8)
+    internvl.sampler.generate(internvl.prompts, 1, 8)
+    with pytest.raises(Refused, match=f"row .: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"):
+        internvl.sampler.generate(internvl.prompts, 1, 9)
+
+
 def test_seeds(internvl):
     internvl.fresh()
     ids = lambda seed: [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]  # noqa: E731
