@@ -22,10 +22,10 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from common import Refused, Run, ahead, batch_indices, discard, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
+from common import Refused, Run, ahead, discard, learning_rate, main, newest_checkpoint, read_jsonl, resume, save, say, start, total, write_text
 from data import Chat, read_records, subjects
-from model import even_out, load, make_optimizer, shard, share, update
-from sft import supervised, validation_loss
+from model import even_out, load, make_optimizer, shard, update
+from sft import batch_of, supervised, validation_loss
 
 
 @dataclass
@@ -124,15 +124,10 @@ def train(cfg):
     features = Features(file, vlm, chat, rows + val, cfg, world) if "encoder" in vlm.frozen else None
     features = features if features and features.fits else None
 
-    def packs_of(step):
-        batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
-        mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
-        return batch, chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens, pixels=features is None)
-
     seen = [(m["val_loss"], m["step"]) for m in read_jsonl(run.dir / "metrics.jsonl") if m.get("val_loss") is not None]
     bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
     begin = time.time()
-    for step, (batch, packs) in ahead(packs_of, first, steps):
+    for step, (batch, packs) in ahead(lambda step: batch_of(step, rows, chat, cfg, world, features is None), first, steps):
         if gave_up(seen, cfg.patience):
             break
         tokens = sum(len(ids) for _, ids in batch)

@@ -207,7 +207,7 @@ class Chat:
         self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         self.image_id = self.config.image_token_id
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
-        self.grids = self.config.model_type in ("qwen2_5_vl", "qwen3_vl")  # images keep their shape, positions are (time, row, column)
+        self.grids = hasattr(self.config.vision_config, "spatial_merge_size")  # Qwen-VL: images keep their shape, positions are (time, row, column)
         if self.grids:
             least, most = (given or self.processor.size[edge] for given, edge in zip(pixels, ("shortest_edge", "longest_edge")))
             self.processor.size = type(self.processor.size)(shortest_edge=least, longest_edge=most)

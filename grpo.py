@@ -287,8 +287,8 @@ def deal(groups, cfg, world):
     everyone = [group for of_ranks in zip(*gather(groups, world)) for group in of_ranks]  # in the order of the prompts
     size, steps = len(everyone) // cfg.minibatches, []
     for part in (everyone[i:i + size] for i in range(0, len(everyone), size)):
-        pieces = []
-        for group in sorted(part, key=counts, reverse=True)[:max(world.size, sum(map(counts, part)))]:
+        pieces, keep = [], max(world.size, sum(map(counts, part)))
+        for group in sorted(part, key=counts, reverse=True)[:keep]:
             cuts = -(-cost(group) // cfg.max_tokens)
             pieces += [piece for k in range(cuts) if (piece := group[k * len(group) // cuts:(k + 1) * len(group) // cuts])]
         steps.append(share(pieces, cost, world))

@@ -104,7 +104,7 @@ class VLLMSampler:
             raise Refused("the trainer's weights are not those that vLLM holds: sampler.sync(vlm) belongs behind every optimizer step")
         if many := [p for p in prompts if len(p.record.shown) > IMAGES]:
             raise Refused(f"row {many[0].record.id} has {len(many[0].record.shown)} images; vLLM was started for {IMAGES} (rollout_vllm.py, IMAGES)")
-        longest = max((min(len(p.full) + max_new_tokens, self.chat.context), p.record.id) for p in prompts) if prompts else (0, "")
+        longest = max(((min(len(p.full) + max_new_tokens, self.chat.context), p.record.id) for p in prompts), default=(0, ""))
         if longest[0] > self.room:
             raise Refused(f"row {longest[1]}: prompt and response may take {longest[0]} tokens, vLLM's memory holds {self.room}. Give it more "
                           f"(--tensor_parallel, grpo.py's --vllm_memory), or take fewer (--max_new_tokens).")

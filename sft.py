@@ -72,6 +72,13 @@ def supervised(records, chat, thinking, max_length):
     return fits
 
 
+def batch_of(step, rows, chat, cfg, world, pixels=True):
+    """The rows of a step on all ranks, and the packs of this rank's part of them."""
+    batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
+    mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
+    return batch, chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens, pixels=pixels)
+
+
 @torch.no_grad()
 def validation_loss(vlm, chat, rows, cfg, world, features=None):
     """Mean of minus log-prob over all response tokens of the validation rows. features: see connector_tune.py."""
@@ -100,14 +107,9 @@ def train(cfg):
     steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, {world.size} process(es) on {world.device}")
 
-    def packs_of(step):
-        batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
-        mine = share(batch, lambda row: len(row[0].full) + len(row[1]), world)
-        return batch, chat.packs([(p, [ids]) for p, ids in mine], cfg.max_tokens)
-
     bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
     begin = time.time()
-    for step, (batch, packs) in ahead(packs_of, first, steps):
+    for step, (batch, packs) in ahead(lambda step: batch_of(step, rows, chat, cfg, world), first, steps):
         tokens = sum(len(ids) for _, ids in batch)  # of the whole step on all ranks: the normaliser does not know of packs
         loss = 0.0
         for pack, weight in even_out(packs, world):
