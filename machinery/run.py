@@ -1,0 +1,122 @@
+"""The run folder out/<stage>/: config.json, metrics.jsonl (a line a step), rollouts.jsonl, step_000123/. No torch here.
+
+The same command in the same folder goes on where it stopped. The same folder with other settings is refused.
+"""
+import dataclasses
+import errno
+import fcntl
+import json
+import math
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+
+from machinery.files import (
+    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, describe_change, discard, newest_checkpoint,
+    write_text,
+)
+
+
+class Run:
+    """A stage's folder, its lock, and its logs. Rank 0 writes.
+
+    Another configuration in the same folder is refused, except for the flags in `may_change`, which do not alter what the
+    steps so far have computed. `step` is where the newest complete checkpoint (`last`) stands: the run goes on there.
+    """
+
+    def __init__(self, out, cfg, world, may_change=()):
+        self.dir, self.rank, self.bad_steps = Path(out), world.rank, 0
+        config, path = as_read_back(dataclasses.asdict(cfg)), self.dir / "config.json"
+        self._refuse_other_settings(path, config, cfg, ("out", *may_change))
+        self.last = newest_checkpoint(self.dir, with_trainer=True)
+        self.step = int(self.last.name[5:]) if self.last else 0
+        if not self.last and (other := newest_checkpoint(self.dir)):
+            raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run can not go on. "
+                          f"Put that back, use another --out to start afresh, or delete {self.dir}.")
+        world.barrier()  # nobody writes before everybody has read
+        if self.rank == 0:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            about = {"config": config, "command": " ".join(sys.argv), "processes": world.size,
+                     "device": str(world.device), **versions()}
+            write_text(path, json.dumps(about, indent=1))
+            for name in ("metrics.jsonl", "rollouts.jsonl"):
+                self._forget_later_steps(self.dir / name)
+
+    def _refuse_other_settings(self, path, config, cfg, may_change):
+        # config.json alone in the folder is of a run that was refused: it made nothing, so it claims nothing
+        if not path.exists() or all(p.name in (path.name, ".lock") for p in self.dir.iterdir()):
+            return
+        defaults = as_read_back(dataclasses.asdict(type(cfg)()))  # of flags that are younger than the run
+        before = {**defaults, **json.loads(path.read_text())["config"]}
+        if changed := changed_settings(before, config, may_change):
+            raise Refused(f"{self.dir} was made by a run with other settings ({describe_change(before, config, changed)}). "
+                          f"Use the same flags to go on, another --out to start afresh, or delete the folder.")
+
+    def _lock(self):
+        """Hold the folder until this process ends, however it ends."""
+        self.lock = open(self.dir / ".lock", "w")
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # other errors come from file systems without locks
+                raise Refused(f"another process is writing to {self.dir}: "
+                              f"wait until it ends, or use another --out") from error
+
+    def _forget_later_steps(self, path):
+        """Remove the lines of steps that are going to be computed again, and a torn last line."""
+        if path.exists():
+            lines = path.read_text().splitlines()
+            keep = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+            write_text(path, "".join(line + "\n" for line in keep))
+
+    # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
+
+    def log(self, step, metrics):
+        self.append("metrics.jsonl", {"step": step, **metrics})
+
+    def rollout(self, row):
+        self.append("rollouts.jsonl", row)
+
+    def append(self, name, row):
+        if self.rank == 0:
+            append_jsonl(self.dir / name, [_jsonable(row)])
+
+    def keep_best(self, losses):
+        """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume needs).
+
+        losses: [(validation loss, step)], one of each checkpoint.
+        """
+        if self.rank:
+            return
+        loss, step = min(losses)
+        best = f"step_{step:06d}"
+        write_text(self.dir / "selected.json", json.dumps(
+            {"step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss}))
+        for old in self.dir.glob("step_*"):
+            if old.name != best and old != newest_checkpoint(self.dir):
+                discard(old)
+
+
+def _jsonable(x):
+    """Tensors and arrays as lists, floats with six decimals (tiny ones and NaN as they are)."""
+    if isinstance(x, dict):
+        return {k: _jsonable(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_jsonable(v) for v in x]
+    if hasattr(x, "tolist"):
+        return _jsonable(x.tolist())
+    return round(x, 6) if isinstance(x, float) and math.isfinite(x) and abs(x) > 1e-3 else x
+
+
+@lru_cache(maxsize=1)
+def versions():
+    """What a result may depend on: code, libraries, python; and when the run was started."""
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return {"git": git.stdout.strip(), "torch": version("torch"), "transformers": version("transformers"),
+            "python": sys.version.split()[0], "started": time.strftime("%Y-%m-%d %H:%M:%S")}
