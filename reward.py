@@ -23,6 +23,7 @@ import unicodedata
 from dataclasses import dataclass, field
 
 from answers import POOL, TIME_LIMIT, readable_gold, same_answer, same_batch, unreadable_golds  # noqa: F401 (re-exported)
+from scoring.golds import report_unreadable  # noqa: F401
 from verifier import Verifier, VerifierDown, askable, parse_verdict  # noqa: F401 (re-exported)
 
 

@@ -41,6 +41,13 @@ def critical_spans(text, words=CRITICAL_WORDS):
     return [(m.start(), m.end(), spelled.get(m.group().casefold(), m.group())) for m in _critical_pattern(words).finditer(text)]
 
 
+def critical_tokens(pieces, words=CRITICAL_WORDS):
+    from bisect import bisect_right
+    from itertools import accumulate
+    ends = list(accumulate(map(len, pieces)))
+    return [(bisect_right(ends, a), bisect_right(ends, b - 1), w) for a, b, w in critical_spans("".join(pieces), words)]
+
+
 # ------------------------------------------------------------------------------------------------ "I cannot see the image"
 def denies_image(text):
     """True when the text claims that the image is not there or cannot be seen, in English or Chinese.

@@ -1,6 +1,7 @@
 """Files and messages: what every script needs and what has nothing to do with learning. No torch here.
 
-Every file and folder is written under a temporary name and renamed when it is complete, so a file that exists is whole.
+Every file and folder is written under a temporary name and renamed when it is complete, so a file that exists
+is whole.
 """
 import contextlib
 import json
@@ -16,11 +17,13 @@ TRAINER = "trainer"  # inside a checkpoint folder: what only the trainer reads (
 
 
 class Refused(ValueError):
-    """Bad input. The message is the whole story: what is wrong (file, row, flag or tensor) and what to do next."""
+    """Bad input. The message is the whole story: what is wrong (file, row, flag or tensor) and what to do
+    next."""
 
 
 def main(run, Config):
-    """The command line of a script: the dataclass Config is the flags, its trailing comments are the --help."""
+    """The command line of a script: the dataclass Config is the flags, its trailing comments are the
+    --help."""
     cfg = tyro.cli(Config, description=sys.modules[run.__module__].__doc__)
     try:
         run(cfg)
@@ -34,13 +37,14 @@ def say(*words):
         tqdm.write(" ".join(str(w) for w in words), file=sys.stdout)
 
 
-# ------------------------------------------------------------------------------------------------------------ JSON
+# ------------------------------------------------------------------------------------------------------- JSON
 
 def json_lines(path, errors="strict"):
     """(line number, row) of each line of a JSON-lines file that is not blank; numbers count from 1.
 
-    Where a line is not JSON, its row is the json.JSONDecodeError: the caller knows whether to refuse or to count it.
-    Lines end at "\\n" alone, because a text may hold other line breaks (U+2028). errors: as in open().
+    Where a line is not JSON, its row is the json.JSONDecodeError: the caller knows whether to refuse or to
+    count it. Lines end at "\\n" alone, because a text may hold other line breaks (U+2028). errors: as in
+    open().
     """
     with open(path, encoding="utf-8-sig", errors=errors, newline="\n") as lines:
         for number, line in enumerate(lines, 1):
@@ -52,7 +56,8 @@ def json_lines(path, errors="strict"):
 
 
 def read_jsonl(path):
-    """Rows of a JSON-lines file of our own, [] when there is none. A torn last line (the writer was killed) is left out."""
+    """Rows of a JSON-lines file of our own, [] when there is none. A torn last line (the writer was killed)
+    is left out."""
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
@@ -81,7 +86,8 @@ def as_read_back(value):
 def changed_settings(before, now, may_change=()):
     """Were these settings used before? Names of those that differ, sorted; `may_change` lists those that may.
 
-    Both are {name: value} as read back from JSON (as_read_back). A name that one of them lacks counts as None there.
+    Both are {name: value} as read back from JSON (as_read_back). A name that one of them lacks counts as None
+    there.
     """
     return [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and k not in may_change]
 
@@ -91,7 +97,7 @@ def describe_change(before, now, names):
     return "; ".join(f"--{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in names)
 
 
-# ------------------------------------------------------------------------------------------------------------ folders
+# ---------------------------------------------------------------------------------------------------- folders
 
 @contextlib.contextmanager
 def new_folder(path):
@@ -109,8 +115,8 @@ def new_folder(path):
 
 
 def discard(checkpoint):
-    """Delete a step_* folder. It loses its name first: if the process is killed half way, no half-deleted folder can be
-    taken for a checkpoint."""
+    """Delete a step_* folder. It loses its name first: if the process is killed half way, no half-deleted
+    folder can be taken for a checkpoint."""
     gone = checkpoint.with_name(f".{checkpoint.name}.part")
     os.rename(checkpoint, gone)
     shutil.rmtree(gone)
@@ -121,7 +127,8 @@ def has_weights(path):
 
 
 def newest_checkpoint(run, with_trainer=False):
-    """The newest step_* folder of a run folder, or None. with_trainer: only those from which a run can go on."""
+    """The newest step_* folder of a run folder, or None. with_trainer: only those from which a run can go
+    on."""
     steps = sorted(p for p in Path(run).glob("step_*") if not with_trainer or (p / TRAINER).exists())
     return steps[-1] if steps else None
 
@@ -129,8 +136,8 @@ def newest_checkpoint(run, with_trainer=False):
 def resolve(path, flag="--model", first="make tiny"):
     """A checkpoint folder from a checkpoint folder, a run folder, or a hub name (which is returned as it is).
 
-    Of a run folder it is the selected checkpoint (selected.json, which entropy_select.py and connector_tune.py write),
-    otherwise the newest one.
+    Of a run folder it is the selected checkpoint (selected.json, which entropy_select.py and
+    connector_tune.py write), otherwise the newest one.
     """
     folder = Path(path)
     if has_weights(folder):

@@ -1,4 +1,5 @@
-"""The processes of a run: one under plain python, several under torchrun; and the precision that their device computes in."""
+"""The processes of a run: one under plain python, several under torchrun; and the precision that their device
+computes in."""
 import atexit
 import os
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ class World:
 
 
 def start(seed, device="auto"):
-    """Join the other processes when torchrun started us, be a world of one under plain python. Seeds torch."""
+    """Join the other processes when torchrun started us, be a world of one under plain python. Seeds
+    torch."""
     size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if device == "auto":
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
@@ -63,7 +65,8 @@ def gather(obj, world):
 
 
 def compute_dtype(dtype, device):
-    """--dtype as autocast wants it: torch.bfloat16 over fp32 weights, or None for fp32. auto: bf16 where the processor has it."""
+    """--dtype as autocast wants it: torch.bfloat16 over fp32 weights, or None for fp32. auto: bf16 where the
+    processor has it."""
     if dtype not in ("auto", "bf16", "fp32"):
         raise Refused(f"--dtype {dtype}: it is auto, bf16 or fp32")
     native = torch.device(device).type == "cuda" or torch.cpu._is_avx512_bf16_supported()

@@ -1,4 +1,5 @@
-"""The run folder out/<stage>/: config.json, metrics.jsonl (a line a step), rollouts.jsonl, step_000123/. No torch here.
+"""The run folder out/<stage>/: config.json, metrics.jsonl (a line a step), rollouts.jsonl, step_000123/. No
+torch here.
 
 The same command in the same folder goes on where it stopped. The same folder with other settings is refused.
 """
@@ -24,8 +25,9 @@ from machinery.files import (
 class Run:
     """A stage's folder, its lock, and its logs. Rank 0 writes.
 
-    Another configuration in the same folder is refused, except for the flags in `may_change`, which do not alter what the
-    steps so far have computed. `step` is where the newest complete checkpoint (`last`) stands: the run goes on there.
+    Another configuration in the same folder is refused, except for the flags in `may_change`, which do not
+    alter what the steps so far have computed. `step` is where the newest complete checkpoint (`last`) stands:
+    the run goes on there.
     """
 
     def __init__(self, out, cfg, world, may_change=()):
@@ -87,7 +89,8 @@ class Run:
             append_jsonl(self.dir / name, [_jsonable(row)])
 
     def keep_best(self, losses):
-        """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume needs).
+        """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume
+        needs).
 
         losses: [(validation loss, step)], one of each checkpoint.
         """

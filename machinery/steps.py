@@ -1,7 +1,9 @@
-"""What belongs to a step, as pure functions of its number: its rows, its random seed, its learning rate. No torch here.
+"""What belongs to a step, as pure functions of its number: its rows, its random seed, its learning rate. No
+torch here.
 
-This is what makes resume exact: the batch and the random numbers of step k depend on (seed, k, rank) alone. So a
-checkpoint is weights + optimizer + k, and there is no state of a data loader or of a generator that could be forgotten.
+This is what makes resume exact: the batch and the random numbers of step k depend on (seed, k, rank) alone.
+So a checkpoint is weights + optimizer + k, and there is no state of a data loader or of a generator that
+could be forgotten.
 """
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,8 @@ def batch_indices(n, batch, step, seed):
 
 
 def learning_rate(step, steps, peak, warmup, schedule):
-    """Of optimizer step `step` (from 0): linear warm-up over `warmup` steps, then constant, linear or cosine to 0."""
+    """Of optimizer step `step` (from 0): linear warm-up over `warmup` steps, then constant, linear or cosine
+    to 0."""
     if step < warmup:
         return peak * min(1.0, (step + 1) / warmup)  # a warm-up of 0.3 steps must not begin above the peak
     done = (step - warmup) / max(1, steps - warmup)
@@ -35,8 +38,9 @@ def learning_rate(step, steps, peak, warmup, schedule):
 
 
 def ahead(make, first, last):
-    """(step, make(step)) for each step. While one step trains, a thread makes the next one (images are read, cut and laid
-    into packs). make must not talk to other processes: their collectives need the same order everywhere."""
+    """(step, make(step)) for each step. While one step trains, a thread makes the next one (images are read,
+    cut and laid into packs). make must not talk to other processes: their collectives need the same order
+    everywhere."""
     with ThreadPoolExecutor(1) as thread:
         soon = thread.submit(make, first)
         for step in range(first, last):

@@ -1,0 +1,248 @@
+"""The model families: one class each, with everything in which they differ. A reader of the recipe may skip
+this file.
+
+Adding a family is adding a class here. Most of it is names: where transformers keeps the three parts. The
+rest is how the encoder is called, what an image becomes in a prompt, and the positions of its tokens. What
+the connector computes is written out in connector.py; `connectors` says which of its classes stands where.
+"""
+import math
+
+import torch
+import transformers
+from transformers import AutoConfig
+
+from machinery.files import Refused
+
+PARTS = ("encoder", "connector", "llm")
+
+
+class Family:
+    """Defaults are those of most families in transformers. A parameter belongs to the part with the longest
+    prefix that fits. "Freeze the vision tower" freezes the connector too in many codebases, and a frozen
+    connector is exactly what the paper shows collapsing (section 5.6); here each part has a name of its own,
+    and tests list its tensors."""
+
+    model_type = ""                                   # as in config.json
+    hf_class = ""                                     # the class of transformers
+    encoder = ("model.vision_tower",)             # prefixes of the parts' names inside the Hugging Face model
+    connector = ("model.multi_modal_projector",)
+    llm = ("model.language_model", "lm_head")
+    connectors = {}                                   # place in the model -> name in connector.CONNECTORS
+    tiled = False                            # features are (tiles, patches, width): other connectors fit, too
+
+    def __init__(self, config):
+        self.config = config
+
+    def part_of(self, name):
+        """The part that a parameter belongs to, None where no prefix fits."""
+        fits = [(len(prefix), part) for part in PARTS for prefix in getattr(self, part) if name.startswith(prefix + ".")]
+        return max(fits)[1] if fits else None
+
+    # ---- the model
+
+    def encode(self, hf, images):
+        """What the processor made of the images -> the encoder's features"""
+        raise NotImplementedError
+
+    def connect(self, hf, features):
+        """features -> visual tokens (V, d)"""
+        return hf.get_submodule(self.connector[0])(features)
+
+    def place(self, x, visual, visual_at):
+        """Put visual tokens (V, d) into their places among the embeddings x (N, d). Returns the LLM's input
+        and what else its forward has to be told."""
+        return x.index_copy(0, visual_at, visual.to(x.dtype)), {}
+
+    def blank(self):
+        """The smallest image, as the processor would hand it over: for ranks that have none."""
+        raise NotImplementedError
+
+    def patches_per_token(self):
+        raise NotImplementedError
+
+    # ---- prompts
+
+    def limit_images(self, processor, max_tiles, pixels):
+        """Set the limits of an image in its processor: at most max_tiles tiles, or pixels = (fewest, most),
+        0: its own."""
+        raise NotImplementedError
+
+    def marks(self, tokenizer):
+        """Ids that stand before and behind an image's tokens and are not written by the chat template."""
+        return [], []
+
+    def image_tokens(self, processor, size, per_tile):
+        """Visual tokens of an image of (height, width). per_tile: what the connector makes of a tile."""
+        raise NotImplementedError
+
+    def positions(self, processor, ids, sizes):
+        """Positions of a prompt's tokens for the rotary embedding. ids are expanded, sizes those of its
+        images."""
+        return torch.arange(len(ids))
+
+    def vllm_limits(self, processor):
+        """The limits of images as vLLM's processor wants to be told them."""
+        raise NotImplementedError
+
+
+class InternVL(Family):
+    """InternVL3 and 3.5 in Hugging Face format: tiles of 448 pixels, an MLP behind a pixel shuffle."""
+
+    model_type = "internvl"
+    hf_class = "InternVLForConditionalGeneration"
+    connectors = {"model.multi_modal_projector": "mlp"}
+    tiled = True
+
+    def encode(self, hf, images):
+        """tiles (T, 3, height, width) -> features (T, patches, width), without the class token"""
+        layer, tower, pixels = self.config.vision_feature_layer, hf.model.vision_tower, images["pixel_values"]
+        if layer == -1:
+            return tower(pixel_values=pixels).last_hidden_state[:, 1:]
+        return tower(pixel_values=pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
+
+    def blank(self):
+        size = self.config.vision_config.image_size
+        return {"pixel_values": torch.zeros(1, 3, *(size if isinstance(size, (list, tuple)) else (size, size)))}
+
+    def patches_per_token(self):
+        return round(1 / self.config.downsample_ratio) ** 2
+
+    def limit_images(self, processor, max_tiles, pixels):
+        processor.crop_to_patches, processor.max_patches = max_tiles > 1, max_tiles
+
+    def marks(self, tokenizer):
+        begin, end = tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
+        return [begin], [end]
+
+    def image_tokens(self, processor, size, per_tile):
+        """One tile, or the tiling of the closest shape and a thumbnail. Tested against the real processor."""
+        tiles = int(processor.get_number_of_image_patches(*size, {})) if processor.crop_to_patches else 1
+        return per_tile * tiles
+
+    def vllm_limits(self, processor):
+        return {"crop_to_patches": processor.crop_to_patches, "max_patches": processor.max_patches}
+
+
+class Qwen2_5VL(Family):
+    """Images keep their shape, positions are (time, row, column), and the connector is the merger inside the
+    encoder.
+
+    The merger only groups four patches when the encoder calls it (connector.py); VLM.connect calls its other
+    side. So the encoder ends before the connector, and undoes its window order behind it.
+    """
+
+    model_type = "qwen2_5_vl"
+    hf_class = "Qwen2_5_VLForConditionalGeneration"
+    encoder = ("model.visual",)
+    connector = ("model.visual.merger",)
+    connectors = {"model.visual.merger": "merger"}
+
+    def encode(self, hf, images):
+        """patches (P, width of a patch) -> features (P / 4, 4 * width)"""
+        return hf.model.visual(images["pixel_values"], grid_thw=images["image_grid_thw"]).pooler_output
+
+    def connect(self, hf, features):
+        return hf.model.visual.merger(features, project=True)
+
+    def blank(self):
+        v = self.config.vision_config
+        return {"pixel_values": torch.zeros(4, 3 * v.temporal_patch_size * v.patch_size ** 2),
+                "image_grid_thw": torch.tensor([[1, 2, 2]])}
+
+    def patches_per_token(self):
+        return self.config.vision_config.spatial_merge_size ** 2
+
+    def limit_images(self, processor, max_tiles, pixels):
+        edges = ("shortest_edge", "longest_edge")
+        size = {edge: given or processor.size[edge] for edge, given in zip(edges, pixels)}
+        processor.size = type(processor.size)(**size)
+
+    def image_tokens(self, processor, size, per_tile):
+        return math.prod(self.grid(processor, size))
+
+    def grid(self, processor, size):
+        """Rows and columns of visual tokens: the image is scaled to multiples of 28 pixels (Qwen3-VL: 32)
+        within the pixel limits. Tested against the real processor."""
+        height, width = size
+        if max(size) > 200 * min(size):
+            raise Refused(f"an image of {width}x{height} pixels is longer than 200 times its width: "
+                          f"the model family refuses it")
+        unit = processor.patch_size * processor.merge_size
+        least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
+        rows, columns = round(height / unit), round(width / unit)
+        if rows * columns * unit ** 2 > most:
+            shrink = math.sqrt(height * width / most)
+            rows, columns = (max(1, math.floor(x / shrink / unit)) for x in size)
+        elif rows * columns * unit ** 2 < least:
+            grow = math.sqrt(least / (height * width))
+            rows, columns = (math.ceil(x * grow / unit) for x in size)
+        return rows, columns
+
+    def positions(self, processor, ids, sizes):
+        """(3, P) of M-RoPE: text counts on in all three rows; an image stands still in time and counts its
+        rows and columns. Text behind an image goes on after the larger of the two.
+
+            an image of 2 x 3 tokens behind two words, and a word behind it
+            time     0 1  2 2 2 2 2 2  5
+            row      0 1  2 2 2 3 3 3  5
+            column   0 1  2 3 4 2 3 4  5
+        """
+        out, i, at = [], 0, 0  # i: place in the prompt, at: next position
+        for size in sizes:
+            rows, columns = self.grid(processor, size)
+            j = ids.index(self.config.image_token_id, i)
+            out.append((torch.arange(j - i) + at).expand(3, -1))
+            at, i = at + j - i, j + rows * columns
+            place = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")).view(2, -1)
+            out.append(torch.cat([torch.zeros_like(place[:1]), place]) + at)
+            at += max(rows, columns)
+        return torch.cat(out + [(torch.arange(len(ids) - i) + at).expand(3, -1)], 1)
+
+    def vllm_limits(self, processor):
+        return {"size": {edge: processor.size[edge] for edge in ("shortest_edge", "longest_edge")}}
+
+
+class Qwen3VL(Qwen2_5VL):
+    """As Qwen2.5-VL, with DeepStack: mergers of earlier layers make further levels of each visual token, and
+    the LLM's first layers add them. Here the levels lie side by side: features (P / 4, levels * 4 * width),
+    tokens (V, levels * d)."""
+
+    model_type = "qwen3_vl"
+    hf_class = "Qwen3VLForConditionalGeneration"
+    connector = ("model.visual.merger", "model.visual.deepstack_merger_list")
+    connectors = {"model.visual.merger": "patch_merger", "model.visual.deepstack_merger_list": "deepstack_mergers"}
+
+    def encode(self, hf, images):
+        out = hf.model.visual(images["pixel_values"], grid_thw=images["image_grid_thw"])
+        return torch.cat([out.pooler_output, *out.deepstack_features], -1)
+
+    def connect(self, hf, features):
+        mergers = [hf.model.visual.merger, *hf.model.visual.deepstack_merger_list]
+        levels = features.chunk(len(mergers), -1)
+        return torch.cat([merger(level, project=True) for merger, level in zip(mergers, levels)], -1)
+
+    def place(self, x, visual, visual_at):
+        tokens, *levels = visual.split(x.shape[-1], -1)                                    # (V, d) each
+        here = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_fill(0, visual_at, True)
+        x = x.index_copy(0, visual_at, tokens.to(x.dtype))
+        return x, {"visual_pos_masks": here[None], "deepstack_visual_embeds": levels}
+
+
+FAMILIES = {family.model_type: family for family in (InternVL, Qwen2_5VL, Qwen3VL)}
+
+
+def family_of(config):
+    return FAMILIES[config.model_type](config)
+
+
+def hf_class(family):
+    return getattr(transformers, family.hf_class)
+
+
+def read_config(path, flag="--model"):
+    """The configuration of a model folder or hub name, refused when its family is unknown."""
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type not in FAMILIES:
+        raise Refused(f"{flag} {path} is a {config.model_type!r} model; the families are {', '.join(FAMILIES)} "
+                      f"(machinery/families.py)")
+    return config

@@ -1,0 +1,106 @@
+"""What grpo.py logs of a step, and the paper's failure signatures in it. A reader of the recipe may skip this
+file."""
+from machinery.files import read_jsonl, say
+from machinery.processes import total
+
+# means over what: over responses, over groups, over response tokens, over critical words
+MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "denial", "repetition"),
+         "groups": ("reward_std", "groups_mixed"),
+         "tokens": ("entropy", "entropy_high", "gap", "clip_fraction"),
+         "critical_count": ("critical_entropy",)}
+
+
+def count_tokens(m, rollouts, entropy, cfg):
+    """Add a batch's tokens to the sums m. entropy (R,) is the trainer's, of the distribution that produced
+    each token. So the indicator of section 5.1 costs nothing here; entropy_select.py measures it on a fixed
+    probe set."""
+    critical, at = [], 0
+    for r in rollouts:
+        critical += [at + k for k in r.critical(cfg.words)]
+        if r.entropy is None:  # vLLM gives none
+            r.entropy = entropy[at:at + len(r.ids)]
+        at += len(r.ids)
+    m["tokens"] += len(entropy)
+    m["entropy"] += entropy.sum().item()
+    m["entropy_high"] += (entropy > cfg.high_entropy).sum().item()
+    m["critical_entropy"] += entropy[critical].sum().item()
+    m["critical_count"] += len(critical)
+
+
+def count_loss(m, loss, ratio, kl, micro, cfg):
+    """Add what a pack's loss shows to the sums m. loss and kl are means over a gradient step; here over all
+    of them."""
+    m["loss"] += loss / cfg.minibatches
+    if cfg.kl:
+        m["kl"] += kl / cfg.minibatches
+    m["gap"] += (micro.old_logp - micro.sampled_logp).abs().sum().item()
+    m["clip_fraction"] += ((ratio < 1 - cfg.clip_low) | (ratio > 1 + cfg.clip_high)).sum().item()
+    m["ratio_max"] = max(m["ratio_max"], ratio.max().item())
+
+
+def summary(m, groups, reward, world):
+    """The step's metrics over all ranks. m: this rank's sums over the tokens it trained; groups: what it
+    sampled, with reward (P, n). Where there is nothing to take a mean of, the metric is None."""
+    rollouts = [r for group in groups for r in group.rollouts]
+    peaks = {"ratio_max": m.pop("ratio_max"), "grad_norm": m.pop("grad_norm"),
+             "length_max": max(len(r.ids) for r in rollouts)}
+    sums = {**m, "count": len(rollouts), "groups": len(groups), "reward": reward.sum().item(),
+            "reward_std": reward.std(1).sum().item(), "groups_mixed": sum(group.mixed() for group in groups)}
+    seen = [r.seen() for r in rollouts]
+    sums |= {name: sum(row[name] for row in seen) for name in seen[0]}
+    sums = dict(zip(sums, total(sums.values(), world)))
+    for count, names in MEANS.items():
+        for name in names:
+            sums[name] = sums[name] / sums[count] if sums[count] else None
+    return {**sums, **dict(zip(peaks, total(peaks.values(), world, "max")))}
+
+
+def sample_row(step, rollout):
+    """A row of rollouts.jsonl: one response with everything that report.py shows of it."""
+    record, reward = rollout.prompt.record, rollout.reward
+    return {"step": step, "id": record.id, "question": record.text(),
+            "images": [image for image in record.images if isinstance(image, str)], "gold": record.answer,
+            "text": rollout.text, "reward": reward.total, "accuracy": reward.accuracy, "format": reward.format,
+            "extracted": reward.extracted, "finish": rollout.finish, "advantage": rollout.advantage,
+            "tokens": rollout.pieces, "entropy": rollout.entropy}
+
+
+class Watch:
+    """Says in one line when one of the paper's failure signatures appears (sections 5.3 to 5.6, 6.5), and
+    again only after it was gone. Compares with the run's first step and best reward, also after a resume."""
+
+    def __init__(self, run):
+        before = read_jsonl(run.dir / "metrics.jsonl")
+        self.first = before[0] if before else None
+        self.best = max((m["reward"] for m in before), default=0)
+        self.said = set()
+
+    def __call__(self, step, m):
+        self.first, self.best = self.first or m, max(self.best, m["reward"])
+        signs = failure_signs(m, self.first["entropy"], self.best)
+        for name in sorted(signs.keys() - self.said):
+            say(f"step {step}: {name}: {signs[name]}")
+        self.said = set(signs)
+
+
+def failure_signs(m, entropy, best):
+    """{name: what is seen} of the signs that a step's metrics show. entropy: of the first step; best: highest
+    reward yet."""
+    signs = (
+        ("reward collapse", m["reward"] < 0.5 * best,
+         f"reward {m['reward']:.2f}, its best was {best:.2f}: a lower --lr?"),
+        ("repetition", m["repetition"] > 0.3,
+         f"{m['repetition']:.0%} of the text repeats itself"),
+        ("entropy shoots up", m["entropy"] > 3 * entropy + 0.5,
+         f"{m['entropy']:.2f}, at the start {entropy:.2f}: it unlearns; a lower --lr?"),
+        ("entropy vanishes", m["entropy"] < 0.05 * entropy,
+         f"{m['entropy']:.4f}, at the start {entropy:.2f}: nothing is explored any more"),
+        ("lengths at the limit", m["truncated"] > 0.2,
+         f"{m['truncated']:.0%} of the responses are cut off: raise --max_new_tokens, or it rambles"),
+        ("image denial", m["denial"] > 0.05,
+         f"{m['denial']:.0%} of the responses claim not to see the image"),
+        ("sampler/trainer gap", m["gap"] > 0.05,
+         f"{m['gap']:.3f} nats a token: stale weights, other pixels or another temperature?"),
+        ("no signal", m["groups_mixed"] < 0.05,
+         f"only {m['groups_mixed']:.0%} of the groups have right and wrong answers"))
+    return {name: text for name, bad, text in signs if bad}

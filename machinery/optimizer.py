@@ -1,0 +1,51 @@
+"""The optimizer: AdamW over the parts that train, and one update that survives a gradient that is not
+finite."""
+import math
+import re
+
+import torch
+
+from machinery.files import Refused, say
+
+
+def make_optimizer(vlm, weight_decay, kind="adamw"):
+    """AdamW over the parts that train; `update` sets its learning rate in every step. "muon": [Muon for the
+    matrices inside, AdamW for embeddings, head, norms and biases], which teaches a model from nothing several
+    times faster."""
+    trains = {name: p for name, p in vlm.named_parameters() if p.requires_grad}
+    if kind == "adamw":
+        return torch.optim.AdamW(trains.values(), weight_decay=weight_decay)
+    if kind != "muon" or vlm.sharded:
+        raise Refused(f"--optimizer {kind}: it is adamw, or muon in one process (its matrices must be whole)")
+    inside = [name for name, p in trains.items() if p.ndim == 2 and not re.search("embed|lm_head|position", name)]
+    matrices, others = [trains[n] for n in inside], [p for n, p in trains.items() if n not in inside]
+    return [torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, weight_decay=weight_decay)]
+
+
+def update(vlm, optimizer, lr, clip, run, batch, patience=3):
+    """Clip the gradient, step, zero. Returns the gradient's norm before clipping.
+
+    A gradient that is not finite is not applied: the step is skipped, the ids of its rows (`batch`) go to
+    bad_steps.jsonl, and `patience` of them in a row stop the run.
+    """
+    optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
+    for o in optimizers:
+        for group in o.param_groups:
+            group["lr"] = lr
+    norm = torch.nn.utils.clip_grad_norm_([p for p in vlm.parameters() if p.requires_grad], clip)
+    norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if math.isfinite(norm):
+        for o in optimizers:
+            o.step()
+        run.bad_steps = 0
+    else:
+        run.bad_steps += 1
+        run.append("bad_steps.jsonl", {"norm": str(norm), "rows": batch})
+        say(f"the gradient is {norm}: step skipped, its rows are in {run.dir / 'bad_steps.jsonl'}")
+        if run.bad_steps >= patience:
+            raise Refused(f"{patience} steps in a row without a finite gradient: lower --lr, "
+                          f"or look at {run.dir / 'bad_steps.jsonl'}")
+    for o in optimizers:
+        o.zero_grad(set_to_none=True)
+    return norm

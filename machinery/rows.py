@@ -1,0 +1,107 @@
+"""Rows as people have them: JSONL, Parquet, folders and hub data sets; other column names, conversations,
+MMMU's columns.
+
+data.py makes records of them. A reader of the recipe may skip this file. No torch here.
+"""
+import ast
+import io
+import json
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from machinery.files import Refused, json_lines
+
+FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations")
+
+
+def read_rows(source, split):
+    """Yield each row as a dictionary, or a text that says why it is none."""
+    path = Path(source)
+    if path.suffix == ".jsonl" or (path.suffix == ".json" and path.is_file()):
+        if not path.is_file():
+            raise Refused(f"{source}: no such file. For the tiny world run `make tiny` (or python tiny/make.py) first.")
+        for _, row in json_lines(path):
+            if isinstance(row, json.JSONDecodeError):
+                yield f"no JSON: {row}"
+            else:
+                yield row if isinstance(row, dict) else f"no JSON object but {json.dumps(row)[:40]}"
+        return
+    import datasets  # it takes a second to import
+    try:
+        if path.is_dir() or path.suffix == ".parquet":
+            files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
+            if not files:
+                raise Refused(f"{source}: no Parquet file in this folder")
+            found = datasets.load_dataset("parquet", data_files=files, split="train")
+        else:
+            found = datasets.load_dataset(source, split=split)
+        for table in found.with_format("arrow").iter(100):  # as it is stored: images stay files until they are used
+            yield from table.to_pylist()
+    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set that the hub knows "
+                      f"({error})") from error
+
+
+def parse_columns(columns):
+    """("answer=ground_truth", ...) or a dictionary -> {"answer": "ground_truth"}"""
+    if not isinstance(columns, dict):
+        columns = dict(c.partition("=")[::2] for c in columns or ())
+    for ours, theirs in columns.items():
+        if ours not in FIELDS or not theirs:
+            raise Refused(f"--columns {ours}={theirs}: write OURS=THEIRS, where OURS is one of {', '.join(FIELDS)}")
+    return columns
+
+
+def parse_options(options):
+    """The choices of a row, which may stand there as the printed form of a Python list (MMMU has them so).
+    literal_eval reads it and executes nothing. Raises ValueError when the text is no such list."""
+    if isinstance(options, str) and options.strip().startswith("["):
+        try:
+            return ast.literal_eval(options.strip())
+        except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise ValueError(str(error)) from error
+    return options
+
+
+def usual_fields(row):
+    """Other shapes of a row in our fields. Of a conversation the first question and its answer are taken."""
+    talk = row.get("conversations") or row.get("messages")
+    if isinstance(talk, list) and not row.get("question"):
+        said = {}
+        for turn in talk:
+            who = turn.get("from") or turn.get("role")
+            who = {"human": "user", "gpt": "assistant"}.get(who, who)
+            said.setdefault(who, turn.get("value") or turn.get("content"))
+        answer = said.get("assistant")
+        row = {"answer": answer, "solution": answer, **row, "question": said.get("user")}
+    if not row.get("images") and not row.get("image"):
+        row = {**row, "images": [row[f"image_{i}"] for i in range(1, 8) if row.get(f"image_{i}")]}
+    try:
+        return {**row, "options": parse_options(row.get("options"))}
+    except ValueError:
+        return row  # a single option that begins with a bracket
+
+
+def image_source(image, folder):
+    """A path or the bytes of a file, from what a row holds: a path relative to its file, or how Parquet
+    stores images."""
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    return str(folder / image) if isinstance(image, str) else image
+
+
+def open_image(image):
+    """A path, bytes or PIL image as RGB."""
+    if isinstance(image, (str, bytes)):
+        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    return image.convert("RGB")
+
+
+def image_size(image):
+    """(height, width) of an image that can be decoded, else a text that says why it can not."""
+    try:
+        return open_image(image).size[::-1]
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        name = image if isinstance(image, str) else "(bytes)"
+        return f"image {name} can not be read ({error.__class__.__name__}: {error})"

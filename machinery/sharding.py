@@ -1,0 +1,148 @@
+"""Several processes, one model: FSDP2 shards it, and work is dealt out so that all ranks have about as much
+of it.
+
+Parallelism comes from outside: the model knows nothing of it. A reader of the recipe may skip this file.
+"""
+import math
+import os
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from machinery.processes import gather, total
+
+
+def shard(vlm, world, hybrid=False, offload=False):
+    """FSDP2 under torchrun: every block of encoder and LLM, then the root. Nothing in one process.
+
+    Only rank 0 needs weights (load(..., world=world)): they are sent a tensor at a time and every rank keeps
+    its part, in fp32. hybrid: every node holds a whole copy and shards it among its own processes, so that
+    only gradients cross the network between nodes. offload: weights, gradients and optimizer wait in host
+    memory. On the device "meta" the model is divided and nothing is filled in.
+    """
+    if world.size == 1:
+        return vlm
+    weights = {name: t.detach() for name, t in (*vlm.named_parameters(), *vlm.named_buffers())}
+    replace_tensors(vlm, lambda t: torch.empty_like(
+        t, device="meta", dtype=torch.float32 if t.is_floating_point() else None))
+    divide(vlm, world, hybrid, offload)
+    if world.device.type != "meta":
+        replace_tensors(vlm, lambda t: torch.empty_like(
+            t, device="cpu" if offload and isinstance(t, DTensor) else world.device))
+        send_weights(vlm, weights, world)
+    return vlm
+
+
+def divide(vlm, world, hybrid, offload):
+    """Wrap every block and the root; each rank will hold its part of their parameters."""
+    node = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if hybrid else world.size
+    shape = {"copies": world.size // node, "shards": node} if node < world.size else {"shards": node}
+    device = "cuda" if world.device.type == "cuda" else "cpu"
+    policy = dict(
+        mesh=init_device_mesh(device, tuple(shape.values()), mesh_dim_names=tuple(shape)),
+        mp_policy=MixedPrecisionPolicy(vlm.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
+        offload_policy=CPUOffloadPolicy(pin_memory=device == "cuda") if offload else OffloadPolicy())
+    blocks = set(vlm.hf._no_split_modules or ())
+    for module in list(vlm.hf.modules()):
+        if type(module).__name__ in blocks:
+            fully_shard(module, **policy)
+    fully_shard(vlm, **policy)
+    vlm.sharded = True
+    # FSDP would average the gradients of all ranks. Our losses are divided by the whole batch of all ranks
+    # already, so their gradients have to be added up: the factor of the division is 1. The sum is asked for
+    # by name because FSDP otherwise uses a reduction with a built-in factor, which gloo does not have.
+    for module in vlm.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+@torch.no_grad()
+def send_weights(vlm, weights, world):
+    """Send rank 0's weights ({name: tensor}, emptied on the way) to all ranks; each keeps its part."""
+    for name, t in (*vlm.named_parameters(), *vlm.named_buffers()):
+        if world.rank == 0:
+            whole = weights.pop(name).to(world.device, t.dtype)
+        else:
+            whole = torch.empty(t.shape, dtype=t.dtype, device=world.device)
+        dist.broadcast(whole, 0)
+        if isinstance(t, DTensor):
+            t.to_local().copy_(distribute_tensor(whole, t.device_mesh, t.placements, src_data_rank=None).to_local())
+        else:
+            t.copy_(whole)
+
+
+def replace_tensors(vlm, make):
+    """Replace every parameter and buffer t by make(t). Tied ones stay tied, as they would not with
+    Module.to_empty."""
+    new = {}  # id of an old tensor -> (the new one, the old one); keeping the old one keeps python from reusing its id
+    for module in vlm.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, t in tensors.items():
+                if t is None:
+                    continue
+                if id(t) not in new:
+                    made = make(t)
+                    new[id(t)] = (nn.Parameter(made, t.requires_grad) if isinstance(t, nn.Parameter) else made), t
+                tensors[name] = new[id(t)][0]
+
+
+# -------------------------------------------------------------------------------------- dealing work to ranks
+
+def share(rows, cost, world):
+    """This rank's part of the rows, in order: the costliest are dealt first, each to the rank that has least
+    to do so far."""
+    todo, mine = [0.0] * world.size, []
+    for i in sorted(range(len(rows)), key=lambda i: -cost(rows[i])):
+        rank = todo.index(min(todo))
+        todo[rank] += cost(rows[i])
+        if rank == world.rank:
+            mine.append(i)
+    return [rows[i] for i in sorted(mine)]
+
+
+def even_out(packs, world):
+    """[(pack, weight)], as many on every rank: a rank with fewer packs repeats its last one with weight 0.
+
+    Under FSDP each forward is a meeting of all ranks, so a rank that has no pack left would keep the others
+    waiting.
+    """
+    most = int(total([len(packs)], world, "max")[0])
+    return [(pack, 1.0) for pack in packs] + [(packs[-1], 0.0)] * (most - len(packs))
+
+
+def deal(groups, steps, matters, max_tokens, world):
+    """This rank's part of each of the batch's gradient steps, whoever sampled it: [([Group], tokens)], a pair
+    for each step. tokens: response tokens of the step on all ranks, before anything is left out.
+
+    groups: those that this rank sampled (rollout.Group). Every rank learns of all of them, and each makes the
+    same plan:
+
+        sampled         rank 0: A C       rank 1: B D          D is longer than max_tokens, C does not matter
+        in order        A B C D                                as the prompts were drawn: the same for any number of ranks
+        two steps       A B   |   C D
+        left out        A B   |   D                            groups for which matters(group) is False
+        cut             A B   |   D1 D2                        long groups, into parts of about max_tokens
+        dealt           rank 0: A | D1    rank 1: B | D2       the longest first, each to the rank with least to do
+    """
+    def cost(group):
+        return len(group.prompt.full) + sum(len(r.ids) for r in group.rollouts)
+
+    everyone = [group for of_ranks in zip(*gather(groups, world)) for group in of_ranks]
+    size, dealt = len(everyone) // steps, []
+    for i in range(0, len(everyone), size):
+        step = everyone[i:i + size]
+        tokens = sum(len(r.ids) for group in step for r in group.rollouts)
+        keep = max(world.size, sum(map(matters, step)))  # every rank keeps something to do
+        parts = []
+        for group in sorted(step, key=matters, reverse=True)[:keep]:
+            n, cuts = len(group.rollouts), math.ceil(cost(group) / max_tokens)
+            ends = [k * n // cuts for k in range(cuts + 1)]
+            parts += [replace(group, rollouts=group.rollouts[a:b]) for a, b in zip(ends, ends[1:]) if a < b]
+        dealt.append((share(parts, cost, world), tokens))
+    return dealt

@@ -1,0 +1,232 @@
+"""Packs: prompts, each followed by its responses, laid into one row of tokens without padding.
+
+    packs = make_packs(chat, [(prompt, [ids, ids, ...]), ...])    # a prompt and its images once, then its responses
+
+Every response attends to its own prompt and to itself, and to nothing else; its positions continue from the
+prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows
+are the case of one response a prompt. `Layout` says who attends to whom; the attention itself is in
+machinery/attention.py.
+
+    a row of two prompts (P, Q) with their responses       P P P P a a a b b Q Q c c c
+    a sees                                                 x x x x x x x
+    b sees                                                 x x x x       x x
+    c sees                                                                   x x x x x
+"""
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from machinery.attention import attention, fused, varlen
+
+
+# ------------------------------------------------------------------------------------------------------ packs
+
+@dataclass
+class Pack:
+    """One row of N tokens: prompts, each followed by its responses. R of the tokens belong to responses."""
+    ids: torch.Tensor          # (N,)
+    positions: torch.Tensor    # (N,) or (3, N), of the rotary embedding
+    visual_at: torch.Tensor    # (V,) places of the visual tokens
+    images: dict               # what the processor made of all images, in order
+    layout: "Layout"           # who attends to whom
+    source: torch.Tensor       # (R,) the place whose hidden state predicts each response token
+    target: torch.Tensor       # (R,) the response tokens
+    owner: torch.Tensor        # (R,) number of the response that each belongs to
+    temperature: float
+    prompts: list
+
+    def names(self):
+        return ", ".join(p.record.id for p in self.prompts[:4]) + (", ..." if len(self.prompts) > 4 else "")
+
+    def to(self, device):
+        names = ("ids", "positions", "visual_at", "source", "target", "owner")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        images = {name: t.to(device, non_blocking=True) for name, t in self.images.items()}
+        return replace(self, **moved, images=images, layout=self.layout.to(device))
+
+
+def make_packs(chat, groups, max_tokens=16384, temperature=1.0, pixels=True):
+    """[(prompt, [response ids, ...]), ...] -> Packs of at most max_tokens tokens each, in order.
+
+    Responses are numbered 0, 1, ... over all groups; Pack.owner holds these numbers. pixels=False leaves the
+    images out (their features are known already).
+    """
+    return [make_pack(chat, row, temperature, pixels) for row in fill_rows(groups, max_tokens)]
+
+
+def fill_rows(groups, max_tokens):
+    """Deal prompts and responses out to rows: [[(prompt, [(number, ids), ...]), ...], ...].
+
+    A response goes into the current row while there is room. When there is none a new row begins, and the
+    prompt stands there once more. A prompt or response that is longer than max_tokens has a row of its own.
+
+        room 10, prompt P of 4, responses of 3, 3, 2      row 1: P P P P a a a b b b      row 2: P P P P c c
+    """
+    rows, room, number = [], 0, 0
+    for prompt, responses in groups:
+        part = None  # this prompt in the current row, with the responses behind it
+        for ids in responses or [None]:  # a prompt without a response stands in a row, too
+            length = 0 if ids is None else len(ids)
+            if part is None or length > room:
+                if not rows or len(prompt.full) + length > room:
+                    rows.append([])
+                    room = max_tokens
+                part = (prompt, [])
+                rows[-1].append(part)
+                room -= len(prompt.full)
+            if ids is not None:
+                part[1].append((number, ids))
+                number, room = number + 1, room - length
+    return rows
+
+
+def make_pack(chat, row, temperature=1.0, images=True):
+    """[(prompt, [(number, ids), ...]), ...] -> one Pack.
+
+    What predicts a token is the hidden state of the token before it. For the first token of a response that
+    is the last token of the prompt, wherever in the row it stands:
+
+        place      0   1   2  |  3   4  |  5   6            prompt of 3, responses of 2 and 2
+        token      p   p   p  |  a   b  |  c   d
+        position   0   1   2  |  3   4  |  3   4            both responses continue the prompt
+        source                   2   3     2   5            the place that predicts a, b, c, d
+    """
+    ids, segments, positions, source, target, owner, pixels = [], [], [], [], [], [], []
+    for prompt, responses in row:
+        begin, length = len(ids), len(prompt.full)
+        ids += prompt.full
+        segments.append((begin, length, 0, 0))
+        own = chat.positions(prompt)                                             # (length,) or (3, length)
+        positions.append(own)
+        if images:
+            pixels.append(chat.pixels(prompt))
+        for number, response in responses:
+            if not response:
+                continue  # an empty response has no token to learn from
+            start, n = len(ids), len(response)
+            ids += response
+            segments.append((start, n, begin, length))
+            positions.append((torch.arange(n) + own.max() + 1).expand(*own.shape[:-1], n))
+            source += [begin + length - 1, *range(start, start + n - 1)]
+            target += response
+            owner += [number] * n
+    ids = torch.tensor(ids)
+    source, target, owner = (torch.tensor(x, dtype=torch.long) for x in (source, target, owner))
+    pixels = [p for p in pixels if p]  # {} of a prompt without images
+    merged = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]} if pixels else {}
+    return Pack(ids, torch.cat(positions, -1), (ids == chat.image_id).nonzero()[:, 0], merged, Layout(segments),
+                source, target, owner, temperature, [prompt for prompt, _ in row])
+
+
+# ---------------------------------------------------------------------------------------- who attends to whom
+
+class Layout:
+    """Who attends to whom in a row of N tokens.
+
+    segments: rows (start, length, prefix_start, prefix_length). The tokens of a segment attend causally to
+    each other and to the whole prefix. A prompt is a segment without a prefix; a response is a segment whose
+    prefix is its prompt.
+    """
+
+    def __init__(self, segments, pad_limit=1.15):
+        self.segments = torch.tensor(segments, dtype=torch.long).view(-1, 4)
+        self.pad_limit = pad_limit  # a bucket may be this many times as large as what is in it
+        self.device = "cpu"
+
+    def to(self, device):
+        self.device = device
+        for made in ("flat", "buckets", "back"):  # they are made on the device when they are first needed
+            self.__dict__.pop(made, None)
+        return self
+
+    def attend(self, layer, q, k, v, scale):
+        """q (N, heads, h), k and v (N, kv_heads, h) of one LLM layer -> (N, heads, h)"""
+        if fused(v):
+            q_ends, k_ends, longest_q, longest_k, keys = self.flat
+            k, v = k.index_select(0, keys), v.index_select(0, keys)
+            return varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal=True)
+        outs = []
+        for b in self.buckets:
+            o = attention(rows_of(q, b.queries), rows_of(k, b.keys), rows_of(v, b.keys), b.mask, scale)
+            outs.append(o.transpose(1, 2).flatten(0, 1).index_select(0, b.real))  # (tokens of the bucket, heads, h)
+        return torch.cat(outs).index_select(0, self.back)
+
+    @cached_property
+    def flat(self):
+        """For the fused kernels: where queries and keys of each segment begin, the longest of both, and the
+        place of every key, prefix and own tokens side by side. The queries are the row itself, because
+        segments lie in order."""
+        s = self.segments[self.segments[:, 0].argsort()]
+        _, length, _, prefix_length = s.T
+        keys = []
+        for start, n, prefix, p in s.tolist():
+            keys += [torch.arange(prefix, prefix + p), torch.arange(start, start + n)]
+        q_ends, k_ends = (F.pad(n.cumsum(0), (1, 0)).int().to(self.device) for n in (length, length + prefix_length))
+        longest_q, longest_k = int(length.max()), int((length + prefix_length).max())
+        return q_ends, k_ends, longest_q, longest_k, torch.cat(keys).to(self.device)
+
+    @cached_property
+    def buckets(self):
+        """For SDPA: segments of about the same shape share one padded call."""
+        return [make_bucket(segments, self.device) for segments in self._alike()]
+
+    @cached_property
+    def back(self):
+        """From the order of the buckets to that of the row."""
+        return torch.cat([b.places for b in self.buckets]).argsort()
+
+    def _alike(self):
+        """Yield tensors of segments of about the same shape: prompts first, then responses, each by their
+        number of keys. Prompts and responses do not mix, and a bucket is closed when padding would waste too
+        much of it."""
+        group = []
+        for segment in sorted(self.segments.tolist(), key=lambda s: (s[3] > 0, s[1] + s[3])):
+            if group:
+                keys = [s[1] + s[3] for s in (*group, segment)]
+                wasteful = len(keys) * max(keys) > self.pad_limit * sum(keys)
+                if wasteful or (segment[3] > 0) != (group[-1][3] > 0):
+                    yield torch.tensor(group)
+                    group = []
+            group.append(segment)
+        if group:
+            yield torch.tensor(group)
+
+
+@dataclass
+class Bucket:
+    """S segments padded to one shape: Lq queries and Lk keys."""
+    queries: torch.Tensor  # (S, Lq) places in the row; padding repeats the segment's last token
+    keys: torch.Tensor     # (S, Lk) places in the row: the prefix, then the segment itself
+    mask: torch.Tensor     # (S, 1, Lq, Lk) True where a query may look
+    real: torch.Tensor     # (tokens,) which of the S * Lq queries are no padding
+    places: torch.Tensor   # (tokens,) their places in the row
+
+
+def make_bucket(segments, device):
+    """Segments of a length n and a prefix of p keys: query i sees the p keys of the prefix and its own tokens
+    up to itself, which are the keys 0 ... p + i. One comparison gives the mask, and it hides the padding of
+    real queries, too:
+
+        p = 2, n = 3      key      0  1  2  3  4
+        query 0                    x  x  x
+        query 1                    x  x  x  x
+        query 2                    x  x  x  x  x
+    """
+    start, n, prefix, p = (column[:, None] for column in segments.T)                     # (S, 1) each
+    i, j = torch.arange(int(n.max())), torch.arange(int((n + p).max()))
+    last = n - 1
+    queries = start + i.clamp(max=last)                                                  # (S, Lq)
+    own = start + (j - p).clamp(min=0).minimum(last)
+    keys = torch.where(j < p, prefix + j, own)                                           # (S, Lk)
+    mask = j[None, None] <= p[..., None] + i[None, :, None]                              # (S, Lq, Lk)
+    real = (i < n).flatten().nonzero()[:, 0]
+    parts = (queries, keys, mask[:, None], real, queries.flatten()[real])
+    return Bucket(*(t.to(device) for t in parts))
+
+
+def rows_of(x, places):
+    """x (N, heads, h) at places (S, L) -> (S, heads, L, h). On a CPU the backward of index_select takes half
+    the time of that of x[places]."""
+    return x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
