@@ -1,4 +1,4 @@
-"""Rows of the shape of public data sets: MMK12, geometry3k, LLaVA and ShareGPT conversations, MMMU; the report."""
+"""Rows of the shape of public data sets: MMK12, geometry3k, LLaVA and ShareGPT talks, MMMU; the report."""
 import io
 import json
 import re
@@ -74,7 +74,7 @@ def test_conversations(tmp_path, names):
 def test_mmmu(tmp_path):
     """MMMU/MMMU: options as printed, image_1 ... image_7"""
     none = {f"image_{i}": None for i in (1, 2, 3)}
-    rows = [{"id": "Art_1", "question": "Which one, <image 2>?", "options": "['<image 1>', 'none, \"really\"']",
+    rows = [{"id": "Art_1", "question": "Which, <image 2>?", "options": "['<image 1>', 'none, \"really\"']",
              "answer": "A", **none, **{f"image_{i}": {"bytes": png(i), "path": f"{i}.png"} for i in (1, 2)}},
             {"id": "Art_2", "question": "How many?", "options": "[]", "answer": "3", **none}]
     file = parquet(tmp_path / "t.parquet", rows, **dict.fromkeys(none, datasets.Image()))
