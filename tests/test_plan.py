@@ -1,4 +1,4 @@
-"""plan.py and the recipes: published configurations without weights, simulated ranks, table, what would fit."""
+"""plan.py and the recipes: published configurations without weights, simulated ranks, what would fit."""
 import dataclasses
 import json
 import os

@@ -1,6 +1,6 @@
-"""shard() beside one process: both Qwen-VL, tied embeddings, bf16, a copy on every node, offload, GRPO, resume.
+"""shard() beside one process: both Qwen-VL, tied embeddings, bf16, a copy on each node, offload, GRPO, resume.
 
-Run by torchrun this file is the worker of two processes. test_processes.py does so for stages of the tiny world.
+Run by torchrun this file is the worker of two processes. test_processes.py does so for whole stages.
 """
 import dataclasses
 import os
