@@ -95,6 +95,42 @@ def groups(chat, prompts):
     return [(p, [draw(n) for n in ns]) for p, ns in zip(prompts, lengths)]
 
 
+@pytest.fixture
+def mixed(rows, tmp_path):
+    from stages import write_mixed
+    write_mixed(tmp_path / "mixed.jsonl", rows)
+    return str(tmp_path / "mixed.jsonl")
+
+
+@pytest.fixture
+def sampler(monkeypatch, chat):
+    import grpo
+    from stages import Given
+    given = Given(chat)
+    monkeypatch.setattr(grpo, "make_sampler", lambda *_: given)
+    return given
+
+
+@pytest.fixture
+def a_reward(monkeypatch):
+    import grpo
+    from stages import reward_of
+    monkeypatch.setattr(grpo, "score_batch", reward_of)
+
+
+@pytest.fixture(scope="session")
+def straight(tiny, tmp_path_factory):
+    """Each stage run through without a stop: {stage: its run folder}"""
+    import grpo
+    from stages import STAGES, reward_of
+    out = {name: tmp_path_factory.mktemp("straight") / name for name in STAGES}
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(grpo, "score_batch", reward_of)
+        for name, (_, run) in STAGES.items():
+            run(tiny, out[name])
+    return out
+
+
 def write_jsonl(path, rows):
     Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
 

@@ -1,8 +1,8 @@
 """One or two processes change nothing: whole scripts under torchrun (FSDP2, gloo) beside plain python.
 
 Run by torchrun this file is the worker: every rank does all of `jobs`. Rows of one image, of two, of tiles
-and without an image lie in small packs. So ranks have different numbers of micro-batches and meet in the encoder
-while one of them has no image. A rank that waits for ever is killed by a time limit, and the tests are red.
+and without an image lie in small packs. So ranks have different numbers of micro-batches and meet in the
+encoder while one of them has no image. A rank that waits for ever is killed after LIMIT.
 """
 import json
 import os

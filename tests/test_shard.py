@@ -1,4 +1,4 @@
-"""shard() beside one process: both Qwen-VL, tied embeddings, bf16, a copy on each node, offload, GRPO, resume.
+"""shard() beside one process: both Qwen-VL, tied embeddings, bf16, a copy a node, offload, GRPO, resume.
 
 Run by torchrun this file is the worker of two processes. test_processes.py does so for whole stages.
 """

@@ -1,7 +1,7 @@
-"""The real vLLM against the trainer: `make test-vllm` runs these in an environment of their own; `make test` leaves them out.
+"""The real vLLM against the trainer: `make test-vllm` runs these in an environment of their own.
 
-Small random checkpoints of every family, fp32. Their generation_config.json asks for top-p, penalties and another
-temperature, which must not reach a sample. The file is also the worker of its tests with torchrun and of those that are killed.
+Small random checkpoints of every family, fp32. Their generation_config.json asks for top-p, penalties and
+another temperature, which must not reach a sample. The file is also the worker of its tests that are killed.
 """
 import importlib.util
 import json
@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -21,9 +20,6 @@ import torch
 from PIL import Image, ImageOps
 from transformers import GenerationConfig
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tiny")]
-
 import distill
 import entropy_select
 import eval_mmmu
@@ -31,15 +27,15 @@ import families
 import grpo
 import rollout_vllm
 from common import Refused, World, newest_checkpoint, read_jsonl, seed_of
-from data import Chat, read_records
+from conftest import ENV, ROOT, write_jsonl
+from data import Chat
 from model import PARTS, load, make_optimizer
 from rollout import add_entropy, make_sampler
 from rollout_vllm import VLLMSampler, checksums
 
 ONE = World(0, 1, torch.device("cpu"))
 EXACT = 1e-5  # nats, any token
-# ids that end a response in some tests: a random model hardly writes the true one
-ENDS = list(range(0, 500, 20))
+ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model hardly writes the true one
 
 
 def misleading(folder):
@@ -53,7 +49,7 @@ def misleading(folder):
 
 
 class Setting:
-    """A family's checkpoint, its trainer and the one engine of this session (an engine takes five seconds)."""
+    """A family's checkpoint, its trainer and the one engine of this session (it takes five seconds)."""
 
     def __init__(self, path, rows):
         self.path, self.records = path, rows
@@ -145,8 +141,8 @@ def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
             assert r.finish == ("stop" if r.ids[-1] in ENDS else "length") and not set(r.ids[:-1]) & set(ENDS)
             assert len(r.ids) == len(r.logp) == len(r.pieces) <= 30 and "".join(r.pieces) == r.text
     greedy = [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts, 2, 30, temperature=0)]
-    plain = [[r.ids for r in g]
-             for g in make_sampler("torch", vlm, chat).generate(internvl.prompts, 2, 30, temperature=0)]
+    groups = make_sampler("torch", vlm, chat).generate(internvl.prompts, 2, 30, temperature=0)
+    plain = [[r.ids for r in g] for g in groups]
     assert greedy == plain
     with pytest.raises(Refused, match="temperature 0.001"):
         internvl.sampler.generate(internvl.prompts, 1, 3, temperature=0.001)
@@ -162,27 +158,27 @@ def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
         given[i] = group
         left.append(internvl.sampler.llm.llm_engine.has_unfinished_requests())
     groups = internvl.sampler.generate(internvl.prompts, 2, 60, seed=1, done=done)
-    assert len(left) == len(groups) and all(given[i] is g for i, g in enumerate(groups)) and left[0]
-    assert not left[-1]
+    assert len(left) == len(groups) and left[0] and not left[-1]
+    assert all(given[i] is g for i, g in enumerate(groups))
 
 
 def test_what_memory_does_not_hold_is_refused(internvl, monkeypatch):
-    """Contexts of 262,144 tokens are longer than the keys and values that fit: vLLM would cut responses without a word."""
+    """A context may be longer than the keys and values that fit: vLLM would cut responses without a word."""
     internvl.fresh()
     assert internvl.sampler.room == internvl.chat.context
     longest = max(len(p.full) for p in internvl.prompts)
     monkeypatch.setattr(internvl.sampler, "room", longest + 8)
     internvl.sampler.generate(internvl.prompts, 1, 8)
-    with pytest.raises(
-        Refused,
-        match=f"row .: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"):
+    told = f"row .: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"
+    with pytest.raises(Refused, match=told):
         internvl.sampler.generate(internvl.prompts, 1, 9)
 
 
 def test_seeds(internvl):
     internvl.fresh()
-    ids = lambda seed: [[r.ids for r in g]  # noqa: E731
-                        for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]
+
+    def ids(seed):
+        return [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]
     first = ids(seed_of(0, 7, rank=0))
     assert first == ids(seed_of(0, 7, rank=0))
     flat = [tuple(r) for g in first for r in g]
@@ -195,15 +191,14 @@ def test_ids_that_are_never_written(internvl):
     """Image placeholders, even by a model that wants nothing else; the words of --ban."""
     vlm = internvl.fresh()
     with torch.no_grad():
-        vlm.hf.lm_head.weight[internvl.chat.image_id] = 50 * vlm.hf.lm_head.weight.mean(0)
-        vlm.hf.lm_head.weight[internvl.chat.image_id] *= torch.sign(
-            vlm.hf.lm_head.weight[internvl.chat.image_id])
+        row = 50 * vlm.hf.lm_head.weight.mean(0)
+        vlm.hf.lm_head.weight[internvl.chat.image_id] = row * torch.sign(row)
     internvl.sampler.sync(vlm)
     groups = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2)
-    drawn = {i for g in groups for r in g for i in r.ids}
+    drawn = {i for r in sum(groups, []) for i in r.ids}
     assert internvl.chat.image_id not in drawn and gap(vlm, internvl.chat, groups) < 10 * EXACT
     again = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2, ban=list(drawn)[:50])
-    assert not {i for g in again for r in g for i in r.ids} & set(list(drawn)[:50])
+    assert not {i for r in sum(again, []) for i in r.ids} & set(list(drawn)[:50])
 
 
 def test_nothing_is_asked(internvl):
@@ -215,7 +210,7 @@ def test_nothing_is_asked(internvl):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_follows_with_the_same_images(setting, part):
-    """The connector alone, the encoder alone, the LLM alone. Images have been seen before: no cache may answer."""
+    """The connector alone, the encoder alone, the LLM alone. Images were seen before: no cache may answer."""
     vlm, s = setting.fresh(train=(part,)), setting
     pictures = s.prompts[:2] + s.prompts[4:5]
     assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
@@ -226,7 +221,7 @@ def test_each_part_follows_with_the_same_images(setting, part):
 
 @pytest.mark.parametrize("cache", ["prefix", "encoder"])
 def test_without_the_reset_caches_answer(internvl, monkeypatch, cache):
-    """What the test above is for. (vLLM 0.32 empties half of its encoder cache in reload_weights; here it does not.)"""
+    """What the test above is for. (vLLM 0.32 empties half of its encoder cache in reload_weights.)"""
     vlm, llm = internvl.fresh(train=("connector",)), internvl.sampler.llm
     internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1)
     disturb(vlm, ["connector"])
@@ -254,8 +249,8 @@ def test_sync_that_leaves_a_tensor_out_is_refused(setting, monkeypatch):
     vlm, s = setting.fresh(), setting
     parts = vlm.parts()
     name = next(n for n in parts["connector"] if n.endswith("weight"))
-    monkeypatch.setattr(vlm, "parts", lambda:
-                        {**parts, "connector": {k: v for k, v in parts["connector"].items() if k != name}})
+    rest = {k: v for k, v in parts["connector"].items() if k != name}
+    monkeypatch.setattr(vlm, "parts", lambda: {**parts, "connector": rest})
     with pytest.raises(Refused, match="1 tensors of vLLM were not what the sync"):
         s.sampler.sync(vlm)
 
@@ -283,8 +278,8 @@ def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch)
 
 
 def test_sleep_and_wake(internvl, monkeypatch):
-    """As on a GPU between the phases, as far as a CPU goes: there the scheduler pauses and nothing is freed. Weights wake for a
-    sync, the rest for sampling, in this order; sampled twice between two syncs, as --dynamic_sampling does."""
+    """As on a GPU between the phases, as far as a CPU goes: there the scheduler pauses and nothing is freed.
+    Weights wake for a sync, the rest for sampling; sampled twice between two syncs, as --dynamic_sampling does."""
     vlm, s, log = internvl.fresh(), internvl.sampler, []
     sleep, wake = s.llm.sleep, s.llm.wake_up
     monkeypatch.setattr(s, "sleeps", True)
@@ -296,8 +291,7 @@ def test_sleep_and_wake(internvl, monkeypatch):
         assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
         disturb(vlm, PARTS)
         s.sync(vlm)
-    assert " ".join(
-        log) == "sleep 1 weights kv_cache sleep 1 weights kv_cache sleep 1 weights kv_cache sleep 1 weights"
+    assert log == ["sleep 1", "weights", "kv_cache"] * 3 + ["sleep 1", "weights"]
     monkeypatch.undo()
     s._wake("weights", "kv_cache")
     assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
@@ -346,11 +340,11 @@ def run_grpo(s, out, monkeypatch, vlm_of=lambda vlm: vlm, **flags):
     monkeypatch.setattr(grpo, "make_sampler", engine)
     data = out / "rows.jsonl"
     out.mkdir()
-    data.write_text("".join(json.dumps(dict(id=r.id, question=r.question, images=r.images, options=r.options,
-                                            answer=r.answer)) + "\n" for r in s.records))
+    write_jsonl(data, [dict(id=r.id, question=r.question, images=r.images, options=r.options, answer=r.answer)
+                       for r in s.records])
+    usual = dict(prompts=8, samples=3, max_new_tokens=12, steps=1, lr=1e-3, max_gap=0.01)
     grpo.train(grpo.Config(model=s.path, data=str(data), out=str(out / "run"), max_tiles=4, dtype="fp32",
-                           rollout="vllm", **{**dict(prompts=8, samples=3, max_new_tokens=12, steps=1,
-                                                     lr=1e-3, max_gap=0.01), **flags}))
+                           rollout="vllm", **{**usual, **flags}))
     return read_jsonl(out / "run" / "metrics.jsonl")
 
 
@@ -370,8 +364,9 @@ def test_swapped_images_stop_the_run(internvl, tmp_path, monkeypatch):
 
 def test_a_temperature_on_one_side_stops_the_run(internvl, tmp_path, monkeypatch):
     generate = VLLMSampler.generate
-    monkeypatch.setattr(VLLMSampler, "generate", lambda self, prompts, n, limit, temperature, seed, done:
-                        generate(self, prompts, n, limit, 1.0, seed, done=done))
+    def hot(self, prompts, n, limit, temperature, seed, done):
+        return generate(self, prompts, n, limit, 1.0, seed, done=done)
+    monkeypatch.setattr(VLLMSampler, "generate", hot)
     with pytest.raises(Refused, match="disagree by .* another temperature"):
         run_grpo(internvl, tmp_path / "a", monkeypatch, temperature=0.7)
 
@@ -432,8 +427,9 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
 
     import rollout
     monkeypatch.setattr(rollout, "make_sampler", engine)
-    eval_mmmu.evaluate(eval_mmmu.Config(model=internvl.path, data=str(tiny / "mmmu"), out=str(
-        tmp_path / "eval"), limit=8, max_new_tokens=12, budget=6, rollout="vllm", dtype="fp32", max_tiles=4))
+    eval_mmmu.evaluate(eval_mmmu.Config(
+        model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, max_new_tokens=12,
+        budget=6, rollout="vllm", dtype="fp32", max_tiles=4))
     assert json.loads((tmp_path / "eval" / "scores.json").read_text())["n"] == 8
     assert asked[0] is not None and asked[1:] == [None, None]
 
@@ -446,12 +442,12 @@ def flags_of(tiny, out):
             "12", "--steps", "3", "--lr", "1e-3", "--save_every", "1", "--max_tiles", "4"]
 
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+WAITING = {**ENV, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
 def ended(command, limit=240):
     """(exit code, what it printed); killed with its children when it takes too long."""
-    with subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    with subprocess.Popen(command, cwd=ROOT, env=WAITING, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, start_new_session=True) as p:
         try:
             text = p.communicate(timeout=limit)[0]
@@ -462,7 +458,7 @@ def ended(command, limit=240):
 
 
 def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
-    """FSDP2 in two processes, tensors gathered for the sync; then the same prompts by two halves of one engine."""
+    """FSDP2 in two processes, tensors gathered for the sync; then two halves of one engine."""
     found = []
     for parallel in ("1", "2"):
         out = tmp_path / parallel
@@ -477,7 +473,7 @@ def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_while_sampling_and_while_syncing(tiny, tmp_path, processes):
-    """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on, to the same numbers."""
+    """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on."""
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
 
     def run(out, where="-"):
@@ -521,11 +517,11 @@ def suicide(where):
                 yield item
                 if where == "sync" and calls["sync"] == 3 and i == 10:  # the first is that of the start
                     os.kill(os.getpid(), signal.SIGKILL)
-    parts = grpo.load.__globals__["VLM"].parts
-    VLLMSampler.generate, VLLMSampler.sync, engine.LLMEngine.step = counted("generate", generate), counted(
-        "sync", sync), step_and_die
-    grpo.load.__globals__["VLM"].parts = lambda self: {part: Tensors(tensors)
-                                                       for part, tensors in parts(self).items()}
+    VLLMSampler.generate, VLLMSampler.sync = counted("generate", generate), counted("sync", sync)
+    engine.LLMEngine.step = step_and_die
+    VLM = grpo.load.__globals__["VLM"]
+    parts = VLM.parts
+    VLM.parts = lambda self: {part: Tensors(tensors) for part, tensors in parts(self).items()}
 
 
 if __name__ == "__main__":
