@@ -278,8 +278,8 @@ def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch)
 
 
 def test_sleep_and_wake(internvl, monkeypatch):
-    """As on a GPU between the phases, as far as a CPU goes: there the scheduler pauses and nothing is freed.
-    Weights wake for a sync, the rest for sampling; sampled twice between two syncs, as --dynamic_sampling does."""
+    """As on a GPU between the phases, as far as a CPU goes: the scheduler pauses, nothing is freed. Weights
+    wake for a sync, the rest for sampling; sampled twice between two syncs, as --dynamic_sampling does."""
     vlm, s, log = internvl.fresh(), internvl.sampler, []
     sleep, wake = s.llm.sleep, s.llm.wake_up
     monkeypatch.setattr(s, "sleeps", True)
