@@ -97,7 +97,6 @@ def groups(chat, prompts):
 
 @pytest.fixture
 def mixed(rows, tmp_path):
-    from stages import write_mixed
     write_mixed(tmp_path / "mixed.jsonl", rows)
     return str(tmp_path / "mixed.jsonl")
 
@@ -133,6 +132,12 @@ def straight(tiny, tmp_path_factory):
 
 def write_jsonl(path, rows):
     Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def write_mixed(path, rows):
+    """The eight rows of all sorts as a data file for every stage."""
+    write_jsonl(path, [{"id": r.id, "question": r.question, "images": r.images, "options": r.options,
+                        "answer": "7", "solution": r.solution} for r in rows])
 
 
 def plain(path):

@@ -9,7 +9,6 @@ import connector_tune
 import grpo
 import sft
 from common import World, read_jsonl
-from conftest import write_jsonl
 from reward import Reward
 from rollout import Rollout
 
@@ -102,9 +101,3 @@ def same_run(a, b, step=4):
 
 def tensors(path):
     return load_file(Path(path) / "model.safetensors")
-
-
-def write_mixed(path, rows):
-    """The eight rows of all sorts as a data file for every stage."""
-    write_jsonl(path, [{"id": r.id, "question": r.question, "images": r.images, "options": r.options,
-                        "answer": "7", "solution": r.solution} for r in rows])

@@ -17,9 +17,9 @@ import connector_tune
 import grpo
 import sft
 from common import Refused, newest_checkpoint, read_jsonl
-from conftest import ENV, ROOT
+from conftest import ENV, ROOT, write_mixed
 from model import even_out
-from stages import Given, metrics, reward_of, tensors, write_mixed
+from stages import Given, metrics, reward_of, tensors
 
 LIMIT = 240  # seconds for everything that two processes do, imports included
 TRAINED = [("connector",), ("encoder",)]
