@@ -22,7 +22,6 @@ READ = (*STAGES, "model.py", "connector.py", "data.py", "pack.py", "rollout.py",
 NO_TORCH = ("reward", "signals", "report", "machinery.files", "machinery.run", "machinery.steps")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try)
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def tracked():
@@ -38,12 +37,12 @@ def nodes(source, *kinds):
     return [node for node in ast.walk(parse(source)) if isinstance(node, kinds)]
 
 
-# ------------------------------------------------------------------------------------------ rules of one source
+# ---------------------------------------------------------------------------------------- rules of one source
 
 def long_functions(source, path):
     lines = {f: f.end_lineno - f.lineno + 1 for f in nodes(source, *FUNCTIONS)}
-    limit = {f: 110 if f.name in LONG.get(path, ()) else 60 for f in lines}
-    return [f"{f.lineno}: {f.name} has {n} lines" for f, n in lines.items() if n > limit[f]]
+    long = [f for f, n in lines.items() if n > (110 if f.name in LONG.get(path, ()) else 60)]
+    return [f"{f.lineno}: {f.name} has {lines[f]} lines" for f in long]
 
 
 def deep_blocks(source, path):
@@ -53,7 +52,7 @@ def deep_blocks(source, path):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, FUNCTIONS):
                 continue  # is counted from its own body
-            is_elif = isinstance(node, ast.If) and node.orelse == [child] and isinstance(child, ast.If)
+            is_elif = isinstance(node, ast.If) and child.col_offset == node.col_offset
             below = depth + (isinstance(child, BLOCKS) and not is_elif)
             if depth < below == 5:
                 out.append(f"{child.lineno}: five levels deep")
@@ -70,9 +69,9 @@ def nested_conditionals(source, path):
 
 
 def long_comprehensions(source, path):
-    found = nodes(source, *COMPREHENSIONS)
-    clauses = [sum(1 + len(g.ifs) for g in n.generators) for n in found]
-    return [f"{n.lineno}: a comprehension of {k} clauses" for n, k in zip(found, clauses) if k > 2]
+    found = nodes(source, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    long = [n for n in found if sum(1 + len(g.ifs) for g in n.generators) > 2]
+    return [f"{n.lineno}: a comprehension of more than two clauses" for n in long]
 
 
 def assigned_lambdas(source, path):
@@ -100,7 +99,7 @@ def comment_share(source, path):
     return [] if 1 / 5 <= share <= 1 / 3 else [f"1: {share:.0%} of the lines are comments, not 20 to 33%"]
 
 
-# --------------------------------------------------------------------------- rules of {module: its source}
+# ------------------------------------------------------------------------------ rules of {module: its source}
 
 def imports(source, modules):
     names = [a.name for n in nodes(source, ast.Import) for a in n.names]
@@ -132,41 +131,37 @@ def upward_imports(modules):
 
 def crowded_top(modules):
     top = [name for name, path in modules.items() if "/" not in path]
-    return [] if len(top) <= 15 else [f"{len(top)} Python files in the top folder: {' '.join(top)}"]
+    return [f"{len(top)} Python files in the top folder: {' '.join(top)}"] if len(top) > 15 else []
 
 
 def loads_torch(modules, folder):
     """The first of the modules whose import loads torch, or fails, in a process of its own."""
-    code = f"""import importlib, sys
-for name in {modules}:
-    importlib.import_module(name)
-    if "torch" in sys.modules:
-        sys.exit(f"{{name}} loads torch")"""
+    code = f"import importlib, sys\nfor name in {modules}:\n    importlib.import_module(name)\n"
+    code += "    if 'torch' in sys.modules:\n        sys.exit(name + ' loads torch')"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     return done.stderr.splitlines()[-1:] if done.returncode else []
 
 
-# ------------------------------------------------------------------------------------------------- the tests
+# -------------------------------------------------------------------------------------------------- the tests
 
 FILES = tracked()
 PYTHON = [path for path in FILES if path.endswith(".py")]
 # as they are imported: tests, tiny and bench lie on the path, scoring and machinery are packages
 NAMES = {re.sub(r"^(tests|tiny|bench)/(.*/)?", "", path)[:-3].replace("/", "."): path for path in PYTHON}
 MODULES = {name: FILES[path] for name, path in NAMES.items()}
-
-deep = "".join(f"{'    ' * i}if {i}:\n" for i in range(1, 6))
+DEEP = "def f():\n" + "".join(f"{' ' * i}if {i}:\n" for i in range(1, 6)) + " " * 6 + "pass"
 RULES = {  # rule: its files, and a source that breaks it once
     long_functions: (PYTHON, "def f():\n" + "    pass\n" * 60),
-    deep_blocks: (STAGES, f"def f():\n{deep}{'    ' * 6}pass\n"),
+    deep_blocks: (STAGES, DEEP),
     nested_conditionals: (PYTHON, "x = 1 if a else 2 if b else 3"),
     long_comprehensions: (PYTHON, "x = [c for a in b for c in a if c]"),
     assigned_lambdas: (PYTHON, "f = lambda x: x"),
     wide_lines: (FILES, "x = " + "1" * 107),
-    touched_paths: ([path for path in PYTHON if path != "tests/test_style.py"], "sys.path.append('x')"),
+    touched_paths: ([path for path in PYTHON if path != "tests/test_style.py"], "sys.path.append(x)"),
     comment_share: (READ, "x = 1  # one\n" + "y = 2\n" * 6),
 }
 RULES_OF_MODULES = {
-    circles: (MODULES, {"a": "import b", "b": "def f():\n    from c.d import e", "c.d": "from a import x"}),
+    circles: (MODULES, {"a": "import b", "b": "def f():\n from c.d import e", "c.d": "from a import x"}),
     upward_imports: (MODULES, {"scoring.x": "import data", "data": ""}),
     crowded_top: (NAMES, {f"m{i}": f"m{i}.py" for i in range(16)}),
 }
@@ -176,8 +171,8 @@ RULES_OF_MODULES = {
 def test_rule(rule):
     files, bad = RULES[rule]
     assert len(rule(bad, "x.py")) == 1, "it does not see what is wrong"
-    there = [path for path in files if path in FILES]
-    found = [f"{path}:{what}" for path in there for what in rule(FILES[path], path)]
+    files = [path for path in files if path in FILES]
+    found = [f"{path}:{what}" for path in files for what in rule(FILES[path], path)]
     assert not found, "\n".join(found)
 
 
@@ -195,11 +190,10 @@ def test_no_torch_below(tmp_path):
 
 
 def test_what_the_rules_let_pass():
-    """An elif is no level, a function inside a function has levels of its own, a stage's train may be long."""
+    """An elif is no level, a function inside a function has its own, a stage's train may be long."""
     assert not deep_blocks("def f():\n    if 1:\n        pass\n" + "    elif 2:\n        pass\n" * 9, "")
-    inner = "".join(f"{'    ' * i}{line}:\n" for i, line in enumerate(["def f()", *["if 0"] * 3, "def g()"]))
-    assert not deep_blocks(inner + f"{'    ' * 5}if 0:\n{'    ' * 6}if 0: pass", "")
-    assert not nested_conditionals("x = 1 if a else 2\ny = 1 if b else 2", "")
+    inner = ["def f():", "if 1:", "if 2:", "if 3:", "def g():", "if 4:", "for x in y:", "pass"]
+    assert not deep_blocks("".join(f"{' ' * i}{line}\n" for i, line in enumerate(inner)), "")
     assert not long_comprehensions("x = [c for a in b for c in a]", "")
     assert not long_functions("def train():\n" + "    pass\n" * 100, "grpo.py")
     assert not circles({"a": "import b, c", "b": "import c", "c": ""})
