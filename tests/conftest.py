@@ -1,12 +1,11 @@
-"""What the tests share: one small world a session, a random model whose every tensor matters, and plain transformers as the oracle."""
+"""What the tests share: one small world a session, a random model whose every tensor matters, and an oracle,
+which is plain transformers."""
 import json
 import os
-import sys
 from pathlib import Path
 
-os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")  # no network, one core
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(ROOT / "tests")]
+# no network, one core: set before the libraries below read it
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest
 import torch
@@ -14,13 +13,17 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 torch.set_num_threads(1)
-SIZES = dict(base=48, cold_start=60, rl=60, connector=60, connector_val=24, val=24, math_test=24, other_test=6)
+ROOT = Path(__file__).parent.parent
+# for a script that is started from here: python itself puts no folder on the path but the script's own
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in (".", "tests", "tiny"))}
+SIZES = dict(base=48, cold_start=60, rl=60, connector=60, connector_val=24, val=24, math_test=24,
+             other_test=6)
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The embedded world in small, its model made lively: random norms and biases too, or tests would not see them
-    exchanged, and sharper predictions than those of a fresh model."""
+    """The embedded world in small, its model made lively. Norms and biases are random too, so that tests see
+    when two are exchanged; predictions are sharper than those of a fresh model."""
     import make
     out = tmp_path_factory.mktemp("world") / "tiny"
     make.make(make.Config(out=str(out), seed=1, **SIZES))
@@ -53,7 +56,7 @@ def vlm(model_path):
 
 @pytest.fixture(scope="session")
 def rows(tiny, tmp_path_factory):
-    """Eight records: one image, two images, an image of several tiles, no image; read from a file like any other."""
+    """Eight records: one image, two images, one of several tiles, no image; from a file."""
     from data import read_records
     folder = tmp_path_factory.mktemp("rows")
     files = sorted((tiny / "images" / "rl").glob("*.png"))[:4]
@@ -61,16 +64,18 @@ def rows(tiny, tmp_path_factory):
         Image.open(file).save(folder / f"{i}.png")
     wide = torch.randint(0, 256, (60, 140, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.fromarray(wide.numpy()).save(folder / "wide.png")
+    two, shuffled = ["0.png", "1.png"], ["<image 2>", "<image 1>", "5 \u00e9"]
     table = [("a", "<image> Add the digits in the top row.", ["0.png"], []),
-             ("b", "Add the middle digit of <image 2> and the top digit of <image 1>.", ["0.png", "1.png"], []),
+             ("b", "Add the middle digit of <image 2> and the top digit of <image 1>.", two, []),
              ("c", "What is 3 + 4?", [], []),
-             ("d", "In which image is the top digit 4?", ["1.png", "2.png"], ["<image 2>", "<image 1>", "5 \u00e9"]),
+             ("d", "In which image is the top digit 4?", ["1.png", "2.png"], shuffled),
              ("e", "What is the largest number?", ["wide.png"], []),
              ("f", "How many?", [], ["4", "5"]),
              ("g", "<image 1> What is the middle digit? It is not in <image 2>.", ["2.png", "3.png"], []),
              ("h", "What is the top left digit?", ["3.png"], [])]
-    write_jsonl(folder / "rows.jsonl", [{"id": i, "question": q, "images": im, "options": o, "answer": "7", "subject": "Math",
-                                         "solution": f"3 + 4 = 7.\n</think>\n\n\\boxed{{{i}}}"} for i, q, im, o in table])
+    write_jsonl(folder / "rows.jsonl",
+                [{"id": i, "question": q, "images": im, "options": o, "answer": "7", "subject": "Math",
+                  "solution": f"3 + 4 = 7.\n</think>\n\n\\boxed{{{i}}}"} for i, q, im, o in table])
     return read_records(folder / "rows.jsonl")
 
 
@@ -83,13 +88,56 @@ def prompts(chat, rows):
 def groups(chat, prompts):
     """[(prompt, [ids, ...])]: random responses of different lengths, 0 to 3 of them a prompt"""
     g = torch.Generator().manual_seed(1)
-    draw = lambda n: torch.randint(0, chat.image_id - 10, (n,), generator=g).tolist()  # noqa: E731
-    return [(p, [draw(n) for n in lengths]) for p, lengths in
-            zip(prompts, [(5, 9, 1), (7, 3), (6, 2, 4), (8,), (3, 12), (), (4, 1), (10, 10, 2)])]
+    lengths = [(5, 9, 1), (7, 3), (6, 2, 4), (8,), (3, 12), (), (4, 1), (10, 10, 2)]
+
+    def draw(n):
+        return torch.randint(0, chat.image_id - 10, (n,), generator=g).tolist()
+    return [(p, [draw(n) for n in ns]) for p, ns in zip(prompts, lengths)]
+
+
+@pytest.fixture
+def mixed(rows, tmp_path):
+    write_mixed(tmp_path / "mixed.jsonl", rows)
+    return str(tmp_path / "mixed.jsonl")
+
+
+@pytest.fixture
+def sampler(monkeypatch, chat):
+    import grpo
+    from stages import Given
+    given = Given(chat)
+    monkeypatch.setattr(grpo, "make_sampler", lambda *_: given)
+    return given
+
+
+@pytest.fixture
+def a_reward(monkeypatch):
+    import grpo
+    from stages import reward_of
+    monkeypatch.setattr(grpo, "score_batch", reward_of)
+
+
+@pytest.fixture(scope="session")
+def straight(tiny, tmp_path_factory):
+    """Each stage run through without a stop: {stage: its run folder}"""
+    import grpo
+    from stages import STAGES, reward_of
+    out = {name: tmp_path_factory.mktemp("straight") / name for name in STAGES}
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(grpo, "score_batch", reward_of)
+        for name, (_, run) in STAGES.items():
+            run(tiny, out[name])
+    return out
 
 
 def write_jsonl(path, rows):
     Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def write_mixed(path, rows):
+    """The eight rows of all sorts as a data file for every stage."""
+    write_jsonl(path, [{"id": r.id, "question": r.question, "images": r.images, "options": r.options,
+                        "answer": "7", "solution": r.solution} for r in rows])
 
 
 def plain(path):

@@ -1,12 +1,13 @@
-"""Small random checkpoints of the families other than the embedded world's, in the layout of a real model folder."""
+"""Small random checkpoints of the other families than the embedded world's, laid out like a real folder."""
 import json
 import shutil
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
-                          Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration)
+from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration,
+                          PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration,
+                          Qwen3VLConfig, Qwen3VLForConditionalGeneration)
 
 SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # Qwen-VL's own template, without video: the marks around an image are the template's
@@ -24,18 +25,19 @@ TEMPLATE = """\
 
 
 def make_internvl35(folder, like, seed=0):
-    """The embedded world's folder with InternVL3.5's LLM (Qwen3: norms of queries and keys, a head size of its own) and the
-    norms of InternViT-6B (RMSNorm, of queries and keys too, no biases) in its encoder."""
+    """The embedded world's folder with InternVL3.5's LLM (Qwen3: norms of queries and keys, an own head size)
+    and the norms of InternViT-6B (RMSNorm, of queries and keys too, no biases) in its encoder."""
     for file in Path(like).glob("*"):
         if file.is_file() and "safetensors" not in file.name:
             shutil.copy(file, folder)
     old = InternVLConfig.from_pretrained(like)
     vision, text = old.vision_config.to_dict(), old.text_config
     vision |= dict(norm_type="rms_norm", use_qk_norm=True, attention_bias=False, layer_scale_init_value=0.1)
-    text = dict(model_type="qwen3", vocab_size=text.vocab_size, hidden_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-                intermediate_size=160, max_position_embeddings=512, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
-    config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=old.image_token_id, image_seq_length=9, downsample_ratio=0.5,
-                            tie_word_embeddings=False)
+    text = dict(model_type="qwen3", vocab_size=text.vocab_size, hidden_size=96, num_hidden_layers=3,
+                num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=160,
+                max_position_embeddings=512, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
+    config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=old.image_token_id,
+                            image_seq_length=9, downsample_ratio=0.5, tie_word_embeddings=False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = InternVLForConditionalGeneration(config)
@@ -50,46 +52,55 @@ def make_internvl35(folder, like, seed=0):
 
 
 def qwen_tokenizer():
+    """The tokenizer, and ids for the configuration: those of SPECIALS and those that end a text."""
     import blank_model
     core = blank_model.make_tokenizer().backend_tokenizer
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE,
-                                   clean_up_tokenization_spaces=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE, eos_token="<|im_end|>",
+                                        pad_token="<|endoftext|>", clean_up_tokenization_spaces=False)
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    ids = dict(zip(names, tokenizer.convert_tokens_to_ids(list(SPECIALS))))
+    ends = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return tokenizer, ids, ends
 
 
 def make_qwen(folder, tied=False, width=96, layers=3, depth=4, seed=0):
-    """A Qwen2.5-VL of about a million parameters with windows and full attention in its encoder; every tensor matters."""
-    tokenizer = qwen_tokenizer()
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(SPECIALS))
-    stop, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    """A Qwen2.5-VL of a million parameters, with windows and full attention in its encoder."""
+    tokenizer, ids, ends = qwen_tokenizer()
+    sections = [width // 48, width // 32, width // 32]
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
     config = Qwen2_5_VLConfig(
-        vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=4, spatial_merge_size=2,
-                           window_size=16, fullatt_block_indexes=[1, depth - 1], out_hidden_size=width, temporal_patch_size=2),
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-                         num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None, eos_token_id=stop,
-                         pad_token_id=pad, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [width // 48, width // 32, width // 32]}),
-        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end, tie_word_embeddings=tied)
-    images = dict(image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2_5_VLProcessor", min_pixels=16 * 16, max_pixels=64 * 64,
-                  patch_size=4, temporal_patch_size=2, merge_size=2, image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
+        vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=4,
+                           spatial_merge_size=2, window_size=16, fullatt_block_indexes=[1, depth - 1],
+                           out_hidden_size=width, temporal_patch_size=2),
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width,
+                         num_hidden_layers=layers, num_attention_heads=6, num_key_value_heads=2,
+                         max_position_embeddings=1024, rope_parameters=rope, **ends),
+        tie_word_embeddings=tied, **ids)
+    images = dict(image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2_5_VLProcessor",
+                  min_pixels=16 * 16, max_pixels=64 * 64, patch_size=4, temporal_patch_size=2, merge_size=2,
+                  image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
     return save_qwen(folder, Qwen2_5_VLForConditionalGeneration, config, tokenizer, images, seed)
 
 
 def make_qwen3(folder, tied=False, width=96, layers=4, depth=4, seed=0):
-    """A dense Qwen3-VL: patches of 16 pixels as in the real one, two DeepStack levels, a head size of its own, a table of
-    6 x 6 positions that images of other shapes interpolate; every tensor matters."""
-    tokenizer = qwen_tokenizer()
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(SPECIALS))
-    stop, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    """A dense Qwen3-VL: patches of 16 pixels as in the real one, two DeepStack levels, an own head size, a
+    table of 6 x 6 positions that images of other shapes interpolate."""
+    tokenizer, ids, ends = qwen_tokenizer()
     head = width // 3
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [head // 4, head // 8, head // 8],
+            "mrope_interleaved": True}
     config = Qwen3VLConfig(
-        vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=16, spatial_merge_size=2,
-                           temporal_patch_size=2, out_hidden_size=width, num_position_embeddings=36, deepstack_visual_indexes=[0, depth - 2]),
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, head_dim=head,
-                         num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None, eos_token_id=stop, pad_token_id=pad,
-                         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [head // 4, head // 8, head // 8], "mrope_interleaved": True}),
-        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end, tie_word_embeddings=tied)
-    images = dict(image_processor_type="Qwen2VLImageProcessorFast", processor_class="Qwen3VLProcessor", size=dict(shortest_edge=32 * 32, longest_edge=128 * 128),
-                  patch_size=16, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=16,
+                           spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=width,
+                           num_position_embeddings=36, deepstack_visual_indexes=[0, depth - 2]),
+        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width,
+                         num_hidden_layers=layers, num_attention_heads=6, num_key_value_heads=2,
+                         head_dim=head, max_position_embeddings=1024, rope_parameters=rope, **ends),
+        tie_word_embeddings=tied, **ids)
+    images = dict(image_processor_type="Qwen2VLImageProcessorFast", processor_class="Qwen3VLProcessor",
+                  size=dict(shortest_edge=32 * 32, longest_edge=128 * 128), patch_size=16,
+                  temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     return save_qwen(folder, Qwen3VLForConditionalGeneration, config, tokenizer, images, seed)
 
 
@@ -100,7 +111,8 @@ def save_qwen(folder, kind, config, tokenizer, images, seed):
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(2)
-    model.generation_config = GenerationConfig(eos_token_id=config.text_config.eos_token_id, pad_token_id=config.text_config.pad_token_id)
+    model.generation_config = GenerationConfig(eos_token_id=config.text_config.eos_token_id,
+                                               pad_token_id=config.text_config.pad_token_id)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))

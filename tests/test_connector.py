@@ -35,8 +35,8 @@ def test_queries_are_the_visual_tokens(qformer, q_groups, chat):
 
 
 def test_starts_sane(qformer, q_groups, model_path, chat, groups):
-    """Fresh visual tokens are as large as word embeddings and different from each other; the loss is no worse than with
-    the family's own fresh connector."""
+    """Fresh visual tokens are as large as word embeddings and different from each other; the loss is no worse
+    than with the family's own fresh connector."""
     vlm, own = load(qformer), load(model_path)
     few, rows = q_groups
     pack, = few.packs(rows)
@@ -83,8 +83,9 @@ def test_saved_and_loaded(qformer, q_groups, tmp_path):
 
 def test_a_stage_trains_it(qformer, tiny, tmp_path):
     before = load(qformer).state_dict()
-    connector_tune.train(connector_tune.Config(model=qformer, data=str(tiny / "connector.jsonl"), val=str(tiny / "connector_val.jsonl"),
-                                               out=str(tmp_path), lr=1e-3, batch=8, epochs=0.2, val_every=5, dtype="fp32"))
+    connector_tune.train(connector_tune.Config(
+        model=qformer, data=str(tiny / "connector.jsonl"), val=str(tiny / "connector_val.jsonl"),
+        out=str(tmp_path), lr=1e-3, batch=8, epochs=0.2, val_every=5, dtype="fp32"))
     after = load(str(tmp_path)).state_dict()
     for name in before:
         assert torch.equal(before[name], after[name]) == ("multi_modal_projector" not in name), name
@@ -93,7 +94,8 @@ def test_a_stage_trains_it(qformer, tiny, tmp_path):
 def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
     connector.replace(connector.Config(model=qformer, out=str(tmp_path / "mlp"), connector="mlp"))
     assert Chat(str(tmp_path / "mlp")).per_tile == 9
-    assert load(str(tmp_path / "mlp")).parts()["connector"].keys() == load(model_path).parts()["connector"].keys()
+    mlp, own = (load(path).parts()["connector"] for path in (str(tmp_path / "mlp"), model_path))
+    assert mlp.keys() == own.keys()
     with pytest.raises(Refused, match="the connectors are qformer"):
         connector.replace(connector.Config(model=model_path, out=str(tmp_path / "x"), connector="abc"))
     with pytest.raises(Refused, match="for InternVL"):

@@ -1,4 +1,4 @@
-"""data.py: rows of every format, what is refused by name, prompts, tiles, and the choices that must not lose an image."""
+"""data.py: rows of every format, what is refused by name, prompts, tiles, and no image is lost."""
 import io
 import json
 
@@ -34,21 +34,25 @@ def read(folder, rows, **options):
     return read_records(folder / "rows.jsonl", **options)
 
 
-# ----------------------------------------------------------------------------------------------------------- formats
+# ---------------------------------------------------------------------------------------------------- formats
 
 def test_jsonl(folder):
-    a, b, c = read(folder, [row(1, options=["x", "y"], subject="Math", solution="s"), {"question": "2+2?", "answer": 4},
+    a, b, c = read(folder, [row(1, options=["x", "y"], subject="Math", solution="s"),
+                            {"question": "2+2?", "answer": 4},
                             {"question": "q", "answer": "3", "image": "b.png"}])
-    assert a.id == "r1" and a.images == [str(folder / "a.png")] and a.sizes == [(48, 48)] and a.solution == "s" and a.subject == "Math"
+    assert a.id == "r1" and a.images == [str(folder / "a.png")] and a.sizes == [(48, 48)]
+    assert a.solution == "s" and a.subject == "Math"
     assert a.text() == "How many?\nA. x\nB. y"
-    assert b.id == "rows-2" and b.answer == "4" and b.images == [] and b.solution is None  # a number, and 0 too, is an answer
+    # a number is an answer, and so is 0
+    assert b.id == "rows-2" and b.answer == "4" and b.images == [] and b.solution is None
     assert c.images == [str(folder / "b.png")]
     assert read(folder, [row(1, answer=0)])[0].answer == "0"
 
 
 def test_columns_are_mapped(folder):
     rows = [{"problem": "p", "ground_truth": "5", "picture": "a.png"}]
-    record, = read(folder, rows, columns={"question": "problem", "answer": "ground_truth", "images": "picture"})
+    record, = read(folder, rows,
+                   columns={"question": "problem", "answer": "ground_truth", "images": "picture"})
     assert (record.question, record.answer, len(record.images)) == ("p", "5", 1)
 
 
@@ -61,23 +65,27 @@ def test_parquet_file_and_folder(folder):
     pq.write_table(table, folder / "u.parquet")
     one, both = read_records(folder / "t.parquet"), read_records(folder)
     assert len(one) == 1 and len(both) == 2
-    assert one[0].sizes == [(50, 60), (48, 48)] and data.open_image(one[0].images[0]).getpixel((0, 0)) == (7, 20, 30)
+    assert one[0].sizes == [(50, 60), (48, 48)]
+    assert data.open_image(one[0].images[0]).getpixel((0, 0)) == (7, 20, 30)
 
 
 def test_the_worlds_files(tiny):
-    for name, need in (("base", ("question", "solution")), ("rl", ("question", "answer")), ("connector", ("question", "solution"))):
+    for name, need in (("base", ("question", "solution")), ("rl", ("question", "answer")),
+                       ("connector", ("question", "solution"))):
         records = read_records(tiny / f"{name}.jsonl", need=need)
-        assert len(records) == sum(1 for _ in open(tiny / f"{name}.jsonl")) and all(r.images and r.sizes for r in records)
+        assert len(records) == sum(1 for _ in open(tiny / f"{name}.jsonl"))
+        assert all(r.images and r.sizes for r in records)
 
 
 def test_unusual_line_breaks_inside_a_text(folder):
     """JSON may hold U+2028 and U+0085 as they are: only \\n ends a row. A last empty line is no row."""
-    lines = [json.dumps(row(1, question="one\u2028two\u0085three"), ensure_ascii=False), json.dumps(row(2)), ""]
+    odd = "one\u2028two\u0085three"
+    lines = [json.dumps(row(1, question=odd), ensure_ascii=False), json.dumps(row(2)), ""]
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    assert [r.question for r in read_records(folder / "rows.jsonl")] == ["one\u2028two\u0085three", "How many?"]
+    assert [r.question for r in read_records(folder / "rows.jsonl")] == [odd, "How many?"]
 
 
-# ------------------------------------------------------------------------------------------------------ unusable rows
+# ---------------------------------------------------------------------------------------------- unusable rows
 
 BAD = {
     "no answer": (dict(answer=""), r"row 2 \(id r1\): no answer"),
@@ -85,12 +93,15 @@ BAD = {
     "no question": (dict(question="  "), r"row 2 \(id r1\): no question"),
     "missing image": (dict(images=["gone.png"]), r"r1: image .*gone.png can not be read \(FileNotFoundError"),
     "torn image": (dict(images=["a.png", "torn.png"]), r"r1: image .*torn.png can not be read"),
-    "no image at all": (dict(images=["rows.jsonl"]), r"r1: image .*rows.jsonl can not be read \(UnidentifiedImageError"),
+    "no image at all": (dict(images=["rows.jsonl"]),
+                        r"r1: image .*rows.jsonl can not be read \(UnidentifiedImageError"),
     "image is a folder": (dict(images=["."]), r"r1: image .* can not be read"),
-    "names a third image": (dict(question="See <image 3>."), r"row 2 \(id r1\): the text names <image 3> but the row has 1 image"),
+    "names a third image": (dict(question="See <image 3>."),
+                            r"row 2 \(id r1\): the text names <image 3> but the row has 1 image"),
     "names image 0": (dict(question="See <image 0>."), r"names <image 0>"),
     "an option names it": (dict(options=["<image 1>", "<image 2>"]), r"names <image 2>"),
-    "two marks, one image": (dict(question="<image> and <image>"), r"row 2 \(id r1\): the text names <image 2> but the row has 1 image"),
+    "two marks, one image": (dict(question="<image> and <image>"),
+                             r"row 2 \(id r1\): the text names <image 2> but the row has 1 image"),
     "a mark, no image": (dict(question="<image>", images=[]), r"names <image 1> but the row has 0 image"),
 }
 
@@ -99,7 +110,8 @@ BAD = {
 def test_unusable_row_is_named_and_refused(folder, what):
     (folder / "torn.png").write_bytes(png(size=(300, 300))[:200])
     changes, pattern = BAD[what]
-    with pytest.raises(Refused, match=f"(?s)1 of 3 rows of .*rows.jsonl can not be used:.*{pattern}.*--limit_bad"):
+    with pytest.raises(Refused,
+                       match=f"(?s)1 of 3 rows of .*rows.jsonl can not be used:.*{pattern}.*--limit_bad"):
         read(folder, [row(0), row(1, **changes), row(2)])
 
 
@@ -137,23 +149,26 @@ def test_empty_and_missing_data(folder):
         read_records("nobody/nothing-at-all")
 
 
-# ----------------------------------------------------------------------------------------------------------- prompts
+# ---------------------------------------------------------------------------------------------------- prompts
 
 def test_thinking_opens_the_thought(chat, rows):
     think, direct = chat.prompts(rows, thinking=True), chat.prompts(rows, thinking=False)
     for a, b in zip(think, direct):
         assert chat.tokenizer.decode(a.ids) == chat.tokenizer.decode(b.ids) + THINK
         assert chat.tokenizer.decode(b.ids).endswith("<|im_start|>assistant\n")
-    assert chat.tokenizer.decode(direct[2].ids) == "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
+    text = chat.tokenizer.decode(direct[2].ids)
+    assert text == "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_places_of_images(chat, rows, prompts):
-    """In place when the text says where, first when it says nothing, at the end when it names only others; options too."""
+    """In place when the text says where, first when it says nothing, last when it names only others."""
     texts = [chat.tokenizer.decode(p.ids).split("user\n")[1].split("<|im_end|>")[0] for p in prompts]
     assert texts[0] == "<IMG_CONTEXT>\n Add the digits in the top row."
     assert texts[1] == "Add the middle digit of <IMG_CONTEXT>\n and the top digit of <IMG_CONTEXT>\n."
     assert [p.record.shown for p in prompts] == [[0], [1, 0], [], [1, 0], [0], [], [0, 1], [0]]
-    assert texts[3] == "In which image is the top digit 4?\nA. <IMG_CONTEXT>\n\nB. <IMG_CONTEXT>\n\nC. 5 \u00e9"
+    question, *options = texts[3].split("\n", 1)
+    assert question == "In which image is the top digit 4?"
+    assert options == ["A. <IMG_CONTEXT>\n\nB. <IMG_CONTEXT>\n\nC. 5 \u00e9"]
     assert texts[4] == "<IMG_CONTEXT>\nWhat is the largest number?"
     assert texts[5] == "How many?\nA. 4\nB. 5"
 
@@ -169,7 +184,8 @@ def test_image_named_twice_and_image_not_named(chat, folder):
 
 def test_expansion_keeps_everything_else(chat, prompts):
     for p in prompts:
-        assert [i for i in p.full if i not in (chat.image_id, chat.start_id, chat.end_id)] == [i for i in p.ids if i != chat.image_id]
+        marks = (chat.image_id, chat.start_id, chat.end_id)
+        assert [i for i in p.full if i not in marks] == [i for i in p.ids if i != chat.image_id]
         assert p.full.count(chat.image_id) == len(chat.pixels(p).get("pixel_values", [])) * chat.per_tile
 
 
@@ -181,10 +197,12 @@ def test_literal_placeholder_is_refused(chat, folder):
 def test_long_prompts_are_left_out_and_counted(chat, rows, prompts, capsys):
     lengths = [len(p.full) for p in prompts]
     limit = sorted(lengths)[-2]
-    fits = chat.prompts(rows, limit=limit)  # never cut: a prompt as long as the limit leaves no room for a token
+    # never cut: a prompt as long as the limit leaves no room for a token
+    fits = chat.prompts(rows, limit=limit)
     assert [p.record.id for p in fits] == [p.record.id for p, n in zip(prompts, lengths) if n < limit]
     assert "left out: 2 of 8 prompts are longer than" in capsys.readouterr().out and len(fits) == 6
-    with pytest.raises(Refused, match="8 of 8 prompts are longer than 5 tokens .*nothing is left.*--max_tiles"):
+    with pytest.raises(Refused,
+                       match="8 of 8 prompts are longer than 5 tokens .*nothing is left.*--max_tiles"):
         chat.prompts(rows, limit=5)
 
 
@@ -193,13 +211,15 @@ def test_context_of_the_model_is_a_limit(chat, folder):
     assert [p.record.id for p in chat.prompts(records, limit=10 ** 6)] == ["r0"]
 
 
-# ------------------------------------------------------------------------------------------------------------- tiles
+# ------------------------------------------------------------------------------------------------------ tiles
 
 @pytest.mark.parametrize("max_tiles", [1, 4, 12])
 def test_tiles_are_counted_as_the_processor_cuts(model_path, max_tiles):
     chat = Chat(model_path, max_tiles=max_tiles)
     counts = set()
-    for width, height in [(48, 48), (10, 10), (96, 48), (48, 144), (100, 97), (200, 150), (640, 480), (333, 111), (50, 900), (1, 60)]:
+    sizes = [(48, 48), (10, 10), (96, 48), (48, 144), (100, 97), (200, 150), (640, 480), (333, 111),
+             (50, 900), (1, 60)]
+    for width, height in sizes:
         n = len(chat.processor(Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"])
         assert chat.tiles((height, width)) == n, (width, height)
         counts.add(n)
@@ -224,7 +244,8 @@ def test_cache_of_pixels_changes_nothing(model_path, rows, monkeypatch):
         for _ in range(3):
             for p in chat.prompts(rows):
                 out = chat.pixels(p)
-                assert not out or torch.equal(out["pixel_values"], Chat(model_path, max_tiles=4).pixels(p)["pixel_values"])
+                assert not out or torch.equal(out["pixel_values"],
+                                              Chat(model_path, max_tiles=4).pixels(p)["pixel_values"])
     assert len(small.cache) < len(big.cache) == 5  # four pictures and the wide one
 
 
@@ -235,7 +256,8 @@ def test_images_in_memory(chat, folder):
     for image in (png(1), Image.open(folder / "a.png")):
         record = data.Record("m", path.question, [image], "3", sizes=[(48, 48)])
         p, = chat.prompts([record])
-        assert p.full == by_path.full and torch.equal(chat.pixels(p)["pixel_values"], chat.pixels(by_path)["pixel_values"])
+        assert p.full == by_path.full
+        assert torch.equal(chat.pixels(p)["pixel_values"], chat.pixels(by_path)["pixel_values"])
 
 
 def test_stop_ids(chat):

@@ -1,4 +1,4 @@
-"""Every family against plain transformers: packs and their gradients, positions, placeholder counts, names, saving, sampling."""
+"""Every family against plain transformers: packs, gradients, positions, placeholders, names, saving."""
 import inspect
 import json
 import re
@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor, Qwen3VLProcessor
+from transformers import (AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor,
+                          Qwen3VLProcessor)
 
+import attention
 import connector_tune
 import grpo
-import attention
 from common import Refused
 from conftest import gradients, plain, write_jsonl
 from data import Chat, Record, open_image, read_records
@@ -21,16 +22,23 @@ from model import PARTS, load
 from reward import Reward
 from rollout import TorchSampler
 
+
+
+def tensors(*modules):
+    return {f"model.{module}.{name}" for module in modules for name in ("weight", "bias")}
+
+
+MERGERS = ("visual.merger", "visual.deepstack_merger_list.0", "visual.deepstack_merger_list.1")
 CONNECTORS = {
-    "internvl": {f"model.multi_modal_projector.{n}.{w}" for n in ("layer_norm", "linear_1", "linear_2") for w in ("weight", "bias")},
-    "qwen": {"model.visual.merger.ln_q.weight", *(f"model.visual.merger.mlp.{n}.{w}" for n in (0, 2) for w in ("weight", "bias"))},
-    "qwen3": {f"model.visual.{m}.{n}.{w}" for m in ("merger", "deepstack_merger_list.0", "deepstack_merger_list.1")
-              for n in ("norm", "linear_fc1", "linear_fc2") for w in ("weight", "bias")},
+    "internvl": tensors(*(f"multi_modal_projector.{n}" for n in ("layer_norm", "linear_1", "linear_2"))),
+    "qwen": {*tensors("visual.merger.mlp.0", "visual.merger.mlp.2"), "model.visual.merger.ln_q.weight"},
+    "qwen3": tensors(*(f"{m}.{n}" for m in MERGERS for n in ("norm", "linear_fc1", "linear_fc2"))),
 }
-CONNECTORS |= {"qwen-tied": CONNECTORS["qwen"], "qwen3-tied": CONNECTORS["qwen3"], "internvl3.5": CONNECTORS["internvl"]}
+CONNECTORS["internvl3.5"] = CONNECTORS["internvl"]
+CONNECTORS["qwen-tied"], CONNECTORS["qwen3-tied"] = CONNECTORS["qwen"], CONNECTORS["qwen3"]
 
 
-@pytest.fixture(scope="session", params=["internvl", "internvl3.5", "qwen", "qwen-tied", "qwen3", "qwen3-tied"])
+@pytest.fixture(scope="session", params=sorted(CONNECTORS))
 def family(request):
     return request.param
 
@@ -50,19 +58,26 @@ def chat(path):
     return Chat(path, max_tiles=4)
 
 
+def noise(h, w, g):
+    return Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy())
+
+
 @pytest.fixture(scope="session")
 def groups(chat, tmp_path_factory):
     """One image, several, none, several tiles, an odd shape, mixed: [(prompt, [ids, ...])]"""
     folder = tmp_path_factory.mktemp("images")
     g = torch.Generator().manual_seed(0)
     for name, (h, w) in {"a": (48, 48), "b": (60, 140), "c": (97, 33), "d": (20, 20)}.items():
-        Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy()).save(folder / f"{name}.png")
-    table = [("What is in <image>?", ["a"]), ("Compare <image 2> with <image 1>.", ["a", "b"]), ("What is 3 + 4?", []),
-             ("Which is larger?", ["c", "b", "d"]), ("<image 1> or once more <image 1>?", ["c"]), ("Why?", [])]
-    write_jsonl(folder / "rows.jsonl", [{"question": q, "images": [f"{n}.png" for n in names], "answer": "7"} for q, names in table])
+        noise(h, w, g).save(folder / f"{name}.png")
+    table = [("What is in <image>?", ["a"]), ("Compare <image 2> with <image 1>.", ["a", "b"]),
+             ("What is 3 + 4?", []), ("Which is larger?", ["c", "b", "d"]),
+             ("<image 1> or once more <image 1>?", ["c"]), ("Why?", [])]
+    write_jsonl(folder / "rows.jsonl",
+                [{"question": q, "images": [f"{n}.png" for n in names], "answer": "7"} for q, names in table])
     prompts = chat.prompts(read_records(folder / "rows.jsonl"))
-    draw = lambda n: torch.randint(0, 250, (n,), generator=g).tolist()  # noqa: E731
-    return [(p, [draw(n) for n in lengths]) for p, lengths in zip(prompts, [(5, 9), (7, 3, 2), (6,), (8, 4), (3, 11), (2,)])]
+    lengths = [(5, 9), (7, 3, 2), (6,), (8, 4), (3, 11), (2,)]
+    drawn = [[torch.randint(0, 250, (n,), generator=g).tolist() for n in ns] for ns in lengths]
+    return list(zip(prompts, drawn))
 
 
 def oracle_inputs(hf, chat, prompt, response):
@@ -85,7 +100,8 @@ def oracle(hf, chat, groups, never):
 
 def close(a, b, tolerance=1e-5):
     assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.detach().abs().max())), float((a - b).detach().abs().max())
+    a, b = a.detach(), b.detach()
+    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), float((a - b).abs().max())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -106,18 +122,21 @@ def test_pack_equals_plain_transformers(path, chat, groups, checkpointing):
 
 
 def reference_varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
-    """What the fused kernels compute, a segment at a time: causal from the end, fewer heads of keys than of queries."""
-    assert longest_q == q_ends.diff().max() and longest_k == k_ends.diff().max() and q_ends[-1] == len(q) and k_ends[-1] == len(k)
+    """What the fused kernels compute, segment by segment: causal from the end, with fewer heads of keys."""
+    assert longest_q == q_ends.diff().max() and longest_k == k_ends.diff().max()
+    assert q_ends[-1] == len(q) and k_ends[-1] == len(k)
     outs = []
     for a, b, c, d in zip(q_ends, q_ends[1:], k_ends, k_ends[1:]):
-        Q, K, V = (x.repeat_interleave(q.shape[1] // x.shape[1], 1).transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d]))
+        Q, K, V = (x.repeat_interleave(q.shape[1] // x.shape[1], 1).transpose(0, 1)
+                   for x in (q[a:b], k[c:d], v[c:d]))
         see = torch.ones(b - a, d - c, dtype=torch.bool).tril(d - c - (b - a)) if causal else None
-        outs.append(torch.nn.functional.scaled_dot_product_attention(Q, K, V, attn_mask=see, scale=scale).transpose(0, 1))
+        out = torch.nn.functional.scaled_dot_product_attention(Q, K, V, attn_mask=see, scale=scale)
+        outs.append(out.transpose(0, 1))
     return torch.cat(outs)
 
 
 def test_fused_attention_gets_the_same_layout(path, chat, groups, monkeypatch):
-    """The kernels themselves run on a GPU alone (bench/gpu_check.py); here, that they are handed the right rows."""
+    """The kernels run on a GPU alone (bench/gpu_check.py). Here: are they handed the right rows?"""
     vlm = load(path)
     out = {}
     for fused in (False, True):
@@ -136,13 +155,16 @@ def test_fused_attention_gets_the_same_layout(path, chat, groups, monkeypatch):
 @pytest.mark.parametrize("arguments", ["is_causal", "scale window_size", "scale window_size enable_gqa"])
 def test_varlen_arguments_of_torch_versions(monkeypatch, arguments):
     """torch 2.10 to 2.13 name them differently; the meaning stays."""
-    def later(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, scale=None, window_size=(-1, -1), enable_gqa=False):
+    def later(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, scale=None,
+              window_size=(-1, -1), enable_gqa=False):
         assert key.shape[1] == query.shape[1] or enable_gqa
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return reference_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, is_causal or tuple(window_size) == (-1, 0))
+        return reference_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale,
+                                is_causal or tuple(window_size) == (-1, 0))
 
     had = set(arguments.split())
-    parameters = [p for n, p in inspect.signature(later).parameters.items() if n in had or p.default is p.empty]
+    given = inspect.signature(later).parameters.values()
+    parameters = [p for p in given if p.name in had or p.default is p.empty]
     later.__signature__ = inspect.Signature(parameters)
     monkeypatch.setattr(attention, "varlen_attn", later)
     q, k, v = torch.randn(7, 4, 8), torch.randn(9, 2, 8), torch.randn(9, 2, 8)
@@ -156,7 +178,8 @@ def test_connector_by_name(path, family):
     vlm = load(path)
     assert vlm.parts()["connector"].keys() == CONNECTORS[family]
     assert sum(len(p) for p in vlm.parts().values()) == len(dict(vlm.hf.named_parameters()))
-    assert all(n.startswith(("model.vision_tower.", "model.visual.")) and "merger" not in n for n in vlm.parts()["encoder"])
+    assert all(n.startswith(("model.vision_tower.", "model.visual.")) and "merger" not in n
+               for n in vlm.parts()["encoder"])
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -202,7 +225,7 @@ def test_sampler_and_trainer_agree(path, chat, groups):
     logp, entropy = vlm(pack)
     close(torch.cat([r.logp for g in rollouts for r in g]), logp)
     close(torch.cat([r.entropy for g in rollouts for r in g]), entropy)
-    assert not {i for g in rollouts for r in g for i in r.ids} & set(vlm.never)
+    assert not {i for r in sum(rollouts, []) for i in r.ids} & set(vlm.never)
 
 
 def test_greedy_is_generate(path, chat, groups):
@@ -210,11 +233,12 @@ def test_greedy_is_generate(path, chat, groups):
     vlm, hf = load(path), plain(path)
     for prompt, _ in groups[1:4]:
         (ours,), = TorchSampler(vlm, chat).generate([prompt], n=1, max_new_tokens=12, temperature=0)
-        theirs = hf.generate(**oracle_inputs(hf, chat, prompt, []), max_new_tokens=12, do_sample=False, suppress_tokens=vlm.never)[0]
+        theirs = hf.generate(**oracle_inputs(hf, chat, prompt, []), max_new_tokens=12, do_sample=False,
+                             suppress_tokens=vlm.never)[0]
         assert theirs[len(prompt.full):].tolist()[:len(ours.ids)] == ours.ids
 
 
-# ------------------------------------------------------------------------------------------- what is special to Qwen-VL
+# --------------------------------------------------------------------------------- what is special to Qwen-VL
 
 @pytest.fixture(scope="session", params=["qwen", "qwen3"])
 def qwen(request, tmp_path_factory):
@@ -232,7 +256,8 @@ def test_positions_are_those_of_get_rope_index(qwen, groups):
         assert torch.equal(ours, theirs[:, 0])
         pack, = chat.packs([(prompt, [[5, 6], [7, 8, 9]])])  # responses go on where generation would
         behind = len(prompt.full) + int(delta)
-        assert pack.positions[:, len(prompt.full):].tolist() == [[behind, behind + 1, behind, behind + 1, behind + 2]] * 3
+        follow = [behind, behind + 1, behind, behind + 1, behind + 2]
+        assert pack.positions[:, len(prompt.full):].tolist() == [follow] * 3
 
 
 def test_grid_is_the_processors(qwen):
@@ -240,7 +265,8 @@ def test_grid_is_the_processors(qwen):
     g = torch.Generator().manual_seed(0)
     for pixels in ((0, 0), (2000, 9000), (64, 64)):
         chat = Chat(qwen, pixels=pixels)
-        least, most, unit = chat.processor.size["shortest_edge"], chat.processor.size["longest_edge"], {"qwen2_5_vl": 8, "qwen3_vl": 32}[chat.config.model_type]
+        least, most = chat.processor.size["shortest_edge"], chat.processor.size["longest_edge"]
+        unit = {"qwen2_5_vl": 8, "qwen3_vl": 32}[chat.config.model_type]
         for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
             if max(h, w) > 200 * min(h, w):
                 with pytest.raises(Refused, match="200 times"):
@@ -251,41 +277,47 @@ def test_grid_is_the_processors(qwen):
         for h, w in [(30, 200), (64, 64), (7, 9)]:
             got = chat.processor(Image.new("RGB", (w, h)), return_tensors="pt")
             assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in chat.grid((h, w)))]]
-            assert chat.tiles((h, w)) * 4 == chat.processor.get_number_of_image_patches(h, w, {}) == len(got["pixel_values"])
+            patches = chat.processor.get_number_of_image_patches(h, w, {})
+            assert chat.tiles((h, w)) * 4 == patches == len(got["pixel_values"])
 
 
 def test_names_in_the_file_are_the_published_ones(tmp_path):
-    """Of Qwen3-VL, written out: what vLLM and others look for (Qwen2.5-VL's files have visual.* and model.layers.* instead)."""
+    """Of Qwen3-VL, as vLLM looks for them (Qwen2.5-VL's files have visual.* and model.layers.* instead)."""
     for name in ("given", "saved"):
         (tmp_path / name).mkdir()
     load(str(make_qwen3(tmp_path / "given"))).save(tmp_path / "saved")
     names = load_file(tmp_path / "saved" / "model.safetensors").keys()
     assert {re.match(r"model\.visual\.\w+|model\.language_model\.\w+|.*", n)[0] for n in names} == {
-        "model.visual.patch_embed", "model.visual.pos_embed", "model.visual.blocks", "model.visual.merger", "model.visual.deepstack_merger_list",
-        "model.language_model.embed_tokens", "model.language_model.layers", "model.language_model.norm", "lm_head.weight"}
+        "lm_head.weight", "model.visual.merger", "model.visual.deepstack_merger_list",
+        *(f"model.visual.{n}" for n in ("patch_embed", "pos_embed", "blocks")),
+        *(f"model.language_model.{n}" for n in ("embed_tokens", "layers", "norm"))}
     assert CONNECTORS["qwen3"] <= names
 
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_template_that_begins_to_think_itself(tmp_path, thinking):
-    """Qwen3-VL-Thinking's template ends with <think>: once in the prompt, and not at all in a prompt without thinking."""
+    """Qwen3-VL-Thinking's template ends with <think>: once in the prompt, not at all without thinking."""
     chat = Chat(str(make_qwen3(tmp_path)))
     record = Record("a", "Why?")
     usual = chat._text(record, thinking)
-    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace("assistant\\n", "assistant\\n<think>\\n")
-    assert chat.tokenizer.apply_chat_template([{"role": "user", "content": []}], tokenize=False, add_generation_prompt=True).endswith("<think>\n")
+    old = chat.tokenizer.chat_template
+    chat.tokenizer.chat_template = old.replace("assistant\\n", "assistant\\n<think>\\n")
+    turn = [{"role": "user", "content": []}]
+    text = chat.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert text.endswith("<think>\n")
     assert chat._text(record, thinking) == usual and usual.count("<think>") == thinking
 
 
 def test_prompt_is_the_real_processors(qwen, groups):
-    """The processors themselves want torchvision for their videos; their own method that expands an image does not."""
+    """The processors want torchvision for their videos; their own method that expands an image does not."""
     chat = Chat(qwen)
     for prompt in chat.prompts([p.record for p, _ in groups]):
         inputs, at = chat.pixels(prompt), iter(range(9))
         real = SimpleNamespace(image_processor=chat.processor, image_token=chat.image_mark)
         text = chat._text(prompt.record, True)
         kind = {"qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[chat.config.model_type]
-        text = re.sub(re.escape(chat.image_mark), lambda _: kind.replace_image_token(real, inputs, next(at)), text)
+        mark = re.escape(chat.image_mark)
+        text = re.sub(mark, lambda _: kind.replace_image_token(real, inputs, next(at)), text)
         assert chat.tokenizer(text, add_special_tokens=False)["input_ids"] == prompt.full
 
 
@@ -298,7 +330,7 @@ def test_pixels_equal_the_processor_on_all_images_at_once(qwen, groups):
         assert torch.equal(chat.pixels(prompt)[key], value), key
 
 
-# ------------------------------------------------------------------------------------------------------- three steps of GRPO
+# ---------------------------------------------------------------------------------------- three steps of GRPO
 
 @pytest.fixture(scope="session")
 def fifty(tmp_path_factory):
@@ -309,17 +341,20 @@ def fifty(tmp_path_factory):
         names = [f"{i}-{k}.png" for k in range((1, 1, 2, 0, 1)[i % 5])]
         for name in names:
             h, w = torch.randint(16, 120, (2,), generator=g).tolist()
-            Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy()).save(folder / name)
-        rows.append({"id": f"r{i}", "question": "<image> What is the sum?" if len(names) == 1 else "What is the sum?", "images": names,
-                     "options": ["1", "2", "3"] if i % 3 == 0 else [], "answer": "B" if i % 3 == 0 else str(i)})
+            noise(h, w, g).save(folder / name)
+        mark, choice = "<image> " * (len(names) == 1), i % 3 == 0
+        rows.append({"id": f"r{i}", "question": mark + "What is the sum?", "images": names,
+                     "options": ["1", "2", "3"] if choice else [], "answer": "B" if choice else str(i)})
     write_jsonl(folder / "rows.jsonl", rows)
     return folder / "rows.jsonl"
 
 
 def test_three_steps_of_grpo(path, fifty, tmp_path, monkeypatch):
-    monkeypatch.setattr(grpo, "score_batch", lambda texts, *_: [Reward(len(t) % 2, 0.0, float(len(t) % 2), None, "") for t in texts])
-    cfg = grpo.Config(model=path, data=str(fifty), out=str(tmp_path / "run"), steps=3, prompts=4, samples=3, lr=1e-3, max_new_tokens=16,
-                      max_tiles=3, dtype="fp32", max_tokens=400, save_every=3)
+    def score(texts, *_):
+        return [Reward(len(t) % 2, 0.0, float(len(t) % 2), None, "") for t in texts]
+    monkeypatch.setattr(grpo, "score_batch", score)
+    cfg = grpo.Config(model=path, data=str(fifty), out=str(tmp_path / "run"), steps=3, prompts=4, samples=3,
+                      lr=1e-3, max_new_tokens=16, max_tiles=3, dtype="fp32", max_tokens=400, save_every=3)
     grpo.train(cfg)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [1, 2, 3] and all(r["grad_norm"] > 0 for r in rows)
@@ -328,15 +363,20 @@ def test_three_steps_of_grpo(path, fifty, tmp_path, monkeypatch):
 
 
 def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path):
-    """Byte for byte, with the encoder's features kept in a file or computed every time, rows without images among them."""
-    rows = [{**json.loads(line), "solution": "So it is.\n</think>\n\n\\boxed{3}"} for line in fifty.read_text().splitlines()][:8]
-    write_jsonl(fifty.parent / "taught.jsonl", rows)
+    """Byte for byte, with the encoder's features kept or computed, and with rows without images."""
+    taught = fifty.parent / "taught.jsonl"
+    rows = [json.loads(line) for line in fifty.read_text().splitlines()[:8]]
+    write_jsonl(taught, [{**row, "solution": "So it is.\n</think>\n\n\\boxed{3}"} for row in rows])
     losses = []
     for name, gib in {"kept": 1.0, "computed": 0.0}.items():
-        connector_tune.train(connector_tune.Config(model=path, data=str(fifty.parent / "taught.jsonl"), val=str(fifty.parent / "taught.jsonl"), batch=4,
-                                                   out=str(tmp_path / name), lr=1e-3, epochs=2, val_every=4, max_tiles=3, dtype="fp32", features_gib=gib))
-        losses.append([json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
-        before, after = load_file(f"{path}/model.safetensors"), load_file(tmp_path / name / "step_000004" / "model.safetensors")
+        out = tmp_path / name
+        connector_tune.train(connector_tune.Config(
+            model=path, data=str(taught), val=str(taught), out=str(out), batch=4, lr=1e-3, epochs=2,
+            val_every=4, max_tiles=3, dtype="fp32", features_gib=gib))
+        losses.append([json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()])
+        before = load_file(f"{path}/model.safetensors")
+        after = load_file(out / "step_000004" / "model.safetensors")
         moved = {n for n in before if not torch.equal(before[n], after[n])}
-        assert before.keys() == after.keys() and len(moved) == len(CONNECTORS[family]) and all("projector" in n or "merger" in n for n in moved)
+        assert before.keys() == after.keys() and len(moved) == len(CONNECTORS[family])
+        assert all("projector" in n or "merger" in n for n in moved)
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-5)

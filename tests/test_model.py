@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, InternVLProcessor
+from transformers import (AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer,
+                          InternVLProcessor)
 
 import model
 from common import Refused
@@ -15,7 +15,8 @@ from data import Chat, open_image
 from attention import Layout
 from model import PARTS, load
 
-CONNECTOR = {f"model.multi_modal_projector.{n}.{w}" for n in ("layer_norm", "linear_1", "linear_2") for w in ("weight", "bias")}
+LAYERS = ("layer_norm", "linear_1", "linear_2")
+CONNECTOR = {f"model.multi_modal_projector.{n}.{w}" for n in LAYERS for w in ("weight", "bias")}
 
 
 def weights_for(n):  # of an objective in which every token counts differently
@@ -30,7 +31,7 @@ def close(a, b, tolerance=1e-5):
     assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), float((a - b).abs().max())
 
 
-# ------------------------------------------------------------------------------------------------------------- packs
+# ------------------------------------------------------------------------------------------------------ packs
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_pack_equals_one_by_one(vlm, chat, groups, model_path, temperature):
@@ -52,16 +53,19 @@ def test_pack_equals_one_by_one(vlm, chat, groups, model_path, temperature):
 def test_pack_computes_a_prompt_once(chat, groups):
     pack, = chat.packs(groups)
     assert len(pack.ids) == sum(len(p.full) + sum(map(len, rs)) for p, rs in groups)
-    assert len(pack.images["pixel_values"]) == sum(p.full.count(chat.image_id) for p, _ in groups) // chat.per_tile
-    assert pack.target.tolist() == [t for _, rs in groups for r in rs for t in r]
+    visual = sum(p.full.count(chat.image_id) for p, _ in groups)
+    assert len(pack.images["pixel_values"]) == visual // chat.per_tile
+    assert pack.target.tolist() == [t for _, rs in groups for t in sum(rs, [])]
 
 
 def test_owner_numbers_responses_over_all_packs(chat, groups):
     numbered = [r for _, rs in groups for r in rs]
     for limit in (10 ** 6, 90, 40, 1):
         packs = chat.packs(groups, max_tokens=limit)
-        owner, target = torch.cat([p.owner for p in packs]).tolist(), torch.cat([p.target for p in packs]).tolist()
-        assert owner == [i for i, r in enumerate(numbered) for _ in r] and target == [t for r in numbered for t in r]
+        owner = torch.cat([p.owner for p in packs]).tolist()
+        target = torch.cat([p.target for p in packs]).tolist()
+        assert owner == [i for i, r in enumerate(numbered) for _ in r]
+        assert target == [t for r in numbered for t in r]
         if limit >= 90:
             assert all(len(p.ids) <= limit for p in packs)
 
@@ -120,7 +124,7 @@ def test_layout_by_brute_force():
 
 
 def test_wrong_image_changes_log_probs(vlm, chat, groups):
-    (prompt, responses), pack = groups[0], chat.packs(groups[:1])[0]
+    pack, = chat.packs(groups[:1])
     right = vlm(pack)[0]
     pack.images = chat.pixels(groups[7][0])
     wrong = vlm(pack)[0]
@@ -131,8 +135,9 @@ def test_order_of_two_images_matters(vlm, chat, groups):
     """Row b names <image 2> before <image 1>: its second image stands first."""
     (prompt, responses), = groups[1:2]
     assert prompt.record.shown == [1, 0]
-    pixels = torch.cat([chat.pixels(groups[0][0])["pixel_values"], chat.pixels(prompt)["pixel_values"][:1]])  # 0.png, 1.png
-    assert torch.equal(chat.pixels(prompt)["pixel_values"], pixels.flip(0))
+    first, both = chat.pixels(groups[0][0])["pixel_values"], chat.pixels(prompt)["pixel_values"]
+    pixels = torch.cat([first, both[:1]])  # 0.png, 1.png
+    assert torch.equal(both, pixels.flip(0))
     pack, = chat.packs([(prompt, responses)])
     right = vlm(pack)[0]
     pack.images = {"pixel_values": pixels}
@@ -146,7 +151,7 @@ def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
         vlm(pack)
 
 
-# ------------------------------------------------------------------------------------------------------ chunked head
+# ----------------------------------------------------------------------------------------------- chunked head
 
 @pytest.mark.parametrize("tokens", [1, 3, 10 ** 6])
 def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
@@ -161,7 +166,8 @@ def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
     monkeypatch.setattr(vlm, "logits", lambda h, t: sizes.append(len(h)) or logits_of(h, t))
     logp, entropy = vlm.head(hidden, pack)
     (logp @ a + entropy @ b).backward()
-    assert max(sizes) <= tokens and (tokens > 100 or len(sizes) >= 2 * len(logp) // tokens)  # computed again in the backward
+    assert max(sizes) <= tokens
+    assert tokens > 100 or len(sizes) >= 2 * len(logp) // tokens  # computed again in the backward
 
     hidden64 = hidden.detach().double().requires_grad_()
     weight = vlm.hf.lm_head.weight.detach().double().requires_grad_()
@@ -171,7 +177,8 @@ def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
     p = logits.log_softmax(-1)
     logp64, entropy64 = p.gather(1, pack.target[:, None])[:, 0], -(p.exp() * p).sum(1)
     (logp64 @ a.double() + entropy64 @ b.double()).backward()
-    for ours, oracle in ((logp, logp64), (entropy, entropy64), (hidden.grad, hidden64.grad), (vlm.hf.lm_head.weight.grad, weight.grad)):
+    found = (logp, entropy, hidden.grad, vlm.hf.lm_head.weight.grad)
+    for ours, oracle in zip(found, (logp64, entropy64, hidden64.grad, weight.grad)):
         close(ours.double(), oracle)
 
 
@@ -194,17 +201,19 @@ def test_bf16_keeps_fp32_logits(model_path, chat, groups):
     exact = load(model_path, dtype="fp32")(pack)
     vlm = load(model_path, dtype="bf16")
     rough = vlm(pack)
-    assert rough[0].dtype == rough[1].dtype == torch.float32 and all(p.dtype == torch.float32 for p in vlm.parameters())
+    assert rough[0].dtype == rough[1].dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in vlm.parameters())
     assert (exact[0] - rough[0]).abs().mean() < 0.05 and not torch.equal(exact[0], rough[0])
 
 
-# --------------------------------------------------------------------------------------------------------- connector
+# -------------------------------------------------------------------------------------------------- connector
 
 def test_connector_is_the_familys_own(model_path):
     hf = plain(model_path)
     ours = model.MLPConnector(hf.config.vision_config.hidden_size, hf.config.text_config.hidden_size)
     theirs = hf.model.multi_modal_projector
-    assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in theirs.state_dict().items()}
+    shapes, own = ({n: p.shape for n, p in m.state_dict().items()} for m in (ours, theirs))
+    assert shapes == own
     ours.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
     features = torch.randn(3, 36, 128)
@@ -220,14 +229,15 @@ def test_connector_refuses_an_odd_grid():
         model.MLPConnector(4, 4)(torch.zeros(1, 25, 4))
 
 
-# ------------------------------------------------------------------------------------------------------------- parts
+# ------------------------------------------------------------------------------------------------------ parts
 
 def test_parts_by_name(vlm):
     parts = vlm.parts()
     assert set(parts) == set(PARTS) == {"encoder", "connector", "llm"}
-    assert set(parts["connector"]) == CONNECTOR  # all of it, and nothing else: the paper's collapse is one name away
+    assert set(parts["connector"]) == CONNECTOR  # no more, no less: the paper's collapse is one name away
     assert all(n.startswith("model.vision_tower.") for n in parts["encoder"])
-    assert all(n.startswith(("model.language_model.", "lm_head.")) for n in parts["llm"]) and "lm_head.weight" in parts["llm"]
+    assert all(n.startswith(("model.language_model.", "lm_head.")) for n in parts["llm"])
+    assert "lm_head.weight" in parts["llm"]
     assert sum(map(len, parts.values())) == len(list(vlm.hf.parameters()))
     table = vlm.train_only(["connector"]).table()
     line = next(line for line in table.splitlines() if "connector" in line)
@@ -240,7 +250,8 @@ def test_frozen_get_nothing_and_the_others_do(model_path, chat, groups, train, c
     vlm = load(model_path, dtype="fp32", train=train, checkpointing=checkpointing)
     pack, = chat.packs(groups)
     features = vlm.encode(pack)
-    assert features.requires_grad == ("encoder" in train) and (features.grad_fn is None) == ("encoder" not in train)
+    assert features.requires_grad == ("encoder" in train)
+    assert (features.grad_fn is None) == ("encoder" not in train)
     visual = vlm.connect(features)
     assert (visual.grad_fn is None) == (not {"encoder", "connector"} & set(train))
     logp, entropy = vlm(pack)
@@ -260,7 +271,8 @@ def test_gradients_do_not_depend_on_checkpointing(model_path, chat, groups):
         vlm = load(model_path, dtype="fp32", checkpointing=checkpointing)
         vlm(*chat.packs(groups))[0].sum().backward()
         grads.append(gradients(vlm))
-    assert grads[0].keys() == grads[1].keys() and all(torch.equal(g, grads[1][n]) for n, g in grads[0].items())
+    assert grads[0].keys() == grads[1].keys()
+    assert all(torch.equal(g, grads[1][n]) for n, g in grads[0].items())
 
 
 def test_known_features_take_the_encoders_place(vlm, chat, groups):
@@ -273,13 +285,14 @@ def test_known_features_take_the_encoders_place(vlm, chat, groups):
         assert torch.equal(vlm(without, features)[0], vlm(pack)[0])
 
 
-@pytest.mark.parametrize("names, what", [(("projector",), "projector"), (("connector", "vision"), "vision"), ((), "nothing")])
+@pytest.mark.parametrize("names, what", [
+    (("projector",), "projector"), (("connector", "vision"), "vision"), ((), "nothing")])
 def test_unknown_part_is_refused(vlm, names, what):
     with pytest.raises(Refused, match=f"--train {what}: the parts are encoder, connector, llm"):
         vlm.train_only(names)
 
 
-# ----------------------------------------------------------------------------------------------------- save and load
+# ---------------------------------------------------------------------------------------------- save and load
 
 def test_saved_model_loads_in_plain_transformers(vlm, chat, groups, model_path, tmp_path):
     with torch.no_grad():  # something to save: not the weights it came from
@@ -296,21 +309,24 @@ def test_saved_model_loads_in_plain_transformers(vlm, chat, groups, model_path, 
     assert saved.keys() == load_file(f"{model_path}/model.safetensors").keys()  # the family's own names
     assert AutoTokenizer.from_pretrained(tmp_path).encode("3 + 4") == chat.tokenizer.encode("3 + 4")
     again = Chat(str(tmp_path), max_tiles=4)
-    assert again.prompts([p.record for p, _ in groups])[4].full == groups[4][0].full and again.stop_ids == chat.stop_ids
+    assert again.prompts([p.record for p, _ in groups])[4].full == groups[4][0].full
+    assert again.stop_ids == chat.stop_ids
     assert AutoConfig.from_pretrained(tmp_path).model_type == "internvl"
 
 
 def test_expanded_prompt_is_what_the_familys_processor_makes(chat, prompts, model_path):
-    """Ids and pixels of every prompt equal those of transformers' own processor, tiles and thumbnails included."""
+    """Ids and pixels of every prompt are those of transformers' own processor, thumbnails included."""
     class Family(InternVLProcessor):
         def check_argument_for_proper_class(self, *_):
             pass  # goes without its video processor, which would want torchvision
 
-    processor = Family(AutoImageProcessor.from_pretrained(model_path, backend="pil"), chat.tokenizer, None, chat.per_tile)
+    of_images = AutoImageProcessor.from_pretrained(model_path, backend="pil")
+    processor = Family(of_images, chat.tokenizer, None, chat.per_tile)
     for p in prompts:
         images = [open_image(p.record.images[i]) for i in p.record.shown]
         text = chat.tokenizer.decode(p.ids)
-        out = processor(images=images or None, text=text, crop_to_patches=True, max_patches=4, return_tensors="pt")
+        out = processor(images=images or None, text=text, crop_to_patches=True, max_patches=4,
+                        return_tensors="pt")
         assert out["input_ids"][0].tolist() == p.full, p.record.id
         if images:
             assert torch.allclose(out["pixel_values"], chat.pixels(p)["pixel_values"], atol=2e-2), p.record.id
@@ -335,7 +351,7 @@ def test_tied_embeddings_stay_tied(model_path, chat, groups, tmp_path):
     assert torch.equal(again.hf.lm_head.weight, vlm.hf.lm_head.weight)
 
 
-# ----------------------------------------------------------------------------------------------------------- refusing
+# --------------------------------------------------------------------------------------------------- refusing
 
 def copy_of(model_path, folder, **config):
     shutil.copytree(model_path, folder)
@@ -354,8 +370,9 @@ def test_missing_model_says_what_to_run_first(tmp_path):
 
 def test_other_architecture_is_refused(model_path, tmp_path):
     folder = copy_of(model_path, tmp_path / "qwen")
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 32,
-                                                    "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100}))
+    config = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 32,
+              "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100}
+    (folder / "config.json").write_text(json.dumps(config))
     for start in (lambda: load(str(folder)), lambda: Chat(str(folder))):
         with pytest.raises(Refused, match="qwen2.*the families are .*internvl"):
             start()
@@ -367,10 +384,11 @@ def test_weights_that_do_not_match_are_refused(model_path, tmp_path):
     other = copy_of(model_path, tmp_path / "wide", text_config={**text, "intermediate_size": 352})
     with pytest.raises(Refused, match=r"not those of its config.json \(\d+ mismatched, e.g. .*mlp"):
         load(str(other))
-    deep = copy_of(model_path, tmp_path / "deep", text_config={**text, "num_hidden_layers": 5, "layer_types": ["full_attention"] * 5})
+    layers = {n: {**text, "num_hidden_layers": n, "layer_types": ["full_attention"] * n} for n in (3, 5)}
+    deep = copy_of(model_path, tmp_path / "deep", text_config=layers[5])
     with pytest.raises(Refused, match=r"missing, e.g. model.language_model.layers.4"):
         load(str(deep))
-    less = copy_of(model_path, tmp_path / "shallow", text_config={**text, "num_hidden_layers": 3, "layer_types": ["full_attention"] * 3})
+    less = copy_of(model_path, tmp_path / "shallow", text_config=layers[3])
     with pytest.raises(Refused, match=r"unexpected, e.g. .*layers.3"):
         load(str(less))
     lost = copy_of(model_path, tmp_path / "lost")

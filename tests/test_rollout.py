@@ -1,4 +1,4 @@
-"""rollout.py: the sampler's numbers are the trainer's, its samples follow their distribution, and it ends where it should."""
+"""rollout.py: the sampler's numbers are the trainer's, samples follow their distribution, and end."""
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,11 +7,10 @@ from transformers import GenerationConfig
 
 from common import Refused, World, seed_of
 from conftest import plain, plain_forward
-from data import Chat
 from model import load
 from rollout import Decode, Rollout, TorchSampler, make_sampler
 
-ENDS = list(range(0, 500, 20))  # ids that end a response in some tests: a random model hardly writes the true one
+ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model hardly writes the true one
 
 
 @pytest.fixture
@@ -30,22 +29,26 @@ def trainer(vlm, chat, rollouts, temperature):
     return logp.split(lengths), entropy.split(lengths)
 
 
-# ----------------------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------------- numbers
 
 @pytest.mark.parametrize("temperature, batch", [(1.0, 512), (0.7, 512), (0.7, 8)])
 def test_numbers_are_the_trainers(vlm, quick, prompts, monkeypatch, temperature, batch):
     kept = []
     keep = Decode.keep
-    monkeypatch.setattr(Decode, "keep", lambda self, prompts, rows, m: kept.append(len(rows)) or keep(self, prompts, rows, m))
+    monkeypatch.setattr(Decode, "keep",
+                        lambda self, prompts, rows, m: kept.append(len(rows)) or keep(self, prompts, rows, m))
     given = {}
-    groups = TorchSampler(vlm, quick, batch).generate(prompts, 4, max_new_tokens=80, temperature=temperature, seed=5, done=given.setdefault)
+    sampler = TorchSampler(vlm, quick, batch)
+    groups = sampler.generate(prompts, 4, 80, temperature, seed=5, done=given.setdefault)
     assert len(given) == len(groups) and all(given[i] is g for i, g in enumerate(groups))
     assert [g[0].prompt.record.id for g in groups] == list("abcdefgh") and all(len(g) == 4 for g in groups)
     lengths = {len(r.ids) for g in groups for r in g}
-    assert len(lengths) > 10 and max(lengths) > 32 and len(kept) > 3  # rows left at different times, keys and values grew
+    assert len(lengths) > 10 and len(kept) > 3  # rows left at different times,
+    assert max(lengths) > 32  # and keys and values grew
     logp, entropy = trainer(vlm, quick, groups, temperature)
     for r, a, b in zip([r for g in groups for r in g], logp, entropy):
-        assert torch.allclose(r.logp, a, atol=1e-5, rtol=0) and torch.allclose(r.entropy, b, atol=1e-5, rtol=0), r.prompt.record.id
+        assert torch.allclose(r.logp, a, atol=1e-5, rtol=0), r.prompt.record.id
+        assert torch.allclose(r.entropy, b, atol=1e-5, rtol=0), r.prompt.record.id
         assert r.finish == ("stop" if r.ids[-1] in ENDS else "length") and not set(r.ids[:-1]) & set(ENDS)
         assert len(r.ids) == len(r.logp) == len(r.entropy) == len(r.pieces) == len(r.spans)
 
@@ -53,7 +56,8 @@ def test_numbers_are_the_trainers(vlm, quick, prompts, monkeypatch, temperature,
 def test_numbers_are_plain_transformers(vlm, quick, prompts, model_path):
     """The same without any code of ours in the oracle."""
     groups = TorchSampler(vlm, quick).generate(prompts[:5], 2, max_new_tokens=20, seed=6)
-    logp, entropy = plain_forward(plain(model_path), quick, [(g[0].prompt, [r.ids for r in g]) for g in groups])
+    sampled = [(g[0].prompt, [r.ids for r in g]) for g in groups]
+    logp, entropy = plain_forward(plain(model_path), quick, sampled)
     assert torch.allclose(torch.cat([r.logp for g in groups for r in g]), logp, atol=1e-5, rtol=0)
     assert torch.allclose(torch.cat([r.entropy for g in groups for r in g]), entropy, atol=1e-5, rtol=0)
 
@@ -65,8 +69,9 @@ def test_greedy_equals_plain_generate(vlm, quick, prompts, model_path):
                                 suppress_tokens=[quick.image_id])
     ends = set()
     for prompt, (r,) in zip(prompts, ours):
-        out = hf.generate(input_ids=torch.tensor([prompt.full]), attention_mask=torch.ones(1, len(prompt.full), dtype=torch.long),
-                          generation_config=settings, **quick.pixels(prompt))
+        ids = torch.tensor([prompt.full])
+        out = hf.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings,
+                          **quick.pixels(prompt))
         assert r.ids == out[0, len(prompt.full):].tolist(), prompt.record.id
         ends.add(r.finish)
     twice = TorchSampler(vlm, quick).generate(prompts, 3, max_new_tokens=40, temperature=0, seed=9)
@@ -81,19 +86,20 @@ def test_continued_prompt(vlm, chat, prompts):
     assert rest.ids == whole.ids[5:] and torch.allclose(rest.logp, whole.logp[5:], atol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------------------------- samples
+# ---------------------------------------------------------------------------------------------------- samples
 
 def test_first_tokens_follow_their_probabilities(vlm, chat, prompts):
-    """Chi-square over the likely tokens of one distribution, 6,000 draws, all in one call for the images' sake too."""
+    """Chi-square over the likely tokens of one distribution, 6,000 draws in one call."""
     n, prompt = 6000, prompts[0]
-    drawn = torch.tensor([r.ids[0] for r in TorchSampler(vlm, chat).generate([prompt], n, 1, 0.7, seed=11)[0]])
+    group, = TorchSampler(vlm, chat).generate([prompt], n, 1, 0.7, seed=11)
+    drawn = torch.tensor([r.ids[0] for r in group])
     pack, = chat.packs([(prompt, [[0]])], temperature=0.7)
     with torch.no_grad():
         hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)))
         p = vlm.logits(hidden[pack.source], 0.7)[0].double().softmax(-1)
     counts = torch.bincount(drawn, minlength=len(p)).double()
     often = p * n > 10
-    expected, seen = torch.cat([p[often], p[~often].sum()[None]]) * n, torch.cat([counts[often], counts[~often].sum()[None]])
+    expected, seen = (torch.cat([x[often], x[~often].sum()[None]]) for x in (p * n, counts))
     chi, degrees = float(((seen - expected) ** 2 / expected).sum()), len(expected) - 1
     assert degrees > 20 and abs(chi - degrees) < 5 * (2 * degrees) ** 0.5
 
@@ -108,13 +114,15 @@ def test_later_tokens_follow_their_probabilities(vlm, quick, prompts):
 
 def test_seeds(vlm, chat, prompts):
     sampler = TorchSampler(vlm, chat)
-    ids = lambda seed: [[r.ids for r in g] for g in sampler.generate(prompts[:3], 3, 6, seed=seed)]  # noqa: E731
+
+    def ids(seed):
+        return [[r.ids for r in g] for g in sampler.generate(prompts[:3], 3, 6, seed=seed)]
     first = ids(seed_of(0, 7, rank=0))
     assert first == ids(seed_of(0, 7, rank=0))
     flat = [tuple(r) for g in first for r in g]
     assert len(set(flat)) == len(flat)  # samples of a group differ
-    for other in (seed_of(0, 7, rank=1), seed_of(0, 8, rank=0), seed_of(1, 7, rank=0), seed_of(0, 7, 0, what=1)):
-        assert ids(other) != first
+    others = (seed_of(0, 7, rank=1), seed_of(0, 8, rank=0), seed_of(1, 7, rank=0), seed_of(0, 7, 0, what=1))
+    assert all(ids(other) != first for other in others)
 
 
 def test_image_placeholder_is_never_written(vlm, chat, prompts):
@@ -126,7 +134,8 @@ def test_image_placeholder_is_never_written(vlm, chat, prompts):
         assert (last @ vlm.hf.lm_head.weight.T).argmax() == chat.image_id
     for temperature in (0, 1.0):
         rollouts = [r for g in TorchSampler(vlm, chat).generate(prompts, 8, 8, temperature) for r in g]
-        assert all(chat.image_id not in r.ids and torch.isfinite(r.logp).all() and torch.isfinite(r.entropy).all() for r in rollouts)
+        assert all(chat.image_id not in r.ids for r in rollouts)
+        assert all(torch.isfinite(r.logp).all() and torch.isfinite(r.entropy).all() for r in rollouts)
 
 
 def test_banned_ids(vlm, chat, prompts):
@@ -136,27 +145,29 @@ def test_banned_ids(vlm, chat, prompts):
     for temperature in (0, 1.0):
         groups = sampler.generate(prompts[:2], 20, 10, temperature, ban=ban)
         assert not any(ban & set(r.ids) for g in groups for r in g)
-    allowed = [i for i in range(len(chat.tokenizer)) if i not in ban]  # log-probs are those without the banned ids
+    allowed = [i for i in range(len(chat.tokenizer)) if i not in ban]  # log-probs are of these alone
     pack, = chat.packs([(prompts[0], [[0]])])
     with torch.no_grad():
-        p = vlm.logits(vlm.decode(pack, vlm.connect(vlm.encode(pack)))[pack.source])[0, allowed].log_softmax(-1)
+        hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)))
+        p = vlm.logits(hidden[pack.source])[0, allowed].log_softmax(-1)
     r = groups[0][0]
     assert float(r.logp[0]) == pytest.approx(float(p[allowed.index(r.ids[0])]), abs=1e-5)
     assert float(r.entropy[0]) == pytest.approx(float(-(p.exp() * p).sum()), abs=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------ limits
+# ----------------------------------------------------------------------------------------------------- limits
 
 def test_length_limits(vlm, chat, prompts, monkeypatch):
     sampler = TorchSampler(vlm, chat)
-    assert {(len(r.ids), r.finish) for g in sampler.generate(prompts, 2, 3, seed=1) for r in g if r.ids[-1] not in chat.stop_ids} == {(3, "length")}
+    rollouts = sum(sampler.generate(prompts, 2, 3, seed=1), [])
+    assert {(len(r.ids), r.finish) for r in rollouts if r.ids[-1] not in chat.stop_ids} == {(3, "length")}
     longest = max(len(p.full) for p in prompts)
     monkeypatch.setattr(chat, "context", longest + 2)  # of the model: prompt and response together
     for g in sampler.generate(prompts, 2, 10, seed=2):
-        room = longest + 2 - len(g[0].prompt.full)
+        room = min(10, longest + 2 - len(g[0].prompt.full))
         for r in g:
-            assert r.finish == "stop" and len(r.ids) <= min(10, room) or r.finish == "length" and len(r.ids) == min(10, room)
-    monkeypatch.setattr(chat, "stop_ids", list(range(len(chat.tokenizer))))  # the last token allowed may be the end
+            assert len(r.ids) <= room if r.finish == "stop" else len(r.ids) == room and r.finish == "length"
+    monkeypatch.setattr(chat, "stop_ids", list(range(len(chat.tokenizer))))  # the last token may be the end
     assert {(len(r.ids), r.finish) for g in sampler.generate(prompts, 2, 1) for r in g} == {(1, "stop")}
 
 
@@ -164,7 +175,8 @@ def test_end_token_is_no_text(vlm, chat, prompts):
     likely = [g[0].ids[0] for g in TorchSampler(vlm, chat).generate(prompts, 1, 1, temperature=0)]
     with torch.no_grad():  # ending becomes as likely as they are
         vlm.hf.lm_head.weight[chat.tokenizer.eos_token_id] = vlm.hf.lm_head.weight[likely].mean(0)
-    stopped = [r for g in TorchSampler(vlm, chat).generate(prompts, 30, 12, seed=3) for r in g if r.finish == "stop"]
+    rollouts = sum(TorchSampler(vlm, chat).generate(prompts, 30, 12, seed=3), [])
+    stopped = [r for r in rollouts if r.finish == "stop"]
     assert stopped
     for r in stopped:
         assert r.ids[-1] == chat.tokenizer.eos_token_id and "<|im_end|>" not in r.text
@@ -172,7 +184,7 @@ def test_end_token_is_no_text(vlm, chat, prompts):
         assert r.text == chat.tokenizer.decode(r.ids, skip_special_tokens=True)
 
 
-# -------------------------------------------------------------------------------------------------------------- text
+# ------------------------------------------------------------------------------------------------------- text
 
 def rollout_of(chat, ids):
     pieces = chat.pieces(ids)
@@ -206,7 +218,8 @@ def test_critical_tokens(chat):
     r = rollout_of(chat, whole)
     found = r.critical(words)
     assert len(found) == 3 and "Wait" in r.pieces[found[0]]
-    letters = rollout_of(chat, spell(chat, text))  # however it is cut: the token that holds the word's first letter
+    letters = rollout_of(chat, spell(chat, text))
+    # however a word is cut, its first letter's token counts
     assert [letters.pieces[k] for k in letters.critical(words)] == ["W", "\u7b49", "w"]
     assert rollout_of(chat, []).critical(words) == []
 
@@ -217,7 +230,8 @@ def test_pieces_join_to_the_text(model_path_chat, ids):
     """Any ids, broken characters included."""
     ids = [i % len(model_path_chat.tokenizer) for i in ids]
     pieces = model_path_chat.pieces(ids)
-    assert len(pieces) == len(ids) and "".join(pieces) == model_path_chat.tokenizer.decode(ids, skip_special_tokens=True)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == model_path_chat.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -234,7 +248,7 @@ def model_path_chat(chat):  # hypothesis wants fixtures that live longer than a 
     return chat
 
 
-# -------------------------------------------------------------------------------------------------------------- sync
+# ------------------------------------------------------------------------------------------------------- sync
 
 def test_replica_follows_the_trainer(model_path, chat, prompts):
     """As under torchrun: the sampler holds its own weights. A change of the connector alone must reach it."""
@@ -244,10 +258,12 @@ def test_replica_follows_the_trainer(model_path, chat, prompts):
     with torch.no_grad():
         vlm.hf.model.multi_modal_projector.linear_2.weight.mul_(1.5)
     stale = sampler.generate(prompts[:2], 2, 8, seed=4)
-    assert (torch.cat([r.logp for g in stale for r in g]) - torch.cat(trainer(vlm, chat, stale, 1.0)[0])).abs().mean() > 1e-3
+    theirs, ours = torch.cat([r.logp for g in stale for r in g]), torch.cat(trainer(vlm, chat, stale, 1.0)[0])
+    assert (theirs - ours).abs().mean() > 1e-3
     sampler.sync(vlm)
     fresh = sampler.generate(prompts[:2], 2, 8, seed=4)
-    assert torch.allclose(torch.cat([r.logp for g in fresh for r in g]), torch.cat(trainer(vlm, chat, fresh, 1.0)[0]), atol=1e-5, rtol=0)
+    theirs, ours = torch.cat([r.logp for g in fresh for r in g]), torch.cat(trainer(vlm, chat, fresh, 1.0)[0])
+    assert torch.allclose(theirs, ours, atol=1e-5, rtol=0)
     theirs = dict(sampler.vlm.named_parameters())
     assert all(torch.equal(p, theirs[n]) and p is not theirs[n] for n, p in vlm.named_parameters())
     assert not any(p.grad_fn or p.grad is not None for p in theirs.values())
@@ -272,5 +288,6 @@ def test_unknown_sampler_is_refused(vlm, chat):
 def test_sampling_leaves_no_trace_in_the_trainer(vlm, chat, prompts):
     before = torch.get_rng_state()
     r = TorchSampler(vlm, chat).generate(prompts[:2], 2, 4)[0][0]
-    assert torch.equal(before, torch.get_rng_state()) and not r.logp.requires_grad and all(p.grad is None for p in vlm.parameters())
+    assert torch.equal(before, torch.get_rng_state()) and not r.logp.requires_grad
+    assert all(p.grad is None for p in vlm.parameters())
     assert vlm.training

@@ -1,16 +1,10 @@
-"""The three stages as they run: numbers by hand, invariance, resume, refusals, flags. Processes: test_processes.py."""
+"""The three stages: numbers by hand, a batch against an oracle, the optimizer's step, flags of grpo.py."""
 import dataclasses
-import errno
-import json
+import itertools
 import math
-import multiprocessing
-import random
 import re
-import shutil
-import signal
 import sys
 import threading
-import time
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -20,119 +14,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch.distributed.checkpoint import FileSystemWriter
 
 import common
 import connector_tune
 import grpo
-import model
 import sft
-from common import Refused, Run, World, batch_indices, learning_rate, read_jsonl, resolve, seed_of
+from common import Refused, Run, World, batch_indices, learning_rate, read_jsonl, seed_of
 from conftest import gradients, plain, plain_forward, write_jsonl
 from grpo import Watch, advantages, count_tokens, grpo_loss, kl_penalty
-from model import load, make_optimizer, update
+from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Rollout
+from stages import ONE, STAGES, Given, all_get, metrics, reward_of, rollout_rows, run_grpo, run_sft, weights
 
-ONE = World(0, 1, torch.device("cpu"))
-TINY = dict(dtype="fp32", lr=1e-3)
-
-
-class Stop(Exception):
-    """The run ends here, as if it had been killed."""
+pytestmark = pytest.mark.usefixtures("a_reward")
 
 
-# ------------------------------------------------------------------------------------------------ small runs of stages
-
-def reward_of(responses, golds, thinking=True, options=None, verifier=None, questions=None):
-    """A reward that a random model earns now and then: by a checksum of the text."""
-    out = []
-    for text in responses:
-        right, neat = zlib.crc32(text.encode()) % 2, zlib.crc32(text.encode()) // 2 % 2
-        out.append(Reward(float(right), float(neat), 0.8 * right + 0.2 * neat, None, "rule"))
-    return out
-
-
-class Given:
-    """A sampler whose responses depend on the prompt alone: not on rank, step or weights."""
-
-    def __init__(self, chat, old=-3.0):
-        self.chat, self.old, self.asked, self.seeds = chat, old, [], []
-
-    def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
-        self.asked += [p.record.id for p in prompts]
-        self.seeds.append(seed)
-        groups = [[self.rollout(p, k) for k in range(n)] for p in prompts]
-        for i in reversed(range(len(prompts))):  # in no particular order
-            done(i, groups[i])
-        return groups
-
-    def rollout(self, prompt, k):
-        g = torch.Generator().manual_seed(zlib.crc32(f"{prompt.record.id} {k}".encode()))
-        ids = torch.randint(0, self.chat.image_id - 10, (int(torch.randint(1, 12, (1,), generator=g)),), generator=g).tolist()
-        pieces = self.chat.pieces(ids)
-        return Rollout(prompt, ids, torch.full((len(ids),), self.old), torch.zeros(len(ids)), "".join(pieces), pieces, "stop")
-
-    def sync(self, vlm):
-        pass
-
-
-def run_sft(tiny, out, steps=4, **changes):
-    options = dict(model=str(tiny / "model"), data=str(tiny / "cold_start.jsonl"), batch=6, epochs=steps * 6 / 60, save_every=2)
-    sft.train(sft.Config(out=str(out), **{**TINY, **options, **changes}))
-
-
-def run_grpo(tiny, out, steps=4, **changes):
-    options = dict(model=str(tiny / "model"), data=str(tiny / "rl.jsonl"), prompts=4, samples=4, max_new_tokens=8, save_every=2)
-    grpo.train(grpo.Config(out=str(out), steps=steps, **{**TINY, **options, **changes}))
-
-
-def run_connector(tiny, out, steps=4, **changes):
-    options = dict(model=str(tiny / "model"), data=str(tiny / "connector.jsonl"), val=str(tiny / "connector_val.jsonl"), batch=6,
-                   epochs=steps * 6 / 60, val_every=2)
-    connector_tune.train(connector_tune.Config(out=str(out), **{**TINY, **options, **changes}))
-
-
-STAGES = {"sft": (sft, run_sft), "grpo": (grpo, run_grpo), "connector": (connector_tune, run_connector)}
-
-
-@pytest.fixture(autouse=True)
-def a_reward(monkeypatch):
-    monkeypatch.setattr(grpo, "score_batch", reward_of)
-
-
-@pytest.fixture(scope="session")
-def straight(tiny, tmp_path_factory):
-    """Each stage run through without a stop: {stage: its run folder}"""
-    out = {name: tmp_path_factory.mktemp("straight") / name for name in STAGES}
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(grpo, "score_batch", reward_of)
-        for name, (_, run) in STAGES.items():
-            run(tiny, out[name])
-    return out
-
-
-def metrics(out):
-    return [{k: v for k, v in row.items() if not k.startswith("time_")} for row in read_jsonl(out / "metrics.jsonl")]
-
-
-def rollout_rows(out):
-    return read_jsonl(out / "rollouts.jsonl")
-
-
-def weights(out, step=4):
-    return (out / f"step_{step:06d}" / "model.safetensors").read_bytes()
-
-
-def same_run(a, b, step=4):
-    assert metrics(a) == metrics(b) and len(metrics(a)) == step
-    assert rollout_rows(a) == rollout_rows(b)
-    assert weights(a, step) == weights(b, step)
-
-
-# -------------------------------------------------------------------------------------------------- pure functions
+# --------------------------------------------------------------------------------------------- pure functions
 
 def test_advantages_by_hand():
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.2, 0.2, 0.2, 0.2], [1.0, 0.2, 0.2, 0.2]])
@@ -148,7 +46,7 @@ def test_advantages_by_hand():
 
 
 def test_grpo_loss_by_hand():
-    """Four tokens of two responses: A = 2 with two tokens, B = -1 with two; batch of two responses, so weight 1 / (2 * 2)."""
+    """Four tokens of two responses: A = 2 with two tokens, B = -1 with two; so the weight is 1 / (2 * 2)."""
     ratio = torch.tensor([1.5, 0.5, 1.5, 0.5])
     old = torch.tensor([-1.0, -2.0, -3.0, -4.0])
     logp = (old + ratio.log()).requires_grad_()
@@ -173,13 +71,14 @@ def test_grpo_loss_on_policy():
     assert ratio.tolist() == [1, 1, 1] and loss.item() == pytest.approx(-(0.25 + 0.25 - 1.0))
     assert torch.allclose(logp.grad, -weight * adv)
     nothing = torch.zeros(0)
-    assert grpo_loss(nothing, nothing, nothing, nothing)[0].item() == 0  # an empty piece of a batch is 0, not NaN
+    assert grpo_loss(nothing, nothing, nothing, nothing)[0].item() == 0  # an empty piece is 0, not NaN
 
 
 def test_kl_penalty_by_hand():
     logp = torch.tensor([-1.0, -1.0, -1.0])
     ref = torch.tensor([-1.0, -1.0 + math.log(2), -1.0 - math.log(2)])
-    assert torch.allclose(kl_penalty(logp, ref), torch.tensor([0.0, 2 - math.log(2) - 1, 0.5 + math.log(2) - 1]), atol=1e-6)
+    by_hand = torch.tensor([0.0, 2 - math.log(2) - 1, 0.5 + math.log(2) - 1])
+    assert torch.allclose(kl_penalty(logp, ref), by_hand, atol=1e-6)
 
 
 @given(n=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 5))
@@ -208,17 +107,20 @@ def test_ahead_is_one_step_ahead():
 
 
 def test_order_depends_on_seed_and_epoch():
-    order = lambda seed, first: [i for s in range(first, first + 10) for i in batch_indices(50, 5, s, seed)]  # noqa: E731
+    def order(seed, first):
+        return [i for s in range(first, first + 10) for i in batch_indices(50, 5, s, seed)]
     assert order(0, 0) == order(0, 0) and order(0, 0) != order(1, 0) and order(0, 0) != order(0, 10)
 
 
 def test_seeds_differ_by_rank_step_run_and_purpose():
-    seeds = {seed_of(seed, step, rank, what) for seed in range(4) for step in range(20) for rank in range(8) for what in range(3)}
+    every = itertools.product(range(4), range(20), range(8), range(3))
+    seeds = {seed_of(seed, step, rank, what) for seed, step, rank, what in every}
     assert len(seeds) == 4 * 20 * 8 * 3 and all(0 <= s < 2 ** 63 for s in seeds)
     assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
 
 
-@given(step=st.integers(0, 30), warmup=st.floats(0, 20), schedule=st.sampled_from(["constant", "linear", "cosine"]))
+@given(step=st.integers(0, 30), warmup=st.floats(0, 20),
+       schedule=st.sampled_from(["constant", "linear", "cosine"]))
 def test_learning_rate_stays_in_its_bounds(step, warmup, schedule):
     """Also for a warm-up that is no whole number of steps: 3% of ten steps are a third of one."""
     assert 0 <= learning_rate(step, 31, 2.0, warmup, schedule) <= 2.0
@@ -227,14 +129,15 @@ def test_learning_rate_stays_in_its_bounds(step, warmup, schedule):
 def test_learning_rate():
     rates = [learning_rate(s, 100, 2.0, 10, "cosine") for s in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
-    assert rates[10] == 2.0 and rates[55] == pytest.approx(1.0) and 0 < rates[99] < 0.002 and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[10] == 2.0 and rates[55] == pytest.approx(1.0) and 0 < rates[99] < 0.002
+    assert rates[10:] == sorted(rates[10:], reverse=True)
     assert [learning_rate(s, 4, 1.0, 0, "linear") for s in range(4)] == [1, 0.75, 0.5, 0.25]
     assert [learning_rate(s, 4, 1.0, 2, "constant") for s in range(4)] == [0.5, 1, 1, 1]
     assert learning_rate(0, 1, 1.0, 0.03, "cosine") > 0  # a run of one step does learn
 
 
 def test_count_tokens_by_hand():
-    """Entropies of the trainer, critical words found in the text: " Wait" is token 1 of the first, "again" 2 of the second."""
+    """Entropies of the trainer, critical words of the text: " Wait" is token 1, "again" token 2."""
     def rollout(pieces):
         return Rollout(None, list(range(len(pieces))), None, None, "".join(pieces), pieces, "stop")
 
@@ -248,21 +151,25 @@ def test_count_tokens_by_hand():
 
 
 def test_warning_signs(tmp_path, capsys):
-    good = dict(reward=0.5, repetition=0.0, entropy=1.0, truncated=0.0, denial=0.0, gap=1e-6, groups_mixed=0.5)
-    for change, name in ((dict(reward=0.24), "reward collapse"), (dict(repetition=0.4), "repetition"), (dict(entropy=3.6), "entropy shoots up"),
-                         (dict(entropy=0.04), "entropy vanishes"), (dict(truncated=0.3), "lengths at the limit"), (dict(denial=0.06), "image denial"),
+    good = dict(reward=0.5, entropy=1.0, repetition=0, truncated=0, denial=0, gap=1e-6, groups_mixed=0.5)
+    for change, name in ((dict(reward=0.24), "reward collapse"), (dict(repetition=0.4), "repetition"),
+                         (dict(entropy=3.6), "entropy shoots up"), (dict(entropy=0.04), "entropy vanishes"),
+                         (dict(truncated=0.3), "lengths at the limit"), (dict(denial=0.06), "image denial"),
                          (dict(gap=0.06), "sampler/trainer gap"), (dict(groups_mixed=0.01), "no signal")):
         watch = Watch(SimpleNamespace(dir=tmp_path))
-        for step, row in enumerate([good, {**good, **change}, {**good, **change}, good, {**good, **change}], 1):
+        bad = {**good, **change}
+        for step, row in enumerate([good, bad, bad, good, bad], 1):
             watch(step, row)
         said = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[:2] for line in said] == [["step 2", f" {name}"], ["step 5", f" {name}"]]  # once each time it appears
+        # once each time it appears
+        assert [line.split(":")[:2] for line in said] == [["step 2", f" {name}"], ["step 5", f" {name}"]]
     write_jsonl(tmp_path / "metrics.jsonl", [good, {**good, "reward": 0.9}])
-    Watch(SimpleNamespace(dir=tmp_path))(3, {**good, "reward": 0.44, "entropy": 3.6})  # a resumed run remembers its first and best
-    assert "its best was 0.90" in (said := capsys.readouterr().out) and "at the start 1.00" in said
+    Watch(SimpleNamespace(dir=tmp_path))(3, {**good, "reward": 0.44, "entropy": 3.6})
+    said = capsys.readouterr().out
+    assert "its best was 0.90" in said and "at the start 1.00" in said  # a resumed run remembers both
 
 
-# -------------------------------------------------------------------------------------------- a batch against an oracle
+# ---------------------------------------------------------------------------------- a batch against an oracle
 
 def gradient_of(monkeypatch, run):
     """Run one step and return the gradients that reach the optimizer, by name, and the step's metrics."""
@@ -287,24 +194,11 @@ def same_gradients(a, b, tolerance=1e-5):
         assert (a[name] - b[name]).abs().max() <= tolerance * max(scale, float(b[name].abs().max())), name
 
 
-@pytest.fixture
-def mixed(tiny, rows, tmp_path):
-    """The eight rows of all sorts as a data file for every stage."""
-    table = [{"id": r.id, "question": r.question, "images": r.images, "options": r.options, "answer": "7", "solution": r.solution} for r in rows]
-    write_jsonl(tmp_path / "mixed.jsonl", table)
-    return str(tmp_path / "mixed.jsonl")
-
-
-@pytest.fixture
-def sampler(monkeypatch, chat):
-    given = Given(chat)
-    monkeypatch.setattr(grpo, "make_sampler", lambda *_: given)
-    return given
-
-
 def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, chat, prompts, monkeypatch, tmp_path):
-    """One step of grpo.py = the gradient of mean over responses of mean over tokens of A * logp, one response at a time in
-    plain transformers, images and all; in one pack, and in many with split groups."""
+    """One step of grpo.py = the gradient of mean over responses of mean over tokens of A * logp, one response
+    at a time in plain transformers, images and all; in one pack, and in many with split groups."""
+    ways = {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1),
+            "recomputed": dict(checkpointing=True)}
     options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9, temperature=0.8, max_tiles=4)
     hf = plain(tiny / "model")
     groups = [[sampler.rollout(p, k) for k in range(3)] for p in prompts]
@@ -315,281 +209,40 @@ def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, chat, prompts, monkey
         for g, a in zip(group, adv):
             loss = loss - a * plain_forward(hf, chat, [(p, [g.ids])], 0.8)[0].mean() / 24
     loss.backward()
-    for name, more in {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1), "recomputed": dict(checkpointing=True)}.items():
+    for name, more in ways.items():
         caught = gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / name, 1, **options, **more))
         same_gradients(caught, gradients(hf))
     a, b = metrics(tmp_path / "one")[0], metrics(tmp_path / "many")[0]
-    assert a.keys() == b.keys() and all(a[k] == b[k] or a[k] == pytest.approx(b[k], abs=1e-5, rel=1e-4) for k in a)
+    assert a.keys() == b.keys()
+    assert all(a[k] == b[k] or a[k] == pytest.approx(b[k], abs=1e-5, rel=1e-4) for k in a)
 
 
 def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, chat, prompts, monkeypatch, tmp_path):
     hf = plain(tiny / "model")
-    pairs = [(p, [chat.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"] + [chat.tokenizer.eos_token_id]]) for p in prompts]
+    taught = [chat.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"] for p in prompts]
+    pairs = [(p, [ids + [chat.tokenizer.eos_token_id]]) for p, ids in zip(prompts, taught)]
     loss = -plain_forward(hf, chat, pairs)[0].mean()
     loss.backward()
+    options = dict(data=mixed, val=mixed, batch=8, epochs=1, max_tiles=4)
     for name, more in {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1)}.items():
-        caught = gradient_of(monkeypatch, lambda: run_sft(tiny, tmp_path / name, data=mixed, batch=8, epochs=1, max_tiles=4, val=mixed, **more))
+        caught = gradient_of(monkeypatch, lambda: run_sft(tiny, tmp_path / name, **options, **more))
         same_gradients(caught, gradients(hf))
         row, = metrics(tmp_path / name)
-        assert row["loss"] == pytest.approx(loss.item(), abs=1e-5) and row["tokens"] == sum(len(ids) for _, (ids,) in pairs)
+        assert row["loss"] == pytest.approx(loss.item(), abs=1e-5)
+        assert row["tokens"] == sum(len(ids) for _, (ids,) in pairs)
     after = plain(tmp_path / "one" / "step_000001")
-    assert row["val_loss"] == pytest.approx(-plain_forward(after, chat, pairs)[0].mean().item(), abs=1e-4)  # after the step
+    loss = -plain_forward(after, chat, pairs)[0].mean()
+    assert row["val_loss"] == pytest.approx(loss.item(), abs=1e-4)  # after the step
 
 
 def test_solutions_are_learned_as_they_stand(chat, rows):
     pairs = sft.supervised(rows, chat, True, 10 ** 6)
     for p, ids in pairs:
-        assert chat.tokenizer.decode(ids) == p.record.solution + "<|im_end|>" and chat.tokenizer.decode(p.ids).endswith("<think>\n")
+        assert chat.tokenizer.decode(ids) == p.record.solution + "<|im_end|>"
+        assert chat.tokenizer.decode(p.ids).endswith("<think>\n")
 
 
-# ------------------------------------------------------------------------------------------------------------- resume
-
-def stopper(monkeypatch, stage, when):
-    """Let the run die: after its save of step 2, or while step 3 is logged (with a torn line left behind)."""
-    if when == "after a save":
-        real = stage.save
-
-        def save(run, step, *args):
-            real(run, step, *args)
-            if step == 2:
-                raise Stop
-        monkeypatch.setattr(stage, "save", save)
-    else:
-        real = Run.log
-
-        def log(run, step, row):
-            real(run, step, row)
-            if step == 3:
-                with open(run.dir / "metrics.jsonl", "a") as f:
-                    f.write('{"step": 4, "lo')
-                raise Stop
-        monkeypatch.setattr(Run, "log", log)
-
-
-@pytest.mark.parametrize("when", ["after a save", "in step 3"])
-@pytest.mark.parametrize("name", STAGES)
-def test_resume_is_bit_identical(name, when, tiny, straight, tmp_path, monkeypatch):
-    stage, run = STAGES[name]
-    out = tmp_path / "run"
-    with monkeypatch.context() as m:
-        stopper(m, stage, when)
-        with pytest.raises(Stop):
-            run(tiny, out)
-    assert not (out / "step_000004").exists()
-    run(tiny, out)
-    same_run(out, straight[name])
-    run(tiny, out)  # nothing left to do: nothing changes
-    same_run(out, straight[name])
-
-
-def test_training_learns_and_differs_by_step(straight):
-    """What the runs above compare is not trivially equal."""
-    for name, out in straight.items():
-        rows = metrics(out)
-        assert len({r["loss"] for r in rows}) > 1 and all(r["grad_norm"] > 0 for r in rows), name
-        assert len({r["grad_norm"] for r in rows}) == 4, name
-    assert len({r["id"] for r in rollout_rows(straight["grpo"])}) == 4
-
-
-def test_grpo_goes_on_with_more_steps(tiny, straight, tmp_path):
-    run_grpo(tiny, tmp_path / "run", steps=2)
-    run_grpo(tiny, tmp_path / "run", steps=4)
-    same_run(tmp_path / "run", straight["grpo"])
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_killed_at_any_moment(name, tiny, tmp_path):
-    """kill -9, several times, wherever it is (a save after each step makes it often one); then the same command to the end."""
-    _, run = STAGES[name]
-    often = dict(val_every=1, patience=99) if name == "connector" else dict(save_every=1)
-    out, rng = tmp_path / "killed", random.Random(name)
-    for rows in (2, 5) if name == "sft" else (3,):
-        process = multiprocessing.get_context("fork").Process(target=run, args=(tiny, out, 7), kwargs=often)
-        process.start()
-        end = time.time() + 60
-        while len(read_jsonl(out / "metrics.jsonl")) < rows and time.time() < end and process.is_alive():
-            time.sleep(0.002)
-        time.sleep(0.1 * rng.random())
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL and rows - 1 <= len(metrics(out)) < 7
-        for path in out.glob("step_*"):
-            load_file(path / "model.safetensors")  # every folder that is visible is whole
-    run(tiny, out, 7, **often)
-    run(tiny, tmp_path / "whole", 7, **often)
-    same_run(out, tmp_path / "whole", 7)
-    assert not list(out.rglob("*.part"))
-
-
-def test_only_the_newest_checkpoint_keeps_what_the_trainer_needs(straight):
-    for out in straight.values():
-        assert sorted(p.name for p in out.glob("step_*") if (p / "trainer").exists()) == ["step_000004"]
-        assert [p.name for p in out.glob(".*")] == [".lock"] and not list(out.rglob("*.part"))
-    assert sorted(p.name for p in straight["grpo"].glob("step_*")) == ["step_000002", "step_000004"]
-    for file in ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "generation_config.json"):
-        assert (straight["sft"] / "step_000004" / file).exists()
-
-
-# ------------------------------------------------------------------------------------------------------------ full disk
-
-@pytest.mark.parametrize("where", ["weights", "optimizer", "safetensors"])
-def test_full_disk(where, tiny, tmp_path, monkeypatch):
-    out, real = tmp_path / "run", model.VLM.save
-    full = OSError(errno.ENOSPC, "No space left on device")
-    if where == "safetensors":
-        full = SafetensorError("I/O error: No space left on device (os error 28)")
-
-    def save(vlm, folder):
-        if "000004" in str(folder) and where != "optimizer":
-            (Path(folder) / "model.safetensors").write_bytes(b"half")
-            raise full
-        real(vlm, folder)
-
-    def write_data(writer, *args):
-        if "000004" in str(writer.path) and where == "optimizer":
-            raise full
-        return real_write(writer, *args)
-
-    real_write = FileSystemWriter.write_data
-    with monkeypatch.context() as m:
-        m.setattr(model.VLM, "save", save)
-        m.setattr(FileSystemWriter, "write_data", write_data)
-        with pytest.raises(Refused, match="(?s)disk is full.*step_000004.*newest complete checkpoint is .*step_000002.*Free some space"):
-            run_sft(tiny, out)
-    assert [p.name for p in out.glob("step_*")] == ["step_000002"] and not list(out.rglob("*.part"))
-    run_sft(tiny, out)  # there is space again: it goes on from the checkpoint that is complete
-    assert len(metrics(out)) == 4 and (out / "step_000004" / "trainer").exists()
-
-
-def test_other_trouble_while_saving_is_not_hidden(tiny, tmp_path, monkeypatch):
-    def save(vlm, folder):
-        raise PermissionError("no")
-    monkeypatch.setattr(model.VLM, "save", save)
-    with pytest.raises(PermissionError):
-        run_sft(tiny, tmp_path / "run")
-    assert not list((tmp_path / "run").glob("step_*")) and not list((tmp_path / "run").rglob("*.part"))
-
-
-# ------------------------------------------------------------------------------------------------------------ refusals
-
-@pytest.mark.parametrize("name, flag, value", [("sft", "lr", 2e-3), ("sft", "batch", 5), ("sft", "train", ("llm",)), ("sft", "seed", 1),
-                                               ("grpo", "samples", 3), ("grpo", "temperature", 0.5), ("grpo", "clip_high", 0.3),
-                                               ("connector", "patience", 7), ("connector", "schedule", "linear")])
-def test_changed_flag_in_the_same_folder(name, flag, value, tiny, straight, tmp_path):
-    stage, run = STAGES[name]
-    shutil.copytree(straight[name], tmp_path / "run")
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(Refused, match=f"(?s)other settings \\(--{flag} was .*, now .*Use the same flags.*another --out"):
-        run(tiny, tmp_path / "run", **{flag: value})
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before and weights(tmp_path / "run") == weights(straight[name])
-
-
-@pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("changes, pattern", [
-    (dict(model="out/tiny/never"), "--model out/tiny/never: no checkpoint there.*Run .* first"),
-    (dict(data="data/tiny/never.jsonl"), r"never.jsonl: no such file.*make tiny"),
-    (dict(train=("projector",)), "--train projector: the parts are encoder, connector, llm"),
-    (dict(train=()), "--train nothing"),
-    (dict(dtype="fp64"), "--dtype fp64"),
-])
-def test_refused_before_the_first_step(name, changes, pattern, tiny, tmp_path):
-    with pytest.raises(Refused, match=pattern):
-        STAGES[name][1](tiny, tmp_path / "run", **changes)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_bad_rows_are_refused_before_the_first_step(name, tiny, tmp_path):
-    rows = [{"id": "one", "question": "q", "answer": "1", "solution": "t\n</think>\n\n\\boxed{1}", "images": []},
-            {"id": "two", "question": "q", "answer": "1", "solution": "t\n</think>\n\n\\boxed{1}", "images": ["gone.png"]},
-            {"id": "three", "question": "q", "answer": "", "solution": "", "images": []}]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(Refused, match=r"(?s)2 of 3 rows of .*rows.jsonl.*three.*no .*two.*gone.png") as error:
-        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
-    assert "row 3" in str(error.value)
-    write_jsonl(tmp_path / "empty.jsonl", [])
-    with pytest.raises(Refused, match="empty.jsonl holds no rows"):
-        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "empty.jsonl"))  # in the same folder: nothing was computed there
-    write_jsonl(tmp_path / "rows.jsonl", [{**rows[0], "question": "<IMG_CONTEXT>?"}])
-    with pytest.raises(Refused, match="row one: 1 image placeholders for 0 images"):
-        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_long_rows_are_counted(name, tiny, tmp_path, capsys):
-    """Longer than the limit: left out with a count; nothing left: refused with the flag."""
-    limit = "max_prompt" if name == "grpo" else "max_length"
-    STAGES[name][1](tiny, tmp_path / "run", 1, **{limit: 35 if name == "grpo" else 48})
-    assert re.search(r"left out: \d+ of \d+ (rows|prompts)", capsys.readouterr().out)
-    with pytest.raises(Refused, match="longer than 10 tokens.*nothing is left"):
-        STAGES[name][1](tiny, tmp_path / "other", **{limit: 10})
-
-
-def test_solutions_that_can_not_be_learned(tiny, chat, rows, tmp_path):
-    def supervised(solution, thinking=True, limit=10 ** 6):
-        return sft.supervised([dataclasses.replace(rows[0], solution=solution)], chat, thinking, limit)
-
-    with pytest.raises(Refused, match="row a: the solution has no </think>.*--no-thinking"):
-        supervised("\\boxed{4}")
-    with pytest.raises(Refused, match="row a: the solution has a </think>"):
-        supervised("t</think>\\boxed{4}", thinking=False)
-    with pytest.raises(Refused, match="row a: .*<IMG_CONTEXT>"):
-        supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")
-    with pytest.raises(Refused, match="no row fits --max_length"):
-        supervised("1 " * 30 + "</think>\\boxed{4}", limit=60)
-    opened, = supervised("<think>\nt\n</think>\\boxed{4}")  # a row that repeats the opening tag is not taught to say it twice
-    assert chat.tokenizer.decode(opened[1]) == "t\n</think>\\boxed{4}<|im_end|>"
-
-
-@pytest.mark.parametrize("changes, pattern", [
-    (dict(samples=1), "--samples must be at least 2"),
-    (dict(prompts=4, minibatches=3), "--prompts 4 must be a multiple of 1 processes x 3 minibatches"),
-    (dict(rollout="sglang"), "--rollout sglang"),
-    (dict(curriculum="data/never.jsonl"), "never.jsonl: no such file"),
-])
-def test_grpo_refuses(changes, pattern, tiny, tmp_path):
-    with pytest.raises(Refused, match=pattern):
-        run_grpo(tiny, tmp_path / "run", **changes)
-
-
-def test_gold_answers_that_the_rule_can_not_read(tiny, tmp_path):
-    write_jsonl(tmp_path / "rows.jsonl", [{"id": f"r{i}", "question": "q", "answer": "?!" if i == 1 else "4"} for i in range(3)])
-    with pytest.raises(Refused, match="(?s)cannot read the gold answer of 1 of 3 rows .row r1.*--verifier.*--limit_bad"):
-        run_grpo(tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
-
-
-def test_sampler_that_disagrees_stops_the_first_step(tiny, sampler, tmp_path):
-    """Wrong pixels, stale weights, another temperature: all show as a gap."""
-    sampler.old = -9.0
-    with pytest.raises(Refused, match=r"disagree by \d\.\d+ nats a token at the first step .--max_gap 0.1"):
-        run_grpo(tiny, tmp_path / "run")
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize("wrong", [4.0, math.nan])
-def test_gap_of_the_first_step_is_of_every_response(tiny, tmp_path, monkeypatch, wrong):
-    """One group of four is off, and no group has a spread, so that nothing but the first would be trained."""
-    make = grpo.make_sampler
-
-    def one_is_off(*args):
-        sampler = make(*args)
-        generate = sampler.generate
-
-        def off(*args, **kwargs):
-            groups = generate(*args, **kwargs)
-            for r in groups[-1]:
-                r.logp = r.logp + wrong
-            return groups
-        sampler.generate = off
-        return sampler
-    monkeypatch.setattr(grpo, "make_sampler", one_is_off)
-    monkeypatch.setattr(grpo, "score_batch", lambda responses, *_: [Reward(0.0, 0.0, 0.0, None, "no")] * len(responses))
-    with pytest.raises(Refused, match="disagree by (nan|[01]\\.)"):
-        run_grpo(tiny, tmp_path / "run")
-    run_grpo(tiny, tmp_path / "let", 1, max_gap=10.0) if wrong == 4.0 else None
-
-
-# -------------------------------------------------------------------------------------------------- the optimizer's step
+# --------------------------------------------------------------------------------------- the optimizer's step
 
 def test_gradients_that_are_not_finite(tmp_path):
     net = torch.nn.Linear(2, 1)
@@ -602,11 +255,14 @@ def test_gradients_that_are_not_finite(tmp_path):
         return update(net, optimizer, 0.1, 1.0, run, ["row 7", "row 8"])
 
     start = net.weight.clone()
-    assert math.isnan(step(math.nan)) and torch.equal(net.weight, start) and not optimizer.state and net.weight.grad is None
+    assert math.isnan(step(math.nan))
+    assert torch.equal(net.weight, start) and not optimizer.state and net.weight.grad is None
     assert math.isinf(step(math.inf))
-    assert step(1.0) == pytest.approx(3 ** 0.5) and not torch.equal(net.weight, start)  # a good one: the count begins again
+    assert step(1.0) == pytest.approx(3 ** 0.5)  # a good one: the count begins again
+    assert not torch.equal(net.weight, start)
     step(math.nan), step(math.nan)
-    with pytest.raises(Refused, match="3 steps in a row without a finite gradient: lower --lr.*bad_steps.jsonl"):
+    told = "3 steps in a row without a finite gradient: lower --lr.*bad_steps.jsonl"
+    with pytest.raises(Refused, match=told):
         step(math.nan)
     rows = read_jsonl(tmp_path / "run" / "bad_steps.jsonl")
     assert len(rows) == 5 and rows[0]["rows"] == ["row 7", "row 8"] and rows[1]["norm"] == "inf"
@@ -645,14 +301,20 @@ def test_nan_in_training_is_skipped_and_told(name, tiny, tmp_path, monkeypatch, 
 def test_logged_learning_rate_is_the_optimizers(straight, tiny, tmp_path, monkeypatch):
     for name in ("sft", "connector"):  # cosine over 4 steps; the warm-up of 3% is over at once
         lr = [r["lr"] for r in metrics(straight[name])]
-        assert lr == pytest.approx([learning_rate(s, 4, 1e-3, 0.12, "cosine") for s in range(4)], abs=1e-6)  # six places
-    used = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, f=torch.optim.AdamW.step: used.append(self.param_groups[0]["lr"]) or f(self))
+        planned = [learning_rate(s, 4, 1e-3, 0.12, "cosine") for s in range(4)]
+        assert lr == pytest.approx(planned, abs=1e-6)  # six places
+    used, step = [], torch.optim.AdamW.step
+
+    def step_and_note(optimizer):
+        used.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step_and_note)
     run_grpo(tiny, tmp_path / "run", 3, warmup=2, schedule="linear")
     assert [r["lr"] for r in metrics(tmp_path / "run")] == used == [5e-4, 1e-3, 1e-3]
 
 
-# ------------------------------------------------------------------------------------------------------- flags of grpo
+# ---------------------------------------------------------------------------------------------- flags of grpo
 
 def test_on_policy_ratio_is_exactly_one(straight):
     for row in metrics(straight["grpo"]):
@@ -662,9 +324,11 @@ def test_on_policy_ratio_is_exactly_one(straight):
 def test_metrics_agree_with_each_other(straight):
     for row, sample in zip(metrics(straight["grpo"]), rollout_rows(straight["grpo"])):
         assert row["reward"] == pytest.approx(0.8 * row["accuracy"] + 0.2 * row["format"], abs=1e-5)
-        assert row["length"] * 16 == pytest.approx(row["tokens"], abs=1e-2) and row["length_max"] <= 8 and 0 <= row["truncated"] <= 1
+        assert row["length"] * 16 == pytest.approx(row["tokens"], abs=1e-2) and row["length_max"] <= 8
+        assert 0 <= row["truncated"] <= 1
         assert 0 < row["entropy"] < 7 and (row["critical_entropy"] is None) == (row["critical_count"] == 0)
-        assert sample["step"] == row["step"] and len(sample["tokens"]) == len(sample["entropy"]) and "".join(sample["tokens"]) == sample["text"]
+        assert sample["step"] == row["step"] and len(sample["tokens"]) == len(sample["entropy"])
+        assert "".join(sample["tokens"]) == sample["text"]
         assert Path(sample["images"][0]).exists() and sample["gold"] and sample["question"]
     times = [r for r in read_jsonl(straight["grpo"] / "metrics.jsonl")]
     assert all(t[k] >= 0 for t in times for k in ("time_sample", "time_reward", "time_update", "time_step"))
@@ -673,10 +337,12 @@ def test_metrics_agree_with_each_other(straight):
 def test_minibatches_move_the_ratio_and_clip_it(tiny, tmp_path):
     run_grpo(tiny, tmp_path / "two", 2, minibatches=2, lr=5e-3)
     rows = metrics(tmp_path / "two")
-    assert all(r["ratio_max"] > 1.01 and r["clip_fraction"] > 0 and r["gap"] < 1e-5 for r in rows)  # old log-probs are from before the step
+    assert all(r["ratio_max"] > 1.01 and r["clip_fraction"] > 0 for r in rows)
+    assert all(r["gap"] < 1e-5 for r in rows)  # old log-probs are from before the step
     run_grpo(tiny, tmp_path / "wide", 2, minibatches=2, lr=5e-3, clip_low=1e6, clip_high=1e6)
     wide = metrics(tmp_path / "wide")
-    assert wide[0]["ratio_max"] == pytest.approx(rows[0]["ratio_max"], rel=1e-4) and wide[0]["clip_fraction"] == 0
+    assert wide[0]["ratio_max"] == pytest.approx(rows[0]["ratio_max"], rel=1e-4)
+    assert wide[0]["clip_fraction"] == 0
     run_grpo(tiny, tmp_path / "high", 2, minibatches=2, lr=5e-3, clip_high=1e6)
     assert 0 < metrics(tmp_path / "high")[0]["clip_fraction"] < rows[0]["clip_fraction"]
 
@@ -691,8 +357,8 @@ def test_kl_starts_at_zero(tiny, tmp_path):
 
 
 def test_kl_gradient_is_the_penaltys(tiny, mixed, sampler, chat, prompts, monkeypatch, tmp_path):
-    """A step that moves the policy, then one in which all advantages are zero: only the penalty is left, against the model
-    that the run started from, mean over tokens, then over responses."""
+    """A step that moves the policy, then one in which all advantages are zero: only the penalty is left,
+    against the model that the run started from, mean over tokens, then over responses."""
     options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9, kl=0.5, max_tiles=4)
     run_grpo(tiny, tmp_path / "run", 1, **options)
     policy, reference = plain(tmp_path / "run" / "step_000001"), plain(tiny / "model")
@@ -702,58 +368,82 @@ def test_kl_gradient_is_the_penaltys(tiny, mixed, sampler, chat, prompts, monkey
             logp, ref = (plain_forward(hf, chat, [(p, [ids])])[0] for hf in (policy, reference))
             loss = loss + 0.5 * ((ref.detach() - logp).exp() - (ref.detach() - logp) - 1).mean() / 24
     loss.backward()
-    monkeypatch.setattr(grpo, "score_batch", lambda responses, *_: [Reward(0.0, 0.0, 0.0, None, "no")] * len(responses))
+    monkeypatch.setattr(grpo, "score_batch", all_get(Reward(0.0, 0.0, 0.0, None, "no")))
     caught = gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / "run", 2, **options))
     same_gradients(caught, gradients(policy))
     assert metrics(tmp_path / "run")[1]["kl"] * 0.5 == pytest.approx(loss.item(), rel=1e-4)
 
 
 def test_dynamic_sampling_replaces_groups_without_spread(tiny, sampler, tmp_path, monkeypatch):
-    """Half of the prompts are all right or all wrong (by accuracy; their format still spreads): others are drawn."""
+    """Half of the prompts are all right or all wrong (their format still spreads): others are drawn."""
     def rewards(responses, golds, thinking, options, verifier, questions):
-        kinds = [zlib.crc32(q.encode()) % 4 for q in questions]  # 0: all wrong, 1: all right, 2 and 3: mixed
-        return [Reward(a := (0.0, 1.0, i % 2, i % 2)[k], i // 2 % 2, 0.8 * a + 0.2 * (i // 2 % 2), None, "rule") for i, k in enumerate(kinds)]
+        out = []
+        for i, q in enumerate(questions):
+            right = (0.0, 1.0, i % 2, i % 2)[zlib.crc32(q.encode()) % 4]  # all wrong, all right, mixed, mixed
+            neat = i // 2 % 2
+            out.append(Reward(right, neat, 0.8 * right + 0.2 * neat, None, "rule"))
+        return out
 
     monkeypatch.setattr(grpo, "score_batch", rewards)
     out = {}
     for dynamic in (False, True):
         sampler.asked.clear()
-        run_grpo(tiny, tmp_path / str(dynamic), 2, prompts=8, samples=4, dynamic_sampling=dynamic, max_gap=1e9)
+        run_grpo(tiny, tmp_path / str(dynamic), 2, prompts=8, dynamic_sampling=dynamic, max_gap=1e9)
         out[dynamic] = [r["groups_mixed"] for r in metrics(tmp_path / str(dynamic))], len(sampler.asked)
-    assert min(out[False][0]) < 1 and out[False][1] == 16 and out[True][0] == [1, 1] and 16 < out[True][1] <= 16 * 5
+    assert min(out[False][0]) < 1 and out[False][1] == 16
+    assert out[True][0] == [1, 1] and 16 < out[True][1] <= 16 * 5
     assert metrics(tmp_path / "True")[0]["tokens"] < 8 * 4 * 12  # the batch keeps its size
-    monkeypatch.setattr(grpo, "score_batch", lambda responses, *_: [Reward(1.0, 0.0, 0.8, None, "rule")] * len(responses))
-    run_grpo(tiny, tmp_path / "hopeless", 1, dynamic_sampling=True, max_gap=1e9)  # nothing mixed anywhere: it gives up and goes on
-    assert metrics(tmp_path / "hopeless")[0]["groups_mixed"] == 0 and metrics(tmp_path / "hopeless")[0]["grad_norm"] == pytest.approx(0, abs=1e-6)
+    monkeypatch.setattr(grpo, "score_batch", all_get(Reward(1.0, 0.0, 0.8, None, "rule")))
+    run_grpo(tiny, tmp_path / "hopeless", 1, dynamic_sampling=True, max_gap=1e9)
+    row, = metrics(tmp_path / "hopeless")  # nothing mixed anywhere: it gives up and goes on
+    assert row["groups_mixed"] == 0 and row["grad_norm"] == pytest.approx(0, abs=1e-6)
 
 
 def test_groups_without_spread_are_left_out(tiny, sampler, tmp_path, monkeypatch):
-    """They cost no forward and no backward, and the step is the same as with them: here they are kept by a KL of weight ~0."""
-    monkeypatch.setattr(grpo, "score_batch", lambda texts, golds, thinking, options, verifier, questions: [
-        r if zlib.crc32(q.encode()) % 2 else Reward(0.0, 1.0, 0.2, None, "no") for r, q in zip(reward_of(texts, None), questions)])
-    caught = {kl: gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / str(kl), 1, prompts=8, samples=3, max_gap=1e9, kl=kl)) for kl in (0.0, 1e-30)}
+    """They cost no forward and no backward; the step is as with them, which a KL of weight ~0 keeps."""
+    def rewards(texts, golds, thinking, options, verifier, questions):
+        no, spread = Reward(0.0, 1.0, 0.2, None, "no"), reward_of(texts, None)
+        return [r if zlib.crc32(q.encode()) % 2 else no for r, q in zip(spread, questions)]
+
+    monkeypatch.setattr(grpo, "score_batch", rewards)
+    options, caught = dict(prompts=8, samples=3, max_gap=1e9), {}
+    for kl in (0.0, 1e-30):
+        caught[kl] = gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / str(kl), 1, kl=kl, **options))
     same_gradients(caught[0.0], caught[1e-30])
     few, all_ = (metrics(tmp_path / str(kl))[0] for kl in caught)
-    assert 0.2 * all_["tokens"] < few["tokens"] < 0.8 * all_["tokens"] and few["reward"] == all_["reward"] and few["length"] == all_["length"]
+    assert 0.2 * all_["tokens"] < few["tokens"] < 0.8 * all_["tokens"]
+    assert few["reward"] == all_["reward"] and few["length"] == all_["length"]
 
 
-@pytest.mark.parametrize("size, minibatches, kl, limit", [(1, 1, 0.0, 10 ** 6), (2, 1, 0.0, 10 ** 6), (2, 2, 0.0, 100), (4, 1, 0.1, 100), (8, 2, 0.0, 100)])
+def tokens_of(piece):
+    return len(piece[0][0].prompt.full) + sum(len(r.ids) for r, _, _ in piece)
+
+
+@pytest.mark.parametrize("size, minibatches, kl, limit", [
+    (1, 1, 0.0, 10 ** 6), (2, 1, 0.0, 10 ** 6), (2, 2, 0.0, 100), (4, 1, 0.1, 100), (8, 2, 0.0, 100)])
 def test_deal(chat, prompts, monkeypatch, size, minibatches, kl, limit):
     """16 groups, a third of them without spread, sampled by `size` ranks: what each of them trains."""
     g = torch.Generator().manual_seed(0)
-    draw = lambda most: [0] * int(torch.randint(1, most, (1,), generator=g))  # noqa: E731
-    groups = [[(SimpleNamespace(prompt=prompts[k % 8], ids=draw(60), name=(k, j)), None, 0.0 if k % 3 == 0 else j - 1.5) for j in range(4)] for k in range(16)]
+
+    def response(k, j):
+        rollout = SimpleNamespace(prompt=prompts[k % 8], name=(k, j))
+        rollout.ids = [0] * int(torch.randint(1, 60, (1,), generator=g))
+        return rollout, None, 0.0 if k % 3 == 0 else j - 1.5
+
+    groups = [[response(k, j) for j in range(4)] for k in range(16)]
     monkeypatch.setattr(grpo, "gather", lambda own, world: [groups[r::size] for r in range(size)])
     cfg = SimpleNamespace(minibatches=minibatches, kl=kl, max_tokens=limit)
     ranks = [grpo.deal(groups[r::size], cfg, World(r, size, torch.device("cpu"))) for r in range(size)]
     for i in range(minibatches):
         part = range(16 // minibatches * i, 16 // minibatches * (i + 1))
-        names = sorted(r.name for rank in ranks for piece in rank[i] for r, _, _ in piece)
+        pieces = [piece for rank in ranks for piece in rank[i]]
+        names = sorted(r.name for piece in pieces for r, _, _ in piece)
         alive = [k for k in part if kl or k % 3]
-        more = len({k for k, _ in names} - {*alive})  # groups without spread, for ranks that have nothing else
-        assert names == sorted((k, j) for k in {k for k, _ in names} for j in range(4)) and {k for k, _ in names} >= {*alive}
+        ks = {k for k, _ in names}
+        more = len(ks - {*alive})  # groups without spread, for ranks that have nothing else
+        assert names == sorted((k, j) for k in ks for j in range(4)) and ks >= {*alive}
         assert more == max(0, size - len(alive)) and all(rank[i] for rank in ranks)
-        tokens = [sum(len(p[0][0].prompt.full) + sum(len(r.ids) for r, _, _ in p) for p in rank[i]) for rank in ranks]
+        tokens = [sum(tokens_of(piece) for piece in rank[i]) for rank in ranks]
         assert limit > 100 or size == 8 or max(tokens) < 1.35 * min(tokens), tokens
 
 
@@ -796,10 +486,11 @@ def test_temperature_and_thinking_reach_sampler_trainer_and_reward(tiny, tmp_pat
 
 
 def test_truncated_importance_weights(tiny, sampler, mixed, monkeypatch, tmp_path):
-    """The sampler's log-probs are far too low: weights are cut at is_clip, so the gradient is exactly that many times as long."""
+    """The sampler's log-probs are far too low: weights are cut at is_clip, so the gradient is as long."""
     sampler.old = -100.0
     options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9)
-    one, two = (gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / str(c), 1, is_clip=c, **options)) for c in (1.0, 2.0))
+    one, two = (gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / str(c), 1, is_clip=c, **options))
+                for c in (1.0, 2.0))
     same_gradients({n: 2 * g for n, g in one.items()}, two)
 
 
@@ -826,190 +517,9 @@ def test_critical_words_are_logged(tiny, tmp_path, monkeypatch, chat):
     assert row["critical_count"] > 0 and 0 < row["critical_entropy"] < 7 and row["entropy_high"] == 1.0
 
 
-# ------------------------------------------------------------------------------------------------------ connector stage
+# ----------------------------------------------------------------------------------------------- command line
 
-def tensors(path):
-    return load_file(Path(path) / "model.safetensors")
-
-
-def test_only_the_connector_changes(tiny, straight):
-    before, after = tensors(tiny / "model"), tensors(straight["connector"] / "step_000004")
-    assert before.keys() == after.keys()
-    changed = {n for n in before if not torch.equal(before[n], after[n])}
-    assert changed == {n for n in before if "multi_modal_projector" in n} and len(changed) == 6
-
-
-@pytest.mark.parametrize("train", [("encoder",), ("connector", "llm"), ("llm",)])
-def test_train_flag_decides_what_changes(train, tiny, tmp_path):
-    run_connector(tiny, tmp_path / "run", 2, train=train)
-    before, after = tensors(tiny / "model"), tensors(tmp_path / "run" / "step_000002")
-    part = lambda n: "encoder" if "vision_tower" in n else "connector" if "multi_modal_projector" in n else "llm"  # noqa: E731
-    for name in before:
-        assert torch.equal(before[name], after[name]) == (part(name) not in train), name
-
-
-def test_features_are_computed_once_and_change_nothing(tiny, straight, tmp_path, monkeypatch):
-    calls = []
-    encode = model.VLM.encode
-    monkeypatch.setattr(model.VLM, "encode", lambda vlm, pack: calls.append(len(pack.images.get("pixel_values", ()))) or encode(vlm, pack))
-    run_connector(tiny, tmp_path / "kept", 12, val_every=6)
-    rows = [json.loads(line) for name in ("connector", "connector_val") for line in open(tiny / f"{name}.jsonl")]
-    images = sum(len(r["images"]) for r in rows)
-    assert images <= sum(calls) <= images + 4  # once, and the first row for its shape; 12 steps are more than one epoch
-    calls.clear()
-    run_connector(tiny, tmp_path / "computed", 12, val_every=6, features_gib=0.0)
-    assert sum(calls) > 1.2 * images
-    for a, b in zip(metrics(tmp_path / "kept"), metrics(tmp_path / "computed"), strict=True):
-        assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in a)
-    assert not list((tmp_path / "kept").glob("features*")) and not list((tmp_path / "computed").glob("features*"))
-
-
-def test_stop_while_features_are_computed(tiny, straight, tmp_path, monkeypatch):
-    encode, calls = model.VLM.encode, []
-
-    def stop(vlm, pack):
-        calls.append(1)
-        if len(calls) == 4:
-            raise Stop
-        return encode(vlm, pack)
-
-    with monkeypatch.context() as m:
-        m.setattr(model.VLM, "encode", stop)
-        with pytest.raises(Stop):
-            run_connector(tiny, tmp_path / "run", max_tokens=200)
-    run_connector(tiny, tmp_path / "run")
-    same_run(tmp_path / "run", straight["connector"])
-
-
-def test_text_only_rows_in_the_connector_stage(tiny, mixed, tmp_path):
-    """Packs without an image beside packs with some, features kept."""
-    run_connector(tiny, tmp_path / "kept", data=mixed, val=mixed, batch=4, epochs=2, max_tokens=1, max_tiles=4)
-    run_connector(tiny, tmp_path / "computed", data=mixed, val=mixed, batch=4, epochs=2, features_gib=0.0, max_tiles=4)
-    for a, b in zip(metrics(tmp_path / "kept"), metrics(tmp_path / "computed"), strict=True):
-        assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in a)
-
-
-def test_early_stopping_keeps_the_best(tiny, tmp_path, monkeypatch):
-    losses = iter([3.0, 2.0, 2.5, 2.1, 2.2, 9.0, 9.0, 9.0])
-    monkeypatch.setattr(connector_tune, "validation_loss", lambda *_: next(losses))
-    out = tmp_path / "run"
-    run_connector(tiny, out, 8, val_every=1, patience=3)
-    assert len(metrics(out)) == 5  # 2.0 at step 2, then three without a new best
-    assert sorted(p.name for p in out.glob("step_*")) == ["step_000002", "step_000005"]
-    assert json.loads((out / "selected.json").read_text())["step"] == 2 and resolve(str(out)).endswith("step_000002")
-    run_connector(tiny, out, 8, val_every=1, patience=3)  # the same command again: it has stopped and stays so
-    assert len(metrics(out)) == 5 and resolve(str(out)).endswith("step_000002")
-
-
-def test_gave_up():
-    seen = [(3.0, 1), (2.0, 2), (2.5, 3), (2.1, 4), (2.2, 5)]
-    assert [connector_tune.gave_up(seen[:k], 3) for k in range(6)] == [False] * 5 + [True]
-    assert not connector_tune.gave_up(seen + [(1.9, 6)], 3) and connector_tune.gave_up([(1.0, 1), (1.0, 2)], 1)  # equal is no new best
-
-
-# ------------------------------------------------------------------------------------------------------- run folders
-
-def test_resolve(tmp_path):
-    for step in (5, 10, 100):
-        (tmp_path / f"step_{step:06d}").mkdir()
-    assert resolve(str(tmp_path)).endswith("step_000100")
-    (tmp_path / "selected.json").write_text('{"step": 10, "checkpoint": "step_000010"}')
-    assert resolve(str(tmp_path)).endswith("step_000010")
-    (tmp_path / "step_000005" / "model.safetensors").touch()
-    assert resolve(str(tmp_path / "step_000005")).endswith("step_000005")
-    assert resolve("OpenGVLab/InternVL3-8B-hf") == "OpenGVLab/InternVL3-8B-hf"
-    with pytest.raises(Refused, match="--teacher out/grpo: no checkpoint there.*Run sft.py first"):
-        resolve("out/grpo", "--teacher", "sft.py")
-
-
-def test_run_folder_tells_where_it_came_from(straight):
-    config = json.loads((straight["grpo"] / "config.json").read_text())
-    assert config["config"]["samples"] == 4 and config["config"]["train"] == ["encoder", "connector", "llm"]
-    assert {"command", "git", "torch", "transformers", "python", "processes", "device"} <= config.keys()
-
-
-def test_new_folder_is_whole_or_absent(tmp_path):
-    with pytest.raises(Stop):
-        with common.new_folder(tmp_path / "x") as folder:
-            (folder / "a").touch()
-            raise Stop
-    assert not list(tmp_path.iterdir())
-    with common.new_folder(tmp_path / "x") as folder:
-        (folder / "a").touch()
-    assert [p.name for p in tmp_path.rglob("*")] == ["x", "a"]
-
-
-def test_torn_line_is_left_out(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
-    assert read_jsonl(tmp_path / "m.jsonl") == [{"step": 1}] and read_jsonl(tmp_path / "none.jsonl") == []
-
-
-def test_numbers_that_are_not_finite_are_still_json(tmp_path):
-    run = Run(tmp_path / "run", sft.Config(), ONE)
-    run.log(1, {"a": math.nan, "b": math.inf, "c": torch.tensor(1.5), "d": 1e-9})
-    row, = read_jsonl(tmp_path / "run" / "metrics.jsonl")
-    assert math.isnan(row["a"]) and row["c"] == 1.5 and row["d"] == 1e-9
-
-
-def test_checkpoint_of_another_optimizer_does_not_resume(tiny, straight):
-    """The connector's run knows no moments of the LLM: said so, not loaded in part."""
-    run = SimpleNamespace(last=straight["connector"] / "step_000004", step=4)
-    vlm = load(str(tiny / "model"))
-    with pytest.raises(Refused, match="trainer does not fit this model and optimizer.*--train.*another --out"):
-        common.resume(run, vlm, make_optimizer(vlm, 0.0), ONE)
-
-
-def test_refused_run_leaves_no_claim_on_its_folder(tiny, straight, tmp_path):
-    """Bad data or a wrong flag at first, then the right command for the same folder."""
-    with pytest.raises(Refused):
-        run_sft(tiny, tmp_path / "run", data="data/never.jsonl", lr=1.0)
-    run_sft(tiny, tmp_path / "run")
-    same_run(tmp_path / "run", straight["sft"])
-
-
-def test_two_processes_do_not_write_to_one_folder(tmp_path):
-    cfg, other = sft.Config(out=str(tmp_path / "run")), multiprocessing.get_context("spawn")
-    begun, end = other.Event(), other.Event()
-    first = other.Process(target=hold, args=(cfg, begun, end))
-    first.start()
-    assert begun.wait(60)
-    with pytest.raises(Refused, match="another process is writing to .*run"):
-        Run(cfg.out, cfg, ONE)
-    end.set()
-    first.join()
-    Run(cfg.out, cfg, ONE)
-    Run(cfg.out, dataclasses.replace(cfg, lr=1.0), ONE)  # the lock's file alone makes no claim
-
-
-def hold(cfg, begun, end):
-    Run(cfg.out, cfg, ONE)
-    run = Run(cfg.out, cfg, ONE)  # the same process may
-    begun.set()
-    end.wait(60)
-    assert run.lock
-
-
-def test_checkpoint_that_can_not_go_on_is_not_overwritten(tiny, straight, tmp_path):
-    shutil.copytree(straight["sft"], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "step_000004" / "trainer")
-    with pytest.raises(Refused, match="step_000004 is there, but without its trainer/"):
-        run_sft(tiny, tmp_path / "run")
-
-
-def test_flag_younger_than_the_run(tiny, straight, tmp_path):
-    """A run made before a flag existed goes on, at the flag's default."""
-    shutil.copytree(straight["sft"], tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    del config["config"]["weight_decay"]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Refused, match="--weight_decay was 0.0, now 0.1"):
-        run_sft(tiny, tmp_path / "run", weight_decay=0.1)
-    run_sft(tiny, tmp_path / "run")
-
-
-# --------------------------------------------------------------------------------------------------------- command line
-
-SCRIPTS = ["sft", "grpo", "connector_tune", "distill", "entropy_select", "eval_mmmu", "reward", "report", "make"]
+SCRIPTS = "sft grpo connector_tune distill entropy_select eval_mmmu reward report make".split()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -1018,8 +528,7 @@ def test_every_flag_is_in_the_help(name, monkeypatch, capsys):
 
     import tyro
     module = importlib.import_module(name)
-    configs = [c for c in vars(module).values() if dataclasses.is_dataclass(c) and isinstance(c, type) and c.__module__ == module.__name__
-               and is_config(module, c)]
+    configs = [c for c in vars(module).values() if is_config(module, c)]
     assert configs
     for config in configs:
         with pytest.raises(SystemExit):
@@ -1030,11 +539,13 @@ def test_every_flag_is_in_the_help(name, monkeypatch, capsys):
             flag = f.name.replace("_", "-")
             assert re.search(rf"--{flag}[ ,]", words) or "Positional" in str(f.type), (name, flag)
             comments = re.findall(rf"^    {f.name}: .*  # (.+)", source, re.M)
-            assert any(" ".join(c.split())[:30].strip() in words for c in comments), (name, f.name)  # its comment is the help
+            found = any(" ".join(c.split())[:30].strip() in words for c in comments)
+            assert found, (name, f.name)  # its comment is the help
 
 
 def is_config(module, cls):
-    return cls.__name__ in ("Config", "Score", "Curves", "Page", "Table", "Seeds")
+    own = isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
+    return own and cls.__name__ in ("Config", "Score", "Curves", "Page", "Table", "Seeds")
 
 
 def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, capsys):
@@ -1056,6 +567,8 @@ def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, cap
 def test_defaults_are_the_papers():
     assert all(stage.Config().lr == 1e-5 for stage, _ in STAGES.values())
     c = grpo.Config()
-    assert (c.prompts, c.samples, c.temperature, c.clip_low, c.clip_high, c.kl, c.minibatches) == (32, 32, 1.0, 0.2, 0.2, 0.0, 1)
+    assert (c.prompts, c.samples, c.temperature, c.minibatches) == (32, 32, 1.0, 1)
+    assert (c.clip_low, c.clip_high, c.kl) == (0.2, 0.2, 0.0)
     c = connector_tune.Config()
-    assert (c.batch, c.epochs, c.warmup, c.schedule, c.max_length, c.train) == (64, 2.0, 0.03, "cosine", 16384, ("connector",))
+    assert (c.batch, c.epochs, c.warmup, c.schedule) == (64, 2.0, 0.03, "cosine")
+    assert (c.max_length, c.train) == (16384, ("connector",))

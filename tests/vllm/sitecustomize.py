@@ -1,6 +1,6 @@
-"""Copied into .venv-vllm by the Makefile where torchvision does not load: pip pairs a CPU torch with torchvision's CUDA build,
-whose operators are missing then. Preprocessing images needs none of them; their names are enough for the import, and they
-have to be known in the processes that vLLM starts, too."""
+"""Copied into .venv-vllm by the Makefile where torchvision does not load: pip pairs a CPU torch with its
+build for CUDA, whose operators are missing then. Preprocessing images needs none of them; their names are
+enough for the import. They have to be known in the processes that vLLM starts, too."""
 import torch
 
 names = torch.library.Library("torchvision", "DEF")

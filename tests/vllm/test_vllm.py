@@ -1,7 +1,7 @@
-"""The real vLLM against the trainer: `make test-vllm` runs these in an environment of their own; `make test` leaves them out.
+"""The real vLLM against the trainer: `make test-vllm` runs these in an environment of their own.
 
-Small random checkpoints of every family, fp32. Their generation_config.json asks for top-p, penalties and another
-temperature, which must not reach a sample. The file is also the worker of its tests with torchrun and of those that are killed.
+Small random checkpoints of every family, fp32. Their generation_config.json asks for top-p, penalties and
+another temperature, which must not reach a sample. The file is also the worker of its tests that are killed.
 """
 import importlib.util
 import json
@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -21,9 +20,6 @@ import torch
 from PIL import Image, ImageOps
 from transformers import GenerationConfig
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tiny")]
-
 import distill
 import entropy_select
 import eval_mmmu
@@ -31,27 +27,29 @@ import families
 import grpo
 import rollout_vllm
 from common import Refused, World, newest_checkpoint, read_jsonl, seed_of
-from data import Chat, read_records
+from conftest import ENV, ROOT, write_jsonl
+from data import Chat
 from model import PARTS, load, make_optimizer
 from rollout import add_entropy, make_sampler
 from rollout_vllm import VLLMSampler, checksums
 
 ONE = World(0, 1, torch.device("cpu"))
 EXACT = 1e-5  # nats, any token
-ENDS = list(range(0, 500, 20))  # ids that end a response in some tests: a random model hardly writes the true one
+ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model hardly writes the true one
 
 
 def misleading(folder):
     """What Qwen2.5-VL ships with and worse: defaults that vLLM would sample with, if it was left to it."""
     path = folder / "generation_config.json"
     keep = GenerationConfig.from_pretrained(folder)
-    path.write_text(json.dumps(dict(eos_token_id=keep.eos_token_id, pad_token_id=keep.pad_token_id, do_sample=True, temperature=0.3,
-                                    top_p=0.5, top_k=5, repetition_penalty=1.5)))
+    path.write_text(json.dumps(dict(eos_token_id=keep.eos_token_id, pad_token_id=keep.pad_token_id,
+                                    do_sample=True, temperature=0.3, top_p=0.5, top_k=5,
+                                    repetition_penalty=1.5)))
     return str(folder)
 
 
 class Setting:
-    """A family's checkpoint, its trainer and the one engine of this session (an engine takes five seconds)."""
+    """A family's checkpoint, its trainer and the one engine of this session (it takes five seconds)."""
 
     def __init__(self, path, rows):
         self.path, self.records = path, rows
@@ -103,7 +101,7 @@ def disturb(vlm, parts, size=0.02, seed=0):
                 p.add_(size * torch.randn(p.shape, generator=g))
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------------- numbers
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_numbers_are_the_trainers(setting, temperature):
@@ -112,7 +110,8 @@ def test_numbers_are_the_trainers(setting, temperature):
     optimizer = make_optimizer(vlm, 0.0)
     for step in range(4):
         groups = s.sampler.generate(s.prompts, 3, 20, temperature, seed=step)
-        assert [g[0].prompt.record.id for g in groups] == list("abcdefgh") and all(len(g) == 3 for g in groups)
+        assert [g[0].prompt.record.id for g in groups] == list("abcdefgh")
+        assert all(len(g) == 3 for g in groups)
         assert gap(vlm, s.chat, groups, temperature) < EXACT, step
         pack, = s.chat.packs([(g[0].prompt, [r.ids for r in g]) for g in groups], temperature=temperature)
         vlm(pack)[0].mean().backward()
@@ -130,7 +129,8 @@ def test_samples_follow_the_distribution(internvl):
     assert all(r.entropy is None for g in groups for r in g)
     add_entropy(groups, vlm, internvl.chat)
     logp, entropy = (torch.cat([getattr(r, what) for g in groups for r in g]) for what in ("logp", "entropy"))
-    assert len(logp) > 4000 and abs(float((logp + entropy).mean())) < 4 * float((logp + entropy).std()) / len(logp) ** 0.5
+    assert len(logp) > 4000
+    assert abs(float((logp + entropy).mean())) < 4 * float((logp + entropy).std()) / len(logp) ** 0.5
 
 
 def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
@@ -141,7 +141,8 @@ def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
             assert r.finish == ("stop" if r.ids[-1] in ENDS else "length") and not set(r.ids[:-1]) & set(ENDS)
             assert len(r.ids) == len(r.logp) == len(r.pieces) <= 30 and "".join(r.pieces) == r.text
     greedy = [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts, 2, 30, temperature=0)]
-    plain = [[r.ids for r in g] for g in make_sampler("torch", vlm, chat).generate(internvl.prompts, 2, 30, temperature=0)]
+    groups = make_sampler("torch", vlm, chat).generate(internvl.prompts, 2, 30, temperature=0)
+    plain = [[r.ids for r in g] for g in groups]
     assert greedy == plain
     with pytest.raises(Refused, match="temperature 0.001"):
         internvl.sampler.generate(internvl.prompts, 1, 3, temperature=0.001)
@@ -157,23 +158,27 @@ def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
         given[i] = group
         left.append(internvl.sampler.llm.llm_engine.has_unfinished_requests())
     groups = internvl.sampler.generate(internvl.prompts, 2, 60, seed=1, done=done)
-    assert len(left) == len(groups) and all(given[i] is g for i, g in enumerate(groups)) and left[0] and not left[-1]
+    assert len(left) == len(groups) and left[0] and not left[-1]
+    assert all(given[i] is g for i, g in enumerate(groups))
 
 
 def test_what_memory_does_not_hold_is_refused(internvl, monkeypatch):
-    """Contexts of 262,144 tokens are longer than the keys and values that fit: vLLM would cut responses without a word."""
+    """A context may be longer than the keys and values that fit: vLLM would cut responses without a word."""
     internvl.fresh()
     assert internvl.sampler.room == internvl.chat.context
     longest = max(len(p.full) for p in internvl.prompts)
     monkeypatch.setattr(internvl.sampler, "room", longest + 8)
     internvl.sampler.generate(internvl.prompts, 1, 8)
-    with pytest.raises(Refused, match=f"row .: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"):
+    told = f"row .: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"
+    with pytest.raises(Refused, match=told):
         internvl.sampler.generate(internvl.prompts, 1, 9)
 
 
 def test_seeds(internvl):
     internvl.fresh()
-    ids = lambda seed: [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]  # noqa: E731
+
+    def ids(seed):
+        return [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]
     first = ids(seed_of(0, 7, rank=0))
     assert first == ids(seed_of(0, 7, rank=0))
     flat = [tuple(r) for g in first for r in g]
@@ -186,14 +191,14 @@ def test_ids_that_are_never_written(internvl):
     """Image placeholders, even by a model that wants nothing else; the words of --ban."""
     vlm = internvl.fresh()
     with torch.no_grad():
-        vlm.hf.lm_head.weight[internvl.chat.image_id] = 50 * vlm.hf.lm_head.weight.mean(0)
-        vlm.hf.lm_head.weight[internvl.chat.image_id] *= torch.sign(vlm.hf.lm_head.weight[internvl.chat.image_id])
+        row = 50 * vlm.hf.lm_head.weight.mean(0)
+        vlm.hf.lm_head.weight[internvl.chat.image_id] = row * torch.sign(row)
     internvl.sampler.sync(vlm)
     groups = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2)
-    drawn = {i for g in groups for r in g for i in r.ids}
+    drawn = {i for r in sum(groups, []) for i in r.ids}
     assert internvl.chat.image_id not in drawn and gap(vlm, internvl.chat, groups) < 10 * EXACT
     again = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2, ban=list(drawn)[:50])
-    assert not {i for g in again for r in g for i in r.ids} & set(list(drawn)[:50])
+    assert not {i for r in sum(again, []) for i in r.ids} & set(list(drawn)[:50])
 
 
 def test_nothing_is_asked(internvl):
@@ -201,11 +206,11 @@ def test_nothing_is_asked(internvl):
     assert internvl.sampler.generate([], 2, 5) == []
 
 
-# ---------------------------------------------------------------------------------------------------------------- sync
+# ------------------------------------------------------------------------------------------------------- sync
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_follows_with_the_same_images(setting, part):
-    """The connector alone, the encoder alone, the LLM alone. Images have been seen before: no cache may answer."""
+    """The connector alone, the encoder alone, the LLM alone. Images were seen before: no cache may answer."""
     vlm, s = setting.fresh(train=(part,)), setting
     pictures = s.prompts[:2] + s.prompts[4:5]
     assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
@@ -216,7 +221,7 @@ def test_each_part_follows_with_the_same_images(setting, part):
 
 @pytest.mark.parametrize("cache", ["prefix", "encoder"])
 def test_without_the_reset_caches_answer(internvl, monkeypatch, cache):
-    """What the test above is for. (vLLM 0.32 empties half of its encoder cache in reload_weights; here it does not.)"""
+    """What the test above is for. (vLLM 0.32 empties half of its encoder cache in reload_weights.)"""
     vlm, llm = internvl.fresh(train=("connector",)), internvl.sampler.llm
     internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1)
     disturb(vlm, ["connector"])
@@ -227,7 +232,8 @@ def test_without_the_reset_caches_answer(internvl, monkeypatch, cache):
         internvl.sampler.sync(vlm)
     stale = gap(vlm, internvl.chat, internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1))
     internvl.sampler.reset_caches()
-    assert stale > 1e-3 > EXACT > gap(vlm, internvl.chat, internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1))
+    assert stale > 1e-3 > EXACT > gap(vlm, internvl.chat,
+                                      internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1))
 
 
 def test_frozen_parts_stay_as_they_are(setting):
@@ -243,7 +249,8 @@ def test_sync_that_leaves_a_tensor_out_is_refused(setting, monkeypatch):
     vlm, s = setting.fresh(), setting
     parts = vlm.parts()
     name = next(n for n in parts["connector"] if n.endswith("weight"))
-    monkeypatch.setattr(vlm, "parts", lambda: {**parts, "connector": {k: v for k, v in parts["connector"].items() if k != name}})
+    rest = {k: v for k, v in parts["connector"].items() if k != name}
+    monkeypatch.setattr(vlm, "parts", lambda: {**parts, "connector": rest})
     with pytest.raises(Refused, match="1 tensors of vLLM were not what the sync"):
         s.sampler.sync(vlm)
 
@@ -257,7 +264,8 @@ def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch)
             reload = worker.reload_weights
 
             def harmed(weights_iterator):  # vLLM gets other values than we summed up
-                reload(weights_iterator=((n, w + 1 if n.endswith("norm.weight") else w) for n, w in weights_iterator))
+                reload(weights_iterator=((n, w + 1 if n.endswith("norm.weight") else w)
+                                         for n, w in weights_iterator))
             worker.worker.reload_weights = harmed
             try:
                 return f(worker, *args)
@@ -270,8 +278,8 @@ def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch)
 
 
 def test_sleep_and_wake(internvl, monkeypatch):
-    """As on a GPU between the phases, as far as a CPU goes: there the scheduler pauses and nothing is freed. Weights wake for a
-    sync, the rest for sampling, in this order; sampled twice between two syncs, as --dynamic_sampling does."""
+    """As on a GPU between the phases, as far as a CPU goes: the scheduler pauses, nothing is freed. Weights
+    wake for a sync, the rest for sampling; sampled twice between two syncs, as --dynamic_sampling does."""
     vlm, s, log = internvl.fresh(), internvl.sampler, []
     sleep, wake = s.llm.sleep, s.llm.wake_up
     monkeypatch.setattr(s, "sleeps", True)
@@ -283,13 +291,13 @@ def test_sleep_and_wake(internvl, monkeypatch):
         assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
         disturb(vlm, PARTS)
         s.sync(vlm)
-    assert " ".join(log) == "sleep 1 weights kv_cache sleep 1 weights kv_cache sleep 1 weights kv_cache sleep 1 weights"
+    assert log == ["sleep 1", "weights", "kv_cache"] * 3 + ["sleep 1", "weights"]
     monkeypatch.undo()
     s._wake("weights", "kv_cache")
     assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
 
 
-# -------------------------------------------------------------------------------------------------------------- guards
+# ----------------------------------------------------------------------------------------------------- guards
 
 def test_a_skipped_sync_is_refused(setting):
     vlm, s = setting.fresh(), setting
@@ -332,10 +340,11 @@ def run_grpo(s, out, monkeypatch, vlm_of=lambda vlm: vlm, **flags):
     monkeypatch.setattr(grpo, "make_sampler", engine)
     data = out / "rows.jsonl"
     out.mkdir()
-    data.write_text("".join(json.dumps(dict(id=r.id, question=r.question, images=r.images, options=r.options, answer=r.answer)) + "\n"
-                            for r in s.records))
-    grpo.train(grpo.Config(model=s.path, data=str(data), out=str(out / "run"), max_tiles=4, dtype="fp32", rollout="vllm", **{
-        **dict(prompts=8, samples=3, max_new_tokens=12, steps=1, lr=1e-3, max_gap=0.01), **flags}))
+    write_jsonl(data, [dict(id=r.id, question=r.question, images=r.images, options=r.options, answer=r.answer)
+                       for r in s.records])
+    usual = dict(prompts=8, samples=3, max_new_tokens=12, steps=1, lr=1e-3, max_gap=0.01)
+    grpo.train(grpo.Config(model=s.path, data=str(data), out=str(out / "run"), max_tiles=4, dtype="fp32",
+                           rollout="vllm", **{**usual, **flags}))
     return read_jsonl(out / "run" / "metrics.jsonl")
 
 
@@ -355,14 +364,17 @@ def test_swapped_images_stop_the_run(internvl, tmp_path, monkeypatch):
 
 def test_a_temperature_on_one_side_stops_the_run(internvl, tmp_path, monkeypatch):
     generate = VLLMSampler.generate
-    monkeypatch.setattr(VLLMSampler, "generate", lambda self, prompts, n, limit, temperature, seed, done: generate(self, prompts, n, limit, 1.0, seed, done=done))
+    def hot(self, prompts, n, limit, temperature, seed, done):
+        return generate(self, prompts, n, limit, 1.0, seed, done=done)
+    monkeypatch.setattr(VLLMSampler, "generate", hot)
     with pytest.raises(Refused, match="disagree by .* another temperature"):
         run_grpo(internvl, tmp_path / "a", monkeypatch, temperature=0.7)
 
 
 def test_importance_weights_are_on_by_default(internvl, tmp_path, monkeypatch):
     """Off changes nothing here, where both sides agree; a small cut does, so the weights are there."""
-    norms = [run_grpo(internvl, tmp_path / str(clip), monkeypatch, is_clip=clip, samples=8, prompts=8)[0] for clip in (None, 0.0, 0.5)]
+    norms = [run_grpo(internvl, tmp_path / str(clip), monkeypatch, is_clip=clip, samples=8, prompts=8)[0]
+             for clip in (None, 0.0, 0.5)]
     monkeypatch.undo()
     default, off, half = (m["loss"] for m in norms)
     assert default == pytest.approx(off, abs=1e-6) and half == pytest.approx(off / 2, abs=1e-6)
@@ -381,7 +393,7 @@ def test_q_former_is_refused(internvl, monkeypatch):
         VLLMSampler(None, internvl.chat)
 
 
-# ------------------------------------------------------------------------------------------------------- other scripts
+# ---------------------------------------------------------------------------------------------- other scripts
 
 def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch):
     """Each loads nothing but what it needs: distill and eval_mmmu have no trainer beside the engine."""
@@ -399,39 +411,44 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
         (run / f"step_{k:06d}").mkdir(parents=True)
         vlm.save(run / f"step_{k:06d}")
     monkeypatch.setattr(entropy_select, "make_sampler", engine)
-    entropy_select.select(entropy_select.Config(folder=str(run), data=str(tiny / "val.jsonl"), probe=6, samples=2, max_new_tokens=12,
-                                                rollout="vllm", dtype="fp32", plot=False, max_tiles=4))
+    entropy_select.select(entropy_select.Config(folder=str(run), data=str(tiny / "val.jsonl"), probe=6,
+                                                samples=2, max_new_tokens=12, rollout="vllm", dtype="fp32",
+                                                plot=False, max_tiles=4))
     probes = [read_jsonl(run / "probe" / f"step_{k:06d}.jsonl")[1:] for k in (1, 2)]
     assert all(len(r["entropy"]) == len(r["tokens"]) for p in probes for r in p) and probes[0] != probes[1]
     assert (run / "selected.json").exists()
 
     internvl.fresh()
     monkeypatch.setattr(distill, "make_sampler", engine)
-    distill.distill(distill.Config(model=internvl.path, data=str(tiny / "rl.jsonl"), out=str(tmp_path / "set.jsonl"), samples=3, limit=4,
-                                   max_new_tokens=8, rollout="vllm", dtype="fp32", max_tiles=4))
+    distill.distill(distill.Config(model=internvl.path, data=str(tiny / "rl.jsonl"),
+                                   out=str(tmp_path / "set.jsonl"), samples=3, limit=4, max_new_tokens=8,
+                                   rollout="vllm", dtype="fp32", max_tiles=4))
     assert len(read_jsonl(f"{tmp_path / 'set.jsonl'}.pass_rates.jsonl")) == 4
 
     import rollout
     monkeypatch.setattr(rollout, "make_sampler", engine)
-    eval_mmmu.evaluate(eval_mmmu.Config(model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, max_new_tokens=12,
-                                        budget=6, rollout="vllm", dtype="fp32", max_tiles=4))
+    eval_mmmu.evaluate(eval_mmmu.Config(
+        model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, max_new_tokens=12,
+        budget=6, rollout="vllm", dtype="fp32", max_tiles=4))
     assert json.loads((tmp_path / "eval" / "scores.json").read_text())["n"] == 8
     assert asked[0] is not None and asked[1:] == [None, None]
 
 
-# ------------------------------------------------------------------------------------------- processes, and their ends
+# ---------------------------------------------------------------------------------- processes, and their ends
 
 def flags_of(tiny, out):
-    return ["grpo.py", "--model", str(tiny / "model"), "--data", str(tiny / "rl.jsonl"), "--out", str(out), "--rollout", "vllm", "--dtype", "fp32",
-            "--prompts", "4", "--samples", "3", "--max_new_tokens", "12", "--steps", "3", "--lr", "1e-3", "--save_every", "1", "--max_tiles", "4"]
+    return ["grpo.py", "--model", str(tiny / "model"), "--data", str(tiny / "rl.jsonl"), "--out", str(out),
+            "--rollout", "vllm", "--dtype", "fp32", "--prompts", "4", "--samples", "3", "--max_new_tokens",
+            "12", "--steps", "3", "--lr", "1e-3", "--save_every", "1", "--max_tiles", "4"]
 
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+WAITING = {**ENV, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
 def ended(command, limit=240):
     """(exit code, what it printed); killed with its children when it takes too long."""
-    with subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as p:
+    with subprocess.Popen(command, cwd=ROOT, env=WAITING, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, start_new_session=True) as p:
         try:
             text = p.communicate(timeout=limit)[0]
             return p.returncode, text
@@ -441,12 +458,12 @@ def ended(command, limit=240):
 
 
 def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
-    """FSDP2 in two processes, tensors gathered for the sync; then the same prompts by two halves of one engine."""
+    """FSDP2 in two processes, tensors gathered for the sync; then two halves of one engine."""
     found = []
     for parallel in ("1", "2"):
         out = tmp_path / parallel
-        code, text = ended([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *flags_of(tiny, out),
-                            "--tensor_parallel", parallel])
+        code, text = ended([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+                            "2", *flags_of(tiny, out), "--tensor_parallel", parallel])
         assert code == 0, text[-3000:]
         rows = read_jsonl(out / "metrics.jsonl")
         assert [m["step"] for m in rows] == [1, 2, 3] and all(m["gap"] < EXACT for m in rows)
@@ -456,7 +473,7 @@ def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_while_sampling_and_while_syncing(tiny, tmp_path, processes):
-    """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on, to the same numbers."""
+    """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on."""
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
 
     def run(out, where="-"):
@@ -472,7 +489,8 @@ def test_killed_while_sampling_and_while_syncing(tiny, tmp_path, processes):
         assert code == 0 and "resumed" in text, text[-3000:]
         both = [read_jsonl(path / "metrics.jsonl") for path in (tmp_path / "straight", out)]
         for a, b in zip(*both, strict=True):
-            assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in ("step", "entropy", "length", "reward", "grad_norm")), where
+            assert all(a[k] == pytest.approx(b[k], abs=1e-5)
+                       for k in ("step", "entropy", "length", "reward", "grad_norm")), where
 
 
 def suicide(where):
@@ -499,9 +517,11 @@ def suicide(where):
                 yield item
                 if where == "sync" and calls["sync"] == 3 and i == 10:  # the first is that of the start
                     os.kill(os.getpid(), signal.SIGKILL)
-    parts = grpo.load.__globals__["VLM"].parts
-    VLLMSampler.generate, VLLMSampler.sync, engine.LLMEngine.step = counted("generate", generate), counted("sync", sync), step_and_die
-    grpo.load.__globals__["VLM"].parts = lambda self: {part: Tensors(tensors) for part, tensors in parts(self).items()}
+    VLLMSampler.generate, VLLMSampler.sync = counted("generate", generate), counted("sync", sync)
+    engine.LLMEngine.step = step_and_die
+    VLM = grpo.load.__globals__["VLM"]
+    parts = VLM.parts
+    VLM.parts = lambda self: {part: Tensors(tensors) for part, tensors in parts(self).items()}
 
 
 if __name__ == "__main__":

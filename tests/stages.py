@@ -1,0 +1,103 @@
+"""Small runs of the three stages, and what several files of tests ask of them."""
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+import connector_tune
+import grpo
+import sft
+from common import World, read_jsonl
+from reward import Reward
+from rollout import Rollout
+
+ONE = World(0, 1, torch.device("cpu"))
+TINY = dict(dtype="fp32", lr=1e-3)
+
+
+class Stop(Exception):
+    """The run ends here, as if it had been killed."""
+
+
+def reward_of(responses, golds, thinking=True, options=None, verifier=None, questions=None):
+    """A reward that a random model earns now and then: by a checksum of the text."""
+    out = []
+    for text in responses:
+        right, neat = zlib.crc32(text.encode()) % 2, zlib.crc32(text.encode()) // 2 % 2
+        out.append(Reward(float(right), float(neat), 0.8 * right + 0.2 * neat, None, "rule"))
+    return out
+
+
+def all_get(reward):
+    return lambda responses, *_: [reward] * len(responses)
+
+
+class Given:
+    """A sampler whose responses depend on the prompt alone: not on rank, step or weights."""
+
+    def __init__(self, chat, old=-3.0):
+        self.chat, self.old, self.asked, self.seeds = chat, old, [], []
+
+    def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
+        self.asked += [p.record.id for p in prompts]
+        self.seeds.append(seed)
+        groups = [[self.rollout(p, k) for k in range(n)] for p in prompts]
+        for i in reversed(range(len(prompts))):  # in no particular order
+            done(i, groups[i])
+        return groups
+
+    def rollout(self, prompt, k):
+        g = torch.Generator().manual_seed(zlib.crc32(f"{prompt.record.id} {k}".encode()))
+        n = int(torch.randint(1, 12, (1,), generator=g))
+        ids = torch.randint(0, self.chat.image_id - 10, (n,), generator=g).tolist()
+        pieces = self.chat.pieces(ids)
+        old, text = torch.full((n,), self.old), "".join(pieces)
+        return Rollout(prompt, ids, old, torch.zeros(n), text, pieces, "stop")
+
+    def sync(self, vlm):
+        pass
+
+
+def run_sft(tiny, out, steps=4, **changes):
+    options = dict(model=str(tiny / "model"), data=str(tiny / "cold_start.jsonl"), batch=6,
+                   epochs=steps * 6 / 60, save_every=2)
+    sft.train(sft.Config(out=str(out), **{**TINY, **options, **changes}))
+
+
+def run_grpo(tiny, out, steps=4, **changes):
+    options = dict(model=str(tiny / "model"), data=str(tiny / "rl.jsonl"), prompts=4, samples=4,
+                   max_new_tokens=8, save_every=2)
+    grpo.train(grpo.Config(out=str(out), steps=steps, **{**TINY, **options, **changes}))
+
+
+def run_connector(tiny, out, steps=4, **changes):
+    options = dict(model=str(tiny / "model"), data=str(tiny / "connector.jsonl"),
+                   val=str(tiny / "connector_val.jsonl"), batch=6, epochs=steps * 6 / 60, val_every=2)
+    connector_tune.train(connector_tune.Config(out=str(out), **{**TINY, **options, **changes}))
+
+
+STAGES = {"sft": (sft, run_sft), "grpo": (grpo, run_grpo), "connector": (connector_tune, run_connector)}
+
+
+def metrics(out):
+    rows = read_jsonl(out / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time_")} for row in rows]
+
+
+def rollout_rows(out):
+    return read_jsonl(out / "rollouts.jsonl")
+
+
+def weights(out, step=4):
+    return (out / f"step_{step:06d}" / "model.safetensors").read_bytes()
+
+
+def same_run(a, b, step=4):
+    assert metrics(a) == metrics(b) and len(metrics(a)) == step
+    assert rollout_rows(a) == rollout_rows(b)
+    assert weights(a, step) == weights(b, step)
+
+
+def tensors(path):
+    return load_file(Path(path) / "model.safetensors")

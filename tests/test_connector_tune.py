@@ -1,0 +1,99 @@
+"""Stage 3: only the connector changes, features are kept, validation stops it."""
+import json
+
+import pytest
+import torch
+
+import connector_tune
+import model
+from common import resolve
+from stages import Stop, metrics, run_connector, same_run, tensors
+
+pytestmark = pytest.mark.usefixtures("a_reward")
+
+
+def test_only_the_connector_changes(tiny, straight):
+    before, after = tensors(tiny / "model"), tensors(straight["connector"] / "step_000004")
+    assert before.keys() == after.keys()
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert changed == {n for n in before if "multi_modal_projector" in n} and len(changed) == 6
+
+
+@pytest.mark.parametrize("train", [("encoder",), ("connector", "llm"), ("llm",)])
+def test_train_flag_decides_what_changes(train, tiny, tmp_path):
+    run_connector(tiny, tmp_path / "run", 2, train=train)
+    before, after = tensors(tiny / "model"), tensors(tmp_path / "run" / "step_000002")
+    for name in before:
+        part = "encoder" if "vision_tower" in name else "llm"
+        if "multi_modal_projector" in name:
+            part = "connector"
+        assert torch.equal(before[name], after[name]) == (part not in train), name
+
+
+def test_features_are_computed_once_and_change_nothing(tiny, straight, tmp_path, monkeypatch):
+    calls = []
+    encode = model.VLM.encode
+
+    def count_and_encode(vlm, pack):
+        calls.append(len(pack.images.get("pixel_values", ())))
+        return encode(vlm, pack)
+
+    monkeypatch.setattr(model.VLM, "encode", count_and_encode)
+    run_connector(tiny, tmp_path / "kept", 12, val_every=6)
+    rows = [json.loads(line) for name in ("connector", "connector_val")
+            for line in open(tiny / f"{name}.jsonl")]
+    images = sum(len(r["images"]) for r in rows)
+    assert images <= sum(calls) <= images + 4  # once, and a row for its shape; 12 steps are over an epoch
+    calls.clear()
+    run_connector(tiny, tmp_path / "computed", 12, val_every=6, features_gib=0.0)
+    assert sum(calls) > 1.2 * images
+    for a, b in zip(metrics(tmp_path / "kept"), metrics(tmp_path / "computed"), strict=True):
+        assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in a)
+    assert not list((tmp_path / "kept").glob("features*"))
+    assert not list((tmp_path / "computed").glob("features*"))
+
+
+def test_stop_while_features_are_computed(tiny, straight, tmp_path, monkeypatch):
+    encode, calls = model.VLM.encode, []
+
+    def stop(vlm, pack):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stop
+        return encode(vlm, pack)
+
+    with monkeypatch.context() as m:
+        m.setattr(model.VLM, "encode", stop)
+        with pytest.raises(Stop):
+            run_connector(tiny, tmp_path / "run", max_tokens=200)
+    run_connector(tiny, tmp_path / "run")
+    same_run(tmp_path / "run", straight["connector"])
+
+
+def test_text_only_rows_in_the_connector_stage(tiny, mixed, tmp_path):
+    """Packs without an image beside packs with some, features kept."""
+    options = dict(data=mixed, val=mixed, batch=4, epochs=2, max_tiles=4)
+    run_connector(tiny, tmp_path / "kept", max_tokens=1, **options)
+    run_connector(tiny, tmp_path / "computed", features_gib=0.0, **options)
+    for a, b in zip(metrics(tmp_path / "kept"), metrics(tmp_path / "computed"), strict=True):
+        assert all(a[k] == pytest.approx(b[k], abs=1e-5) for k in a)
+
+
+def test_early_stopping_keeps_the_best(tiny, tmp_path, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5, 2.1, 2.2, 9.0, 9.0, 9.0])
+    monkeypatch.setattr(connector_tune, "validation_loss", lambda *_: next(losses))
+    out = tmp_path / "run"
+    run_connector(tiny, out, 8, val_every=1, patience=3)
+    assert len(metrics(out)) == 5  # 2.0 at step 2, then three without a new best
+    assert sorted(p.name for p in out.glob("step_*")) == ["step_000002", "step_000005"]
+    assert json.loads((out / "selected.json").read_text())["step"] == 2
+    assert resolve(str(out)).endswith("step_000002")
+    run_connector(tiny, out, 8, val_every=1, patience=3)  # the same command again: it stays stopped
+    assert len(metrics(out)) == 5 and resolve(str(out)).endswith("step_000002")
+
+
+def test_gave_up():
+    seen = [(3.0, 1), (2.0, 2), (2.5, 3), (2.1, 4), (2.2, 5)]
+    assert [connector_tune.gave_up(seen[:k], 3) for k in range(6)] == [False] * 5 + [True]
+    assert not connector_tune.gave_up(seen + [(1.9, 6)], 3)
+    assert connector_tune.gave_up([(1.0, 1), (1.0, 2)], 1)  # equal is no new best

@@ -1,0 +1,388 @@
+"""Resume, refusals, full disks, run folders: a stage that is stopped goes on as if it had never been."""
+import dataclasses
+import errno
+import json
+import math
+import multiprocessing
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemWriter
+
+import common
+import grpo
+import model
+import sft
+from common import Refused, Run, read_jsonl, resolve
+from conftest import write_jsonl
+from model import load, make_optimizer
+from reward import Reward
+from stages import ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run, weights
+
+pytestmark = pytest.mark.usefixtures("a_reward")
+
+
+# ----------------------------------------------------------------------------------------------------- resume
+
+def stopper(monkeypatch, stage, when):
+    """Let the run die: after its save of step 2, or while step 3 is logged (with a torn line left behind)."""
+    if when == "after a save":
+        real = stage.save
+
+        def save(run, step, *args):
+            real(run, step, *args)
+            if step == 2:
+                raise Stop
+        monkeypatch.setattr(stage, "save", save)
+    else:
+        real = Run.log
+
+        def log(run, step, row):
+            real(run, step, row)
+            if step == 3:
+                with open(run.dir / "metrics.jsonl", "a") as f:
+                    f.write('{"step": 4, "lo')
+                raise Stop
+        monkeypatch.setattr(Run, "log", log)
+
+
+@pytest.mark.parametrize("when", ["after a save", "in step 3"])
+@pytest.mark.parametrize("name", STAGES)
+def test_resume_is_bit_identical(name, when, tiny, straight, tmp_path, monkeypatch):
+    stage, run = STAGES[name]
+    out = tmp_path / "run"
+    with monkeypatch.context() as m:
+        stopper(m, stage, when)
+        with pytest.raises(Stop):
+            run(tiny, out)
+    assert not (out / "step_000004").exists()
+    run(tiny, out)
+    same_run(out, straight[name])
+    run(tiny, out)  # nothing left to do: nothing changes
+    same_run(out, straight[name])
+
+
+def test_training_learns_and_differs_by_step(straight):
+    """What the runs above compare is not trivially equal."""
+    for name, out in straight.items():
+        rows = metrics(out)
+        assert len({r["loss"] for r in rows}) > 1 and all(r["grad_norm"] > 0 for r in rows), name
+        assert len({r["grad_norm"] for r in rows}) == 4, name
+    assert len({r["id"] for r in rollout_rows(straight["grpo"])}) == 4
+
+
+def test_grpo_goes_on_with_more_steps(tiny, straight, tmp_path):
+    run_grpo(tiny, tmp_path / "run", steps=2)
+    run_grpo(tiny, tmp_path / "run", steps=4)
+    same_run(tmp_path / "run", straight["grpo"])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_killed_at_any_moment(name, tiny, tmp_path):
+    """kill -9, several times, wherever it is (often in a save, one a step); then the same command."""
+    _, run = STAGES[name]
+    often = dict(val_every=1, patience=99) if name == "connector" else dict(save_every=1)
+    out, rng = tmp_path / "killed", random.Random(name)
+    for rows in ((2, 5) if name == "sft" else (3,)):
+        process = multiprocessing.get_context("fork").Process(target=run, args=(tiny, out, 7), kwargs=often)
+        process.start()
+        end = time.time() + 60
+        while len(read_jsonl(out / "metrics.jsonl")) < rows and time.time() < end and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(0.1 * rng.random())
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and rows - 1 <= len(metrics(out)) < 7
+        for path in out.glob("step_*"):
+            load_file(path / "model.safetensors")  # every folder that is visible is whole
+    run(tiny, out, 7, **often)
+    run(tiny, tmp_path / "whole", 7, **often)
+    same_run(out, tmp_path / "whole", 7)
+    assert not list(out.rglob("*.part"))
+
+
+def test_only_the_newest_checkpoint_keeps_what_the_trainer_needs(straight):
+    for out in straight.values():
+        assert sorted(p.name for p in out.glob("step_*") if (p / "trainer").exists()) == ["step_000004"]
+        assert [p.name for p in out.glob(".*")] == [".lock"] and not list(out.rglob("*.part"))
+    assert sorted(p.name for p in straight["grpo"].glob("step_*")) == ["step_000002", "step_000004"]
+    there = {p.name for p in (straight["sft"] / "step_000004").iterdir()}
+    assert there >= {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json",
+                     "generation_config.json"}
+
+
+# -------------------------------------------------------------------------------------------------- full disk
+
+@pytest.mark.parametrize("where", ["weights", "optimizer", "safetensors"])
+def test_full_disk(where, tiny, tmp_path, monkeypatch):
+    out, real = tmp_path / "run", model.VLM.save
+    full = OSError(errno.ENOSPC, "No space left on device")
+    if where == "safetensors":
+        full = SafetensorError("I/O error: No space left on device (os error 28)")
+
+    def save(vlm, folder):
+        if "000004" in str(folder) and where != "optimizer":
+            (Path(folder) / "model.safetensors").write_bytes(b"half")
+            raise full
+        real(vlm, folder)
+
+    def write_data(writer, *args):
+        if "000004" in str(writer.path) and where == "optimizer":
+            raise full
+        return real_write(writer, *args)
+
+    real_write = FileSystemWriter.write_data
+    with monkeypatch.context() as m:
+        m.setattr(model.VLM, "save", save)
+        m.setattr(FileSystemWriter, "write_data", write_data)
+        whole = "newest complete checkpoint is .*step_000002"
+        with pytest.raises(Refused, match=f"(?s)disk is full.*step_000004.*{whole}.*Free some space"):
+            run_sft(tiny, out)
+    assert [p.name for p in out.glob("step_*")] == ["step_000002"] and not list(out.rglob("*.part"))
+    run_sft(tiny, out)  # there is space again: it goes on from the checkpoint that is complete
+    assert len(metrics(out)) == 4 and (out / "step_000004" / "trainer").exists()
+
+
+def test_other_trouble_while_saving_is_not_hidden(tiny, tmp_path, monkeypatch):
+    def save(vlm, folder):
+        raise PermissionError("no")
+    monkeypatch.setattr(model.VLM, "save", save)
+    with pytest.raises(PermissionError):
+        run_sft(tiny, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("step_*")) and not list((tmp_path / "run").rglob("*.part"))
+
+
+# --------------------------------------------------------------------------------------------------- refusals
+
+@pytest.mark.parametrize("name, flag, value", [
+    ("sft", "lr", 2e-3), ("sft", "batch", 5), ("sft", "train", ("llm",)), ("sft", "seed", 1),
+    ("grpo", "samples", 3), ("grpo", "temperature", 0.5), ("grpo", "clip_high", 0.3),
+    ("connector", "patience", 7), ("connector", "schedule", "linear")])
+def test_changed_flag_in_the_same_folder(name, flag, value, tiny, straight, tmp_path):
+    stage, run = STAGES[name]
+    shutil.copytree(straight[name], tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    told = f"(?s)other settings \\(--{flag} was .*, now .*Use the same flags.*another --out"
+    with pytest.raises(Refused, match=told):
+        run(tiny, tmp_path / "run", **{flag: value})
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert weights(tmp_path / "run") == weights(straight[name])
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("changes, pattern", [
+    (dict(model="out/tiny/never"), "--model out/tiny/never: no checkpoint there.*Run .* first"),
+    (dict(data="data/tiny/never.jsonl"), r"never.jsonl: no such file.*make tiny"),
+    (dict(train=("projector",)), "--train projector: the parts are encoder, connector, llm"),
+    (dict(train=()), "--train nothing"),
+    (dict(dtype="fp64"), "--dtype fp64"),
+])
+def test_refused_before_the_first_step(name, changes, pattern, tiny, tmp_path):
+    with pytest.raises(Refused, match=pattern):
+        STAGES[name][1](tiny, tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_bad_rows_are_refused_before_the_first_step(name, tiny, tmp_path):
+    solution = "t\n</think>\n\n\\boxed{1}"
+    row = {"id": "one", "question": "q", "answer": "1", "solution": solution, "images": []}
+    without = {**row, "id": "three", "answer": "", "solution": ""}
+    write_jsonl(tmp_path / "rows.jsonl", [row, {**row, "id": "two", "images": ["gone.png"]}, without])
+    with pytest.raises(Refused, match=r"(?s)2 of 3 rows of .*rows.jsonl.*three.*no .*two.*gone.png") as error:
+        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+    assert "row 3" in str(error.value)
+    write_jsonl(tmp_path / "empty.jsonl", [])
+    with pytest.raises(Refused, match="empty.jsonl holds no rows"):  # the folder is as good as new
+        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "empty.jsonl"))
+    write_jsonl(tmp_path / "rows.jsonl", [{**row, "question": "<IMG_CONTEXT>?"}])
+    with pytest.raises(Refused, match="row one: 1 image placeholders for 0 images"):
+        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_long_rows_are_counted(name, tiny, tmp_path, capsys):
+    """Longer than the limit: left out with a count; nothing left: refused with the flag."""
+    limit = "max_prompt" if name == "grpo" else "max_length"
+    STAGES[name][1](tiny, tmp_path / "run", 1, **{limit: 35 if name == "grpo" else 48})
+    assert re.search(r"left out: \d+ of \d+ (rows|prompts)", capsys.readouterr().out)
+    with pytest.raises(Refused, match="longer than 10 tokens.*nothing is left"):
+        STAGES[name][1](tiny, tmp_path / "other", **{limit: 10})
+
+
+def test_solutions_that_can_not_be_learned(tiny, chat, rows, tmp_path):
+    def supervised(solution, thinking=True, limit=10 ** 6):
+        return sft.supervised([dataclasses.replace(rows[0], solution=solution)], chat, thinking, limit)
+
+    with pytest.raises(Refused, match="row a: the solution has no </think>.*--no-thinking"):
+        supervised("\\boxed{4}")
+    with pytest.raises(Refused, match="row a: the solution has a </think>"):
+        supervised("t</think>\\boxed{4}", thinking=False)
+    with pytest.raises(Refused, match="row a: .*<IMG_CONTEXT>"):
+        supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")
+    with pytest.raises(Refused, match="no row fits --max_length"):
+        supervised("1 " * 30 + "</think>\\boxed{4}", limit=60)
+    # the opening tag is the prompt's: a row that repeats it does not teach it
+    opened, = supervised("<think>\nt\n</think>\\boxed{4}")
+    assert chat.tokenizer.decode(opened[1]) == "t\n</think>\\boxed{4}<|im_end|>"
+
+
+@pytest.mark.parametrize("changes, pattern", [
+    (dict(samples=1), "--samples must be at least 2"),
+    (dict(prompts=4, minibatches=3), "--prompts 4 must be a multiple of 1 processes x 3 minibatches"),
+    (dict(rollout="sglang"), "--rollout sglang"),
+    (dict(curriculum="data/never.jsonl"), "never.jsonl: no such file"),
+])
+def test_grpo_refuses(changes, pattern, tiny, tmp_path):
+    with pytest.raises(Refused, match=pattern):
+        run_grpo(tiny, tmp_path / "run", **changes)
+
+
+def test_gold_answers_that_the_rule_can_not_read(tiny, tmp_path):
+    rows = [{"id": f"r{i}", "question": "q", "answer": answer} for i, answer in enumerate(("4", "?!", "4"))]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    told = "(?s)cannot read the gold answer of 1 of 3 rows .row r1.*--verifier.*--limit_bad"
+    with pytest.raises(Refused, match=told):
+        run_grpo(tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
+
+
+def test_sampler_that_disagrees_stops_the_first_step(tiny, sampler, tmp_path):
+    """Wrong pixels, stale weights, another temperature: all show as a gap."""
+    sampler.old = -9.0
+    with pytest.raises(Refused, match=r"disagree by \d\.\d+ nats a token at the first step .--max_gap 0.1"):
+        run_grpo(tiny, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("wrong", [4.0, math.nan])
+def test_gap_of_the_first_step_is_of_every_response(tiny, tmp_path, monkeypatch, wrong):
+    """One group of four is off, and no group has a spread, so that nothing but the first would be trained."""
+    make = grpo.make_sampler
+
+    def one_is_off(*args):
+        sampler = make(*args)
+        generate = sampler.generate
+
+        def off(*args, **kwargs):
+            groups = generate(*args, **kwargs)
+            for r in groups[-1]:
+                r.logp = r.logp + wrong
+            return groups
+        sampler.generate = off
+        return sampler
+    monkeypatch.setattr(grpo, "make_sampler", one_is_off)
+    monkeypatch.setattr(grpo, "score_batch", all_get(Reward(0.0, 0.0, 0.0, None, "no")))
+    with pytest.raises(Refused, match="disagree by (nan|[01]\\.)"):
+        run_grpo(tiny, tmp_path / "run")
+    if wrong == 4.0:
+        run_grpo(tiny, tmp_path / "let", 1, max_gap=10.0)
+
+
+# ------------------------------------------------------------------------------------------------ run folders
+
+def test_resolve(tmp_path):
+    for step in (5, 10, 100):
+        (tmp_path / f"step_{step:06d}").mkdir()
+    assert resolve(str(tmp_path)).endswith("step_000100")
+    (tmp_path / "selected.json").write_text('{"step": 10, "checkpoint": "step_000010"}')
+    assert resolve(str(tmp_path)).endswith("step_000010")
+    (tmp_path / "step_000005" / "model.safetensors").touch()
+    assert resolve(str(tmp_path / "step_000005")).endswith("step_000005")
+    assert resolve("OpenGVLab/InternVL3-8B-hf") == "OpenGVLab/InternVL3-8B-hf"
+    with pytest.raises(Refused, match="--teacher out/grpo: no checkpoint there.*Run sft.py first"):
+        resolve("out/grpo", "--teacher", "sft.py")
+
+
+def test_run_folder_tells_where_it_came_from(straight):
+    config = json.loads((straight["grpo"] / "config.json").read_text())
+    assert config["config"]["samples"] == 4 and config["config"]["train"] == ["encoder", "connector", "llm"]
+    assert {"command", "git", "torch", "transformers", "python", "processes", "device"} <= config.keys()
+
+
+def test_new_folder_is_whole_or_absent(tmp_path):
+    with pytest.raises(Stop):
+        with common.new_folder(tmp_path / "x") as folder:
+            (folder / "a").touch()
+            raise Stop
+    assert not list(tmp_path.iterdir())
+    with common.new_folder(tmp_path / "x") as folder:
+        (folder / "a").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["x", "a"]
+
+
+def test_torn_line_is_left_out(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_jsonl(tmp_path / "m.jsonl") == [{"step": 1}] and read_jsonl(tmp_path / "none.jsonl") == []
+
+
+def test_numbers_that_are_not_finite_are_still_json(tmp_path):
+    run = Run(tmp_path / "run", sft.Config(), ONE)
+    run.log(1, {"a": math.nan, "b": math.inf, "c": torch.tensor(1.5), "d": 1e-9})
+    row, = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert math.isnan(row["a"]) and row["c"] == 1.5 and row["d"] == 1e-9
+
+
+def test_checkpoint_of_another_optimizer_does_not_resume(tiny, straight):
+    """The connector's run knows no moments of the LLM: said so, not loaded in part."""
+    run = SimpleNamespace(last=straight["connector"] / "step_000004", step=4)
+    vlm = load(str(tiny / "model"))
+    told = "trainer does not fit this model and optimizer.*--train.*another --out"
+    with pytest.raises(Refused, match=told):
+        common.resume(run, vlm, make_optimizer(vlm, 0.0), ONE)
+
+
+def test_refused_run_leaves_no_claim_on_its_folder(tiny, straight, tmp_path):
+    """Bad data or a wrong flag at first, then the right command for the same folder."""
+    with pytest.raises(Refused):
+        run_sft(tiny, tmp_path / "run", data="data/never.jsonl", lr=1.0)
+    run_sft(tiny, tmp_path / "run")
+    same_run(tmp_path / "run", straight["sft"])
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path):
+    cfg, other = sft.Config(out=str(tmp_path / "run")), multiprocessing.get_context("spawn")
+    begun, end = other.Event(), other.Event()
+    first = other.Process(target=hold, args=(cfg, begun, end))
+    first.start()
+    assert begun.wait(60)
+    with pytest.raises(Refused, match="another process is writing to .*run"):
+        Run(cfg.out, cfg, ONE)
+    end.set()
+    first.join()
+    Run(cfg.out, cfg, ONE)
+    Run(cfg.out, dataclasses.replace(cfg, lr=1.0), ONE)  # the lock's file alone makes no claim
+
+
+def hold(cfg, begun, end):
+    Run(cfg.out, cfg, ONE)
+    run = Run(cfg.out, cfg, ONE)  # the same process may
+    begun.set()
+    end.wait(60)
+    assert run.lock
+
+
+def test_checkpoint_that_can_not_go_on_is_not_overwritten(tiny, straight, tmp_path):
+    shutil.copytree(straight["sft"], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "step_000004" / "trainer")
+    with pytest.raises(Refused, match="step_000004 is there, but without its trainer/"):
+        run_sft(tiny, tmp_path / "run")
+
+
+def test_flag_younger_than_the_run(tiny, straight, tmp_path):
+    """A run made before a flag existed goes on, at the flag's default."""
+    shutil.copytree(straight["sft"], tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["config"]["weight_decay"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Refused, match="--weight_decay was 0.0, now 0.1"):
+        run_sft(tiny, tmp_path / "run", weight_decay=0.1)
+    run_sft(tiny, tmp_path / "run")
