@@ -1,12 +1,12 @@
 """The connector, the hero of the paper: what turns the encoder's features into tokens that the LLM can read.
 
 Freeze it during reinforcement learning and the paper's run collapses; train it alone afterwards and breadth
-comes back (sections 5.6 and 3.4). Each family's own connector is written out here with the names and shapes
-of its weights in transformers, so the two are interchangeable. The Q-Former is a design of ours for the
-paper's first open question, whether the finding holds for other connectors. A fresh connector is put into an
-InternVL with
+comes back (sections 5.6 and 3.4). InternVL's connector is written out here with the names and shapes of its
+weights in transformers, so the two are interchangeable; those of the Qwen families are in
+machinery/mergers.py. The Q-Former is a design of ours for the paper's first open question, whether the
+finding holds for other connectors. A fresh connector is put into an InternVL with
 
-    python connector.py --model MODEL --connector qformer --queries 64 --out out/qformer      (or --connector mlp)
+    python connector.py --model MODEL --connector qformer --queries 64 --out out/qformer  (or --connector mlp)
 
 and the new folder goes into every stage as its --model. A CONNECTOR OF YOUR OWN is one more class here, with
 a name in CONNECTORS: `of` makes it from a model's configuration, `tokens` says how many visual tokens it
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from machinery.families import family_of
 from machinery.files import Refused, main, new_folder, resolve, say
+from machinery.mergers import MERGERS
 from machinery.model_folder import load_hf, save_folder
 
 
@@ -45,8 +46,8 @@ class MLPConnector(nn.Module):
 
     @staticmethod
     def tokens(config):
-        vision = config.vision_config
-        size, patch = (x[0] if isinstance(x, (list, tuple)) else x for x in (vision.image_size, vision.patch_size))
+        sizes = (config.vision_config.image_size, config.vision_config.patch_size)
+        size, patch = (x[0] if isinstance(x, (list, tuple)) else x for x in sizes)
         return int((size // patch) ** 2 * config.downsample_ratio ** 2)  # 256 for InternVL3
 
     def forward(self, features):
@@ -67,74 +68,6 @@ def pixel_shuffle(features, side):
     x = features.view(T, grid // s, s, grid // s, s, C)      # (T, row, r, column, c, C)
     x = x.permute(0, 1, 3, 2, 4, 5)                          # (T, row, column, r, c, C)
     return x.reshape(T, P // (s * s), s * s * C)
-
-
-class MergerConnector(nn.Module):
-    """Qwen2.5-VL's connector: RMSNorm of every patch, four patches side by side, Linear, GELU, Linear.
-
-    transformers keeps it inside the encoder (visual.merger), where "freezing the vision tower" freezes it
-    too, and calls it in the middle of the encoder's forward. So it has two sides: called there, it only lays
-    the four patches side by side, which ends the encoder; `project=True`, called by VLM.connect, is the
-    connector itself.
-    """
-
-    def __init__(self, vision_width, llm_width, side=2):
-        super().__init__()
-        self.wide = vision_width * side ** 2
-        self.ln_q = nn.RMSNorm(vision_width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(self.wide, self.wide), nn.GELU(), nn.Linear(self.wide, llm_width))
-
-    @classmethod
-    def of(cls, config):
-        v = config.vision_config
-        return cls(v.hidden_size, config.text_config.hidden_size, v.spatial_merge_size)
-
-    def forward(self, features, project=False):
-        """in the encoder: patches (P, width) -> features (P/4, 4 * width); project: features -> visual tokens
-        (P/4, d)"""
-        if not project:
-            return features.reshape(-1, self.wide)
-        width = self.ln_q.normalized_shape
-        x = features.view(len(features), -1, *width).float()                           # (P/4, 4, width)
-        return self.mlp(F.rms_norm(x, width, self.ln_q.weight.float(), self.ln_q.eps).flatten(1))
-
-
-class PatchMerger(nn.Module):
-    """One of Qwen3-VL's mergers: LayerNorm, four patches side by side, Linear, GELU, Linear.
-
-    Its connector is several of them (DeepStack): visual.merger reads the encoder's last layer and makes the
-    visual tokens; those in visual.deepstack_merger_list read layers before it, and what they make is added to
-    the same tokens behind the LLM's first layers. These norm the four patches as one (`together`), the first
-    norms each. Two sides, as MergerConnector.
-    """
-
-    def __init__(self, vision_width, llm_width, side=2, together=False):
-        super().__init__()
-        self.wide = vision_width * side ** 2
-        self.norm = nn.LayerNorm(self.wide if together else vision_width, eps=1e-6)
-        self.linear_fc1 = nn.Linear(self.wide, self.wide)
-        self.linear_fc2 = nn.Linear(self.wide, llm_width)
-
-    @classmethod
-    def of(cls, config, together=False):
-        v = config.vision_config
-        return cls(v.hidden_size, v.out_hidden_size, v.spatial_merge_size, together)
-
-    def forward(self, features, project=False):
-        """in the encoder: patches (P, width) -> features (P/4, 4 * width); project: features -> visual tokens
-        (P/4, d)"""
-        if not project:
-            return features.reshape(-1, self.wide)
-        x = self.norm(features.reshape(-1, *self.norm.normalized_shape)).view(-1, self.wide)
-        return self.linear_fc2(F.gelu(self.linear_fc1(x)))
-
-
-class DeepStackMergers(nn.ModuleList):
-    """visual.deepstack_merger_list: a merger for each level."""
-
-    @classmethod
-    def of(cls, config):
-        return cls(PatchMerger.of(config, together=True) for _ in config.vision_config.deepstack_visual_indexes)
 
 
 class QFormer(nn.Module):
@@ -200,7 +133,6 @@ class QFormer(nn.Module):
 # -------------------------------------------------------------------------------- which connector a model has
 
 CONNECTORS = {"mlp": MLPConnector, "qformer": QFormer}  # of tiles: one can take the other's place
-MERGERS = {"merger": MergerConnector, "patch_merger": PatchMerger, "deepstack_mergers": DeepStackMergers}
 
 
 def chosen(config):
@@ -219,7 +151,8 @@ def make_connectors(config):
 def visual_tokens(config):
     """Visual tokens of a tile, or 1 where each row of the features becomes a token."""
     family = family_of(config)
-    return CONNECTORS[chosen(config) or family.connectors[family.connector[0]]].tokens(config) if family.tiled else 1
+    name = chosen(config) or family.connectors[family.connector[0]]
+    return CONNECTORS[name].tokens(config) if family.tiled else 1
 
 
 # ----------------------------------------------------------------------------- a model with a fresh connector
@@ -227,7 +160,7 @@ def visual_tokens(config):
 @dataclass
 class Config:
     model: str = "out/tiny/base"                  # an InternVL: model folder, run folder or hub name
-    out: str = "out/qformer"                      # the new model folder; its connector has to be trained (connector_tune.py, sft.py)
+    out: str = "out/qformer"                      # the new model folder; train its connector first (sft.py)
     connector: str = "qformer"                    # qformer or mlp, with fresh weights
     queries: int = 64                             # visual tokens a tile (qformer)
     layers: int = 2                               # blocks (qformer)
@@ -238,9 +171,9 @@ def replace(cfg):
     hf, source, dtype = load_hf(cfg.model, make_connectors)
     config, family = hf.config, family_of(hf.config)
     if cfg.connector not in CONNECTORS or not family.tiled or min(cfg.queries, cfg.layers) < 1:
-        raise Refused(f"--connector {cfg.connector} --queries {cfg.queries} --layers {cfg.layers} for {cfg.model} "
-                      f"({config.model_type}): the connectors are {' and '.join(CONNECTORS)}, for InternVL; a qformer has "
-                      f"at least one query and one layer")
+        raise Refused(f"--connector {cfg.connector} --queries {cfg.queries} --layers {cfg.layers} for "
+                      f"{cfg.model} ({config.model_type}): the connectors are {' and '.join(CONNECTORS)}, for InternVL; "
+                      f"a qformer has at least one query and one layer")
     kind = CONNECTORS[cfg.connector]
     if before := chosen(config):
         setattr(config, before, None)

@@ -12,7 +12,7 @@ before the connector changes, so the encoder runs once over the data, and its fe
 every later epoch (when the encoder is frozen and the file stays below --features_gib).
 
     laptop:  python connector_tune.py --lr 3e-4
-    8 GPUs:  torchrun --nproc_per_node 8 connector_tune.py --model out/grpo --data breadth.jsonl --val breadth_val.jsonl
+    8 GPUs:  torchrun --nproc_per_node 8 connector_tune.py --model out/grpo --data breadth.jsonl --val v.jsonl
 """
 from dataclasses import dataclass
 from typing import Literal
@@ -24,14 +24,14 @@ from sft import gave_up, supervise
 @dataclass
 class Config:
     model: str = "out/tiny/rl"                    # where to start; of a run folder the selected checkpoint
-    data: str = "data/tiny/connector.jsonl"       # rows of many subjects with question, images, answer and solution
+    data: str = "data/tiny/connector.jsonl"       # rows of many subjects with question, images, solution
     columns: tuple[str, ...] = ()   # OURS=THEIRS where the data names its columns otherwise: question=problem
     val: str = "data/tiny/connector_val.jsonl"    # rows for the validation loss
     out: str = "out/connector"                   # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = ("connector",)       # parts that train: encoder connector llm
     thinking: bool = True                 # the prompt ends with <think>, the solution closes it with </think>
     lr: float = 1e-5                              # peak learning rate [3.4]
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls after the warm-up
     warmup: float = 0.03                          # share of the steps that warm up [3.4]
     batch: int = 64                               # rows of an optimizer step, over all processes [3.4]
     epochs: float = 2.0                           # passes over the data [3.4]
@@ -40,7 +40,7 @@ class Config:
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                   # rows longer than this (prompt and solution) are left out [3.4]
     max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: those of the model folder
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: its own
     features_gib: float = 200.0     # largest file of encoder features; beyond it they are computed every time
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most

@@ -1,16 +1,15 @@
 """From rows to prompts: Record (a row of a data set) -> Prompt (chat-formatted ids and images). pack.py lays
 them into packs.
 
-    records = read_records("data/tiny/rl.jsonl")            # JSONL, Parquet, a folder or a hub name
-    chat    = Chat("out/tiny/cold_start")                   # tokenizer, image processor and chat template of a model
-    prompts = chat.prompts(records, thinking=True)          # the prompt ends with <think> (paper section 6.2)
+    records = read_records("data/tiny/rl.jsonl")      # JSONL, Parquet, a folder or a hub name
+    chat    = Chat("out/tiny/cold_start")             # tokenizer, image processor, chat template of a model
+    prompts = chat.prompts(records, thinking=True)    # the prompt ends with <think> (paper section 6.2)
 
 What can be wrong with data is found here, before the first step, and named by file and row; `python plan.py
 data --data D --model M` says what a data set will be to a model.
 """
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 from connector import visual_tokens
 from machinery.families import family_of, read_config
 from machinery.files import Refused, resolve, say
-from machinery.rows import image_size, image_source, open_image, parse_columns, read_rows, usual_fields
+from machinery.rows import (
+    check_images, image_source, open_image, parse_columns, read_rows, report_bad, unusable, usual_fields)
 
 THINK = "<think>\n"
 IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")
@@ -41,7 +41,8 @@ class Record:
 
     def text(self):
         """Question and options as the model reads them."""
-        return "\n".join([self.question.strip()] + [f"{chr(65 + i)}. {o}" for i, o in enumerate(self.options)])
+        options = [f"{chr(65 + i)}. {option}" for i, option in enumerate(self.options)]
+        return "\n".join([self.question.strip(), *options])
 
     def named_images(self):
         """The image that each mark of the text names, from 0. A mark without a number names the next
@@ -88,48 +89,6 @@ def make_record(row, default_id, folder):
         images=[image_source(image, folder) for image in images],
         answer=str(row["answer"]) if row.get("answer") is not None else "", solution=row.get("solution"),
         options=options if isinstance(options, list) else [options], subject=str(row.get("subject") or ""))
-
-
-def unusable(record, need):
-    """Why a record can not be used, or None."""
-    if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
-        return f"no {' and no '.join(empty)}"
-    if wrong := [i + 1 for i in record.named_images() if not 0 <= i < len(record.images)]:
-        return f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)"
-    return None
-
-
-def check_images(records):
-    """(good records, [(name, why)] of the others). Every image is decoded once, so that a broken file is
-    found now and not in step 412; a good record learns its images' sizes."""
-    def is_file(image):
-        return isinstance(image, (str, bytes))
-
-    files = {image for r in records for image in r.images if is_file(image)}
-    with ThreadPoolExecutor(8) as pool:
-        sizes = dict(zip(files, pool.map(image_size, files)))
-    good, bad = [], []
-    for r in records:
-        r.sizes = [sizes[image] if is_file(image) else image_size(image) for image in r.images]
-        wrong = [s for s in r.sizes if isinstance(s, str)]
-        if wrong:
-            bad.append((f"row {r.id}", wrong[0]))
-        else:
-            good.append(r)
-    return good, bad
-
-
-def report_bad(source, good, bad, limit_bad):
-    """Say which rows were skipped, or refuse when they are too many."""
-    if not good and not bad:
-        raise Refused(f"{source} holds no rows")
-    if bad:
-        rows = good + len(bad)
-        listed = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
-        if not good or len(bad) > limit_bad * rows:
-            raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
-                          f"Mend them, or allow such a share with --limit_bad (now {limit_bad}).")
-        say(f"skipped {len(bad)} of {rows} rows of {source}:\n{listed}")
 
 
 def subjects(records):
@@ -214,13 +173,14 @@ class Chat:
         parts = [p for p in parts if p["type"] == "image" or p["text"]]
         out = self.tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False,
                                                  add_generation_prompt=True)
-        return out.removesuffix(THINK) + (THINK if thinking else "")  # Qwen3-VL-Thinking's template ends with it already
+        out = out.removesuffix(THINK)  # the template of Qwen3-VL-Thinking ends with it already
+        return out + THINK if thinking else out
 
     def _expand(self, record, ids):
         """Each placeholder as many times as its image has visual tokens."""
         if ids.count(self.image_id) != len(record.shown):
-            raise Refused(f"row {record.id}: {ids.count(self.image_id)} image placeholders for {len(record.shown)} images; "
-                          f"does its text contain {self.image_mark} literally?")
+            raise Refused(f"row {record.id}: {ids.count(self.image_id)} image placeholders for "
+                          f"{len(record.shown)} images; does its text contain {self.image_mark} literally?")
         begin, end = self.marks
         sizes, full = iter(self.shown_sizes(record)), []
         for i in ids:
@@ -255,7 +215,7 @@ class Chat:
         if is_file and image in self.cache:
             return self.cache[image]
         made = self.processor(open_image(image), return_tensors="pt")
-        made = {name: t for name, t in made.items() if name != "num_patches"}  # the number of tiles: pixel_values has it
+        made = {name: t for name, t in made.items() if name != "num_patches"}  # pixel_values shows the number
         size = sum(t.nbytes for t in made.values())
         if is_file and size <= self.cache_left:
             self.cache[image] = made

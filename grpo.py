@@ -17,7 +17,7 @@ is not 0. Look at the reward.
 import statistics
 import time
 from collections import defaultdict
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -36,7 +36,7 @@ from machinery.steps import batch_indices, learning_rate, seed_of
 from model import PARTS, load, make_optimizer, update
 from pack import Pack, make_packs
 from reward import Verifier, VerifierDown, rates, report_unreadable, score_batch
-from rollout import Group, disagreement, make_sampler
+from rollout import Group, make_sampler, refuse_gap
 from signals import CRITICAL_WORDS
 
 
@@ -51,20 +51,20 @@ class Config:
     prompts: int = 32                             # prompts of a step, over all processes [3.3]
     samples: int = 32                             # responses to each prompt: the group [3.3]
     lr: float = 1e-5                    # actor learning rate [3.3]; 1e-6 learns slower and lasts longer [5.3]
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the learning rate falls after the warm-up
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how it falls after the warm-up
     warmup: int = 0                               # steps of linear warm-up
     temperature: float = 1.0                      # of sampling; the trainer divides its logits by it too
     max_new_tokens: int = 8192          # length limit of a response; the paper raises it from 4096 on the way
     max_prompt: int = 8192                        # longer prompts (images expanded) are left out, never cut
     max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: those of the model folder
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: its own
     thinking: bool = True                         # the prompt ends with <think>
     clip_low: float = 0.2                         # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2                      # larger: "clip-higher"; matters only with several minibatches
     minibatches: int = 1                          # gradient steps a batch; 1 is on-policy
     dynamic_sampling: bool = False             # replace groups that are all right or all wrong by new prompts
     kl: float = 0.0                          # weight of KL(policy || starting model); 0 loads no second model
-    is_clip: float | None = None                  # importance weights sampler/trainer at most; 0: none; None: 2 with vLLM, else 0
+    is_clip: float | None = None               # largest importance weight; 0: none; None: 2 with vLLM, else 0
     curriculum: str = ""                          # a second data file (harder problems) ...
     curriculum_at: int = 0                        # ... that replaces the first from this step on
     verifier: str = ""        # OpenAI-compatible server asked when the rule says no, e.g. http://host:8000/v1
@@ -89,19 +89,15 @@ class Config:
 
 
 # flags that may change when a run goes on: what the steps so far have computed does not depend on them
-MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "vllm_memory", "hybrid", "offload",
-              "rollout_batch")
+MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "vllm_memory", "hybrid",
+              "offload", "rollout_batch")
 
 
-# ---------------------------------------------------------------------------------------------- the algorithm
+# --------------------------------------------------------------- the algorithm: CHANGE ADVANTAGE AND LOSS HERE
 
 def advantages(reward):
-    """reward (P, n), a row a group -> (P, n): (r - mean of the group) / std of the group [3.3]. CHANGE THE
-    ADVANTAGE HERE.
-
-    Groups without spread get exactly 0: they say nothing about which response was better, and rounding must
-    not either.
-    """
+    """reward (P, n), a row a group -> (P, n): (r - mean of the group) / std of the group [3.3]. Groups without
+    spread get exactly 0: they do not say which response was better, and rounding must not either."""
     centred = reward - reward.mean(1, keepdim=True)
     spread = reward.amax(1, keepdim=True) > reward.amin(1, keepdim=True)
     return spread * centred / (reward.std(1, keepdim=True) + 1e-6)
@@ -109,30 +105,29 @@ def advantages(reward):
 
 @dataclass
 class MicroBatch:
-    """What one forward and backward consume: a pack of prompts with whole responses, and for each of its R
-    response tokens what the loss needs. A tensor (R,) repeats what belongs to a response for each of its
-    tokens."""
+    """What one forward and backward consume: a pack, and what the loss needs for each of its R response tokens.
+    Responses are whole; what belongs to a response is repeated for each of its tokens."""
     pack: Pack                          # pack.owner (R,): the number of the response that a token belongs to
     adv: torch.Tensor                   # (R,) advantage of the response
     length: torch.Tensor                # (R,) |y|, tokens of the response
     sampled_logp: torch.Tensor          # (R,) log-prob of the token when it was sampled, by the sampler
-    old_logp: torch.Tensor | None      # (R,) the same by the trainer, before this batch's first gradient step
+    old_logp: torch.Tensor | None       # (R,) the same by the trainer, before the batch's first gradient step
     ref_logp: torch.Tensor | None       # (R,) by the model that the run started from; None without --kl
     responses: int                      # in the gradient step, over all packs and ranks
     tokens: int                         # response tokens in the gradient step, over all packs and ranks
-    real: float = 1.0         # 0: a repeat that keeps this rank in step with the others, to be weighed with 0
+    real: float = 1.0                   # 0: a repeat that only keeps this rank in step with the others
 
     def to(self, device):
-        return replace(self, **{f.name: x.to(device) for f in fields(self) if hasattr(x := getattr(self, f.name), "to")})
+        moved = {name: x.to(device) for name, x in vars(self).items() if hasattr(x, "to")}
+        return replace(self, **moved)
 
 
 def grpo_loss(logp, entropy, micro, cfg):
-    """The clipped policy-gradient loss [3.3], a sum over the response tokens of a pack. CHANGE THE ALGORITHM
-    HERE.
+    """The clipped policy-gradient loss [3.3], a sum over the response tokens of a pack.
 
-    logp, entropy (R,): of the policy that learns; both carry gradients. Returns the loss, and what is logged:
-    the ratio (R,) and the KL. A token's weight makes the sum a mean over each response's own tokens (1/|y|),
-    then over all responses of the gradient step, however it was cut into packs and dealt to ranks.
+    logp, entropy (R,): of the policy that learns; both carry gradients. Returns the loss, and for the log the
+    ratio (R,) and the KL. The weight of a token makes the sum a mean over each response's own tokens (1/|y|),
+    then over all responses of the gradient step, however they were cut into packs and dealt to ranks.
     """
     weight = micro.real / (micro.length * micro.responses)
     if is_clip := importance_clip(cfg):
@@ -147,9 +142,8 @@ def grpo_loss(logp, entropy, micro, cfg):
 
 
 def has_gradient(group, cfg):
-    """Whether the loss has a term for the tokens of this group; if not, it is left out of the packs. In a
-    group without spread every advantage is 0, so only the KL penalty is left. Change it together with
-    grpo_loss."""
+    """Whether grpo_loss has a term for this group's tokens; if not, they are left out of the packs. In a group
+    without spread every advantage is 0, so only the KL penalty is left. CHANGE IT TOGETHER WITH grpo_loss."""
     return bool(cfg.kl) or any(r.advantage for r in group.rollouts)
 
 
@@ -159,8 +153,7 @@ def kl_penalty(logp, ref_logp):
 
 
 def importance_clip(cfg):
-    """Largest importance weight of a token. The torch sampler computes as the trainer does, so it needs
-    none."""
+    """Largest importance weight of a token. The torch sampler computes as the trainer does: it needs none."""
     default = 2.0 if cfg.rollout == "vllm" else 0.0
     return default if cfg.is_clip is None else cfg.is_clip
 
@@ -172,7 +165,8 @@ def train(cfg):
         raise Refused("--samples must be at least 2: a response is compared with the others of its group")
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
-        raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x {cfg.minibatches} minibatches")
+        raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
+                      f"{cfg.minibatches} minibatches")
     run = Run(cfg.out, cfg, world, MAY_CHANGE + (("steps",) if cfg.schedule == "constant" else ()))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     pool = load_prompts(cfg, cfg.data, chat)
@@ -192,7 +186,8 @@ def train(cfg):
         f"{world.size} process(es) on {world.device}")
 
     watch, times = Watch(run), []
-    bar = tqdm(total=cfg.steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
+    bar = tqdm(total=cfg.steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
+               dynamic_ncols=True)
     for step in range(first, cfg.steps):
         begin, m = time.time(), defaultdict(float)  # m: this rank's sums over tokens, then the step's metrics
 
@@ -207,11 +202,7 @@ def train(cfg):
                           f"Start the server and run the same command again.") from error
         time_sample = time.time() - begin - time_reward
         if step == first:
-            gap = disagreement(groups, vlm, chat, cfg.temperature, cfg.max_tokens, world)
-            if not gap <= cfg.max_gap:
-                raise Refused(f"sampler and trainer disagree by {gap:.3f} nats a token at the first step (--max_gap "
-                              f"{cfg.max_gap}). Likely causes: other weights, other pixels or tile limits, another "
-                              f"temperature, bf16 on one side only.")
+            refuse_gap(groups, vlm, chat, cfg, world)
 
         # --------------------------------------------------------- advantage: each response against its group
         reward = set_advantages(groups)                                                    # (P, n)
@@ -225,7 +216,7 @@ def train(cfg):
             for micro in batch.micro_batches:
                 micro = micro.to(world.device)                                    # images wait in host memory
                 logp, entropy = vlm(micro.pack)                                            # (R,), (R,)
-                if micro.old_logp is None:  # one gradient step a batch: the policy is the one that sampled, the ratio 1
+                if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is exactly 1
                     micro.old_logp = logp.detach()
                 loss, ratio, kl = grpo_loss(logp, entropy, micro, cfg)
                 loss.backward()
@@ -297,8 +288,7 @@ def collect(source, step, cfg, sampler, verifier, world):
 
 
 def set_rewards(rollouts, cfg, verifier):
-    """Fill in Rollout.reward. CHANGE THE REWARD in reward.py, or here where it needs more than a text and its
-    gold."""
+    """Fill in Rollout.reward. CHANGE THE REWARD in reward.py, or here if it needs more than a text and a gold."""
     rows = [r.prompt.record for r in rollouts]
     rewards = score_batch([r.text for r in rollouts], [row.answer for row in rows], cfg.thinking,
                           [row.options or None for row in rows], verifier, [row.question for row in rows])
@@ -335,7 +325,8 @@ def make_batches(groups, vlm, reference, chat, cfg, world):
         for pack, real in even_out(packs, world):
             numbers = pack.owner.unique_consecutive().tolist()  # of the responses in it, all of them whole
             batch.micro_batches.append(MicroBatch(
-                pack, adv[pack.owner], length[pack.owner], torch.cat([batch.rollouts[i].logp for i in numbers]),
+                pack, adv[pack.owner], length[pack.owner],
+                sampled_logp=torch.cat([batch.rollouts[i].logp for i in numbers]),
                 old_logp=vlm(pack.to(world.device))[0] if cfg.minibatches > 1 else None,
                 ref_logp=reference(pack.to(world.device))[0] if reference else None,
                 responses=responses, tokens=tokens, real=real))

@@ -96,7 +96,8 @@ class VLM(nn.Module):
 
     def autocast(self):
         device = next(self.parameters()).device.type
-        return torch.autocast(device, self.autocast_dtype) if self.autocast_dtype else contextlib.nullcontext()
+        dtype = self.autocast_dtype
+        return torch.autocast(device, dtype) if dtype else contextlib.nullcontext()
 
     def encode(self, pack):
         """Encoder: the pack's images -> features, (tiles, patches, width), or (visual tokens, 4 * width) in a
@@ -128,23 +129,25 @@ class VLM(nn.Module):
                 x = x + 0 * visual.sum()
             elif visual is not None:
                 if len(visual) != len(pack.visual_at):
-                    raise Refused(f"{len(visual)} visual tokens for {len(pack.visual_at)} places in the prompts of "
-                                  f"{pack.names()}: processor and model disagree about tiles or image size")
+                    raise Refused(f"{len(visual)} visual tokens for {len(pack.visual_at)} places in the "
+                                  f"prompts of {pack.names()}: processor and model disagree about tiles or "
+                                  f"image size")
                 x, more = self.family.place(x, visual, pack.visual_at)
             return self.llm(x, pack.positions, layout or pack.layout, **more)
 
     def llm(self, x, positions, layout, **more):
         """The LLM's layers: embeddings (N, d), positions (N,) or (3, N), who attends to whom -> hidden states
         (N, d)"""
-        return self.hf.model.language_model(inputs_embeds=x[None], position_ids=positions[..., None, :], use_cache=False,
-                                            layout=layout, **more).last_hidden_state[0]
+        out = self.hf.model.language_model(inputs_embeds=x[None], position_ids=positions[..., None, :],
+                                           use_cache=False, layout=layout, **more)
+        return out.last_hidden_state[0]
 
     def logits(self, hidden, temperature=1.0):
         """hidden (n, d) -> logits (n, vocabulary) of the distribution that is sampled: fp32, divided by the
         temperature, image placeholders impossible. Sampler and trainer both call this, so they can not drift
         apart."""
         head = self.hf.lm_head
-        with torch.autocast(hidden.device.type, enabled=False):  # bf16 logits would blur the entropies that select checkpoints
+        with torch.autocast(hidden.device.type, enabled=False):  # bf16 would blur the entropies
             logits = F.linear(hidden.float(), head.weight.float(), head.bias) / temperature
         never = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         never[self.never] = True
@@ -167,7 +170,8 @@ class VLM(nn.Module):
         source, target = pack.source.split(size), pack.target.split(size)
         if len(source) == 1:
             return chunk(hidden.index_select(0, source[0]), target[0])
-        parts = [checkpoint(chunk, hidden.index_select(0, s), t, use_reentrant=False) for s, t in zip(source, target)]
+        parts = [checkpoint(chunk, hidden.index_select(0, s), t, use_reentrant=False)
+                 for s, t in zip(source, target)]
         logp, entropy = zip(*parts)
         return torch.cat(logp), torch.cat(entropy)
 
@@ -198,7 +202,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["plan"]:  # memory of a run, before anything is rented: another word for `python plan.py`
+    if sys.argv[1:2] == ["plan"]:  # memory of a run, before anything is rented: the same as `python plan.py`
         sys.argv.pop(1)
         runpy.run_path(str(Path(__file__).with_name("plan.py")), run_name="__main__")
     else:

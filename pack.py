@@ -1,6 +1,6 @@
 """Packs: prompts, each followed by its responses, laid into one row of tokens without padding.
 
-    packs = make_packs(chat, [(prompt, [ids, ids, ...]), ...])    # a prompt and its images once, then its responses
+    packs = make_packs(chat, [(prompt, [ids, ids, ...]), ...])   # a prompt and its images once, then its resp
 
 Every response attends to its own prompt and to itself, and to nothing else; its positions continue from the
 prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows
@@ -115,9 +115,10 @@ def make_pack(chat, row, temperature=1.0, images=True):
     ids = torch.tensor(ids)
     source, target, owner = (torch.tensor(x, dtype=torch.long) for x in (source, target, owner))
     pixels = [p for p in pixels if p]  # {} of a prompt without images
-    merged = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]} if pixels else {}
-    return Pack(ids, torch.cat(positions, -1), (ids == chat.image_id).nonzero()[:, 0], merged, Layout(segments),
-                source, target, owner, temperature, [prompt for prompt, _ in row])
+    images = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]} if pixels else {}
+    visual_at = (ids == chat.image_id).nonzero()[:, 0]
+    return Pack(ids, torch.cat(positions, -1), visual_at, images, Layout(segments), source, target, owner,
+                temperature, [prompt for prompt, _ in row])
 
 
 # ---------------------------------------------------------------------------------------- who attends to whom
@@ -150,7 +151,7 @@ class Layout:
         outs = []
         for b in self.buckets:
             o = attention(rows_of(q, b.queries), rows_of(k, b.keys), rows_of(v, b.keys), b.mask, scale)
-            outs.append(o.transpose(1, 2).flatten(0, 1).index_select(0, b.real))  # (tokens of the bucket, heads, h)
+            outs.append(o.transpose(1, 2).flatten(0, 1).index_select(0, b.real))  # (tokens, heads, h)
         return torch.cat(outs).index_select(0, self.back)
 
     @cached_property
@@ -163,7 +164,8 @@ class Layout:
         keys = []
         for start, n, prefix, p in s.tolist():
             keys += [torch.arange(prefix, prefix + p), torch.arange(start, start + n)]
-        q_ends, k_ends = (F.pad(n.cumsum(0), (1, 0)).int().to(self.device) for n in (length, length + prefix_length))
+        ends = (F.pad(n.cumsum(0), (1, 0)).int() for n in (length, length + prefix_length))
+        q_ends, k_ends = (e.to(self.device) for e in ends)
         longest_q, longest_k = int(length.max()), int((length + prefix_length).max())
         return q_ends, k_ends, longest_q, longest_k, torch.cat(keys).to(self.device)
 

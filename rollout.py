@@ -15,6 +15,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
+from connector import chosen
 from data import Prompt
 from machinery.decoding import Decode, Prefill
 from machinery.files import Refused
@@ -32,7 +33,7 @@ class Rollout:
     prompt: Prompt
     ids: list               # response ids, the end token included when the model wrote it
     logp: torch.Tensor      # (T,) log-prob of each id under the distribution that it was drawn from
-    entropy: torch.Tensor   # (T,) entropy of that distribution over the full vocabulary, in nats; None from vLLM: add_entropy
+    entropy: torch.Tensor   # (T,) entropy of that distribution, in nats; None from vLLM: see add_entropy
     text: str               # without special tokens
     pieces: list            # [str], the text of each id; they join to `text`
     finish: str             # "stop", or "length" when max_new_tokens or the model's context ended it
@@ -94,12 +95,14 @@ class TorchSampler:
             return
         mine, theirs = dict(self.vlm.named_parameters()), dict(vlm.named_parameters())
         if mine.keys() != theirs.keys():
-            raise Refused(f"sampler and trainer have different tensors: {sorted(mine.keys() ^ theirs.keys())[:3]}")
+            different = sorted(mine.keys() ^ theirs.keys())
+            raise Refused(f"sampler and trainer have different tensors: {different[:3]}")
         for name, p in theirs.items():
             mine[name].copy_(p.full_tensor() if isinstance(p, DTensor) else p)
 
     @torch.no_grad()
-    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None, done=None):
+    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None,
+                 done=None):
         """n responses for each prompt: a list of n Rollouts a prompt, in the order of the prompts.
 
         temperature 0 takes the most likely token. ban: ids that are never written. progress: words for a
@@ -107,10 +110,10 @@ class TorchSampler:
         """
         draw = Draw(temperature, ban, torch.Generator(self.vlm.hf.device).manual_seed(seed))
         out = [[] for _ in prompts]
-        todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i].full))  # prompts of like length: little padding
+        todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i].full))  # little padding
         width = max(1, self.batch // n)
-        bar = tqdm(total=len(prompts) * n, desc=progress, disable=progress is None, unit="response", leave=False,
-                   dynamic_ncols=True)
+        bar = tqdm(total=len(prompts) * n, desc=progress, disable=progress is None, unit="response",
+                   leave=False, dynamic_ncols=True)
         with self.vlm.autocast(), bar:
             for i in range(0, len(todo), width):
                 part = todo[i:i + width]
@@ -139,12 +142,12 @@ class TorchSampler:
         stop = torch.tensor(self.chat.stop_ids, device=device)
         ids = torch.zeros(B, longest, dtype=torch.long, device=device)                 # what was drawn so far
         logps, entropies = torch.zeros(B, longest, device=device), torch.zeros(B, longest, device=device)
-        length, stopped = torch.zeros_like(limit), torch.zeros_like(limit, dtype=torch.bool)   # length 0: still running
+        length, stopped = torch.zeros_like(limit), torch.zeros_like(limit, dtype=torch.bool)  # 0: runs
         alive = torch.arange(B, device=device)  # the response that each row of the running batch belongs to
 
-        for t in range(longest):
+        for t in range(longest):  # what is written behind the end of a response, nobody reads
             token, logp, entropy = draw(vlm.logits(hidden, draw.temperature or 1.0))
-            ids[alive, t], logps[alive, t], entropies[alive, t] = token, logp, entropy         # behind an end nobody reads
+            ids[alive, t], logps[alive, t], entropies[alive, t] = token, logp, entropy
             ended = torch.isin(token, stop)
             ends_now = (length[alive] == 0) & (ended | (t + 1 >= limit[alive]))
             stopped[alive[ends_now & ended]] = True
@@ -184,7 +187,8 @@ class Draw:
         if self.temperature:  # the first token whose cumulated probability passes a uniform number
             cdf = probs.double().cumsum(-1)
             uniform = torch.rand(len(cdf), 1, generator=self.generator, dtype=cdf.dtype, device=cdf.device)
-            token = torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
+            token = torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True)[:, 0]
+            token = token.clamp(max=cdf.shape[-1] - 1)
         else:
             token = probs.argmax(-1)
         return token, logp.gather(-1, token[:, None])[:, 0], -(probs * logp).sum(-1)
@@ -198,6 +202,9 @@ class VLLMSampler:
     exact = False  # other kernels, other rounding: grpo.py truncates importance weights (--is_clip)
 
     def __init__(self, vlm, chat, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
+        if chosen(chat.config):
+            raise Refused(f"--rollout vllm: vLLM does not know the {chosen(chat.config)} connector of "
+                          f"{chat.path}; use --rollout torch")
         from machinery.vllm_engine import Engine  # vLLM need not be installed
         self.chat, self.engine = chat, Engine(vlm, chat, world, dtype, tensor_parallel, memory)
 
@@ -208,11 +215,13 @@ class VLLMSampler:
     def sync(self, vlm):
         self.engine.sync(vlm)
 
-    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None, done=None):
+    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None,
+                 done=None):
         """As TorchSampler.generate"""
         out = [None] * len(prompts)
         for i, drawn in self.engine.sample(prompts, n, max_new_tokens, temperature, seed, ban, progress):
-            out[i] = [make_rollout(self.chat, prompts[i], ids, logp, None, finish) for ids, logp, finish in drawn]
+            out[i] = [make_rollout(self.chat, prompts[i], ids, logp, None, finish)
+                      for ids, logp, finish in drawn]
             if done:
                 done(i, out[i])
         return out
@@ -239,7 +248,8 @@ def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384):
     """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all
     responses."""
     missing = [g for g in groups if g and any(r.entropy is None for r in g)]
-    packs = make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in missing], max_tokens, temperature or 1.0)
+    groups = [(g[0].prompt, [r.ids for r in g]) for g in missing]
+    packs = make_packs(chat, groups, max_tokens, temperature or 1.0)
     entropies = [vlm(pack.to(vlm.hf.device))[1].cpu() for pack in packs]
     rollouts = [r for g in missing for r in g]
     lengths = [len(r.ids) for r in rollouts]
@@ -248,10 +258,10 @@ def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384):
 
 
 @torch.no_grad()
-def disagreement(groups, vlm, chat, temperature, max_tokens, world):
-    """Mean difference, in nats a token, of the sampler's log-probs and the trainer's, over every response of
-    the groups."""
-    packs = make_packs(chat, [group.with_ids() for group in groups], max_tokens, temperature)
+def refuse_gap(groups, vlm, chat, cfg, world):
+    """Refuse to go on when the log-probs of sampler and trainer differ by more than --max_gap nats a token, as a
+    mean over every response of the groups. Returns the mean."""
+    packs = make_packs(chat, [group.with_ids() for group in groups], cfg.max_tokens, cfg.temperature)
     sampled, at, gap = torch.cat([r.logp for group in groups for r in group.rollouts]), 0, 0.0
     for pack, real in even_out(packs, world):
         logp = vlm(pack.to(world.device))[0].cpu()
@@ -259,4 +269,9 @@ def disagreement(groups, vlm, chat, temperature, max_tokens, world):
             gap += (logp - sampled[at:at + len(logp)]).abs().sum().item()
             at += len(logp)
     gap, tokens = total([gap, at], world)
-    return gap / max(1, tokens)
+    gap /= max(1, tokens)
+    if not gap <= cfg.max_gap:
+        raise Refused(f"sampler and trainer disagree by {gap:.3f} nats a token at the first step (--max_gap "
+                      f"{cfg.max_gap}). Likely causes: other weights, other pixels or tile limits, another "
+                      f"temperature, bf16 on one side only.")
+    return gap

@@ -8,7 +8,7 @@ hyperparameters for this stage; the defaults are those of its other supervised r
 world's base model is trained with the same file, and stage 3 (connector_tune.py) with the same loop,
 `supervise`.
 
-    laptop:  python sft.py --model data/tiny/model --data data/tiny/base.jsonl --no-thinking --lr 1e-3 --out out/base
+    laptop:  python sft.py --model data/tiny/model --data data/tiny/base.jsonl --no-thinking --out out/base
     8 GPUs:  torchrun --nproc_per_node 8 sft.py --model OpenGVLab/InternVL3-8B-hf --data cold_start.jsonl
 """
 import time
@@ -41,14 +41,14 @@ class Config:
     train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
     thinking: bool = True                 # the prompt ends with <think>, the solution closes it with </think>
     lr: float = 1e-5                              # peak learning rate [3.4]
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls after the warm-up
     warmup: float = 0.03                          # share of the steps that warm up
     batch: int = 64                               # rows of an optimizer step, over all processes
     epochs: float = 2.0                           # passes over the data
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                       # rows longer than this (prompt and solution) are left out
     max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: those of the model folder
+    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: its own
     optimizer: str = "adamw"                      # adamw, or muon: for a model from nothing, in one process
     weight_decay: float = 0.0                     # of the optimizer
     clip: float = 1.0                             # gradient norm at most
@@ -69,7 +69,8 @@ def read_rows(source, cfg, chat, limit_bad):
 
 def packs_of(rows, chat, cfg, features=None):
     """Packs of rows; with kept features the images need not be read."""
-    return make_packs(chat, [(row.prompt, [row.ids]) for row in rows], cfg.max_tokens, pixels=features is None)
+    groups = [(row.prompt, [row.ids]) for row in rows]
+    return make_packs(chat, groups, cfg.max_tokens, pixels=features is None)
 
 
 @torch.no_grad()
@@ -96,7 +97,8 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     rows, records = read_rows(cfg.data, cfg, chat, cfg.limit_bad)
     val = read_rows(cfg.val, cfg, chat, limit_bad_val)[0] if cfg.val else []
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
-        raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the {world.size} processes")
+        raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
+                      f"{world.size} processes")
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay, getattr(cfg, "optimizer", "adamw"))
@@ -106,9 +108,8 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
         f"{world.size} process(es) on {world.device}")
     features = None
     if features_gib and "encoder" in vlm.frozen:
-        features = keep_features(run.dir / "features.bin", vlm, chat, [row.prompt for row in rows + val],
-                                 lambda prompts: make_packs(chat, [(p, [[0]]) for p in prompts], cfg.max_tokens),
-                                 features_gib, world)
+        features = keep_features(run.dir / "features.bin", vlm, chat, rows + val,
+                                 lambda rows: packs_of(rows, chat, cfg), features_gib, world)
 
     def batch_of(step):
         batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
@@ -116,14 +117,15 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
 
     before = [m for m in read_jsonl(run.dir / "metrics.jsonl") if m.get("val_loss") is not None]
     losses = [(m["val_loss"], m["step"]) for m in before]  # of validation
-    bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step", dynamic_ncols=True)
+    bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
+               dynamic_ncols=True)
     begin = time.time()
     for step, (batch, packs) in ahead(batch_of, first, steps):
         if patience is not None and gave_up(losses, patience):
             break
 
         # ----------------------------------------------------------------------------------------------- loss
-        tokens = sum(len(row.ids) for row in batch)  # of the whole step on all ranks: the normaliser knows of no packs
+        tokens = sum(len(row.ids) for row in batch)  # of all ranks, however they are packed
         loss = 0.0
         for pack, weight in even_out(packs, world):
             logp, _ = vlm(pack.to(world.device), features(pack) if features else None)

@@ -21,7 +21,8 @@ SMALL = 2 ** 24  # attention scores of one call that may be written out
 
 def fused(x):
     """Whether the fused kernels take x: on a GPU, in 16 bit, with a head size that they know."""
-    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and x.shape[-1] % 8 == 0 and x.shape[-1] <= 256
+    short = x.dtype in (torch.bfloat16, torch.float16)
+    return x.is_cuda and short and x.shape[-1] % 8 == 0 and x.shape[-1] <= 256
 
 
 def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
@@ -34,8 +35,9 @@ def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
     if flash_attn_varlen_func:
-        return flash_attn_varlen_func(q, k, v, q_ends, k_ends, longest_q, longest_k, softmax_scale=scale, causal=causal)
-    knows, more = inspect.signature(varlen_attn).parameters, {}  # its arguments changed between torch 2.10 and 2.13
+        return flash_attn_varlen_func(q, k, v, q_ends, k_ends, longest_q, longest_k, softmax_scale=scale,
+                                      causal=causal)
+    knows, more = inspect.signature(varlen_attn).parameters, {}  # they changed between torch 2.10 and 2.13
     if "scale" in knows:
         more["scale"] = scale
     else:
@@ -59,15 +61,15 @@ def attention(q, k, v, mask, scale):
     (B, H, Lq, h), kv = q.shape, k.shape[1]
     with torch.autocast(q.device.type, enabled=False):
         if q.device.type == "cpu" and B * H * Lq * k.shape[2] <= SMALL:
-            shared = q.to(v.dtype).reshape(B, kv, H // kv * Lq, h)  # the query heads of a kv head side by side
+            shared = q.to(v.dtype).reshape(B, kv, H // kv * Lq, h)  # query heads of a kv head side by side
             scores = (shared @ k.to(v.dtype).transpose(-1, -2)).view(B, H, Lq, -1).float() * scale
             scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
             return (scores.softmax(-1).to(v.dtype).view(B, kv, -1, k.shape[2]) @ v).view(B, H, Lq, h)
         if H != kv:
             k, v = k.repeat_interleave(H // kv, 1), v.repeat_interleave(H // kv, 1)
         dtype = torch.float32 if q.device.type == "cpu" else v.dtype
-        q, k, v_same = q.to(dtype), k.to(dtype), v.to(dtype)
-        return F.scaled_dot_product_attention(q, k, v_same, attn_mask=mask, scale=scale).to(v.dtype)
+        out = F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), mask, scale=scale)
+        return out.to(v.dtype)
 
 
 def window_attention(q, k, v, ends, longest, scale):

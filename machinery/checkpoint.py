@@ -30,14 +30,16 @@ def save(run, step, vlm, optimizer, world):
         weights, state = get_state_dict(vlm, optimizer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is a choice here
-            dcp.save({"vlm": weights, "optimizer": state}, checkpoint_id=str(part / TRAINER), no_dist=world.size == 1)
+            dcp.save({"vlm": weights, "optimizer": state}, checkpoint_id=str(part / TRAINER),
+                     no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:
         if world.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
         if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
             raise  # only a full disk is explained; everything else is raised as it is
-        raise Refused(f"The disk is full: {final} could not be saved and nothing half-written was left. The newest complete "
-                      f"checkpoint is {newest_checkpoint(run.dir)}. Free some space and run again.") from None
+        raise Refused(f"The disk is full: {final} could not be saved and nothing half-written was left. "
+                      f"The newest complete checkpoint is {newest_checkpoint(run.dir)}. "
+                      f"Free some space and run again.") from None
     if world.rank == 0:
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)

@@ -35,8 +35,9 @@ class Family:
 
     def part_of(self, name):
         """The part that a parameter belongs to, None where no prefix fits."""
-        fits = [(len(prefix), part) for part in PARTS for prefix in getattr(self, part) if name.startswith(prefix + ".")]
-        return max(fits)[1] if fits else None
+        prefixes = [(len(prefix), prefix, part) for part in PARTS for prefix in getattr(self, part)]
+        fits = [p for p in prefixes if name.startswith(p[1] + ".")]
+        return max(fits)[2] if fits else None
 
     # ---- the model
 
@@ -102,7 +103,8 @@ class InternVL(Family):
 
     def blank(self):
         size = self.config.vision_config.image_size
-        return {"pixel_values": torch.zeros(1, 3, *(size if isinstance(size, (list, tuple)) else (size, size)))}
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        return {"pixel_values": torch.zeros(1, 3, height, width)}
 
     def patches_per_token(self):
         return round(1 / self.config.downsample_ratio) ** 2
@@ -193,8 +195,9 @@ class Qwen2_5VL(Family):
             j = ids.index(self.config.image_token_id, i)
             out.append((torch.arange(j - i) + at).expand(3, -1))
             at, i = at + j - i, j + rows * columns
-            place = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")).view(2, -1)
-            out.append(torch.cat([torch.zeros_like(place[:1]), place]) + at)
+            row = torch.arange(rows).repeat_interleave(columns)
+            column = torch.arange(columns).repeat(rows)
+            out.append(torch.stack([torch.zeros_like(row), row, column]) + at)
             at += max(rows, columns)
         return torch.cat(out + [(torch.arange(len(ids) - i) + at).expand(3, -1)], 1)
 
@@ -210,7 +213,8 @@ class Qwen3VL(Qwen2_5VL):
     model_type = "qwen3_vl"
     hf_class = "Qwen3VLForConditionalGeneration"
     connector = ("model.visual.merger", "model.visual.deepstack_merger_list")
-    connectors = {"model.visual.merger": "patch_merger", "model.visual.deepstack_merger_list": "deepstack_mergers"}
+    connectors = {"model.visual.merger": "patch_merger",
+                  "model.visual.deepstack_merger_list": "deepstack_mergers"}
 
     def encode(self, hf, images):
         out = hf.model.visual(images["pixel_values"], grid_thw=images["image_grid_thw"])
@@ -243,6 +247,6 @@ def read_config(path, flag="--model"):
     """The configuration of a model folder or hub name, refused when its family is unknown."""
     config = AutoConfig.from_pretrained(path)
     if config.model_type not in FAMILIES:
-        raise Refused(f"{flag} {path} is a {config.model_type!r} model; the families are {', '.join(FAMILIES)} "
-                      f"(machinery/families.py)")
+        raise Refused(f"{flag} {path} is a {config.model_type!r} model; "
+                      f"the families are {', '.join(FAMILIES)} (machinery/families.py)")
     return config

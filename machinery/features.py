@@ -45,19 +45,20 @@ class Features:
 
 
 @torch.no_grad()
-def keep_features(path, vlm, chat, prompts, packs_of, limit_gib, world):
-    """Features of all prompts, or None where nothing is gained: there is no image, or their file would be
-    larger than limit_gib. packs_of(prompts) lays prompts into packs. Every rank must call it; each computes a
+def keep_features(path, vlm, chat, rows, packs_of, limit_gib, world):
+    """Features of all rows' prompts, or None where nothing is gained: there is no image, or their file would
+    be larger than limit_gib. packs_of(rows) lays rows into packs. Every rank must call it; each computes a
     part of them."""
     places, count = {}, 0
-    for prompt in prompts:
-        n = prompt.full.count(chat.image_id) // chat.per_tile
-        places[id(prompt)] = slice(count, count + n)
+    for row in rows:
+        n = row.prompt.full.count(chat.image_id) // chat.per_tile
+        places[id(row.prompt)] = slice(count, count + n)
         count += n
-    like = vlm(even_out(packs_of(prompts[:1]), world)[0][0].to(world.device), only_features=True)
+    like = vlm(even_out(packs_of(rows[:1]), world)[0][0].to(world.device), only_features=True)
     features = Features(path, like, places, world.device)
     if not count or features.gib() > limit_gib:
-        say(f"encoder features would take {features.gib():.1f} GiB (--features_gib {limit_gib}): computed every time")
+        say(f"encoder features would take {features.gib():.1f} GiB (--features_gib {limit_gib}): "
+            f"computed every time")
         return None
     if world.rank == 0:
         path.touch()
@@ -65,7 +66,7 @@ def keep_features(path, vlm, chat, prompts, packs_of, limit_gib, world):
     features.open()
     done = Path(f"{path}.done")
     if not done.exists():
-        packs = even_out(packs_of(prompts[world.rank::world.size]), world)
+        packs = even_out(packs_of(rows[world.rank::world.size]), world)
         for pack, real in tqdm(packs, desc="encoder, once", disable=world.rank > 0, unit="pack", leave=False,
                                dynamic_ncols=True):
             made, begin = vlm(pack.to(world.device), only_features=True), 0

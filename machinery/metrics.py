@@ -59,9 +59,10 @@ def sample_row(step, rollout):
     """A row of rollouts.jsonl: one response with everything that report.py shows of it."""
     record, reward = rollout.prompt.record, rollout.reward
     return {"step": step, "id": record.id, "question": record.text(),
-            "images": [image for image in record.images if isinstance(image, str)], "gold": record.answer,
-            "text": rollout.text, "reward": reward.total, "accuracy": reward.accuracy, "format": reward.format,
-            "extracted": reward.extracted, "finish": rollout.finish, "advantage": rollout.advantage,
+            "images": [image for image in record.images if isinstance(image, str)],
+            "gold": record.answer, "text": rollout.text, "reward": reward.total, "accuracy": reward.accuracy,
+            "format": reward.format, "extracted": reward.extracted, "finish": rollout.finish,
+            "advantage": rollout.advantage,
             "tokens": rollout.pieces, "entropy": rollout.entropy}
 
 

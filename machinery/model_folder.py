@@ -22,9 +22,11 @@ hf_logging.disable_progress_bar()  # the bars of a run are its own
 
 
 def model_class(config, make_connectors):
-    """The family's class of transformers with our connectors in their places, so that weights are loaded into them.
+    """The family's class of transformers with our connectors in their places, so that weights are loaded into
+    them.
 
-    It goes by the name and module of the class that it extends, because transformers finds the renaming of weights by them.
+    It goes by the name and module of the class that it extends, because transformers finds the renaming of
+    weights by them.
     """
     theirs = hf_class(family_of(config))
 
@@ -40,8 +42,9 @@ def model_class(config, make_connectors):
 
 def blank_hf(config, make_connectors, device="meta", dtype=torch.float32):
     """The model of this configuration with fresh weights; on the device "meta" with none."""
+    kind = model_class(config, make_connectors)
     with torch.device(device):
-        return model_class(config, make_connectors)._from_config(config, dtype=dtype, attn_implementation="sdpa")
+        return kind._from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
 def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
@@ -55,7 +58,8 @@ def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
     path = resolve(path, flag)
     if not Path(path).exists():
         from huggingface_hub import snapshot_download
-        path = snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"])
+        files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+        path = snapshot_download(path, allow_patterns=files)
     if not has_weights(path):
         raise Refused(f"{flag} {path}: no model*.safetensors there; only safetensors weights are read")
     config = read_config(path, flag)
@@ -71,8 +75,8 @@ def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
                       f"Is a file cut off? Copy it again.") from error
     tied = set(getattr(hf, "all_tied_weights_keys", None) or ())
     mismatched = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
-    wrong = {"missing": sorted(set(info["missing_keys"]) - tied), "unexpected": sorted(info["unexpected_keys"]),
-             "mismatched": sorted(mismatched)}
+    wrong = {"missing": sorted(set(info["missing_keys"]) - tied),
+             "unexpected": sorted(info["unexpected_keys"]), "mismatched": sorted(mismatched)}
     if any(wrong.values()):
         what = "; ".join(f"{len(names)} {kind}, e.g. {names[0]}" for kind, names in wrong.items() if names)
         raise Refused(f"{flag} {path}: the weights are not those of its config.json ({what})")
@@ -95,9 +99,10 @@ def save_folder(hf, folder, source, file_dtype):
                 state[name] = t.cpu()
     if not writes:
         return
-    state.update({name: state[same] for name, same in tied.items()})  # one tensor, or the file would hold both
-    for file in Path(source).iterdir():  # tokenizer, processor and template files: everything beside the weights
-        if file.is_file() and not re.search(r"\.(safetensors|bin|pt|part)$|index\.json$|^config\.json$|^\.", file.name):
+    state.update({name: state[same] for name, same in tied.items()})  # one tensor in the file
+    not_copied = r"\.(safetensors|bin|pt|part)$|index\.json$|^config\.json$|^\."
+    for file in Path(source).iterdir():  # tokenizer, processor and template files
+        if file.is_file() and not re.search(not_copied, file.name):
             shutil.copy(file, folder)
     hf.save_pretrained(folder, state_dict=state)
     path = Path(folder) / "config.json"  # which names the precision of the weights in memory

@@ -17,8 +17,10 @@ def make_optimizer(vlm, weight_decay, kind="adamw"):
         return torch.optim.AdamW(trains.values(), weight_decay=weight_decay)
     if kind != "muon" or vlm.sharded:
         raise Refused(f"--optimizer {kind}: it is adamw, or muon in one process (its matrices must be whole)")
-    inside = [name for name, p in trains.items() if p.ndim == 2 and not re.search("embed|lm_head|position", name)]
-    matrices, others = [trains[n] for n in inside], [p for n, p in trains.items() if n not in inside]
+    outside = re.compile("embed|lm_head|position")
+    inside = {name for name, p in trains.items() if p.ndim == 2 and not outside.search(name)}
+    matrices = [p for name, p in trains.items() if name in inside]
+    others = [p for name, p in trains.items() if name not in inside]
     return [torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, weight_decay=weight_decay)]
 

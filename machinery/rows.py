@@ -6,11 +6,12 @@ data.py makes records of them. A reader of the recipe may skip this file. No tor
 import ast
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from machinery.files import Refused, json_lines
+from machinery.files import Refused, json_lines, say
 
 FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations")
 
@@ -20,7 +21,8 @@ def read_rows(source, split):
     path = Path(source)
     if path.suffix == ".jsonl" or (path.suffix == ".json" and path.is_file()):
         if not path.is_file():
-            raise Refused(f"{source}: no such file. For the tiny world run `make tiny` (or python tiny/make.py) first.")
+            raise Refused(f"{source}: no such file. "
+                          f"For the tiny world run `make tiny` (or python tiny/make.py) first.")
         for _, row in json_lines(path):
             if isinstance(row, json.JSONDecodeError):
                 yield f"no JSON: {row}"
@@ -36,11 +38,11 @@ def read_rows(source, split):
             found = datasets.load_dataset("parquet", data_files=files, split="train")
         else:
             found = datasets.load_dataset(source, split=split)
-        for table in found.with_format("arrow").iter(100):  # as it is stored: images stay files until they are used
+        for table in found.with_format("arrow").iter(100):  # as it is stored: images stay files
             yield from table.to_pylist()
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set that the hub knows "
-                      f"({error})") from error
+        raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set "
+                      f"that the hub knows ({error})") from error
 
 
 def parse_columns(columns):
@@ -49,7 +51,8 @@ def parse_columns(columns):
         columns = dict(c.partition("=")[::2] for c in columns or ())
     for ours, theirs in columns.items():
         if ours not in FIELDS or not theirs:
-            raise Refused(f"--columns {ours}={theirs}: write OURS=THEIRS, where OURS is one of {', '.join(FIELDS)}")
+            raise Refused(f"--columns {ours}={theirs}: write OURS=THEIRS, "
+                          f"where OURS is one of {', '.join(FIELDS)}")
     return columns
 
 
@@ -105,3 +108,47 @@ def image_size(image):
     except (OSError, UnidentifiedImageError, ValueError) as error:
         name = image if isinstance(image, str) else "(bytes)"
         return f"image {name} can not be read ({error.__class__.__name__}: {error})"
+
+
+# ---------------------------------------------------------------------------------- rows that can not be used
+
+def unusable(record, need):
+    """Why a record can not be used, or None."""
+    if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
+        return f"no {' and no '.join(empty)}"
+    if wrong := [i + 1 for i in record.named_images() if not 0 <= i < len(record.images)]:
+        return f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)"
+    return None
+
+
+def check_images(records):
+    """(good records, [(name, why)] of the others). Every image is decoded once, so that a broken file is
+    found now and not in step 412; a good record learns its images' sizes."""
+    def is_file(image):
+        return isinstance(image, (str, bytes))
+
+    files = {image for r in records for image in r.images if is_file(image)}
+    with ThreadPoolExecutor(8) as pool:
+        sizes = dict(zip(files, pool.map(image_size, files)))
+    good, bad = [], []
+    for r in records:
+        r.sizes = [sizes[image] if is_file(image) else image_size(image) for image in r.images]
+        wrong = [s for s in r.sizes if isinstance(s, str)]
+        if wrong:
+            bad.append((f"row {r.id}", wrong[0]))
+        else:
+            good.append(r)
+    return good, bad
+
+
+def report_bad(source, good, bad, limit_bad):
+    """Say which rows were skipped, or refuse when they are too many."""
+    if not good and not bad:
+        raise Refused(f"{source} holds no rows")
+    if bad:
+        rows = good + len(bad)
+        listed = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
+        if not good or len(bad) > limit_bad * rows:
+            raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
+                          f"Mend them, or allow such a share with --limit_bad (now {limit_bad}).")
+        say(f"skipped {len(bad)} of {rows} rows of {source}:\n{listed}")

@@ -17,9 +17,8 @@ from pathlib import Path
 
 
 from machinery.files import (
-    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, describe_change, discard, newest_checkpoint,
-    write_text,
-)
+    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, describe_change, discard,
+    newest_checkpoint, write_text)
 
 
 class Run:
@@ -56,8 +55,9 @@ class Run:
         defaults = as_read_back(dataclasses.asdict(type(cfg)()))  # of flags that are younger than the run
         before = {**defaults, **json.loads(path.read_text())["config"]}
         if changed := changed_settings(before, config, may_change):
-            raise Refused(f"{self.dir} was made by a run with other settings ({describe_change(before, config, changed)}). "
-                          f"Use the same flags to go on, another --out to start afresh, or delete the folder.")
+            what = describe_change(before, config, changed)
+            raise Refused(f"{self.dir} was made by a run with other settings ({what}). Use the same flags "
+                          f"to go on, another --out to start afresh, or delete the folder.")
 
     def _lock(self):
         """Hold the folder until this process ends, however it ends."""
@@ -65,7 +65,7 @@ class Run:
         try:
             fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # other errors come from file systems without locks
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
                 raise Refused(f"another process is writing to {self.dir}: "
                               f"wait until it ends, or use another --out") from error
 

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from machinery.processes import gather, total
@@ -45,7 +46,7 @@ def divide(vlm, world, hybrid, offload):
     device = "cuda" if world.device.type == "cuda" else "cpu"
     policy = dict(
         mesh=init_device_mesh(device, tuple(shape.values()), mesh_dim_names=tuple(shape)),
-        mp_policy=MixedPrecisionPolicy(vlm.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
+        mp_policy=MixedPrecisionPolicy(vlm.autocast_dtype, torch.float32, cast_forward_inputs=False),
         offload_policy=CPUOffloadPolicy(pin_memory=device == "cuda") if offload else OffloadPolicy())
     blocks = set(vlm.hf._no_split_modules or ())
     for module in list(vlm.hf.modules()):
@@ -72,7 +73,8 @@ def send_weights(vlm, weights, world):
             whole = torch.empty(t.shape, dtype=t.dtype, device=world.device)
         dist.broadcast(whole, 0)
         if isinstance(t, DTensor):
-            t.to_local().copy_(distribute_tensor(whole, t.device_mesh, t.placements, src_data_rank=None).to_local())
+            parted = distribute_tensor(whole, t.device_mesh, t.placements, src_data_rank=None)
+            t.to_local().copy_(parted.to_local())
         else:
             t.copy_(whole)
 
@@ -80,16 +82,16 @@ def send_weights(vlm, weights, world):
 def replace_tensors(vlm, make):
     """Replace every parameter and buffer t by make(t). Tied ones stay tied, as they would not with
     Module.to_empty."""
-    new = {}  # id of an old tensor -> (the new one, the old one); keeping the old one keeps python from reusing its id
+    new = {}  # id of an old tensor -> (the new one, the old one); kept, so that its id is not reused
     for module in vlm.modules():
         for tensors in (module._parameters, module._buffers):
             for name, t in tensors.items():
-                if t is None:
-                    continue
-                if id(t) not in new:
+                if t is not None and id(t) not in new:
                     made = make(t)
-                    new[id(t)] = (nn.Parameter(made, t.requires_grad) if isinstance(t, nn.Parameter) else made), t
-                tensors[name] = new[id(t)][0]
+                    is_parameter = isinstance(t, nn.Parameter)
+                    new[id(t)] = (nn.Parameter(made, t.requires_grad) if is_parameter else made), t
+                if t is not None:
+                    tensors[name] = new[id(t)][0]
 
 
 # -------------------------------------------------------------------------------------- dealing work to ranks
@@ -123,12 +125,12 @@ def deal(groups, steps, matters, max_tokens, world):
     groups: those that this rank sampled (rollout.Group). Every rank learns of all of them, and each makes the
     same plan:
 
-        sampled         rank 0: A C       rank 1: B D          D is longer than max_tokens, C does not matter
-        in order        A B C D                                as the prompts were drawn: the same for any number of ranks
+        sampled         rank 0: A C       rank 1: B D      D is longer than max_tokens, C does not matter
+        in order        A B C D                         as the prompts were drawn, for any number of ranks
         two steps       A B   |   C D
         left out        A B   |   D                            groups for which matters(group) is False
         cut             A B   |   D1 D2                        long groups, into parts of about max_tokens
-        dealt           rank 0: A | D1    rank 1: B | D2       the longest first, each to the rank with least to do
+        dealt           rank 0: A | D1    rank 1: B | D2   the longest first, to the rank with least to do
     """
     def cost(group):
         return len(group.prompt.full) + sum(len(r.ids) for r in group.rollouts)

@@ -22,10 +22,11 @@ def rows_with_solutions(records, chat, thinking, max_length):
     for r in records:
         r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
         if thinking and END_THINK not in r.solution:
-            raise Refused(f"row {r.id}: the solution has no {END_THINK}, but --thinking teaches the thinking mode. "
-                          f"Mend the row, or train the direct mode with --no-thinking.")
+            raise Refused(f"row {r.id}: the solution has no {END_THINK}, but --thinking teaches the thinking "
+                          f"mode. Mend the row, or train the direct mode with --no-thinking.")
         if not thinking and END_THINK in r.solution:
-            raise Refused(f"row {r.id}: the solution has a {END_THINK}, but --no-thinking teaches the direct mode")
+            raise Refused(f"row {r.id}: the solution has a {END_THINK}, but --no-thinking teaches the direct "
+                          f"mode")
     prompts = chat.prompts(records, thinking, max_length)
     ids = chat.tokenizer([p.record.solution for p in prompts], add_special_tokens=False)["input_ids"]
     rows = [Row(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]

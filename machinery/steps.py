@@ -34,7 +34,8 @@ def learning_rate(step, steps, peak, warmup, schedule):
     if step < warmup:
         return peak * min(1.0, (step + 1) / warmup)  # a warm-up of 0.3 steps must not begin above the peak
     done = (step - warmup) / max(1, steps - warmup)
-    return peak * {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
+    left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return peak * left[schedule]
 
 
 def ahead(make, first, last):
