@@ -1,6 +1,6 @@
 """Packs: prompts, each followed by its responses, laid into one row of tokens without padding.
 
-    packs = make_packs(chat, [(prompt, [ids, ids, ...]), ...])   # a prompt and its images once, then its resp
+    packs = make_packs(chat, [(prompt, [ids, ids, ...]), ...])
 
 Every response attends to its own prompt and to itself, and to nothing else; its positions continue from the
 prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows

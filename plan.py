@@ -1,19 +1,21 @@
-"""What a GPU will hold, before one is rented: `python model.py plan --model PATH_OR_HUB_NAME --gpus 8 --tokens 16384`.
+"""What a GPU will hold, before one is rented: `python plan.py --model PATH_OR_HUB_NAME --gpus 8 --tokens
+16384` (or `python model.py plan ...`).
 
-Only config.json is read: the model is built without weights (torch's meta device), so its tensors are counted, not guessed.
-Weights, gradients and optimizer are exact; activations are sums over the tensors that a block keeps for its backward,
-written out in `memory` so that they can be checked, and bench/gpu_check.py compares them with measured peaks.
+Only config.json is read: the model is built without weights (torch's meta device), so its tensors are
+counted, not guessed. Weights, gradients and optimizer are exact; activations are sums over the tensors that a
+block keeps for its backward, written out in `memory` so that they can be checked, and bench/gpu_check.py
+compares them with measured peaks.
 
-`python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images, lengths.
+`python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images,
+lengths.
 
-`python plan.py dry_run GPUS GIB CONFIG grpo.py --flags ...` parses a stage's own flags and checks paths, data, versions,
-disk and memory without a GPU; the recipes' --dry_run is made of it. CONFIG is a folder with the config.json of the model
-that is to be trained (recipes/configs), for when its weights are not there yet.
+`python plan.py dry_run GPUS GIB CONFIG grpo.py --flags ...` parses a stage's own flags and checks paths,
+data, versions, disk and memory without a GPU; the recipes' --dry_run is made of it. CONFIG is a folder with
+the config.json of the model that is to be trained (recipes/configs), for when its weights are not there yet.
 """
 import dataclasses
 import importlib
 import importlib.metadata
-import math
 import re
 import shutil
 import sys
@@ -22,11 +24,13 @@ from pathlib import Path
 
 import torch
 import tyro
-from transformers import AutoModelForImageTextToText
 
-from common import Refused, main, say
+from connector import make_connectors
 from data import Chat, read_records, subjects
-from model import CHUNK, PARTS, VLM, read_config
+from machinery.families import read_config
+from machinery.files import Refused, main, say
+from machinery.model_folder import blank_hf
+from model import CHUNK, PARTS, VLM
 
 GIB = 2 ** 30
 
@@ -38,7 +42,7 @@ class Config:
     gpu_gib: float = 80.0                         # memory of each
     train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
     tokens: int = 16384                           # of a pack: --max_tokens of the stages
-    visual: int = 3328                            # visual tokens among them (13 tiles of 256 are one large image)
+    visual: int = 3328                        # visual tokens among them (13 tiles of 256 are one large image)
     rollout: str = "vllm"                         # vllm, torch, or none for the supervised stages
     tensor_parallel: int = 1                      # GPUs that share one vllm
     responses: int = 16                           # responses that a sampler holds at a time, at least
@@ -49,21 +53,21 @@ class Config:
 
 
 def shape(path):
-    """Numbers of a model that is built without weights: parameters by part, of a block, and outside all blocks."""
+    """Numbers of a model that is built without weights: parameters by part, of a block, and outside all
+    blocks."""
     config = read_config(path)
-    file = (config.dtype or torch.float32).itemsize  # bytes of a weight in a checkpoint; from_config overwrites it
-    with torch.device("meta"):
-        hf = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    vlm = VLM(hf, config.model_type, str(path)).train_only(PARTS)
+    file = (config.dtype or torch.float32).itemsize  # bytes of a weight in a checkpoint; building overwrites it
+    vlm = VLM(blank_hf(config, make_connectors), str(path)).train_only(PARTS)
     parts = {part: sum(p.numel() for p in tensors.values()) for part, tensors in vlm.parts().items()}
-    blocks = [sum(p.numel() for p in m.parameters()) for m in hf.modules() if type(m).__name__ in set(hf._no_split_modules)]
+    blocks = [m for m in vlm.hf.modules() if type(m).__name__ in set(vlm.hf._no_split_modules)]
+    blocks = [sum(p.numel() for p in m.parameters()) for m in blocks]
     t, v = config.text_config, config.vision_config
     head = getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads
     return dict(
         vlm=vlm, parts=parts, total=sum(parts.values()), block=max(blocks), root=sum(parts.values()) - sum(blocks),
-        d=t.hidden_size, layers=t.num_hidden_layers, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head, ff=t.intermediate_size,
-        vocabulary=t.vocab_size, v=v.hidden_size, vff=v.intermediate_size, depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)),
-        patches=round(1 / config.downsample_ratio) ** 2 if hasattr(config, "downsample_ratio") else v.spatial_merge_size ** 2,
+        d=t.hidden_size, layers=t.num_hidden_layers, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head,
+        ff=t.intermediate_size, vocabulary=t.vocab_size, v=v.hidden_size, vff=v.intermediate_size,
+        depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)), patches=vlm.family.patches_per_token(),
         tied=config.tie_word_embeddings, file=file)
 
 
@@ -83,8 +87,9 @@ def memory(s, cfg):
         train["weights cast to bf16"] = 2 * s["total"]
     r = 2 if many else 4                                                      # bytes of the residual stream
     d, hq, kv, ff, v, vff = (s[k] for k in ("d", "hq", "kv", "ff", "v", "vff"))
-    # a block keeps, per token: two norms with their fp32 insides, inputs of the matrices, queries and keys before and
-    # after rotation, keys and values gathered for the packs, attention's output, gate, up, their product
+    # a block keeps, per token: two norms with their fp32 insides, inputs of the matrices, queries and keys
+    # before and after rotation, keys and values gathered for the packs, attention's output, gate, up, their
+    # product
     token = (4 * r + 16 + 6) * d + (2 + 3 * r + 4) * hq + (4 + 2 * r + 8) * kv + 8 * ff
     patch = (4 * r + 16 + 30) * v + 4 * vff
     patches = cfg.visual * s["patches"]
@@ -99,7 +104,7 @@ def memory(s, cfg):
     # logits in chunks: the chunk, its softmax and gradient; the head's weight in fp32, and its gradient
     train["head: logits in chunks"] = 4 * 4 * CHUNK + (2 if "llm" in cfg.train else 1) * 4 * s["vocabulary"] * d
     sample = dict(state)
-    cache = 2 * kv * s["layers"] * 2                                          # bytes of a token's keys and values, bf16
+    cache = 2 * kv * s["layers"] * 2                                # bytes of a token's keys and values, bf16
     held = cfg.responses * (cfg.max_new_tokens + cfg.visual) * cache
     if cfg.rollout == "vllm":
         sample["sampler: weights, bf16"] = 2 * s["total"] / cfg.tensor_parallel
@@ -173,12 +178,12 @@ def plan(cfg):
 
 
 def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
-    """Model FLOPs of a training step, nothing counted twice for checkpointing: 2 for each weight that a token meets
-    forward, 2 backward to the input, 2 more to the weight when it trains; 4 * width for each pair of tokens in attention
-    forward, twice that backward. The embedding table is looked up, not multiplied.
+    """Model FLOPs of a training step, nothing counted twice for checkpointing: 2 for each weight that a token
+    meets forward, 2 backward to the input, 2 more to the weight when it trains; 4 * width for each pair of
+    tokens in attention forward, twice that backward. The embedding table is looked up, not multiplied.
 
-    pairs: (query, key) pairs that the packs let attend; responses: tokens that the head sees; patches: what the encoder sees;
-    seen: patches that each patch attends to.
+    pairs: (query, key) pairs that the packs let attend; responses: tokens that the head sees; patches: what
+    the encoder sees; seen: patches that each patch attends to.
     """
     table = s["d"] * s["vocabulary"]
     blocks = s["parts"]["llm"] - table * (1 if s["tied"] else 2)
@@ -190,12 +195,12 @@ def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
     return llm + encoder + connector
 
 
-# ----------------------------------------------------------------------------------------------------------- pre-pass of data
+# ------------------------------------------------------------------------------------------- pre-pass of data
 
 @dataclass
 class DataConfig:
     data: str = "data/tiny/rl.jsonl"              # JSONL, Parquet, folder or hub name
-    model: str = "out/tiny/cold_start"            # whose tokens are counted: model folder, run folder or hub name
+    model: str = "out/tiny/cold_start"        # whose tokens are counted: model folder, run folder or hub name
     columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
     need: tuple[str, ...] = ("question", "answer")  # fields that may not be empty; supervised stages need question and solution
     max_tiles: int = 12                           # tiles of an image (InternVL)
@@ -222,7 +227,7 @@ def report(cfg):
     say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(first.ids)}\nanswer: {first.record.answer!r}")
 
 
-# ---------------------------------------------------------------------------------------------------------------- dry run
+# ---------------------------------------------------------------------------------------------------- dry run
 
 def dry_run(gpus, gpu_gib, config, script, *flags):
     """Everything about a stage's command that can be checked without a GPU. Returns the list of problems."""

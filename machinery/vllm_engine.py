@@ -156,8 +156,8 @@ class Engine:
     def _responses(self, prompt, output):
         if output.prompt_token_ids != prompt.full:
             theirs = len(output.prompt_token_ids)
-            raise Refused(f"row {prompt.record.id}: vLLM read a prompt of {theirs} tokens, the trainer one of "
-                          f"{len(prompt.full)}, and they differ. Image placeholders expanded twice, or other "
+            raise Refused(f"row {prompt.record.id}: vLLM read a prompt of {theirs} tokens, the trainer one "
+                          f"of {len(prompt.full)}, and they differ. Image placeholders expanded twice, or other "
                           f"tile or pixel limits?")
         return [(list(o.token_ids), torch.tensor(o.logprobs.logprobs), o.finish_reason)
                 for o in output.outputs]
@@ -245,8 +245,8 @@ def check_names(here, loaded, parts, vlm, rename):
         if part_of[longest] in parts:
             expected.add(name)
     if wrong := sorted(expected ^ (loaded & here.keys())):
-        raise Refused(f"{len(wrong)} tensors of vLLM were not what the sync of {', '.join(parts)} should load, "
-                      f"e.g. {wrong[0]}: names or parts of the family differ between vLLM and families.py")
+        raise Refused(f"{len(wrong)} tensors of vLLM were not what the sync of {', '.join(parts)} should "
+                      f"load, e.g. {wrong[0]}: names or parts of the family differ between vLLM and families.py")
 
 
 def check_sums(here, sent, parts):

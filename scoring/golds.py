@@ -12,6 +12,6 @@ def report_unreadable(source, records, limit_bad, verifier):
         return
     listed = "; ".join(f"row {records[i].id}: {why}" for i, why in list(unreadable.items())[:5])
     if len(unreadable) > limit_bad * len(records) and not verifier:
-        raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of {len(records)} "
-                      f"rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
+        raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
+                      f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
     say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")
