@@ -1,17 +1,19 @@
-"""The reward of stage 2 (paper sections 3.1, 3.3): R = 0.8 * accuracy + 0.2 * format, so R is 0, 0.2, 0.8 or 1.
+"""The reward of stage 2 (paper sections 3.1, 3.3): R = 0.8 * accuracy + 0.2 * format, so R is 0, 0.2, 0.8 or
+1.
 
 RL optimises whatever this file pays for, so it is strict in what it reads and patient in how it compares:
 
-1. extract   only the text after the last </think>, only its last balanced \\boxed{}; never a look into the thought
+1. extract   only the text after the last </think>, only its last balanced \\boxed{}, nothing of the thought
 2. rule      does it mean the same as the gold? (scoring/answers.py)
 3. verifier  a language model behind a server, asked only where the rule says no: the paper's "rule OR verifier" costs
-             nothing that way. When it stays away, VerifierDown stops the run: no zero is made up (scoring/verifier.py)
+             nothing that way. When it stays away, VerifierDown stops the run: no zero is made up
+             (scoring/verifier.py)
 4. format    with <think> in the prompt: exactly one </think>, a thought before it, an answer behind it
 
 What the paper does not say: its rules and its verifier's prompt. Both are ours. No torch here.
 
-    python reward.py --responses in.jsonl --out out.jsonl     # rows {"response", "answer"} or {"prediction", "answer"}
-    ... --verifier http://host:8000/v1 --verifier_model Qwen/Qwen2.5-32B-Instruct        # with the second opinion
+    python reward.py --responses in.jsonl --out out.jsonl  # rows {"response" or "prediction", "answer"}
+    ... --verifier http://host:8000/v1 --verifier_model Qwen/Qwen2.5-32B-Instruct  # with the second opinion
 """
 import sys
 import time
@@ -39,14 +41,15 @@ class Reward:
 def extract_answer(response, thinking_prompt=True):
     """What the last balanced \\boxed{} of the answer holds, or None.
 
-    thinking_prompt: "<think>" ended the prompt, so a response without </think> is an unfinished thought: no answer.
-    """
+    thinking_prompt: "<think>" ended the prompt, so a response without </think> is an unfinished thought: no
+    answer. """
     text = after_thought(response, thinking_prompt)
     return None if text is None else last_box(text)
 
 
 def format_ok(response, thinking_prompt=True):
-    """The thinking template is kept: exactly one </think>, something thought before it, something answered behind it.
+    """The thinking template is kept: exactly one </think>, something thought before it, something answered
+    behind it.
 
     Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>.
     """
@@ -58,39 +61,41 @@ def format_ok(response, thinking_prompt=True):
 
 def read_claim(response, gold, thinking_prompt, options, question):
     missing = "no </think>" if thinking_prompt and "</think>" not in response else "no answer in a \\boxed{}"
-    return Claim(extract_answer(response, thinking_prompt), missing, format_ok(response, thinking_prompt), str(gold),
-                 options, question or "")
+    return Claim(extract_answer(response, thinking_prompt), missing, format_ok(response, thinking_prompt),
+                 str(gold), options, question or "")
 
 
 def judge(claims, verifier):
-    """One Reward for each Claim, in order: the rule looks at all of them, the verifier at those that it refuses."""
+    """One Reward for each Claim, in order: the rule looks at all of them, the verifier at those that it
+    refuses."""
     ruled = iter(same_batch([(c.answer, c.gold, c.options) for c in claims if c.answer is not None]))
     ruled = [(False, c.missing, 0.0) if c.answer is None else next(ruled) for c in claims]
-    verdicts = second_opinions(verifier, claims, [right for right, _, _ in ruled]) if verifier else {}
-    return [_reward(c, *looked, i in verdicts, verdicts.get(i)) for i, (c, looked) in enumerate(zip(claims, ruled))]
+    asked = second_opinions(verifier, claims, [right for right, _, _ in ruled]) if verifier else {}
+    return [_reward(c, *ruled[i], i in asked, asked.get(i)) for i, c in enumerate(claims)]
 
 
 def _reward(claim, right, why, seconds, asked, verdict):
     if asked and not right:
-        why = {True: "verifier", False: f"{why}; the verifier agrees", None: f"{why}; the verifier gave no verdict"}[verdict]
+        agrees = {False: "the verifier agrees", None: "the verifier gave no verdict"}
+        why = "verifier" if verdict else f"{why}; {agrees[verdict]}"
     accurate = right or verdict is True
     total = (0.8 if accurate else 0.0) + (0.2 if claim.format else 0.0)  # exactly 0, 0.2, 0.8 or 1
-    return Reward(float(accurate), float(claim.format), total, claim.answer, why, bool(right), asked, verdict, seconds)
+    return Reward(float(accurate), float(claim.format), total, claim.answer, why, right, asked, verdict, seconds)
 
 
 def score_batch(responses, golds, thinking_prompt=True, options=None, verifier=None, questions=None):
     """One Reward for each response, in order.
 
-    golds: the right answers as text. thinking_prompt: whether "<think>" ended the prompt, one bool or one a response.
-    options: None, or for each response the list of its choices (or None). verifier: a Verifier, asked where the rule
-    says no; give it the questions, one text for each response. Raises VerifierDown when the verifier stays away.
-    """
+    golds: the right answers as text. thinking_prompt: whether "<think>" ended the prompt, one bool or one a
+    response. options: None, or for each response the list of its choices (or None). verifier: a Verifier,
+    asked where the rule says no; give it the questions, one text for each response. Raises VerifierDown when
+    the verifier stays away. """
     n = len(responses)
     thinking = [thinking_prompt] * n if isinstance(thinking_prompt, bool) else list(thinking_prompt)
     golds, options, questions = list(golds), options or [None] * n, questions or [""] * n
     if not len(thinking) == len(golds) == len(options) == len(questions) == n:
-        raise ValueError(f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, "
-                         f"{len(options)} options, {len(questions)} questions: one of each for every response, please")
+        raise ValueError(f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, {len(options)} "
+                         f"options, {len(questions)} questions: one of each for every response, please")
     return judge([*map(read_claim, responses, golds, thinking, options, questions)], verifier)
 
 
@@ -100,22 +105,24 @@ def score(response, gold, thinking_prompt=True, options=None, verifier=None, que
 
 
 def rates(rewards):
-    """What to log about a batch, as fractions: rule and verifier (who accepted), asked, no_verdict (of the asked).
-    audited: answers that the rule accepted and the verifier saw too; disagree: how many of those it rejected."""
+    """What to log about a batch, as fractions: rule and verifier (who accepted), asked, no_verdict (of the
+    asked). audited: answers that the rule accepted and the verifier saw too; disagree: how many of those it
+    rejected."""
     n = max(1, len(rewards))
     asked = [r for r in rewards if r.asked]
     audited = [r for r in asked if r.rule]
-    return {"rule": sum(r.rule for r in rewards) / n, "verifier": sum(r.accuracy > 0 and not r.rule for r in rewards) / n,
-            "asked": len(asked) / n, "no_verdict": sum(r.verdict is None for r in asked) / max(1, len(asked)),
+    return {"rule": sum(r.rule for r in rewards) / n,
+            "verifier": sum(r.accuracy > 0 and not r.rule for r in rewards) / n, "asked": len(asked) / n,
+            "no_verdict": sum(r.verdict is None for r in asked) / max(1, len(asked)),
             "audited": len(audited), "disagree": sum(r.verdict is False for r in audited)}
 
 
 @dataclass
 class Config:
-    responses: str                  # JSONL; rows {"response" or "prediction", "answer"}, perhaps "question", "options", "id"
+    responses: str                  # JSONL; {"response" or "prediction", "answer"}, perhaps "question", "options", "id"
     out: str                        # JSONL; the same rows with accuracy, format, total, extracted, why
     thinking_prompt: bool = True    # "<think>" ended the prompt, so a response without </think> has no answer
-    verifier: str = ""              # an OpenAI-compatible server, e.g. http://localhost:8000/v1; empty: the rule alone
+    verifier: str = ""              # an OpenAI-compatible server, such as http://localhost:8000/v1; "": the rule alone
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the name of the model there
     patience: float = 900.0         # seconds to wait for a verifier that does not answer before stopping
     check_golds: bool = False       # also list the rows whose right answer the rule cannot read

@@ -1,9 +1,12 @@
-"""What can be seen in a text, without a model: critical words, claims of not seeing the image, repetition. No torch.
+"""What can be seen in a text, without a model: critical words, claims of not seeing the image, repetition. No
+torch.
 
 Training, evaluation, checkpoint selection and the page of rollouts share these functions:
 - critical_spans (paper section 5.1): where the model opens a new line of thought ("Wait", "Alternatively");
-  critical_tokens: the same as numbers of tokens. Words are found in the text, so tokenization does not matter.
-- denies_image (paper section 6): the thought claims that there is no image, or that it cannot be seen (scoring/denial.py).
+  critical_tokens: the same as numbers of tokens. Words are found in the text, so tokenization does not
+  matter.
+- denies_image (paper section 6): the thought claims that there is no image, or that it cannot be seen
+  (scoring/denial.py).
 - repetition: how much of the text says again what it has said already; 0 is fresh, 1 is a loop.
 """
 import re
@@ -13,9 +16,11 @@ from itertools import accumulate
 
 from scoring.denial import denies_image  # noqa: F401 (re-exported)
 
-# The paper names "Wait" and "Alternatively" and keeps its list to itself; this is the list of the related NoWait study.
-CRITICAL_WORDS = ("wait", "alternatively", "hmm", "but", "however", "check", "double-check", "maybe", "verify", "again")
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters: without spaces, so no word boundary
+# The paper names "Wait" and "Alternatively" and keeps its list to itself; this is the list of the related
+# NoWait study.
+CRITICAL_WORDS = ("wait", "alternatively", "hmm", "but", "however", "check", "double-check", "maybe", "verify",
+                  "again")
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters: written without spaces
 
 
 @lru_cache(maxsize=64)
@@ -24,17 +29,18 @@ def _critical_pattern(words):
     words = sorted(words, key=len, reverse=True)  # the longest first: "double-check" wins over "check"
     spaced = [re.escape(w) for w in words if re.match(letter, w) and re.search(rf"{letter}$", w)]
     others = [re.escape(w) for w in words if re.escape(w) not in spaced]
-    # a spaced word is a whole one, and not behind "cross-", which makes another word of it; behind "--" (a dash) it is
+    # a spaced word is a whole one, and not behind "cross-", which makes another word of it; behind "--" (a
+    # dash) it is
     parts = [rf"(?<!{letter})(?<!{letter}-)(?:{'|'.join(spaced)})(?!{letter})"] if spaced else []
     return re.compile("|".join(parts + others), re.IGNORECASE)
 
 
 def critical_spans(text, words=CRITICAL_WORDS):
-    """[(start, end, word)]: where the words stand in text, in order, without overlap; word as the list spells it.
+    """[(start, end, word)]: where the words stand in text, in order, without overlap; word as the list spells
+    it.
 
-    Whole words only, in any case ("Wait", "WAIT"); "double-check" is one hit, not also a "check". Chinese words may be
-    listed.
-    """
+    Whole words only, in any case ("Wait", "WAIT"); "double-check" is one hit, not also a "check". Chinese
+    words may be listed. """
     words = tuple(words)
     if not words:
         return []
@@ -57,10 +63,11 @@ def critical_tokens(pieces, words=CRITICAL_WORDS):
 
 
 def repetition(text, n=8):
-    """Share of the text's n-grams that occurred before, in [0, 1]. Units are words, or single characters of Chinese.
+    """Share of the text's n-grams that occurred before, in [0, 1]. Units are words, or single characters of
+    Chinese.
 
-    Ordinary reasoning stays below about 0.2 (names and formulas come back); a loop goes towards 1. Short texts give 0.
-    """
+    Ordinary reasoning stays below about 0.2 (names and formulas come back); a loop goes towards 1. Short
+    texts give 0. """
     units = re.findall(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s]", text)
     total = len(units) - n + 1
     if total < 2:

@@ -1,15 +1,17 @@
-"""Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are ours).
+"""Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
+ours).
 
-same_answer(answer, gold) reads numbers, fractions, percentages, units, LaTeX, intervals, inequalities, sets, tuples,
-matrices, equations, expressions, text, choice letters, and several answers in one string. It goes from cheap to dear:
+same_answer(answer, gold) reads numbers, fractions, percentages, units, LaTeX, intervals, inequalities, sets,
+tuples, matrices, equations, expressions, text, choice letters, and several answers in one string. It goes
+from cheap to dear:
 
-1. spelling.py   one form for the many ways to type the same thing                     microseconds, here
-2. numbers.py    exact fractions with units                                            microseconds, here
-3. shapes.py     lists, intervals, sets, matrices, equations are compared by pieces    microseconds, here
-4. maths.py      what is left is parsed by math-verify, compared by value              milliseconds, in a worker (workers.py)
+1. spelling.py  one form for the many ways to type the same thing                     microseconds, here
+2. numbers.py   exact fractions with units                                            microseconds, here
+3. shapes.py    lists, intervals, sets, matrices, equations, piece by piece           microseconds, here
+4. maths.py     what is left is parsed by math-verify and compared by value           milliseconds, workers.py
 
-rule.py puts these together. Here is what others call; a reader may skip `unreadable_golds`, which checks data sets.
-"""
+rule.py puts these together. Here is what others call; a reader may skip `unreadable_golds`, which checks data
+sets. """
 import re
 import time
 import unicodedata
@@ -24,7 +26,8 @@ _INTEGER = re.compile(r"-?[0-9]{1,40}")
 
 
 def same_answer(answer, gold, options=None):
-    """Does the answer mean the same as the gold? options: the texts of a multiple-choice question, if they are known."""
+    """Does the answer mean the same as the gold? options: the texts of a multiple-choice question, if they
+    are known."""
     return same_batch([(str(answer), str(gold), options)])[0][0]
 
 
@@ -61,7 +64,8 @@ def first_look(answer, gold, options):
 
 
 def readable_gold(answer, options=None):
-    """None when the rule can read this gold answer, else the reason. Run it over a data set before training on it."""
+    """None when the rule can read this gold answer, else the reason. Run it over a data set before training
+    on it."""
     return unreadable_golds([answer], [options]).get(0)
 
 
@@ -75,15 +79,17 @@ def unreadable_golds(answers, options=None):
             bad[i] = reason
         elif not _read_at_sight(g, options[i] if options else None):
             unsure[i] = g
-    for i, (ok, why, _) in zip(unsure, POOL.map([("parse", g, None) for g in unsure.values()], parse_only=True)):
+    parsed = POOL.map([("parse", g, None) for g in unsure.values()], parse_only=True)
+    for (i, g), (ok, why, _) in zip(unsure.items(), parsed):
         if not ok:
             late = f" ({why})" if why == "time limit" else ""
-            bad[i] = f"the answer {unsure[i][:60]!r} is neither a text nor mathematics that the rule can parse{late}"
+            bad[i] = f"the answer {g[:60]!r} is neither a text nor mathematics that the rule can parse{late}"
     return dict(sorted(bad.items()))
 
 
 def _unreadable(answer, g):
-    """Why this gold cannot be compared, as far as it can be seen without parsing; None: it may be readable."""
+    """Why this gold cannot be compared, as far as it can be seen without parsing; None: it may be
+    readable."""
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         return "the answer is empty"
     if not isinstance(answer, (str, int, float)):
@@ -92,7 +98,7 @@ def _unreadable(answer, g):
         return f"the answer {str(answer)[:40]!r} holds no letter, digit or symbol"
     heavy = too_heavy(g)
     if heavy:
-        return f"the answer is {heavy}" if heavy.startswith(("too", "nested")) else f"the answer holds {heavy}"
+        return f"the answer {'is' if heavy.startswith(('too', 'nested')) else 'holds'} {heavy}"
     if len(g.split()) > 12 and words_of(g):
         return f"the answer is a sentence of {len(g.split())} words: only a verifier can compare it"
     return None

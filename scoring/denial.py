@@ -1,19 +1,19 @@
 """Does a text claim that the image is not there, or that it cannot be seen? (paper section 6)
 
-These are patterns, so there will be misses; the tables of sentences in tests/cases are the specification. A reader may
-skip everything but `denies_image`.
-"""
+These are patterns, so there will be misses; the tables of sentences in tests/cases are the specification. A
+reader may skip everything but `denies_image`. """
 import re
 
 
 def denies_image(text):
     """True when the text claims that the image is not there or cannot be seen, in English or Chinese.
 
-    The claim must be about the image as a whole and about the speaker: "we cannot see point B from A", "the image does
-    not show the radius", "the figure is not drawn to scale", "the driver cannot see the picture", "图中没有给出半径" are none.
-    """
+    The claim must be about the image as a whole and about the speaker: "we cannot see point B from A", "the
+    image does not show the radius", "the figure is not drawn to scale", "the driver cannot see the picture",
+    "图中没有给出半径" are none. """
     for sentence in re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text.replace("’", "'")):
-        # a collapsed policy writes sentences without an end: they are read in pieces, so that the time stays linear
+        # a collapsed policy writes sentences without an end: they are read in pieces, so that the time stays
+        # linear
         for start in range(0, len(sentence), 300):
             piece = sentence[start:start + 400]
             if _HINT.search(piece) and any(pattern.search(piece) for pattern in _DENIALS):
@@ -21,37 +21,39 @@ def denies_image(text):
     return False
 
 
-_HINT = re.compile(r"image|pict|photo|figure|diagram|graph|chart|drawing|illustr|screenshot|attachment|图|照片", re.IGNORECASE)
+_HINT = re.compile(r"image|pict|photo|figure|diagram|graph|chart|drawing|illustr|screenshot|attachment|图|照片",
+                   re.IGNORECASE)
 
-# ------------------------------------------------------------------------------------------------ parts of the patterns
-_NOUN = (r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|charts?|drawings?|illustrations?"
-         r"|screenshots?|attachments?)")
-_THE = (r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|external|uploaded"
-        r"|accompanying|mentioned|said)\s+)*")
+# -------------------------------------------------------------------------------------- parts of the patterns
+_NOUN = (r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|charts?|drawings?"
+         r"|illustrations?|screenshots?|attachments?)")
+_THE = (r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|external"
+        r"|uploaded|accompanying|mentioned|said)\s+)*")
 # not "the image of the point", "the graph crossing the axis", "the picture book", "that figure ABCD is",
 # "the figures for 1995"
-_IMAGE = (rf"{_THE}{_NOUN}(?!['-]\w|\s+(?:(?!(?:and|but|so|here)\b)\w+ing\b|that\b|which\b|whose\b|with\s+(?!th|your)"
-          r"|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in\s+the\s+(?!question|problem|prompt|message)|\w+\s+(?:is|has)\b"
+_IMAGE = (rf"{_THE}{_NOUN}(?!['-]\w|\s+(?:(?!(?:and|but|so|here)\b)\w+ing\b|that\b|which\b|whose\b"
+          r"|with\s+(?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in\s+the\s+(?!question|problem|prompt|message)|\w+\s+(?:is|has)\b"
           r"|book|file|clearly|well\b|yet\b))")
 _NOW = r"(?:(?:actually|really|directly|currently|also|even|still|just|physically)\s+)*"
 _LOOK = (r"(?:see|view|access|open|look\s+at|display|process|perceive|observe|inspect|analy[sz]e)"
          r"(?:\s+(?:or|and)\s+\w+)?")
-_I = r"(?:^|\b(?:i|we|and|but|so|since|as|because)\s+)"  # I, we, or nobody: "the driver can't see" is somebody else
-_CANNOT = (rf"(?:{_I}{_NOW}(?:can't|cannot|can\s+not|couldn't|could\s+not)|(?:\bi|\bwe)(?:'m|'re|\s+am|\s+are)\s+"
-           rf"(?:unable\s+to|not\s+able\s+to|blind\s+to))\s+{_NOW}")
+_I = r"(?:^|\b(?:i|we|and|but|so|since|as|because)\s+)"  # I, we, or nobody; not "the driver can't see"
+_CANNOT = (rf"(?:{_I}{_NOW}(?:can't|cannot|can\s+not|couldn't|could\s+not)|(?:\bi|\bwe)(?:'m|'re|\s+am|\s+are)"
+           rf"\s+(?:unable\s+to|not\s+able\s+to|blind\s+to))\s+{_NOW}")
 _NEGATED = r"(?:n't|\s+not|\s+never)"
-# behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to scale")
+# behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to
+# scale")
 _END = (r"(?=\s*(?:[.,:!?)]|$|here\b|to\s+me\b|for\s+me\b|so\b|but\b|and\b|because\b|unfortunately\b"
         r"|(?:in|with|to|along\s+with)\s+(?:the|this|your)\s+"
         r"(?:question|prompt|message|problem|text|input|chat|conversation)))")
-_THERE = (r"(?:provided|attached|included|visible|available|uploaded|here|present|accessible|loaded|loading|displayed"
-          r"|displaying|shown|showing\s+up|given)")
+_THERE = (r"(?:provided|attached|included|visible|available|uploaded|here|present|accessible|loaded|loading"
+          r"|displayed|displaying|shown|showing\s+up|given)")
 # not "the angle in the figure is not given"
 _WHOLE = (r"(?:(?<!\bof\s)(?<!\bin\s)(?<!\bon\s)\b(?:the|this|your|an?)\s+(?:actual\s+|attached\s+)?|^\W*|\()"
           r"(?<!\bof\sthe\s)(?<!\bin\sthe\s)(?<!\bon\sthe\s)(?<!from\sthe\s)(?<!\bin\sthis\s)"
           rf"{_NOUN}(?:\s+(?:itself|content|provided|mentioned|in\s+question))?")
 
-# ------------------------------------------------------------------------------------------------ each in one sentence
+# --------------------------------------------------------------------------------------- each in one sentence
 _ENGLISH = (
     rf"{_CANNOT}(?:{_LOOK}\s+)?{_IMAGE}",
     rf"{_CANNOT}{_LOOK}\s+what(?:'s|\s+is)?(?:\s+(?:shown|depicted|displayed))?\s+(?:in|on)\s+{_IMAGE}",
@@ -94,8 +96,8 @@ _ENGLISH = (
 # Chinese: the image itself, not something in it (图中) and not a function's graph (图像 with a property)
 _TU = (r"(?:图片|图像|图形|附图|配图|原图|示意图|照片|图表|图)(?![中里内上像象片形]"
        r"|的?(?:性质|信息|解析式|大小|面积|颜色|数据|关系|标注))")
-_ITS = (r"(?:任何|这张|这个|这幅|该|此|你的|您的|你|您|题目中?的?|题中的?|提到的|所|上传的?|提供的?|具体的?|实际的?"
-        r"|相关的?|原|到|出)*")
+_ITS = (r"(?:任何|这张|这个|这幅|该|此|你的|您的|你|您|题目中?的?|题中的?|提到的|所|上传的?|提供的?|具体的?"
+        r"|实际的?|相关的?|原|到|出)*")
 _OVER = r"(?=[，,。！；、)]|$|可|能|的情况|就|只|所以)"
 _CHINESE = (
     r"(?:看不到|看不见|(?:无法|不能|没法)(?:直接)?(?:看到|看见|查看|访问|打开|读取|获取|识别)"

@@ -1,7 +1,8 @@
-"""What is too heavy to compare. A reader may skip this file: it only keeps hostile strings away from the parser.
+"""What is too heavy to compare. A reader may skip this file: it only keeps hostile strings away from the
+parser.
 
-sympy crawls or eats all memory on a short string (5^5^5^5). What passes here still meets the worker's time limit.
-"""
+sympy crawls or eats all memory on a short string (5^5^5^5). What passes here still meets the worker's time
+limit. """
 import re
 
 MAX_CHARS = 1000       # a longer answer is compared by its spelling only: no final answer needs more

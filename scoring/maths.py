@@ -1,8 +1,8 @@
-"""Expressions, compared by value. Only the worker processes import this file: it brings sympy and math-verify along.
+"""Expressions, compared by value. Only the worker processes import this file: it brings sympy and math-verify
+along.
 
-The parser reads LaTeX alone, and nothing is ever evaluated as Python. A reader may skip `_latex`, which rewrites plain
-typing (sqrt(2), x**2) as LaTeX.
-"""
+The parser reads LaTeX alone, and nothing is ever evaluated as Python. A reader may skip `_latex`, which
+rewrites plain typing (sqrt(2), x**2) as LaTeX. """
 import re
 from fractions import Fraction
 
@@ -16,8 +16,8 @@ from scoring.rule import DIFFERENT, verdict
 from scoring.shapes import Kind, shape
 from scoring.spelling import words_of
 
-_FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|sqrt)"
-                        r"(?![A-Za-z])")
+_FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
+                        r"|pi|sqrt)(?![A-Za-z])")
 
 
 def compare(a, g):
@@ -48,7 +48,8 @@ def readable(gold):
 
 
 def same_maths(a, g):
-    """Expressions are compared by their values at fixed points, relations up to a factor, the rest by math-verify."""
+    """Expressions are compared by their values at fixed points, relations up to a factor, the rest by
+    math-verify."""
     own_letters = [set(re.sub(r"\\[A-Za-z]+", "", s)) for s in (a, g)]
     lower = not any(_both_cases(letters) for letters in own_letters)  # R and r in one formula are two things
     x, y = _parse(a, lower), _parse(g, lower)
@@ -80,21 +81,24 @@ def _same_relations(x, y):
 
 
 def _same_values(x, y, numbers):
-    """True, False, or None when too few points are defined. numbers: the two as plain numbers, where they are some."""
+    """True, False, or None when too few points are defined. numbers: the two as plain numbers, where they are
+    some."""
     symbols = sorted(x.free_symbols | y.free_symbols, key=str)
     both = _values(x, y, symbols)
     if both and not symbols:
         p, q = both[0]
         places = max((n.places or 0 for n in numbers if n), default=0)
-        return _near(p, q) or bool(places) and abs(p - q) < Fraction(1, 10 ** places)  # 1.414214 for the root of 2
+        rounded = bool(places) and abs(p - q) < Fraction(1, 10 ** places)  # 1.414214 for the root of 2
+        return _near(p, q) or rounded
     return all(_near(p, q) for p, q in both) if len(both) >= 3 else None
 
 
-_POINTS = (733, -1327, 2411, -389, 1801, 3571, -2203, 641, -911, 1447)  # over 1009, a prime: no point is special
+_POINTS = (733, -1327, 2411, -389, 1801, 3571, -2203, 641, -911, 1447)  # over the prime 1009: none is special
 
 
 def _values(x, y, symbols):
-    """[(value of x, value of y)] at five points (one when there is no variable), complex numbers of 30 digits.
+    """[(value of x, value of y)] at five points (one when there is no variable), complex numbers of 30
+    digits.
 
     Points where one of them is undefined are left out.
     """
@@ -113,9 +117,10 @@ def _near(x, y):
 
 
 def _parse(s, lower):
-    """LaTeX -> sympy, by the parser of math-verify. It must read the whole string; anything else is an error."""
-    tidy = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none",
-                               equations=False)
+    """LaTeX -> sympy, by the parser of math-verify. It must read the whole string; anything else is an
+    error."""
+    tidy = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False,
+                               boxed="none", equations=False)
     conversion = ConversionConfig(lowercase_symbols=lower)
     expr = latex2sympy(_latex(s), normalization_config=tidy, conversion_config=conversion, is_real=True)
     return expr.subs({v: I for v in expr.free_symbols if v.name == "i"})

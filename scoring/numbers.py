@@ -1,9 +1,8 @@
 """Numbers as exact fractions, with their units. A reader may skip the table of units and the long patterns.
 
-There is no tolerance: 0.956 is not 0.963, and 0.33 is not 1/3. What is lenient on purpose: a unit, a currency or a per
-cent sign may be left out on one side (5 cm is 5, 50% is 0.5 and 50), and a decimal of six or more significant digits
-may be a rounded one.
-"""
+There is no tolerance: 0.956 is not 0.963, and 0.33 is not 1/3. What is lenient on purpose: a unit, a currency
+or a per cent sign may be left out on one side (5 cm is 5, 50% is 0.5 and 50), and a decimal of six or more
+significant digits may be a rounded one. """
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -43,8 +42,8 @@ def _units():
 
 UNITS = _units()
 _GLUED = set("mgsLJNWV°%")  # one-letter units that may touch their number: 5m is five metres, 5x is algebra
-_NOT_UNITS = set("or and not to is are be but if than the of in on at a an for from no with without nor either "
-                 "neither".split())
+_NOT_UNITS = set("or and not to is are be but if than the of in on at a an for from no with without nor "
+                 "either neither".split())
 _UNIT_TOKEN = re.compile(
     r"\s*(/|\\cdot|\\times|\*|per\b)?\s*(\\Omega|°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥])\s*"
     r"(?:\^\s*\{?\s*(-?\d)\s*\}?)?")
@@ -75,7 +74,8 @@ def unit_of(text):
 
 
 def _known_unit(name, glued):
-    """(factor, dimensions) of one name; an unknown word is a unit of its own; None for "5x", "5 or 6", "5 is wrong"."""
+    """(factor, dimensions) of one name; an unknown word is a unit of its own; None for "5x", "5 or 6", "5 is
+    wrong"."""
     if len(name) == 1 and name.isascii() and glued and name not in _GLUED:
         return None
     singular = name.lower().removesuffix("s")
@@ -91,7 +91,7 @@ def _known_unit(name, glued):
 @dataclass(frozen=True)
 class Number:
     value: Fraction
-    places: int | None  # decimals written, when it has at least six significant digits: it may be a rounded number
+    places: int | None  # decimals written, if it has six significant digits or more: then it may be rounded
     percent: bool
     unit: tuple         # (factor, dimensions)
 
@@ -106,7 +106,8 @@ _NUMBER = re.compile(
 
 
 def _decimal(body):
-    """(value, decimals written) of "1,234.5", "1.234,5", "1 234", "3,14"; None when the commas separate answers."""
+    """(value, decimals written) of "1,234.5", "1.234,5", "1 234", "3,14"; None when the commas separate
+    answers."""
     if sum(c.isdigit() for c in body) > MAX_DIGITS:
         return None
     if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", body) or re.fullmatch(r"\d{1,3}( \d{3})+(\.\d+)?", body):
@@ -137,7 +138,8 @@ def _value(m, s):
 
 
 def number(s):
-    """A plain number with its unit, or None: digits, fractions, mixed numbers, powers of ten, money, per cent."""
+    """A plain number with its unit, or None: digits, fractions, mixed numbers, powers of ten, money, per
+    cent."""
     m = _NUMBER.fullmatch(s)
     found = _value(m, s) if m else None
     if not found:
@@ -163,7 +165,8 @@ def same_number(x, y):
 
 
 def _close(x, y):
-    """Exact equality; or one is a decimal of six or more significant digits, cut or rounded from an exact fraction."""
+    """Exact equality; or one is a decimal of six or more significant digits, cut or rounded from an exact
+    fraction."""
     if x.value == y.value:
         return True
     for a, b in ((x, y), (y, x)):
@@ -187,7 +190,8 @@ _TRAILING_UNIT = re.compile(
 
 
 def split_unit(s):
-    """"2\\sqrt{3} cm^2" -> ("2\\sqrt{3}", unit). Only units of the table, and only behind a number or a bracket."""
+    """"2\\sqrt{3} cm^2" -> ("2\\sqrt{3}", unit). Only units of the table, and only behind a number or a
+    bracket."""
     m = _TRAILING_UNIT.search(s)
     if not m or m.start() == 0 or s[m.start()] not in " °":
         return s, None

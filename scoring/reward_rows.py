@@ -34,10 +34,11 @@ def read_rows(path):
             except ValueError as error:
                 bad.append(f"{name}: {error}")
     except OSError as error:
-        raise Refused(f"{path}: {error.strerror}; --responses is a JSONL file with one response a line") from error
+        raise Refused(f"{path}: {error.strerror}; "
+                      f"--responses is a JSONL file with one response a line") from error
     if bad:
-        more = "\n  ..." if len(bad) > 20 else ""
-        raise Refused(f"{path}: {len(bad)} rows cannot be scored; nothing was written\n  " + "\n  ".join(bad[:20]) + more)
+        listed = "\n  ".join(bad[:20] + ["..."] * (len(bad) > 20))
+        raise Refused(f"{path}: {len(bad)} rows cannot be scored; nothing was written\n  {listed}")
     return rows
 
 
@@ -91,7 +92,7 @@ def parts(rows):
 def write_rows(out, rows, rewards):
     with open(out + ".part", "w", encoding="utf-8", errors="backslashreplace") as file:
         for row, r in zip(rows, rewards):
-            found = {"accuracy": r.accuracy, "format": r.format, "total": r.total, "extracted": r.extracted, "why": r.why}
+            found = {name: getattr(r, name) for name in ("accuracy", "format", "total", "extracted", "why")}
             file.write(json.dumps({**row.fields, **found}, ensure_ascii=False) + "\n")
     os.replace(out + ".part", out)
 

@@ -1,8 +1,8 @@
 """The rule: do two answers mean the same? Choice letters, spelling, numbers, shapes; the rest needs maths.
 
-`equal` is the rule; a reader may skip what it calls. Prose is compared word for word: what needs understanding is the
-verifier's part. What is lenient on purpose: "x = 5" is 5, and lists of answers have no order.
-"""
+`equal` is the rule; a reader may skip what it calls. Prose is compared word for word: what needs
+understanding is the verifier's part. What is lenient on purpose: "x = 5" is 5, and lists of answers have no
+order. """
 import re
 from enum import Enum
 
@@ -91,7 +91,8 @@ def _in_order(xs, ys, maths):
 
 
 def _in_any_order(xs, ys, maths):
-    """Is there a partner for each? Equality is (nearly) transitive here, so the first free partner is good enough."""
+    """Is there a partner for each? Equality is (nearly) transitive here, so the first free partner is good
+    enough."""
     free, unsettled = list(ys), False
     for x in xs:
         for i, y in enumerate(free):
@@ -143,14 +144,15 @@ def simple(a, g):
     return verdict(a.casefold() == g.casefold()) if len(a) == len(g) == 1 else None
 
 
-# ------------------------------------------------------------------------------------------------ choice letters
+# --------------------------------------------------------------------------------------------- choice letters
 
 _SEVERAL = r"[A-J](?:[\s,;]*(?:and )?[A-J])+"
 _BARE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|选项|答案)\s*:?\s*)?\(?([A-J])\)?")
-_LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案)\s*(?:is\s*)?[:：]?\s*)?[(\[]?\s*([A-Ja-j])\s*[)\]]?[.:)]*",
-                     re.IGNORECASE)
+_LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案)\s*(?:is\s*)?[:：]?\s*)?"
+                     r"[(\[]?\s*([A-Ja-j])\s*[)\]]?[.:)]*", re.IGNORECASE)
 _LETTER_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])\s*[.):,])\s*(.+)", re.DOTALL)
-_MORE_LETTERS = re.compile(r"(?:^|[\s,;/(])[A-J][.):]|\b(?:or|and)\s+\(?[A-J]\b|[,;/]\s*[A-J]\b|^\(?[A-J]\)?$|或|和")
+_MORE_LETTERS = re.compile(r"(?:^|[\s,;/(])[A-J][.):]|\b(?:or|and)\s+\(?[A-J]\b|[,;/]\s*[A-J]\b"
+                           r"|^\(?[A-J]\)?$|或|和")
 
 
 def choice(a, g, options):
@@ -176,7 +178,8 @@ def _picked(s):
 
 
 def _wanted(g, bare, letters, texts):
-    """(letter, text or None) that the gold asks for: "B", "B. dog", or an option's text; None for any other gold."""
+    """(letter, text or None) that the gold asks for: "B", "B. dog", or an option's text; None for any other
+    gold."""
     if bare and bare[1] in letters:
         return bare[1], texts[ord(bare[1]) - 65] if texts else None
     told = None if bare else _LETTER_TEXT.fullmatch(g)
@@ -192,7 +195,8 @@ def _named(s, texts):
 
 
 def _letter_and_text(a, want, text, letters, texts):
-    """The answer is "B. dog": the letter must be the wanted one, and the text must not be another option's."""
+    """The answer is "B. dog": the letter must be the wanted one, and the text must not be another
+    option's."""
     m = _LETTER_TEXT.fullmatch(a)
     if not m:
         return None

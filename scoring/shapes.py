@@ -1,4 +1,5 @@
-"""Shapes of answers: lists, sets, tuples, intervals, ratios and matrices are taken apart, to be compared piece by piece.
+"""Shapes of answers: lists, sets, tuples, intervals, ratios and matrices are taken apart, to be compared
+piece by piece.
 
 A reader may skip the patterns; `shape` is the function that others use.
 """
@@ -9,13 +10,14 @@ from enum import Enum
 from scoring.numbers import number
 
 _OPEN, _CLOSE = "([{", ")]}"
-_NAME = (r"(?:\\?[A-Za-zα-ω]'*(?:_\{?\w+\}?)?|\\(?!le\b|ge\b|ne\b|in\b|sqrt|frac)[a-z]+(?:_\{?\w+\}?)?|[A-Z]{2,3}"
-         r"|(?:\\angle|\\triangle)\s*[A-Z]{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3})")
+_NAME = (r"(?:\\?[A-Za-zα-ω]'*(?:_\{?\w+\}?)?|\\(?!le\b|ge\b|ne\b|in\b|sqrt|frac)[a-z]+(?:_\{?\w+\}?)?"
+         r"|[A-Z]{2,3}|(?:\\angle|\\triangle)\s*[A-Z]{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3})")
 _LABEL = re.compile(rf"({_NAME}(?:\s*\([^()=]{{1,20}}\))?|\(\s*\w\s*(?:,\s*\w\s*){{1,3}}\))\s*"
                     r"(?:=|\\approx|\\in)\s*(.+)", re.DOTALL)
 _RELATION = r"\\le(?![a-z])|\\ge(?![a-z])|<|>"
 _COMMAS = r"[,;]|\\cup(?![a-z])|\s(?:or|and)\s|或|(?<=[^\u3400-\u9fff])和"
-_MATRIX = re.compile(r"[(\[]?\s*\\begin\s*\{([pb]?matrix|array)\}(?:\s*\{[lcr|]+\})?(.*)\\end\s*\{\1\}\s*[)\]]?", re.DOTALL)
+_MATRIX = re.compile(r"[(\[]?\s*\\begin\s*\{([pb]?matrix|array)\}(?:\s*\{[lcr|]+\})?"
+                     r"(.*)\\end\s*\{\1\}\s*[)\]]?", re.DOTALL)
 
 
 class Kind(Enum):
@@ -48,7 +50,8 @@ def shape(s):
         return Shape(Kind.LIST, items)
     label, body = split_label(items[0] if items else s)
     found = None if label else _inequality(body)
-    return found or _matrix(body, label) or _brackets(body, label) or _ratio(body, label) or Shape(Kind.ONE, [body], label)
+    found = found or _matrix(body, label) or _brackets(body, label) or _ratio(body, label)
+    return found or Shape(Kind.ONE, [body], label)
 
 
 def cut(s, separators):

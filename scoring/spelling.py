@@ -1,4 +1,5 @@
-"""One spelling for the many ways to type the same thing. A reader may skip the tables: they only list notations."""
+"""One spelling for the many ways to type the same thing. A reader may skip the tables: they only list
+notations."""
 import re
 import unicodedata
 
@@ -70,7 +71,8 @@ def words_of(s):
 
 
 def is_maths(s):
-    """Is it an expression rather than prose? Prose is compared word for word, never parsed as a product of letters."""
+    """Is it an expression rather than prose? Prose is compared word for word, never parsed as a product of
+    letters."""
     if not re.search(r"[\d\\^+*/|=<>()-]", s) and len(s) > 1:
         return False
     if re.search(r"(?<![_\d])\d+\s+\d|[\u3400-\u9fff@#&?\"`;]|__", s):

@@ -1,9 +1,9 @@
 """The processes that compare expressions. A reader may skip this file: POOL.map is all that others use.
 
-sympy can be made to crawl or to eat all memory by a short string, and its own time-outs do not work in threads. So
-expressions are compared in a few child processes: a pair that uses up its processor time is killed by the system, counts
-as not equal, and its process is replaced. The second half of this file runs in the children, which import no torch.
-"""
+sympy can be made to crawl or to eat all memory by a short string, and its own time-outs do not work in
+threads. So expressions are compared in a few child processes: a pair that uses up its processor time is
+killed by the system, counts as not equal, and its process is replaced. The second half of this file runs in
+the children, which import no torch. """
 import atexit
 import json
 import os
@@ -16,7 +16,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-TIME_LIMIT = 2.0         # seconds of processor time (not wall time: a busy machine must not change a verdict) for a pair
+TIME_LIMIT = 2.0         # seconds of processor time for a pair; not wall time: a busy machine must not change a verdict
 MEMORY_LIMIT = 4 << 30   # bytes of address space for one worker
 START_LIMIT = 120        # seconds of wall time until a worker is ready
 ROOT = Path(__file__).parent.parent
@@ -30,9 +30,10 @@ class Pool:
         self.size, self.limit = None, TIME_LIMIT
 
     def map(self, pairs, parse_only=False):
-        """[(answer, gold, options)] -> [(right, why, seconds)] in order. One caller at a time; safe from any thread."""
+        """[(answer, gold, options)] -> [(right, why, seconds)] in order. One caller at a time; safe from any
+        thread."""
         with self.lock:
-            if self.pid != os.getpid():  # first use, or this process is a fork: its parent's workers are not ours
+            if self.pid != os.getpid():  # first use; or this is a fork: its parent's workers are not ours
                 self.workers, self.pid = [], os.getpid()
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
             size = self.size or max(1, min(8, (os.cpu_count() or 1) // processes))
@@ -51,9 +52,8 @@ class Pool:
                     i = waiting.popleft()
                 except IndexError:  # another thread took the last one
                     return
-                answer, gold, options = pairs[i]
-                results[i] = worker.compare({"answer": answer, "gold": gold, "options": options, "limit": self.limit,
-                                             "parse_only": parse_only})
+                task = dict(zip(("answer", "gold", "options"), pairs[i]))
+                results[i] = worker.compare({**task, "limit": self.limit, "parse_only": parse_only})
 
         ready_first = sorted(self.workers, key=lambda worker: not worker.ready)[:len(pairs)]
         with ThreadPoolExecutor(len(ready_first)) as threads:
@@ -74,8 +74,8 @@ class Pool:
 
 
 class Worker:
-    """A child process, and how to talk to it: one JSON task a line, one JSON reply a line. It is replaced when it dies,
-    of a time limit, of memory, of anything."""
+    """A child process, and how to talk to it: one JSON task a line, one JSON reply a line. It is replaced
+    when it dies, of a time limit, of memory, of anything."""
 
     def __init__(self):
         self.start()
@@ -83,7 +83,8 @@ class Worker:
     def start(self):
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scoring.workers"], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL,
+            [sys.executable, "-m", "scoring.workers"], cwd=ROOT,
+            stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the trainer
             bufsize=0)               # when a child dies, nothing is left to be flushed
         self.ready = self.hung = False
@@ -127,8 +128,8 @@ class Worker:
         return False, why, time.perf_counter() - start
 
     def _reply(self, patience):
-        """The child's next line; None when it died. A child that hangs asleep, so that its own clock stands still, is
-        killed after `patience` seconds of wall time."""
+        """The child's next line; None when it died. A child that hangs asleep, so that its own clock stands
+        still, is killed after `patience` seconds of wall time."""
         timer = threading.Timer(patience, self._give_up)
         timer.start()
         line = self.process.stdout.readline()
@@ -150,7 +151,7 @@ POOL = Pool()
 atexit.register(POOL.close)
 
 
-# ------------------------------------------------------------------------------------------------ in the child process
+# --------------------------------------------------------------------------------------- in the child process
 
 def serve():
     """Read tasks, write replies. A task that uses up its processor time kills this process."""
@@ -171,7 +172,7 @@ def serve():
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
         task, start = json.loads(line), time.perf_counter()
-        signal.setitimer(signal.ITIMER_PROF, task["limit"])  # nothing handles this signal: the system ends the process
+        signal.setitimer(signal.ITIMER_PROF, task["limit"])  # nothing handles its signal: the process ends
         right, why = _look(task, maths)
         signal.setitimer(signal.ITIMER_PROF, 0)
         reply = {"right": right, "why": "rule" if right else why, "seconds": time.perf_counter() - start}
