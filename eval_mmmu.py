@@ -5,18 +5,16 @@ The paper's evaluation (section 4; 6.2 for the modes, 6.3 for the thinking budge
 of the job:
 
     score   responses -> tables. No model, no torch, seconds. `score_rows` is the function.
-    run     questions -> responses.jsonl, in chunks; stopped, it goes on with the same command. Then it scores.
+    run     questions -> responses.jsonl, in chunks. After a stop, the same command goes on. Then it scores.
 
 Two scores stand side by side because a parser alone can move a table by 15 points:
-    rule      ours, deterministic. Only the reply (what follows the last </think>) counts. Its last \\boxed{} is the
-              answer; without a box, an answer that the reply states plainly ("B", "**B**", "B) text", "The
-              answer is B."). Anything else is unparsed, and unparsed is wrong. reward.py decides whether it
-              equals the key.
-    official  MMMU's own algorithm on the same reply (scoring/official.py), so that numbers compare with published ones.
-              Where it would pick a letter at random we count wrong, and report how often (official_random)
-              and what luck would have added on average (official_luck). It does not know \\boxed{B}:
-              official_boxed is the same algorithm on the inside of the last box, if there is one. Compare
-              that one if a model boxes its answers.
+    rule      ours, deterministic. Only the reply (what follows the last </think>) counts. Its last \\boxed{} is
+              the answer; without a box, an answer that the reply states plainly ("B", "**B**", "B) text", "The
+              answer is B."). Anything else is unparsed, and unparsed is wrong. reward.py compares it with the key.
+    official  MMMU's own algorithm on the same reply (scoring/official.py), to compare with published numbers.
+              Where it would pick a letter at random we count wrong, and report how often (official_random) and
+              what luck would have added on average (official_luck). It does not know \\boxed{B}: official_boxed
+              is the same algorithm on the inside of the last box. Compare that one if a model boxes its answers.
 
 Left out: MMMU-Pro, and turning open questions into multiple choice. The judge (--verifier) is reward.py's.
 
@@ -81,7 +79,7 @@ class Score:
     responses: str = "out/eval/responses.jsonl"  # JSONL: id, question_type, options, answer, response, ...
     out: str = ""                # where the scores go, JSON; default: scores.json beside the responses
     rows: str = ""               # also write every row with what was read in it and the verdicts, JSONL
-    mode: Literal["auto", "think", "nothink"] = "auto"  # of rows without a mode; auto: has it </think>, is it cut off?
+    mode: Literal["auto", "think", "nothink"] = "auto"  # of rows without a mode; auto: by </think> and finish
     verifier: str = ""           # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
 
@@ -107,8 +105,8 @@ def report(scores, rows, folder, out, say):
     say(tables(scores))
     unsure = [row for row in rows if row["thinking"] is False and not row.get("mode")]
     if unsure and any(row["thinking"] for row in rows):
-        say(f"{len(unsure)} of {len(rows)} rows hold no </think> though others do, and were read as answers without "
-            f"a thought; --mode think counts them as thoughts without an answer.")
+        say(f"{len(unsure)} of {len(rows)} rows hold no </think> though others do, and were read as answers "
+            f"without a thought; --mode think counts them as thoughts without an answer.")
     keys = [(row["id"], gold) for row in rows if not row["choice"] for gold in row["gold"]]
     odd = {keys[i][0]: why for i, why in unreadable_golds([gold for _, gold in keys]).items()}
     if odd:
@@ -122,20 +120,20 @@ def report(scores, rows, folder, out, say):
 @dataclass
 class Config:
     model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected one) or a hub name
-    data: str = "data/tiny/mmmu"  # a folder of Parquet files (MMMU's schema), a Parquet or JSONL file, a hub name
+    data: str = "data/tiny/mmmu"  # a folder of Parquet files (MMMU's schema), a Parquet or JSONL file, hub name
     split: str = "validation"     # which Parquet files: those whose names start with it
     revision: str = ""            # commit of the hub data set; default: its newest, which is written down
     subjects: tuple[str, ...] = ()  # only these
     limit: int = 0                # at most so many questions, evenly from all subjects; 0: all
     out: str = "out/eval"         # for responses.jsonl, scores.json, ...; run again, it goes on
-    mode: Literal["think", "nothink", "nowait"] = "think"  # the prompt ends with <think>; not; it does, and --ban
+    mode: Literal["think", "nothink", "nowait"] = "think"  # prompt ends with <think>; not; yes, and --ban
     ban: tuple[str, ...] = CRITICAL_WORDS  # words that nowait bans (the paper: --ban wait alternatively hmm)
     ask: str = ""                 # said at the end of each question: "Put the final answer in \\boxed{}."
     temperature: float = 1.0      # 0: always the most likely token
     runs: int = 1                 # how often each question is asked; the paper reports the mean of 5
     max_new_tokens: int = 16384   # thought and answer together; the model's context is the other limit
     budget: int = 0               # tokens for the thought; 0: no budget
-    on_budget: Literal["close", "cut"] = "close"  # when it ends: close the thought and get the answer, or stop
+    on_budget: Literal["close", "cut"] = "close"  # when it ends: close the thought and answer; stop
     closing: str = "\n</think>\n\n\\boxed{"  # what closes an unfinished thought; the model goes on from there
     chunk: int = 512              # questions sampled and written together: what an interruption can lose
     max_tiles: int = 12           # of an image (InternVL)
@@ -143,7 +141,7 @@ class Config:
     rollout: str = "torch"        # the sampler: torch, or vllm (requirements-gpu.txt)
     tensor_parallel: int = 1      # processes that share one vLLM engine
     rollout_batch: int = 512      # responses that the torch sampler decodes at a time
-    dtype: str = "auto"           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 if the device has it
+    dtype: str = "auto"           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where it is
     seed: int = 0                 # of the sampling
     verifier: str = ""            # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
@@ -181,8 +179,9 @@ def read_questions(cfg):
 
 def questions_of_jsonl(path):
     from data import read_records
-    return [{"id": r.id, "subject": r.subject or "unknown", "options": r.options, "answer": r.answer, "record": r,
-             "question_type": "multiple-choice" if r.options else "open"} for r in read_records(path, limit_bad=0.0)]
+    return [{"id": r.id, "subject": r.subject or "unknown", "options": r.options, "answer": r.answer,
+             "question_type": "multiple-choice" if r.options else "open", "record": r}
+            for r in read_records(path, limit_bad=0.0)]
 
 
 def questions_of_parquet(files, source):
@@ -291,8 +290,8 @@ def evaluate(cfg: Config):
 
 def check_flags(cfg):
     if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
-        raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has to be "
-                      f"below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the answer.")
+        raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has to "
+                      f"be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the answer.")
     for flag in ("runs", "max_new_tokens", "chunk"):
         if getattr(cfg, flag) < 1:
             raise Refused(f"--{flag} {getattr(cfg, flag)}: at least 1.")

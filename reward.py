@@ -5,9 +5,8 @@ RL optimises whatever this file pays for, so it is strict in what it reads and p
 
 1. extract   only the text after the last </think>, only its last balanced \\boxed{}, nothing of the thought
 2. rule      does it mean the same as the gold? (scoring/answers.py)
-3. verifier  a language model behind a server, asked only where the rule says no: the paper's "rule OR verifier" costs
-             nothing that way. When it stays away, VerifierDown stops the run: no zero is made up
-             (scoring/verifier.py)
+3. verifier  a language model behind a server (scoring/verifier.py), asked only where the rule says no: so the
+             paper's "rule OR verifier" is cheap. If it stays away, VerifierDown stops the run: no made-up zeros
 4. format    with <think> in the prompt: exactly one </think>, a thought before it, an answer behind it
 
 What the paper does not say: its rules and its verifier's prompt. Both are ours. No torch here.
@@ -15,7 +14,6 @@ What the paper does not say: its rules and its verifier's prompt. Both are ours.
     python reward.py --responses in.jsonl --out out.jsonl  # rows {"response" or "prediction", "answer"}
     ... --verifier http://host:8000/v1 --verifier_model Qwen/Qwen2.5-32B-Instruct  # with the second opinion
 """
-import sys
 import time
 from dataclasses import dataclass, field
 
@@ -80,7 +78,8 @@ def _reward(claim, right, why, seconds, asked, verdict):
         why = "verifier" if verdict else f"{why}; {agrees[verdict]}"
     accurate = right or verdict is True
     total = (0.8 if accurate else 0.0) + (0.2 if claim.format else 0.0)  # exactly 0, 0.2, 0.8 or 1
-    return Reward(float(accurate), float(claim.format), total, claim.answer, why, right, asked, verdict, seconds)
+    return Reward(float(accurate), float(claim.format), total, claim.answer, why, right, asked, verdict,
+                  seconds)
 
 
 def score_batch(responses, golds, thinking_prompt=True, options=None, verifier=None, questions=None):
@@ -94,8 +93,8 @@ def score_batch(responses, golds, thinking_prompt=True, options=None, verifier=N
     thinking = [thinking_prompt] * n if isinstance(thinking_prompt, bool) else list(thinking_prompt)
     golds, options, questions = list(golds), options or [None] * n, questions or [""] * n
     if not len(thinking) == len(golds) == len(options) == len(questions) == n:
-        raise ValueError(f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, {len(options)} "
-                         f"options, {len(questions)} questions: one of each for every response, please")
+        raise ValueError(f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, "
+                         f"{len(options)} options, {len(questions)} questions: one of each for every response")
     return judge([*map(read_claim, responses, golds, thinking, options, questions)], verifier)
 
 
@@ -119,10 +118,10 @@ def rates(rewards):
 
 @dataclass
 class Config:
-    responses: str                  # JSONL; {"response" or "prediction", "answer"}, perhaps "question", "options", "id"
+    responses: str                  # JSONL; "response" or "prediction", "answer", perhaps "question", "options"
     out: str                        # JSONL; the same rows with accuracy, format, total, extracted, why
     thinking_prompt: bool = True    # "<think>" ended the prompt, so a response without </think> has no answer
-    verifier: str = ""              # an OpenAI-compatible server, such as http://localhost:8000/v1; "": the rule alone
+    verifier: str = ""              # an OpenAI-compatible server, http://localhost:8000/v1; "": the rule alone
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the name of the model there
     patience: float = 900.0         # seconds to wait for a verifier that does not answer before stopping
     check_golds: bool = False       # also list the rows whose right answer the rule cannot read
@@ -146,19 +145,9 @@ def main(cfg):
     reward_rows.write_rows(cfg.out, rows, rewards)
     reward_rows.print_summary(rows, rewards, seconds, cfg.out)
     if verifier:
-        shown = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rates(rewards).items()]
-        print("  ".join(shown), verifier.counts)
+        reward_rows.print_rates(rates(rewards), verifier.counts)
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from machinery.files import Refused
-    try:
-        main(tyro.cli(Config, description=__doc__.split("\n\n")[0]))
-    except VerifierDown as error:
-        sys.exit(f"{error} (nothing was written)")
-    except Refused as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+    from scoring.reward_rows import command
+    command(main, Config, __doc__)

@@ -18,8 +18,8 @@ from scoring.denial import denies_image  # noqa: F401 (re-exported)
 
 # The paper names "Wait" and "Alternatively" and keeps its list to itself; this is the list of the related
 # NoWait study.
-CRITICAL_WORDS = ("wait", "alternatively", "hmm", "but", "however", "check", "double-check", "maybe", "verify",
-                  "again")
+CRITICAL_WORDS = ("wait", "alternatively", "hmm", "but", "however", "check", "double-check", "maybe",
+                  "verify", "again")
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters: written without spaces
 
 

@@ -21,8 +21,8 @@ def denies_image(text):
     return False
 
 
-_HINT = re.compile(r"image|pict|photo|figure|diagram|graph|chart|drawing|illustr|screenshot|attachment|图|照片",
-                   re.IGNORECASE)
+_HINT = re.compile(r"image|pict|photo|figure|diagram|graph|chart|drawing|illustr|screenshot|attachment"
+                   r"|图|照片", re.IGNORECASE)
 
 # -------------------------------------------------------------------------------------- parts of the patterns
 _NOUN = (r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|charts?|drawings?"
@@ -38,8 +38,8 @@ _NOW = r"(?:(?:actually|really|directly|currently|also|even|still|just|physicall
 _LOOK = (r"(?:see|view|access|open|look\s+at|display|process|perceive|observe|inspect|analy[sz]e)"
          r"(?:\s+(?:or|and)\s+\w+)?")
 _I = r"(?:^|\b(?:i|we|and|but|so|since|as|because)\s+)"  # I, we, or nobody; not "the driver can't see"
-_CANNOT = (rf"(?:{_I}{_NOW}(?:can't|cannot|can\s+not|couldn't|could\s+not)|(?:\bi|\bwe)(?:'m|'re|\s+am|\s+are)"
-           rf"\s+(?:unable\s+to|not\s+able\s+to|blind\s+to))\s+{_NOW}")
+_CANNOT = (rf"(?:{_I}{_NOW}(?:can't|cannot|can\s+not|couldn't|could\s+not)|(?:\bi|\bwe)(?:'m|'re"
+           rf"|\s+am|\s+are)\s+(?:unable\s+to|not\s+able\s+to|blind\s+to))\s+{_NOW}")
 _NEGATED = r"(?:n't|\s+not|\s+never)"
 # behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to
 # scale")

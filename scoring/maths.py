@@ -16,8 +16,8 @@ from scoring.rule import DIFFERENT, verdict
 from scoring.shapes import Kind, shape
 from scoring.spelling import words_of
 
-_FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
-                        r"|pi|sqrt)(?![A-Za-z])")
+_FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln"
+                        r"|exp|pi|sqrt)(?![A-Za-z])")
 
 
 def compare(a, g):

@@ -172,8 +172,8 @@ def mark(row, rule, judge, kept):
 def summary(rows):
     """The dictionary of scores.json from marked rows. All rates are fractions."""
     scores = {**group(rows), "questions": len({row["id"] for row in rows})}
-    for name in ("official_boxed", "official_random", "official_luck", "unparsed", "truncated", "forced", "format",
-                 "denial"):
+    for name in ("official_boxed", "official_random", "official_luck", "unparsed", "truncated", "forced",
+                 "format", "denial"):
         scores[name] = mean(row[name] for row in rows)
     for name, claim in (("rule_with_denial", 1.0), ("rule_without_denial", 0.0)):
         part = [row["rule"] for row in rows if row["denial"] == claim]
@@ -202,8 +202,8 @@ def group(rows):
         questions.setdefault(row["id"], []).append(row["rule"])
     lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), (int, float))]
     means = {name: mean(row[name] for row in rows) for name in ("rule", "official", "official_boxed")}
-    return {"n": len(rows), **means, "rule_se": standard_error([mean(values) for values in questions.values()]),
-            "length": mean(lengths) if lengths else None}
+    return {"n": len(rows), **means, "length": mean(lengths) if lengths else None,
+            "rule_se": standard_error([mean(values) for values in questions.values()])}
 
 
 def standard_error(values):
@@ -223,7 +223,8 @@ def tables(scores):
     text.insert(1, "-" * len(text[0]))
     text.insert(-1, "-" * len(text[0]))
     rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"),
-             ("format", "format"), ("denial", "image denied"), ("official_random", "official picks at random")]
+             ("format", "format"), ("denial", "image denied"),
+             ("official_random", "official picks at random")]
     text += ["", "in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
              f"rule where the image is denied {_percent(scores['rule_with_denial'])}, "
              f"elsewhere {_percent(scores['rule_without_denial'])}; "

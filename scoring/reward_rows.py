@@ -1,15 +1,30 @@
 """The files of `python reward.py`: rows in, rows out, a summary. A reader may skip this file."""
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from tqdm import tqdm
 
 from machinery.files import Refused, json_lines
 from machinery.mmmu_rows import parse_options
 from scoring.answers import unreadable_golds
 from scoring.responses import Claim
+from scoring.verifier import VerifierDown
+
+
+def command(main, Config, doc):
+    """The command line: like machinery.files.main, and it says that nothing was written when the verifier stays away."""
+    try:
+        main(tyro.cli(Config, description=doc.split("\n\n")[0]))
+    except VerifierDown as error:
+        sys.exit(f"{error} (nothing was written)")
+    except Refused as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")
 
 
 @dataclass
@@ -105,3 +120,7 @@ def print_summary(rows, rewards, seconds, out):
     if rows:
         row, r = max(zip(rows, rewards), key=lambda pair: pair[1].seconds)
         print(f"slowest: {row.name}, {r.seconds * 1000:.1f} ms ({r.why}): {str(r.extracted)[:60]!r}")
+
+
+def print_rates(rates, counts):
+    print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rates.items()), counts)

@@ -16,7 +16,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-TIME_LIMIT = 2.0         # seconds of processor time for a pair; not wall time: a busy machine must not change a verdict
+TIME_LIMIT = 2.0         # seconds for a pair; of processor time: a busy machine must not change a verdict
 MEMORY_LIMIT = 4 << 30   # bytes of address space for one worker
 START_LIMIT = 120        # seconds of wall time until a worker is ready
 ROOT = Path(__file__).parent.parent
