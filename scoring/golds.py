@@ -1,6 +1,6 @@
 """Gold answers that the rule cannot read are found before training, not at step 412. A reader may skip this
 file."""
-from answers import unreadable_golds
+from scoring.answers import unreadable_golds
 from machinery.files import Refused, say
 
 

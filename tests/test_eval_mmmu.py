@@ -15,6 +15,9 @@ import tyro
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 import eval_mmmu as E  # noqa: E402
+from machinery.mmmu_rows import subject_of  # noqa: E402
+from scoring import mmmu  # noqa: E402
+from scoring.official import official_choice  # noqa: E402
 
 OPTIONS = "['3', \"Bob's\", 'Rome', 'Paris']"
 THOUGHT = "Let me see.\n</think>\n\n"
@@ -79,11 +82,11 @@ def test_official_on_the_box():
 
 
 def test_official_choice_takes_the_latest():
-    assert E.official_choice("(C) no. (A) no. (B)", "abcd") == "B"
-    assert E.official_choice("(C) beats A ", "abcd") == "C"      # letters in brackets come first
-    assert E.official_choice(" A or D or C or", "abcd") == "C"
-    assert E.official_choice("one two three Rome then Paris five", ["Paris", "Rome"]) == "A"
-    assert E.official_choice("Rome", ["Paris", "Rome"]) is None
+    assert official_choice("(C) no. (A) no. (B)", "abcd") == "B"
+    assert official_choice("(C) beats A ", "abcd") == "C"      # letters in brackets come first
+    assert official_choice(" A or D or C or", "abcd") == "C"
+    assert official_choice("one two three Rome then Paris five", ["Paris", "Rome"]) == "A"
+    assert official_choice("Rome", ["Paris", "Rome"]) is None
 
 
 @pytest.mark.parametrize("options, answer, response", [
@@ -130,7 +133,7 @@ def test_odd_text_does_not_raise():
         for answer, kind in (("B", "multiple-choice"), ("nan", "open"), ("[0, 1)", "open"), ("['a', 3]", "open")):
             for mode in ("think", "nothink"):
                 E.score_rows([row(text, answer, OPTIONS, kind, mode=mode)])
-    assert E.accepted_answers("[0, 1]") == ["[0, 1]"]  # an interval, no list of texts
+    assert mmmu.accepted_answers("[0, 1]") == ["[0, 1]"]  # an interval, no list of texts
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -167,9 +170,9 @@ def test_tables_by_hand():
 
 
 def test_every_subject_has_one_discipline():
-    assert len(E.DISCIPLINES) == 6 and sum(map(len, E.DISCIPLINES.values())) == len(E.DISCIPLINE_OF) == 30
-    assert E.subject_of("validation_Diagnostics_and_Laboratory_Medicine_30") == "Diagnostics_and_Laboratory_Medicine"
-    assert E.subject_of("17") == "unknown"
+    assert len(mmmu.DISCIPLINES) == 6 and sum(map(len, mmmu.DISCIPLINES.values())) == len(mmmu.DISCIPLINE_OF) == 30
+    assert subject_of("validation_Diagnostics_and_Laboratory_Medicine_30") == "Diagnostics_and_Laboratory_Medicine"
+    assert subject_of("17") == "unknown"
 
 
 def test_the_judge_counts_apart(tmp_path):

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import answers
-from answers import readable_gold, same_answer, same_batch, unreadable_golds
+from scoring import workers
+from scoring.answers import readable_gold, same_answer, same_batch, unreadable_golds
 from reward import extract_answer, format_ok, rates, score, score_batch
 
 HERE = pathlib.Path(__file__).parent
@@ -197,9 +197,9 @@ def test_reading_is_linear():
 
 @pytest.fixture
 def small_limit():
-    answers.POOL.limit = 0.4
+    workers.POOL.limit = 0.4
     yield
-    answers.POOL.limit = answers.TIME_LIMIT
+    workers.POOL.limit = workers.TIME_LIMIT
 
 
 SLOW = "\\int \\sqrt{\\sin(x^3)+\\ln(x^2+1)} dx"  # passes the limits before parsing; only the clock stops it
@@ -224,8 +224,8 @@ def test_equal_pairs_in_a_batch_are_compared_once(small_limit):
 
 def test_a_killed_worker_loses_nothing():
     assert same_answer("\\sqrt{9}", "3")
-    for worker in answers.POOL.workers:
-        os.kill(worker["process"].pid, 9)
+    for worker in workers.POOL.workers:
+        os.kill(worker.process.pid, 9)
     assert [r[0] for r in same_batch([("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 8)])].count(True) >= 4  # a pair on its way may be lost to it
     assert all(r[0] for r in same_batch([("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 8)]))
 
@@ -265,8 +265,8 @@ def test_unreadable_golds():
 
 
 def test_no_torch_and_no_worker_before_it_is_needed():
-    code = ("import sys, reward, answers; r = reward.score('a</think>\\\\boxed{16.0}', '16'); assert r.total == 1.0;"
-            "assert not {'torch', 'sympy', 'math_verify', 'httpx', 'tyro'} & set(sys.modules), sys.modules; assert not answers.POOL.workers")
+    code = ("import sys, reward, scoring.workers as workers; r = reward.score('a</think>\\\\boxed{16.0}', '16'); assert r.total == 1.0;"
+            "assert not {'torch', 'sympy', 'math_verify', 'httpx', 'tyro'} & set(sys.modules), sys.modules; assert not workers.POOL.workers")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

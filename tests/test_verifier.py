@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from reward import Verifier, VerifierDown, askable, parse_verdict, rates, score, score_batch
-from verifier import JUDGE_PROMPT
+from scoring.verifier import JUDGE_PROMPT
 
 HERE = pathlib.Path(__file__).parent
 

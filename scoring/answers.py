@@ -1,0 +1,108 @@
+"""Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
+ours).
+
+same_answer(answer, gold) reads numbers, fractions, percentages, units, LaTeX, intervals, inequalities, sets,
+tuples, matrices, equations, expressions, text, choice letters, and several answers in one string. It goes
+from cheap to dear:
+
+1. spelling.py  one form for the many ways to type the same thing                     microseconds, here
+2. numbers.py   exact fractions with units                                            microseconds, here
+3. shapes.py    lists, intervals, sets, matrices, equations, piece by piece           microseconds, here
+4. maths.py     what is left is parsed by math-verify and compared by value           milliseconds, workers.py
+
+rule.py puts these together. Here is what others call; a reader may skip `unreadable_golds`, which checks data
+sets. """
+import re
+import time
+import unicodedata
+
+from scoring.limits import MAX_CHARS, too_heavy
+from scoring.numbers import number
+from scoring.rule import NEEDS_MATHS, SAME, choice, equal, needs_maths, verdict
+from scoring.spelling import key_of, plain, words_of
+from scoring.workers import POOL
+
+_INTEGER = re.compile(r"-?[0-9]{1,40}")
+
+
+def same_answer(answer, gold, options=None):
+    """Does the answer mean the same as the gold? options: the texts of a multiple-choice question, if they
+    are known."""
+    return same_batch([(str(answer), str(gold), options)])[0][0]
+
+
+def same_batch(pairs):
+    """[(answer, gold, options)] -> [(right, why, seconds)]; equal pairs are looked at once."""
+    keys = [(answer, gold, tuple(map(str, options)) if options else None) for answer, gold, options in pairs]
+    done, hard = {}, []
+    for key in dict.fromkeys(keys):
+        start = time.perf_counter()
+        found, why = first_look(*key)
+        if found is NEEDS_MATHS:
+            hard.append(key)
+        else:
+            done[key] = (found is SAME, "rule" if found is SAME else why, time.perf_counter() - start)
+    done.update(zip(hard, POOL.map(hard)))
+    return [done[key] for key in keys]
+
+
+def first_look(answer, gold, options):
+    """(Verdict, why) without mathematics."""
+    if answer is None:
+        return verdict(False), "no answer in a \\boxed{}"
+    if answer == gold:
+        return verdict(answer.strip()), "rule"
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not options:
+        return verdict(int(answer) == int(gold)), "not equal"
+    if len(answer) > 4 * MAX_CHARS or len(gold) > 4 * MAX_CHARS:
+        return verdict(False), "too long to compare"
+    a, g = plain(answer), plain(gold)
+    if a and key_of(a) == key_of(g):
+        return SAME, "rule"
+    reason = too_heavy(a) or too_heavy(g)
+    return (verdict(False), reason) if reason else (equal(a, g, options, needs_maths), "not equal")
+
+
+def readable_gold(answer, options=None):
+    """None when the rule can read this gold answer, else the reason. Run it over a data set before training
+    on it."""
+    return unreadable_golds([answer], [options]).get(0)
+
+
+def unreadable_golds(answers, options=None):
+    """{index: reason} of the gold answers that the rule cannot compare with anything but themselves."""
+    bad, unsure = {}, {}
+    for i, answer in enumerate(answers):
+        g = plain(str(answer)[:4 * MAX_CHARS])
+        reason = _unreadable(answer, g)
+        if reason:
+            bad[i] = reason
+        elif not _read_at_sight(g, options[i] if options else None):
+            unsure[i] = g
+    parsed = POOL.map([("parse", g, None) for g in unsure.values()], parse_only=True)
+    for (i, g), (ok, why, _) in zip(unsure.items(), parsed):
+        if not ok:
+            late = f" ({why})" if why == "time limit" else ""
+            bad[i] = f"the answer {g[:60]!r} is neither a text nor mathematics that the rule can parse{late}"
+    return dict(sorted(bad.items()))
+
+
+def _unreadable(answer, g):
+    """Why this gold cannot be compared, as far as it can be seen without parsing; None: it may be
+    readable."""
+    if answer is None or (isinstance(answer, str) and not answer.strip()):
+        return "the answer is empty"
+    if not isinstance(answer, (str, int, float)):
+        return f"the answer is a {type(answer).__name__}, not a text"
+    if "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
+        return f"the answer {str(answer)[:40]!r} holds no letter, digit or symbol"
+    heavy = too_heavy(g)
+    if heavy:
+        return f"the answer {'is' if heavy.startswith(('too', 'nested')) else 'holds'} {heavy}"
+    if len(g.split()) > 12 and words_of(g):
+        return f"the answer is a sentence of {len(g.split())} words: only a verifier can compare it"
+    return None
+
+
+def _read_at_sight(g, options):
+    return bool(number(g) or choice("A", g, options) or words_of(g) or len(g) == 1)

@@ -1,0 +1,48 @@
+"""What is too heavy to compare. A reader may skip this file: it only keeps hostile strings away from the
+parser.
+
+sympy crawls or eats all memory on a short string (5^5^5^5). What passes here still meets the worker's time
+limit. """
+import re
+
+MAX_CHARS = 1000       # a longer answer is compared by its spelling only: no final answer needs more
+MAX_DEPTH = 24         # of nested brackets
+MAX_DIGITS = 300       # of one number
+MAX_EXPONENT = 10_000  # written as a number; 5^{5^{5}} has no business in an answer
+MAX_FACTORIAL = 1000
+
+_BRACKET = r"[\s{(\[]*"
+_POWER = rf"(?:\^|\*\*){_BRACKET}"  # ^ or **, then what opens the exponent
+_THREE_POWERS = re.compile(rf"{_POWER}[\w.]*{_BRACKET}{_POWER}[\w.]*{_BRACKET}(?:\^|\*\*)")
+_TWO_POWERS = re.compile(rf"{_POWER}(\d+)[\s)}}]*{_POWER}(\d+)")
+_EXPONENT = re.compile(rf"\^{_BRACKET}[-+]?(\d+)")
+
+
+def too_heavy(s):
+    """A reason not to hand this to a parser, or None."""
+    if len(s) > MAX_CHARS:
+        return "too long to compare"
+    depth = deepest = 0
+    for c in s:
+        depth += (c in "([{") - (c in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH or len(re.findall(r"\\(?:sqrt|frac)", s)) > 2 * MAX_DEPTH:
+        return "nested too deeply to compare"
+    if any(len(digits) > MAX_DIGITS for digits in re.findall(r"\d+", s)):
+        return "a number too long to compare"
+    if any(int(exponent) > MAX_EXPONENT for exponent in _EXPONENT.findall(s)):
+        return "an exponent too large to compute"
+    if _THREE_POWERS.search(s):
+        return "a tower of exponents"
+    for lower, upper in _TWO_POWERS.findall(s):
+        if len(lower) * int(upper) > 5 or len(lower) > 4:
+            return "a tower of exponents"
+    return "a factorial too large to compute" if _large_factorial(s) else None
+
+
+def _large_factorial(s):
+    if "!" not in s and "binom" not in s:
+        return False
+    if any(int(digits) > MAX_FACTORIAL for digits in re.findall(r"\d+", s)) or re.search(r"![\s)}\]]*!", s):
+        return True
+    return bool(re.search(r"[)}\]]\s*!", s) and re.search(r"\^|!.*!", s))

@@ -1,0 +1,251 @@
+"""MMMU's responses: which rows can be scored, what a reply states as its answer, and the tables of scores.
+
+`read_rows`, `mark` and `summary` are the three steps that eval_mmmu.py takes, with reward.py's comparison
+between the first two. A reader may skip `tables`, which only prints. """
+import ast
+import re
+import string
+from json import JSONDecodeError
+from pathlib import Path
+from statistics import mean, stdev
+
+from machinery.files import Refused, json_lines
+from machinery.mmmu_rows import options_of, subject_of
+from scoring.denial import denies_image
+from scoring.official import official_right
+from scoring.responses import after_thought, last_box
+
+DISCIPLINES = {
+    "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "Health and Medicine": ("Basic_Medical_Science", "Clinical_Medicine",
+                            "Diagnostics_and_Laboratory_Medicine", "Pharmacy", "Public_Health"),
+    "Humanities and Social Science": ("History", "Literature", "Sociology", "Psychology"),
+    "Tech and Engineering": ("Agriculture", "Architecture_and_Engineering", "Computer_Science", "Electronics",
+                             "Energy_and_Power", "Materials", "Mechanical_Engineering")}
+DISCIPLINE_OF = {subject: name for name, subjects in DISCIPLINES.items() for subject in subjects}
+
+
+# ------------------------------------------------------------------------------------------ rows of responses
+
+def read_responses(path):
+    """Rows of a responses file. A torn last line (the writer was killed) is left out, other broken lines are
+    refused."""
+    if not Path(path).is_file():
+        raise Refused(f"--responses {path}: there is no such file. "
+                      f"An evaluation writes it as responses.jsonl into its --out folder.")
+    rows = []
+    for number, row in json_lines(path, errors="replace"):
+        if not isinstance(row, JSONDecodeError):
+            rows.append(row)
+        elif row.doc.endswith("\n"):
+            raise Refused(f"{path} line {number} is not JSON ({row}).")
+    return rows
+
+
+def read_rows(rows, mode):
+    """The rows with what was read in them. mode: of rows that do not carry their own."""
+    if not rows:
+        raise Refused("No responses to score.")
+    rows, seen = [checked(row, f"row {i}") for i, row in enumerate(rows, 1)], {}
+    for i, row in enumerate(rows, 1):
+        row["run"] = row.get("run", 0)
+        first = seen.setdefault((row["id"], row["run"]), i)
+        if first != i:
+            raise Refused(f"Row {row['id']} stands there twice (rows {first} and {i}). "
+                          f"If these are several runs, number them in a 'run' field.")
+        row["thinking"] = was_thinking(row, mode)
+        row["parsed"], row["boxed"] = rule_answer(row)
+    return rows
+
+
+def checked(row, where):
+    """A responses row with everything that scoring needs, or a sentence that names the row."""
+    if not isinstance(row, dict):
+        raise Refused(f"{where}: a JSON object was expected, not {str(row)[:100]!r}.")
+    name = f"{row.get('id', '(without an id)')} ({where})"
+    for field in ("id", "question_type", "answer", "response"):
+        if row.get(field) is None:
+            raise Refused(f"Row {name} has no {field!r}. "
+                          f"Needed: id, question_type, options, answer, response.")
+    if not isinstance(row["response"], str):
+        raise Refused(f"Row {name}: its response is {type(row['response']).__name__}, a text was expected.")
+    row = {**row, "options": options_of(row, name)}
+    row["id"], row["answer"] = str(row["id"]), str(row["answer"]).strip()
+    row["choice"] = row["question_type"] == "multiple-choice"  # anything else is open
+    if row["answer"] in ("", "?"):
+        raise Refused(f"Row {name} has no answer to compare with ({row['answer']!r}). "
+                      f"MMMU's test split keeps its answers: send it to its server.")
+    if row["choice"]:
+        letters = string.ascii_uppercase[:len(row["options"])]
+        row["answer"] = row["answer"].strip("().")
+        if not letters:
+            raise Refused(f"Row {name} is multiple choice and has no options.")
+        if row["answer"] not in list(letters):
+            raise Refused(f"Row {name}: its answer {row['answer']!r} is none of the letters "
+                          f"{', '.join(letters)} of its {len(letters)} options.")
+    row["gold"] = [row["answer"]] if row["choice"] else accepted_answers(row["answer"])
+    row["subject"] = row.get("subject") or subject_of(row["id"])
+    return row
+
+
+def accepted_answers(answer):
+    """[accepted answers] of an open question: MMMU prints a few of them as a list of strings, "['24/7',
+    '3.429']"."""
+    if answer.lstrip().startswith("["):
+        try:
+            several = ast.literal_eval(answer.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return [answer]  # an interval, a matrix, ...
+        if isinstance(several, list) and several and all(isinstance(a, str) for a in several):
+            return several
+    return [answer]
+
+
+# --------------------------------------------------------------------------------------------------- our rule
+
+def was_thinking(row, mode="auto"):
+    """Did <think> end the prompt? The row's own mode says it; if it has none, --mode or the text does."""
+    mode = row.get("mode") or mode
+    if mode != "auto":
+        return mode != "nothink"
+    response = row["response"]
+    return "</think>" in response or response.lstrip().startswith("<think>") or row.get("finish") == "length"
+
+
+def rule_answer(row):
+    """What our rule reads in a row: (answer or None, stands it in a box?)."""
+    reply = after_thought(row["response"], row["thinking"])
+    if not reply:
+        return None, False
+    boxed = last_box(reply)
+    if boxed is not None:
+        return boxed, True
+    answer = stated_answer(reply, row)
+    balanced = answer is not None and answer.count("{") == answer.count("}")
+    return (answer if balanced else None), False
+
+
+def stated_answer(reply, row):
+    """The answer of a reply without a box when it plainly states exactly one, else None. Never guesses.
+
+    "B", "(B)", "**B**", "B) text", "The answer is B, because ...", an option's text and nothing else; for
+    open questions what follows "answer is" / "answer:", or a reply of at most five words. """
+    text = re.sub(r"\*\*|__|`", "", reply).strip()
+    said = re.findall(r"\banswer(?: is\b(?: ?:)?| ?:)\s*(\S.*)", text, re.I)  # "." stops at the line's end
+    if not said and ("\n" in text or not text):
+        return None
+    text = (said[-1] if said else text).strip()
+    if not row["choice"]:
+        text = text.removesuffix(".").strip()
+        return text if text and len(text) <= 200 and (said or len(text.split()) <= 5) else None
+    letters = string.ascii_uppercase[:len(row["options"])]
+    if len(set(re.findall(rf"(?<!\w)([{letters}])[).:]", text))) > 1:
+        return None  # it repeats the list of options
+    stated = rf"(?:option |choice )?\(?([{letters}])(?=[).:;]|$|,? because\b|,? since\b)"
+    if match := re.match(stated, text, re.I if len(text) == 1 else 0):
+        return match[1].upper()
+    text = text.removesuffix(".").casefold()
+    same = [letter for letter, option in zip(letters, row["options"]) if text == option.strip().casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+# ----------------------------------------------------------------------------------------------------- scores
+
+def mark(row, rule, judge, kept):
+    """Write the verdicts into a row. rule, judge: who accepts its answer. kept: does it keep the format?"""
+    row["rule"], row["judge"] = float(rule), float(judge)
+    reply = after_thought(row["response"], row["thinking"])
+    # of an open thought the official algorithm reads all there is
+    reply = (row["response"] if reply is None else reply).strip()
+    row["official"], row["official_random"] = map(float, official_right(reply, row))
+    row["official_boxed"] = float(official_right(row["parsed"], row)[0]) if row["boxed"] else row["official"]
+    row["official_luck"] = row["official_random"] / max(1, len(row["options"]))
+    row["unparsed"] = float(row["parsed"] is None)
+    row["truncated"] = float(row.get("finish") == "length")
+    row["forced"] = float(bool(row.get("forced")))
+    row["format"] = float(kept and not row["forced"])  # a closing of ours is not its own
+    row["denial"] = float(denies_image(row["response"]))
+
+
+def summary(rows):
+    """The dictionary of scores.json from marked rows. All rates are fractions."""
+    scores = {**group(rows), "questions": len({row["id"] for row in rows})}
+    for name in ("official_boxed", "official_random", "official_luck", "unparsed", "truncated", "forced",
+                 "format", "denial"):
+        scores[name] = mean(row[name] for row in rows)
+    for name, claim in (("rule_with_denial", 1.0), ("rule_without_denial", 0.0)):
+        part = [row["rule"] for row in rows if row["denial"] == claim]
+        scores[name] = mean(part) if part else None
+    runs, subjects, disciplines = {}, {}, {}
+    for row in rows:
+        runs.setdefault(row["run"], []).append(row["rule"])
+        subjects.setdefault(row["subject"], []).append(row)
+        disciplines.setdefault(DISCIPLINE_OF.get(row["subject"], "Other"), []).append(row)
+    scores["runs"] = [mean(runs[run]) for run in sorted(runs, key=str)]
+    scores["runs_se"] = standard_error(scores["runs"])
+    scores["subjects"] = {name: group(subjects[name]) for name in sorted(subjects)}
+    names = [name for name in (*DISCIPLINES, "Other") if name in disciplines]
+    scores["disciplines"] = {name: group(disciplines[name]) for name in names}
+    return scores
+
+
+def group(rows):
+    """Of some rows: how many, both scores, the rule's standard error over questions, the mean length in
+    tokens if known.
+
+    Runs of one question are averaged first, because they are not independent.
+    """
+    questions = {}
+    for row in rows:
+        questions.setdefault(row["id"], []).append(row["rule"])
+    lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), (int, float))]
+    means = {name: mean(row[name] for row in rows) for name in ("rule", "official", "official_boxed")}
+    return {"n": len(rows), **means, "length": mean(lengths) if lengths else None,
+            "rule_se": standard_error([mean(values) for values in questions.values()])}
+
+
+def standard_error(values):
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def tables(scores):
+    """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length)."""
+    rows = [("", "n", "rule %", "+- se", "official %", "in box %", "tokens")]
+    for discipline, g in scores["disciplines"].items():
+        rows.append(_line(discipline, g))
+        rows += [_line(f"  {subject}", g) for subject, g in scores["subjects"].items()
+                 if DISCIPLINE_OF.get(subject, "Other") == discipline]
+    rows.append(_line("Overall", scores))
+    name_width, *widths = [max(map(len, column)) for column in zip(*rows)]
+    text = ["  ".join([name.ljust(name_width), *map(str.rjust, cells, widths)]) for name, *cells in rows]
+    text.insert(1, "-" * len(text[0]))
+    text.insert(-1, "-" * len(text[0]))
+    rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"),
+             ("format", "format"), ("denial", "image denied"),
+             ("official_random", "official picks at random")]
+    text += ["", "in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
+             f"rule where the image is denied {_percent(scores['rule_with_denial'])}, "
+             f"elsewhere {_percent(scores['rule_without_denial'])}; "
+             f"luck would add {_percent(scores['official_luck'])} to official"]
+    if "judge" in scores:
+        asked = scores["verifier"]
+        text.append(f"rule or judge {_percent(scores['judge'])}; "
+                    f"of what was asked, no verdict on {_percent(asked['no_verdict'])}; "
+                    f"of {asked['audited']} answers that the rule accepts, "
+                    f"the judge refuses {asked['disagree']}")
+    if len(scores["runs"]) > 1:
+        text.append(f"{len(scores['runs'])} runs: {', '.join(map(_percent, scores['runs']))}; "
+                    f"mean {_percent(scores['rule'])} +- {_percent(scores['runs_se'])} "
+                    f"(standard error over runs)")
+    return "\n".join(text)
+
+
+def _percent(x):
+    return "-" if x is None else f"{100 * x:.1f}"
+
+
+def _line(name, g):
+    percents = [_percent(g[k]) for k in ("rule", "rule_se", "official", "official_boxed")]
+    return (name, str(g["n"]), *percents, "-" if g["length"] is None else f"{g['length']:.0f}")

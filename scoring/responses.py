@@ -1,0 +1,58 @@
+"""What stands where in a response: the text behind its thought, the last \\boxed{} of that text. No torch.
+
+A reader may skip how braces are counted.
+"""
+import re
+import unicodedata
+from dataclasses import dataclass
+
+_BRACES = re.compile(r"\\{1,4}boxed\s*\{|\\.|[{}]", re.DOTALL)  # \{ is a character, not a brace
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a response says, and what it is compared with."""
+    answer: str | None   # what it claims to be the answer
+    missing: str         # why there is none
+    format: bool         # does it keep the template?
+    gold: str
+    options: list | None = None  # the texts of A, B, C, ...
+    question: str = ""
+
+
+def after_thought(response, thinking_prompt):
+    """The text behind the last </think>; None when a thought was prompted and never closed."""
+    _, tag, tail = response.rpartition("</think>")
+    return tail if tag or not thinking_prompt else None
+
+
+def last_box(text):
+    """What the last balanced \\boxed{} of the text holds, or None. One pass over the text, whatever it is."""
+    if "boxed" not in text:
+        return None
+    open_braces = []  # (start, where its content starts when it is a box, else None)
+    boxes = []        # (start, content's start, content's end), outermost ones only
+    for m in _BRACES.finditer(text, max(0, text.find("boxed") - 8)):
+        token = m.group()
+        if token == "{":
+            open_braces.append((m.start(), None))
+        elif token[-1] == "{" and len(token) > 2:
+            open_braces.append((m.start(), m.end()))
+        elif token == "}" and open_braces:
+            start, inside = open_braces.pop()
+            if inside is not None:
+                while boxes and boxes[-1][0] > start:
+                    boxes.pop()  # it stood inside this one
+                boxes.append((start, inside, m.start()))
+    if not boxes:
+        return None
+    _, start, end = boxes[-1]
+    answer = text[start:end].strip()
+    inner = re.fullmatch(r"\\{1,4}boxed\s*\{([^{}]*)\}", answer)  # \boxed{\boxed{5}}
+    return (inner[1].strip() if inner else answer) or None
+
+
+def says_something(text):
+    """Is there a word, a number or a symbol left without tags, special tokens and an empty \\boxed{}?"""
+    text = re.sub(r"</?think>|<\|[^|<>]{1,40}\|>|\\{1,4}boxed\s*\{\s*\}", "", text)
+    return any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in text)
