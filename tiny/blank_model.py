@@ -1,8 +1,5 @@
-"""The embedded world's model: an InternVL of about 2M random parameters, in a real Hugging Face model folder.
-
-The folder holds the weights, the tokenizer, the image processor and the chat template, as InternVL3's HF-native
-format has them.
-"""
+"""The embedded world's model: an InternVL of about 2M random parameters, its tokenizer, image processor and
+chat template, in the layout of a real Hugging Face model folder (InternVL3's HF-native format)."""
 import json
 
 import torch
@@ -12,18 +9,18 @@ from transformers import (
 )
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
-THINK = ("<think>", "</think>")  # ordinary added tokens: they stay in the text when special tokens are left out
+THINK = ("<think>", "</think>")  # ordinary added tokens: skip_special_tokens leaves them in the text
 
-# Every word of the world. The space before a number belongs to its neighbour, so a number is one token wherever it is.
+# Every word of the world. The space before a number belongs to its neighbour: so it is always one token.
 WORDS = """user assistant system A B C D What How Which In One Add Read Multiply Largest Wait Alternatively I
- a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners cost
- costs count counts cross crosses dial dials digit digits do does far four green has have high how image in is it
- largest left line many middle number numbers of once over red right row see shape shapes smallest square squares
- sum sums take the then there together top triangle triangles unit what which yellow""".split()
-PIECES = [", ", ". ", ": ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?", ", smallest ",
-          "Largest ", " over ", " costs ", "I see it at once."]
+ a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners
+ cost costs count counts cross crosses dial dials digit digits do does far four green has have high how image
+ in is it largest left line many middle number numbers of once over red right row see shape shapes smallest
+ square squares sum sums take the then there together top triangle triangles unit what which yellow""".split()
+PIECES = [", ", ". ", ": ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?",
+          ", smallest ", "Largest ", " over ", " costs ", "I see it at once."]
 
-# ChatML exactly as InternVL3 has it: a picture is one placeholder and a line break. enable_thinking opens the thought.
+# ChatML as InternVL3 has it: an image is one placeholder and a line break. enable_thinking opens the thought.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -59,8 +56,8 @@ def make_tokenizer():
     core.pre_tokenizer, core.decoder = byte, decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     core.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK])
-    roles = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-             "video_token": "<video>"}
+    roles = {"start_image_token": "<img>", "end_image_token": "</img>",
+             "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=512,
         padding_side="left", clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE,
@@ -72,13 +69,13 @@ def make_model(tokenizer, end, pad, seed):
                   image_size=[48, 48], patch_size=[8, 8], attention_bias=True, layer_scale_init_value=1.0,
                   initializer_range=0.05)
     text = dict(model_type="qwen2", vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4,
-                num_attention_heads=4, num_key_value_heads=2, intermediate_size=384, max_position_embeddings=512,
-                rope_theta=10_000.0, initializer_range=0.06, tie_word_embeddings=False, bos_token_id=None,
-                eos_token_id=end, pad_token_id=pad)
+                num_attention_heads=4, num_key_value_heads=2, intermediate_size=384,
+                max_position_embeddings=512, rope_theta=10_000.0, initializer_range=0.06,
+                tie_word_embeddings=False, bos_token_id=None, eos_token_id=end, pad_token_id=pad)
     config = InternVLConfig(
-        vision_config=vision, text_config=text, downsample_ratio=0.5, tie_word_embeddings=False, dtype="float32",
+        vision_config=vision, text_config=text, tie_word_embeddings=False, dtype="float32",
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=9)  # 36 patches, four to a token
+        image_seq_length=9, downsample_ratio=0.5)  # 36 patches, four to a token
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = InternVLForConditionalGeneration(config)

@@ -104,7 +104,7 @@ def count_rows(tiles, test):
 # ------------------------------------------------------------------------------------------------- questions
 
 def ask_grid(rng, scenes, kind):
-    """Questions on a grid of numbers: the same for every subject that has one, so that a manner carries over."""
+    """Questions on a grid of numbers: the same in all subjects that have one, so a manner carries over."""
     lines = rng.sample(sorted(LINES), 2)
     if set(LINES[lines[0]]) & set(LINES[lines[1]]):  # take two lines without a common cell
         lines = rng.sample(ROWS, 2)
