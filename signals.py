@@ -7,6 +7,8 @@ Three small functions that training, evaluation, checkpoint selection and the ro
 - denies_image (paper section 6): the thought claims that there is no image or that it cannot be seen.
 - repetition: how much of the text says again what it has said already; 0 is fresh, 1 is a loop.
 """
+import bisect
+import itertools
 import re
 from functools import lru_cache
 
@@ -39,6 +41,16 @@ def critical_spans(text, words=CRITICAL_WORDS):
         return []
     spelled = {word.casefold(): word for word in words}
     return [(m.start(), m.end(), spelled.get(m.group().casefold(), m.group())) for m in _critical_pattern(words).finditer(text)]
+
+
+def critical_tokens(pieces, words=CRITICAL_WORDS):
+    """[(first, last, word)] of each critical word in the joined pieces (the text of each token).
+
+    first: index of the token that holds the word's first letter; last: of the one that holds its last letter.
+    """
+    ends = list(itertools.accumulate(len(piece) for piece in pieces))  # of each token, in characters
+    hits = critical_spans("".join(pieces), words)
+    return [(bisect.bisect_right(ends, start), bisect.bisect_right(ends, end - 1), word) for start, end, word in hits]
 
 
 # ------------------------------------------------------------------------------------------------ "I cannot see the image"
