@@ -65,7 +65,7 @@ class Page:
 @dataclass
 class Table:
     """Gather the stages' evaluation scores into one table, results.json and results.png."""
-    folder: tyro.conf.Positional[str] = "out/tiny"  # holds base/, cold_start/, ..., each with eval/scores.json
+    folder: tyro.conf.Positional[str] = "out/tiny"  # holds base/, rl/, ..., each with eval/scores.json
     maths: str = "Math"  # the subject that RL trains on; all others make up "others"
 
 
@@ -277,8 +277,8 @@ def table(cfg):
         else:
             print(f"{STAGES[stage]}: no scores at {path} yet")
     if not results:
-        raise Refused(f"no stage under {folder} has been evaluated: run `python eval_mmmu.py --model {folder}/rl "
-                      f"--out {folder}/rl/eval` for each stage first")
+        raise Refused(f"no stage under {folder} has been evaluated: run `python eval_mmmu.py "
+                      f"--model {folder}/rl --out {folder}/rl/eval` for each stage first")
     print_table(["", "maths %", "others %", "length"], [stage_line(s, r) for s, r in results.items()])
     lines = []
     for one, two in zip(results, list(results)[1:]):

@@ -41,7 +41,7 @@ def write_page(path, run, rows, all_rows, image_size):
     # the darkest colour; the one token in a hundred above it shares it
     top = max(0.01, float(np.quantile(known, 0.99))) if len(known) else 1.0
     data = {"run": run, "top": round(top, 2), "rows": rows, "images": images, "all": all_rows}
-    # inside <script> only "</" could end the data early, and texts are full of </think>; JSON reads <\/ the same
+    # inside <script> only "</" could end the data early; texts are full of it, and to JSON <\/ is the same
     code = json.dumps(data, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\u0021--")
     write_text(path, HTML.replace("__DATA__", code))
     return images
