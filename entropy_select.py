@@ -50,24 +50,24 @@ NAMES = {"critical_entropy": "critical-token entropy", "accuracy": "validation a
 
 @dataclass
 class Config:
-    folder: str = "out/tiny/rl"                   # run folder whose step_* checkpoints are compared
-    data: str = "data/tiny/val.jsonl"             # questions with answers; not the ones that RL trained on
-    columns: tuple[str, ...] = ()                 # OURS=THEIRS for columns of other names: question=problem
-    probe: int = 128                              # how many of them, drawn at random with --seed
-    samples: int = 4                              # responses to each question
-    max_new_tokens: int = 8192                    # longest response
-    temperature: float = 1.0                      # of sampling, and of the distributions that are measured
-    thinking: bool = True                         # end the prompt with <think>
+    folder: str = "out/tiny/rl"       # run folder whose step_* checkpoints are compared
+    data: str = "data/tiny/val.jsonl"  # questions with answers; not the ones that RL trained on
+    columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
+    probe: int = 128                  # how many of them, drawn with --seed; the same for every checkpoint
+    samples: int = 4                  # responses to each question
+    max_new_tokens: int = 8192        # longest response
+    temperature: float = 1.0          # of sampling, and of the distributions whose entropy is measured
+    thinking: bool = True             # end the prompt with <think>
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words that open a new line of thought
-    high_entropy: float = 6.8                     # count tokens above so many nats; tiny vocabulary: less
-    min_count: int = 50                           # fewer critical tokens are noise: no rank for the checkpoint
-    plot: bool = True                             # draw selection.png
-    rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
-    tensor_parallel: int = 1                      # processes that share one vLLM engine
-    max_tiles: int = 12                           # tiles of an image, as in training (InternVL)
-    pixels: tuple[int, int] = (0, 0)              # fewest and most (Qwen-VL); 0 = what the model folder says
-    dtype: str = "auto"                           # bf16 (over fp32 weights), fp32, auto: bf16 if it is native
-    seed: int = 0                                 # of the choice of probe questions, and of sampling
+    high_entropy: float = 6.8         # count tokens above so many nats [6.5]; too high for tiny vocabularies
+    min_count: int = 50               # with fewer critical tokens a mean is noise: the checkpoint has no rank
+    plot: bool = True                 # draw selection.png
+    rollout: str = "torch"            # the sampler: torch, or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1          # processes that share one vLLM engine
+    max_tiles: int = 12               # tiles of an image, as in training (InternVL)
+    pixels: tuple[int, int] = (0, 0)  # fewest and most pixels (Qwen-VL); 0 = what the model folder says
+    dtype: str = "auto"               # bf16 (over fp32 weights), fp32, or auto: bf16 if the processor has it
+    seed: int = 0                     # of the choice of probe questions, and of sampling
 
 
 # ------------------------------------------------------------------------------ the indicator: pure functions
@@ -170,8 +170,8 @@ def choose(table, min_count=50):
             f"validation accuracy does. More --probe or --samples, or other --words, may help."]
     if len(ranked) == 1 < len(table):
         return best, "accuracy", [
-            f"of all checkpoints only step {ranked[0]['step']} has {min_count} critical tokens and nearly the "
-            f"best accuracy: there is nothing to compare its entropy with, validation accuracy chooses."]
+            f"of all checkpoints only step {ranked[0]['step']} has {min_count} critical tokens and nearly "
+            f"the best accuracy: there is nothing to compare its entropy with, validation accuracy chooses."]
     chosen = max(ranked, key=lambda row: (row["critical_entropy"], row["step"]))
     others = [row for row in ranked if row is not chosen]
     alike = [row["step"] for row in others if (row["high"] or math.inf) >= (chosen["low"] or 0)]
@@ -181,10 +181,10 @@ def choose(table, min_count=50):
         f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}."]
 
 
-# ---------------------------------------------------------------------------------------- sampling the probe set
+# ------------------------------------------------------------------------------------- sampling the probe set
 
 def sample_probe(cfg, prompts, sampler, world, name):
-    """Rows for probe/step_*.jsonl: responses of the checkpoint in the sampler. Every rank samples its share."""
+    """Rows for probe/step_*.jsonl: responses of the checkpoint in the sampler. A rank samples its share."""
     mine = range(world.rank, len(prompts), world.size)
     groups = sampler.generate([prompts[i] for i in mine], cfg.samples, cfg.max_new_tokens, cfg.temperature,
                               seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
@@ -204,8 +204,8 @@ def sample_probe(cfg, prompts, sampler, world, name):
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     files = sorted(checkpoint.glob("model*.safetensors"))
-    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles",
-             "pixels", "dtype", "seed")
+    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "rollout",
+             "max_tiles", "pixels", "dtype", "seed")
     questions = json.dumps([[r.id, r.text(), r.answer] for r in records])
     return as_read_back({
         **{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size,
@@ -224,7 +224,8 @@ def select(cfg):
     run = Path(cfg.folder)
     checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())
     if not checkpoints:
-        raise Refused(f"--folder {cfg.folder}: no step_* folder there. Run grpo.py with --out {cfg.folder} first, "
+        raise Refused(f"--folder {cfg.folder}: no step_* folder there. "
+                      f"Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
     records = read_records(cfg.data, cfg.columns)
     if len(records) < 2:
@@ -249,7 +250,8 @@ def select(cfg):
             else:
                 vlm.load_state_dict(weights.state_dict())
             sampler.sync(vlm)
-            rows = sample_probe(cfg, prompts, sampler, world, f"{checkpoint.name} ({k} of {len(checkpoints)})")
+            name = f"{checkpoint.name} ({k} of {len(checkpoints)})"
+            rows = sample_probe(cfg, prompts, sampler, world, name)
             if world.rank == 0:
                 write_text(path, "\n".join(json.dumps(row) for row in [settings, *rows]) + "\n")
         table.append({"step": int(checkpoint.name[5:]), "checkpoint": checkpoint.name,
@@ -323,8 +325,10 @@ def plot(table, chosen, rule, r, rho, path):
         values = [row["critical_entropy" if key == "entropy" else "accuracy"] for row in rows]
         axes[key].plot([row["step"] for row in rows], values, color="#0072b2", lw=1, alpha=0.5)
     for row in table:
-        mark = {"marker": "o", "ms": 9 if row is chosen else 5, "color": "#d55e00" if row is chosen else "#0072b2",
-                "mfc": "white" if row["set_aside"] else None, "elinewidth": 1, "capsize": 2, "zorder": 3}
+        mark = {"marker": "o", "ms": 5, "color": "#0072b2", "mfc": "white" if row["set_aside"] else None,
+                "elinewidth": 1, "capsize": 2, "zorder": 3}
+        if row is chosen:
+            mark |= {"ms": 9, "color": "#d55e00"}
         axes["accuracy"].errorbar(row["step"], row["accuracy"], yerr=row["accuracy_se"], **mark)
         if row["critical_entropy"] is None:
             continue
