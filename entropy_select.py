@@ -118,8 +118,7 @@ def spearman(x, y):
 def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):
     """Everything that the table shows of a checkpoint. rows: its responses, as in probe/step_*.jsonl."""
     per_response = [critical_entropies(r["tokens"], r["entropy"], words) for r in rows]
-    sums = [sum(e for _, e in found) for found in per_response]
-    counts = [len(found) for found in per_response]
+    sums, counts = [sum(e for _, e in found) for found in per_response], list(map(len, per_response))
     low, high = bootstrap(sums, counts)
     tokens = np.concatenate([np.asarray(r["entropy"], float) for r in rows])
     by_word = {}
@@ -286,8 +285,8 @@ def report_choice(cfg, table):
     r, rho = pearson(x, y), spearman(x, y)
     print_table(cfg, table, chosen)
     words = {w: sum(row["words"].get(w, {"count": 0})["count"] for row in table) for w in cfg.words}
-    found = sorted(words.items(), key=lambda item: -item[1])
-    print("critical words found: " + ", ".join(f"{w} {c}" for w, c in found))
+    often = sorted(words, key=lambda w: -words[w])
+    print("critical words found: " + ", ".join(f"{w} {words[w]}" for w in often))
     if r is None:
         notes.append(f"no correlation with accuracy can be given: it needs three checkpoints with "
                      f"{cfg.min_count} critical tokens, and values that differ.")
@@ -321,9 +320,9 @@ def plot(table, chosen, rule, r, rho, path):
     figure, axes = plt.subplot_mosaic([["entropy", "scatter"], ["accuracy", "scatter"]], figsize=(10.5, 5),
                                       width_ratios=[1.1, 1], layout="constrained")
     measured = [row for row in table if row["critical_entropy"] is not None]
-    for key, rows in {"entropy": measured, "accuracy": table}.items():
-        values = [row["critical_entropy" if key == "entropy" else "accuracy"] for row in rows]
-        axes[key].plot([row["step"] for row in rows], values, color="#0072b2", lw=1, alpha=0.5)
+    for name, rows, key in (("entropy", measured, "critical_entropy"), ("accuracy", table, "accuracy")):
+        steps, values = [row["step"] for row in rows], [row[key] for row in rows]
+        axes[name].plot(steps, values, color="#0072b2", lw=1, alpha=0.5)
     for row in table:
         mark = {"marker": "o", "ms": 5, "color": "#0072b2", "mfc": "white" if row["set_aside"] else None,
                 "elinewidth": 1, "capsize": 2, "zorder": 3}

@@ -117,7 +117,8 @@ def test_evaluation_handwriting_is_unseen():
     cfg = world.Config(**SIZES)
     sources = {}
     for name, rows in world.make_sets(cfg, NoBar()).items():
-        scenes = [scene for row in rows for scene in row["scenes"] if scene.subject == "Math"]
+        maths = [row for row in rows if row["subject"] == "Math"]
+        scenes = [scene for row in maths for scene in row["scenes"]]
         sources[name] = {tile.source for scene in scenes for tile in scene.tiles}
     train = sources["base"] | sources["cold_start"] | sources["rl"] | sources["connector"]
     assert max(train) < 1197

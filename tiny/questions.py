@@ -205,11 +205,11 @@ def ask_bars(rng, scenes, kind):
         other = rng.choice(scenes[1].tiles)
         steps, total = read_and_add(rng, [one, other], "")
         return f"Add the {one.colour} bar of <image 1> and the {other.colour} bar of <image 2>.", total, steps
-    # image_options need the colour in all four
-    values = [t.value for s in scenes for t in s.tiles if t.colour == one.colour]
-    if len(values) < len(scenes):
+    heights = [{bar.colour: bar.value for bar in scene.tiles} for scene in scenes]
+    if any(one.colour not in each for each in heights):  # image_options need the colour in all four
         return None
-    return f"In which image is the {one.colour} bar {one.value}?", one.value, listed(values)
+    values = listed(each[one.colour] for each in heights)
+    return f"In which image is the {one.colour} bar {one.value}?", one.value, values
 
 
 def ask_shapes(rng, scenes, kind):
