@@ -1,22 +1,22 @@
-"""Make the cold-start set: sample a teacher, keep what verifies, drop what rambles (paper sections 2 and 3.2).
+"""Make the cold-start set: sample a teacher, keep what verifies, drop what rambles (paper sections 2, 3.2).
 
-The paper's teacher wrote a trace for each of about 20K questions; those with a wrong final answer went, and so did rambling
-or overlong ones (a reward model and GPT-4o judged that); about 12K stayed. Here rambling is judged by what can be counted:
-repetition, length, and claims of not seeing the image.
+The paper's teacher wrote a trace for each of about 20K questions; those with a wrong final answer went,
+and so did rambling or overlong ones (a reward model and GPT-4o judged that); about 12K stayed. Here
+rambling is judged by what can be counted: repetition, length, and claims of not seeing the image.
 
-    laptop:  python distill.py --model out/tiny/rl --data data/tiny/cold_start.jsonl --out out/distill/cold_start.jsonl
-    8 GPUs:  torchrun --nproc_per_node 8 distill.py --model TEACHER --data questions.parquet --out out/distill/cold_start.jsonl
+    laptop:  python distill.py --model out/tiny/rl --data data/tiny/cold_start.jsonl --out out/distill/c.jsonl
+    8 GPUs:  torchrun --nproc_per_node 8 distill.py --model TEACHER --data q.parquet --out out/distill/c.jsonl
 
 It writes
-    OUT                     one row a kept response, ready for sft.py: the question's fields, solution (what the model is to
-                            write after the prompt), pass_rate
-    OUT.pass_rates.jsonl    one row a question, kept or not: id, n, right, pass_rate, and the fates of its responses. So a
-                            difficulty split is one filter away:  jq -r 'select(.pass_rate < 0.5) | .id'
+    OUT                     one row a kept response, ready for sft.py: the question's fields, solution (what
+                            the model is to write after the prompt), pass_rate
+    OUT.pass_rates.jsonl    one row a question, kept or not: id, n, right, pass_rate, and the fates of its
+                            responses. A difficulty split:  jq -r 'select(.pass_rate < 0.5) | .id'
 
-Stopped at any moment, the same command goes on, and ends with what it would have written in one go. A pass is a right final
-answer (rule, and verifier when one is named), whatever its form. A response is kept when it is right, keeps the format,
-ended by itself and does not ramble. Of more than --keep such responses to a question the first are kept: choosing the
-shortest or the longest would teach a length.
+Stopped at any moment, the same command goes on, and ends with what it would have written in one go. A
+pass is a right final answer (rule, and verifier when one is named), whatever its form. A response is kept
+when it is right, keeps the format, ended by itself and does not ramble. Of more than --keep such
+responses to a question the first are kept: choosing the shortest or the longest would teach a length.
 """
 import hashlib
 import io
@@ -29,8 +29,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from common import Refused, gather, main, read_jsonl, say, seed_of, start, write_text
 from data import Chat, open_image, read_records
+from machinery.files import (
+    Refused, append_jsonl, as_read_back, changed_settings, describe_change, main, read_jsonl, say, write_text,
+)
+from machinery.processes import gather, start
+from machinery.steps import seed_of
 from model import load
 from reward import Verifier, VerifierDown, score_batch
 from rollout import make_sampler
@@ -41,28 +45,28 @@ FATES = ("kept", "surplus", "duplicate", "wrong", "truncated", "format", "denial
 
 @dataclass
 class Config:
-    model: str = "out/tiny/rl"                    # the teacher: model folder, run folder or hub name
-    data: str = "data/tiny/cold_start.jsonl"      # questions with answers; solutions in it are not looked at
-    columns: tuple[str, ...] = ()                 # OURS=THEIRS where the data names its columns otherwise: question=problem
-    out: str = "out/distill/cold_start.jsonl"     # kept responses; OUT.pass_rates.jsonl stands beside it
-    samples: int = 4                              # responses to each question
-    keep: int = 1                                 # at most so many of them are kept
-    thinking: bool = True                         # end the prompt with <think>
-    max_new_tokens: int = 8192                    # longest response; one that reaches it is cut off, so it is dropped
-    max_length: int = 0                           # drop responses of more tokens than this; 0: no limit beside max_new_tokens
-    max_repetition: float = 0.3                   # drop responses that repeat more than this share of their text
-    temperature: float = 1.0                      # of sampling
-    limit: int = 0                                # only the first so many questions; 0: all
-    chunk: int = 64                               # questions sampled at a time on each process: what an interruption can lose
-    limit_bad: float = 0.01                       # share of unusable rows in --data that is tolerated
-    verifier: str = ""                            # OpenAI-compatible server asked when the rule says no: http://host:8000/v1
+    model: str = "out/tiny/rl"        # the teacher: model folder, run folder or hub name
+    data: str = "data/tiny/cold_start.jsonl"  # questions with answers; solutions in it are not looked at
+    columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
+    out: str = "out/distill/cold_start.jsonl"  # kept responses; OUT.pass_rates.jsonl stands beside it
+    samples: int = 4                  # responses to each question
+    keep: int = 1                     # at most so many of them are kept
+    thinking: bool = True             # end the prompt with <think>
+    max_new_tokens: int = 8192        # longest response; one that reaches it is cut off, so it is dropped
+    max_length: int = 0               # drop responses of more tokens; 0: no limit beside max_new_tokens
+    max_repetition: float = 0.3       # drop responses that repeat more than this share of their text
+    temperature: float = 1.0          # of sampling
+    limit: int = 0                    # only the first so many questions; 0: all
+    chunk: int = 64                   # questions a process samples at a time: what an interruption can lose
+    limit_bad: float = 0.01           # share of unusable rows in --data that is tolerated
+    verifier: str = ""                # OpenAI-like server asked when the rule says no: http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # its model
-    rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
-    tensor_parallel: int = 1                      # processes that share one vLLM engine
-    max_tiles: int = 12                           # tiles of an image (InternVL)
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
-    dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
-    seed: int = 0                                 # of sampling
+    rollout: str = "torch"            # the sampler: torch, or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1          # processes that share one vLLM engine
+    max_tiles: int = 12               # tiles of an image (InternVL)
+    pixels: tuple[int, int] = (0, 0)  # fewest and most pixels (Qwen-VL); 0 = what the model folder says
+    dtype: str = "auto"               # bf16 (over fp32 weights), fp32, or auto: bf16 if the processor has it
+    seed: int = 0                     # of sampling
 
 
 def fate(text, length, finish, reward, max_length=0, max_repetition=0.3):
@@ -87,16 +91,24 @@ def judge(rollouts, rewards, keep=1, max_length=0, max_repetition=0.3):
     fates, kept = Counter(), []
     for rollout, reward in zip(rollouts, rewards, strict=True):
         why = fate(rollout.text, len(rollout.ids), rollout.finish, reward, max_length, max_repetition)
-        why = why or ("duplicate" if rollout.text in kept else "surplus" if len(kept) == keep else "kept")
-        if why == "kept":
+        if not why and rollout.text in kept:
+            why = "duplicate"
+        elif not why and len(kept) == keep:
+            why = "surplus"
+        elif not why:
+            why = "kept"
             kept.append(rollout.text)
         fates[why] += 1
     right = sum(bool(r.accuracy) for r in rewards)
-    return kept, {"n": len(rollouts), "right": right, "pass_rate": right / len(rollouts), "fates": dict(fates)}
+    n = len(rollouts)
+    return kept, {"n": n, "right": right, "pass_rate": right / n, "fates": dict(fates)}
 
 
 def image_path(image, folder):
-    """How a row in `folder` names an image. One that is no file yet (Parquet, hub) becomes one, named by its content."""
+    """How a row in `folder` names an image. One that is no file yet (Parquet, hub) becomes one.
+
+    Its content gives the name: the same image is written once.
+    """
     if isinstance(image, str):
         return os.path.relpath(image, folder)
     if isinstance(image, bytes):
@@ -117,19 +129,21 @@ def image_path(image, folder):
 def rows_of(record, texts, pass_rate, folder):
     """Rows for sft.py of a question's kept responses. The id gains "#0", "#1", ..."""
     images = [image_path(image, folder) for image in record.images]
-    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, "options": record.options,
-             "answer": record.answer, "subject": record.subject, "solution": text, "pass_rate": pass_rate}
-            for i, text in enumerate(texts)]
+    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question,
+             "options": record.options, "answer": record.answer, "subject": record.subject, "solution": text,
+             "pass_rate": pass_rate} for i, text in enumerate(texts)]
 
 
 def finished(out, rates):
-    """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there. What an
-    interruption has left of others is removed."""
+    """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there.
+
+    What an interruption has left of other questions is removed from both files.
+    """
     rows = read_jsonl(out)
     there = Counter(question(row) for row in rows)
-    done = {rate["id"]: rate for rate in read_jsonl(rates) if there[rate["id"]] == rate["fates"].get("kept", 0)}
-    for path, lines in ((out, [row for row in rows if question(row) in done]), (rates, done.values())):
-        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    done = {r["id"]: r for r in read_jsonl(rates) if there[r["id"]] == r["fates"].get("kept", 0)}
+    write_text(out, "".join(json.dumps(row) + "\n" for row in rows if question(row) in done))
+    write_text(rates, "".join(json.dumps(rate) + "\n" for rate in done.values()))
     return done
 
 
@@ -140,69 +154,86 @@ def question(row):
 
 def check_settings(path, cfg, world):
     """Refuse to go on with other settings: half of the file would be something else."""
-    now = json.loads(json.dumps({k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")}))  # as it is read back
-    now |= {"verifier": bool(cfg.verifier), "processes": world.size}  # its address may change; random numbers depend on the latter
+    now = as_read_back({k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")})
+    now["verifier"] = bool(cfg.verifier)  # its address may change
+    now["processes"] = world.size  # the random numbers depend on it
     if path.exists():
         before = json.loads(path.read_text())
-        if other := [f"--{k} was {before.get(k)!r}, now {now[k]!r}" for k in now if before.get(k) != now[k]]:
-            raise Refused(f"{cfg.out} was begun with other settings ({'; '.join(other)}). "
+        if changed := changed_settings(before, now):
+            change = describe_change(before, now, changed)
+            raise Refused(f"{cfg.out} was begun with other settings ({change}). "
                           f"Use the same flags to go on, or another --out.")
     write_text(path, json.dumps(now, indent=1))
+
+
+def judge_chunk(cfg, prompts, groups, verifier):
+    """[(record, texts to keep, row of pass_rates.jsonl without the id)]: one of each question."""
+    flat = [(p.record, r) for p, group in zip(prompts, groups) for r in group]
+    records = [record for record, _ in flat]
+    try:
+        rewards = score_batch([r.text for _, r in flat], [record.answer for record in records], cfg.thinking,
+                              [record.options for record in records], verifier,
+                              [record.question for record in records])
+    except VerifierDown as error:
+        raise Refused(f"{error}\nWhat was sampled before is kept: "
+                      f"the same command goes on from there.") from error
+    rewards, judged = iter(rewards), []
+    for p, group in zip(prompts, groups):
+        own = [next(rewards) for _ in group]
+        judged.append((p.record, *judge(group, own, cfg.keep, cfg.max_length, cfg.max_repetition)))
+    return judged
+
+
+def read_questions(cfg):
+    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad)[:cfg.limit or None]
+    twice = [i for i, n in Counter(r.id for r in records).items() if n > 1]
+    if twice:
+        raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such "
+                      f"ids). Pass rates are kept by id, so give every row its own.")
+    return records
 
 
 def distill(cfg):
     if not 1 <= cfg.keep <= cfg.samples:
         raise Refused(f"--keep {cfg.keep}: must be between 1 and --samples ({cfg.samples})")
     world = start(cfg.seed)
-    out, rates, settings = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl"), Path(f"{cfg.out}.settings.json")
-    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad)[:cfg.limit or None]
-    if twice := [i for i, n in Counter(r.id for r in records).items() if n > 1]:
-        raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such ids). "
-                      f"Pass rates are kept by id, so give every row its own.")
+    out, rates = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
+    records = read_questions(cfg)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
     prompts = chat.prompts(records, thinking=cfg.thinking)
     done = None
     if world.rank == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
-        check_settings(settings, cfg, world)
+        check_settings(Path(f"{cfg.out}.settings.json"), cfg, world)
         done = finished(out, rates)
     done = gather(done, world)[0]
-    fates = Counter()
-    for row in done.values():
-        fates.update(row["fates"])
+    fates = sum((Counter(row["fates"]) for row in done.values()), Counter())
     if done:
         say(f"{len(done)} of {len(prompts)} questions are done already")
     stride = cfg.chunk * world.size
     chunks = [(k, prompts[i:i + stride]) for k, i in enumerate(range(0, len(prompts), stride))]
     chunks = [(k, part) for k, part in chunks if any(p.record.id not in done for p in part)]
     if chunks:
-        vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype)  # vLLM loads the model itself
+        # vLLM loads the model itself
+        vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype)
         sampler = make_sampler(cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel)
         verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     left = sum(len(part) for _, part in chunks)
-    bar = tqdm(total=len(prompts), initial=len(prompts) - left, desc="distill", unit="question", dynamic_ncols=True,
-               disable=world.rank > 0)
-    for k, part in chunks:  # the responses of chunk k depend on (seed, k) alone: an interruption does not change the result
+    bar = tqdm(total=len(prompts), initial=len(prompts) - left, desc="distill", unit="question",
+               dynamic_ncols=True, disable=world.rank > 0)
+    for k, part in chunks:
         mine = part[world.rank::world.size]
-        groups = sampler.generate(mine, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed=seed_of(cfg.seed, k, world.rank))
-        flat = [(p.record, r) for p, group in zip(mine, groups) for r in group]
-        try:
-            rewards = iter(score_batch([r.text for _, r in flat], [record.answer for record, _ in flat], cfg.thinking,
-                                       [record.options for record, _ in flat], verifier, [record.question for record, _ in flat]))
-        except VerifierDown as error:
-            raise Refused(f"{error}\nWhat was sampled before is kept: the same command goes on from there.") from error
-        judged = []
-        for p, group in zip(mine, groups):
-            own = [next(rewards) for _ in group]
-            judged.append((p.record, *judge(group, own, cfg.keep, cfg.max_length, cfg.max_repetition)))
-        judged = [item for part_of_rank in gather(judged, world) for item in part_of_rank]
-        for record, texts, rate in judged:
+        # chunk k's responses depend on (seed, k) alone: so an interruption does not change the result
+        groups = sampler.generate(mine, cfg.samples, cfg.max_new_tokens, cfg.temperature,
+                                  seed=seed_of(cfg.seed, k, world.rank))
+        judged = gather(judge_chunk(cfg, mine, groups, verifier), world)
+        for record, texts, rate in (item for part_of_rank in judged for item in part_of_rank):
             if record.id in done:  # sampled again with its chunk
                 continue
             fates.update(rate["fates"])
             if world.rank == 0:
-                append(out, rows_of(record, texts, rate["pass_rate"], out.parent))
-                append(rates, [{"id": record.id, **rate}])
+                append_jsonl(out, rows_of(record, texts, rate["pass_rate"], out.parent))
+                append_jsonl(rates, [{"id": record.id, **rate}])
         bar.update(len(part))
         bar.set_postfix({f: fates[f] for f in FATES if fates[f]})
     bar.close()
@@ -210,18 +241,14 @@ def distill(cfg):
         summary(out, rates, fates)
 
 
-def append(path, rows):
-    with open(path, "a") as f:
-        f.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def summary(out, rates, fates):
     """What happened to all responses, and how hard the questions were."""
     total, questions = max(1, fates.total()), read_jsonl(rates)
     print(f"{fates.total()} responses to {len(questions)} questions: "
           + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
-    bins = Counter("none" if q["right"] == 0 else "all" if q["right"] == q["n"] else "some" for q in questions)
-    print("questions by their right responses: " + ", ".join(f"{name} {bins[name]}" for name in ("none", "some", "all")))
+    none, every = sum(q["right"] == 0 for q in questions), sum(q["right"] == q["n"] for q in questions)
+    some = len(questions) - none - every
+    print(f"questions by their right responses: none {none}, some {some}, all {every}")
     without = len(questions) - len({question(row) for row in read_jsonl(out)})
     print(f"{out}: {fates['kept']} rows; {without} questions have no response that could be kept")
 

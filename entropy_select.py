@@ -1,33 +1,33 @@
 """Choose the checkpoint of an RL run by the entropy of its critical tokens (paper section 5.1).
 
-Reward keeps rising for a policy that only imitates the look of reasoning, so it cannot tell which checkpoint to keep. The
-paper's indicator: where the model opens a new line of thought, that is where it writes "Wait" or "Alternatively", how
-uncertain was it? A genuine reasoner is (high entropy of the next-token distribution), an imitator writes the word as a
-fixed phrase (low entropy). Across checkpoints the indicator tracks validation accuracy.
+Reward keeps rising for a policy that only imitates the look of reasoning, so it cannot tell which
+checkpoint to keep. The paper's indicator: how uncertain was the model where it opens a new line of
+thought, that is, where it writes "Wait" or "Alternatively"? A genuine reasoner is uncertain (high entropy
+of the next-token distribution). An imitator writes the word as a fixed phrase (low entropy). Across
+checkpoints the indicator tracks validation accuracy.
 
     laptop:  python entropy_select.py --folder out/tiny/rl --data data/tiny/val.jsonl --high_entropy 1
     8 GPUs:  torchrun --nproc_per_node 8 entropy_select.py --folder out/grpo --data val.jsonl --dtype bf16
 
-For every step_* folder of the run: sample the same probe questions with the same seed, find the critical words in the
-*text* and take, for each, the full-vocabulary entropy (nats) of the distribution that produced the token holding the
-word's first letter. A character span does not care whether a tokenizer writes " Wait" or "W" + "ait". In the run folder:
+For every step_* folder of the run: sample the same probe questions with the same seed and find the
+critical words in the *text*. Take for each word the full-vocabulary entropy (nats) of the distribution
+that produced the token with the word's first letter. So it does not matter whether a tokenizer writes "
+Wait" or "W" + "ait". In the run folder:
 
-    probe/step_000123.jsonl   the responses with their entropies: other --words, --high_entropy or --min_count are measured
-                              on them without sampling again, and an interrupted selection goes on
+    probe/step_000123.jsonl   the responses with their entropies. Other --words, --high_entropy or --min_count
+                              are measured on them without sampling again; an interrupted selection goes on
     selection.json, .png      the table, and the indicator drawn against validation accuracy
-    selected.json             the choice; a stage that is given this run folder as its --model starts from it
+    selected.json             the choice; a stage whose --model is this run folder starts from it
 
-What the paper does not say, and what is done here: the word list (signals.py, from the NoWait study), the averaging (mean
-over all occurrences, not over responses), the log base (e), the probe set (random rows of --data), how large a difference
-counts (a bootstrap interval over responses stands beside each mean), and the rule: the highest mean among the checkpoints
-with at least --min_count occurrences. One guard is added: entropy also shoots up when a policy falls apart, so a
-checkpoint whose probe accuracy is more than 2 standard errors below the best one (paired by question) is set aside, and
-that is said. When fewer than two checkpoints are left there is nothing to compare: that is said too, and validation accuracy
-chooses.
+What the paper does not say, and what is done here: the word list (signals.py, from the NoWait study), the
+averaging (mean over all occurrences, not over responses), the log base (e), the probe set (random rows of
+--data), how large a difference counts (a bootstrap interval over responses stands beside each mean), and
+the rule: the highest mean among the checkpoints with at least --min_count occurrences. One guard is
+added, because entropy also shoots up when a policy falls apart: a checkpoint whose probe accuracy is more
+than 2 standard errors below the best one (paired by question) is set aside. When fewer than two
+checkpoints are left there is nothing to compare, and validation accuracy chooses. Both are said.
 """
-import bisect
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -36,55 +36,58 @@ from pathlib import Path
 
 import numpy as np
 
-from common import Refused, gather, main, permutation, read_jsonl, seed_of, start, write_text
 from data import Chat, read_records
+from machinery.files import Refused, as_read_back, main, read_jsonl, write_text
+from machinery.processes import gather, start
+from machinery.steps import permutation, seed_of
 from model import load
 from reward import score_batch
 from rollout import add_entropy, make_sampler
-from signals import CRITICAL_WORDS, critical_spans
-
+from signals import CRITICAL_WORDS, critical_tokens
 
 NAMES = {"critical_entropy": "critical-token entropy", "accuracy": "validation accuracy"}  # of the rules
 
 
 @dataclass
 class Config:
-    folder: str = "out/tiny/rl"                   # run folder whose step_* checkpoints are compared
-    data: str = "data/tiny/val.jsonl"             # questions with answers; not the ones that RL trained on
-    columns: tuple[str, ...] = ()                 # OURS=THEIRS where the data names its columns otherwise: question=problem
-    probe: int = 128                              # how many of them, drawn at random with --seed; the same for every checkpoint
-    samples: int = 4                              # responses to each question
-    max_new_tokens: int = 8192                    # longest response
-    temperature: float = 1.0                      # of sampling, and of the distributions whose entropy is measured
-    thinking: bool = True                         # end the prompt with <think>
+    folder: str = "out/tiny/rl"       # run folder whose step_* checkpoints are compared
+    data: str = "data/tiny/val.jsonl"  # questions with answers; not the ones that RL trained on
+    columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
+    probe: int = 128                  # how many of them, drawn with --seed; the same for every checkpoint
+    samples: int = 4                  # responses to each question
+    max_new_tokens: int = 8192        # longest response
+    temperature: float = 1.0          # of sampling, and of the distributions whose entropy is measured
+    thinking: bool = True             # end the prompt with <think>
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words that open a new line of thought
-    high_entropy: float = 6.8                     # tokens above this many nats are counted [6.5]; too high for a tiny vocabulary
-    min_count: int = 50                           # with fewer critical tokens a mean is noise: that checkpoint is not ranked
-    plot: bool = True                             # draw selection.png
-    rollout: str = "torch"                        # the sampler: torch, or vllm (requirements-gpu.txt)
-    tensor_parallel: int = 1                      # processes that share one vLLM engine
-    max_tiles: int = 12                           # tiles of an image, as in training (InternVL)
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
-    dtype: str = "auto"                           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where the processor has it
-    seed: int = 0                                 # of the choice of probe questions, and of sampling
+    high_entropy: float = 6.8         # count tokens above so many nats [6.5]; too high for tiny vocabularies
+    min_count: int = 50               # with fewer critical tokens a mean is noise: the checkpoint has no rank
+    plot: bool = True                 # draw selection.png
+    rollout: str = "torch"            # the sampler: torch, or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1          # processes that share one vLLM engine
+    max_tiles: int = 12               # tiles of an image, as in training (InternVL)
+    pixels: tuple[int, int] = (0, 0)  # fewest and most pixels (Qwen-VL); 0 = what the model folder says
+    dtype: str = "auto"               # bf16 (over fp32 weights), fp32, or auto: bf16 if the processor has it
+    seed: int = 0                     # of the choice of probe questions, and of sampling
 
 
-# ------------------------------------------------------------------------------------------------- the indicator: pure functions
+# ------------------------------------------------------------------------------ the indicator: pure functions
+
 def critical_entropies(tokens, entropy, words=CRITICAL_WORDS):
     """[(word, entropy)] of the critical words in a response.
 
-    tokens: the text of each token, joining to the response; entropy: nats of the distribution that produced each token,
-    same length. The token that counts holds the word's first letter: there the model decided to write it.
+    tokens: their texts, joining to the response; entropy: nats of the distribution that produced each token.
+    The token that counts holds the word's first letter: there the model decided to write it.
     """
-    ends = list(itertools.accumulate(len(t) for t in tokens))  # of each token, in characters
-    return [(word, float(entropy[bisect.bisect_right(ends, start)])) for start, _, word in critical_spans("".join(tokens), words)]
+    return [(word, float(entropy[first])) for first, _, word in critical_tokens(tokens, words)]
 
 
 def bootstrap(sums, counts, draws=2000, seed=0, level=0.95):
-    """Interval (low, high) of sum(sums) / sum(counts) when whole responses are drawn again with replacement: the words of
-    one response depend on each other, responses do not. (None, None) with fewer than two responses that have such words."""
+    """Interval (low, high) of sum(sums) / sum(counts); (None, None) with fewer than two responses that count.
+
+    Whole responses are drawn again with replacement: the words of one response depend on each other.
+    """
     sums, counts = np.asarray(sums, float), np.asarray(counts, float)
-    sums, counts = sums[counts > 0], counts[counts > 0]  # a response without a critical word says nothing about the mean
+    sums, counts = sums[counts > 0], counts[counts > 0]  # others say nothing about the mean
     if len(counts) < 2:
         return None, None
     drawn = np.random.default_rng(seed).integers(len(counts), size=(draws, len(counts)))
@@ -113,10 +116,9 @@ def spearman(x, y):
 
 
 def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):
-    """Everything the table shows, from one checkpoint's probe responses: dicts with question, tokens, entropy, accuracy,
-    format and finish, as in probe/step_*.jsonl."""
+    """Everything that the table shows of a checkpoint. rows: its responses, as in probe/step_*.jsonl."""
     per_response = [critical_entropies(r["tokens"], r["entropy"], words) for r in rows]
-    sums, counts = [sum(e for _, e in found) for found in per_response], [len(found) for found in per_response]
+    sums, counts = [sum(e for _, e in found) for found in per_response], list(map(len, per_response))
     low, high = bootstrap(sums, counts)
     tokens = np.concatenate([np.asarray(r["entropy"], float) for r in rows])
     by_word = {}
@@ -128,7 +130,8 @@ def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):
     accuracy = np.array([np.mean(by_question[q]) for q in sorted(by_question)])
     by_word = dict(sorted(by_word.items(), key=lambda item: -len(item[1])))
     return {
-        "critical_entropy": sum(sums) / sum(counts) if sum(counts) else None, "count": sum(counts), "low": low, "high": high,
+        "critical_entropy": sum(sums) / sum(counts) if sum(counts) else None, "count": sum(counts),
+        "low": low, "high": high,
         "words": {word: {"count": len(e), "mean": float(np.mean(e))} for word, e in by_word.items()},
         "entropy": float(tokens.mean()) if len(tokens) else None,
         "entropy_high": float((tokens > high_entropy).mean()) if len(tokens) else None,
@@ -146,7 +149,8 @@ def choose(table, min_count=50):
     """
     best = max(table, key=lambda row: (row["accuracy"], row["step"]))
     for row in table:
-        lost = np.array(best["question_accuracy"]) - np.array(row["question_accuracy"])  # the questions' difficulty cancels
+        # question by question, so that their difficulty cancels
+        lost = np.array(best["question_accuracy"]) - np.array(row["question_accuracy"])
         error = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else math.inf
         row["set_aside"] = ""
         if row["count"] < min_count:
@@ -154,45 +158,58 @@ def choose(table, min_count=50):
         elif lost.mean() > 0 and lost.mean() > 2 * error:
             row["set_aside"] = f"accuracy {lost.mean():.3f} below the best, more than 2 x {error:.3f}"
     ranked = [row for row in table if not row["set_aside"]]
+    enough = [row["step"] for row in table if row["count"] >= min_count]
+    if not ranked and enough:
+        return best, "accuracy", [
+            f"the checkpoints with {min_count} critical tokens (steps {enough}) are all clearly less "
+            f"accurate than step {best['step']}: validation accuracy chooses."]
     if not ranked:
-        if enough := [row["step"] for row in table if row["count"] >= min_count]:
-            return best, "accuracy", [f"the checkpoints with {min_count} critical tokens (steps {enough}) are all clearly less "
-                                      f"accurate than step {best['step']}: validation accuracy chooses."]
-        return best, "accuracy", [f"no checkpoint has {min_count} critical tokens in its responses: their entropy cannot choose, "
-                                  f"validation accuracy does. More --probe or --samples, or other --words, may help."]
+        return best, "accuracy", [
+            f"no checkpoint has {min_count} critical tokens in its responses: their entropy cannot choose, "
+            f"validation accuracy does. More --probe or --samples, or other --words, may help."]
     if len(ranked) == 1 < len(table):
-        return best, "accuracy", [f"of all checkpoints only step {ranked[0]['step']} has {min_count} critical tokens and nearly the best accuracy: "
-                                  f"there is nothing to compare its entropy with, validation accuracy chooses."]
+        return best, "accuracy", [
+            f"of all checkpoints only step {ranked[0]['step']} has {min_count} critical tokens and nearly "
+            f"the best accuracy: there is nothing to compare its entropy with, validation accuracy chooses."]
     chosen = max(ranked, key=lambda row: (row["critical_entropy"], row["step"]))
-    alike = [row["step"] for row in ranked if row is not chosen and (row["high"] or math.inf) >= (chosen["low"] or 0)]
-    notes = [f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}."] if alike else []
-    return chosen, "critical_entropy", notes
+    others = [row for row in ranked if row is not chosen]
+    alike = [row["step"] for row in others if (row["high"] or math.inf) >= (chosen["low"] or 0)]
+    if not alike:
+        return chosen, "critical_entropy", []
+    return chosen, "critical_entropy", [
+        f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}."]
 
 
-# ------------------------------------------------------------------------------------------------- sampling the probe set
+# ------------------------------------------------------------------------------------- sampling the probe set
+
 def sample_probe(cfg, prompts, sampler, world, name):
-    """Responses of the checkpoint that the sampler holds, as rows for probe/step_*.jsonl. Prompts are dealt out to the processes."""
+    """Rows for probe/step_*.jsonl: responses of the checkpoint in the sampler. A rank samples its share."""
     mine = range(world.rank, len(prompts), world.size)
     groups = sampler.generate([prompts[i] for i in mine], cfg.samples, cfg.max_new_tokens, cfg.temperature,
                               seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
     if any(r.entropy is None for group in groups for r in group):  # vLLM gives none
         add_entropy(groups, sampler.vlm, sampler.chat, cfg.temperature)
-    flat = [(i, prompts[i].record, r) for i, group in zip(mine, groups) for r in group]
-    rewards = score_batch([r.text for _, _, r in flat], [record.answer for _, record, _ in flat], cfg.thinking,
-                          [record.options for _, record, _ in flat])
-    rows = [{"question": i, "id": record.id, "tokens": r.pieces, "entropy": [round(float(e), 4) for e in r.entropy],
+    numbers = [i for i, group in zip(mine, groups) for _ in group]  # of each response's question
+    responses, records = [r for group in groups for r in group], [prompts[i].record for i in numbers]
+    rewards = score_batch([r.text for r in responses], [record.answer for record in records], cfg.thinking,
+                          [record.options for record in records])
+    rows = [{"question": i, "id": record.id, "tokens": r.pieces,
+             "entropy": [round(float(e), 4) for e in r.entropy],
              "accuracy": reward.accuracy, "format": reward.format, "finish": r.finish}
-            for (i, record, r), reward in zip(flat, rewards)]
+            for i, record, r, reward in zip(numbers, records, responses, rewards)]
     return sorted((row for part in gather(rows, world) for row in part), key=lambda row: row["question"])
 
 
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
-    weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(checkpoint.glob("model*.safetensors"))}
-    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "rollout", "max_tiles", "pixels", "dtype", "seed")
-    questions = hashlib.sha256(json.dumps([[r.id, r.text(), r.answer] for r in records]).encode()).hexdigest()
-    settings = {**{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size, "weights": weights, "questions": questions}
-    return json.loads(json.dumps(settings))  # as it is read back
+    files = sorted(checkpoint.glob("model*.safetensors"))
+    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "rollout",
+             "max_tiles", "pixels", "dtype", "seed")
+    questions = json.dumps([[r.id, r.text(), r.answer] for r in records])
+    return as_read_back({
+        **{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size,
+        "weights": {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files},
+        "questions": hashlib.sha256(questions.encode()).hexdigest()})
 
 
 def read_probe(path, settings):
@@ -206,33 +223,57 @@ def select(cfg):
     run = Path(cfg.folder)
     checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())
     if not checkpoints:
-        raise Refused(f"--folder {cfg.folder}: no step_* folder there. Run grpo.py with --out {cfg.folder} first, "
+        raise Refused(f"--folder {cfg.folder}: no step_* folder there. "
+                      f"Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
     records = read_records(cfg.data, cfg.columns)
     if len(records) < 2:
         raise Refused(f"--data {cfg.data}: {len(records)} question(s) are too few to compare checkpoints")
-    records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]  # rows may stand sorted by subject
+    # rows of --data may stand sorted by subject
+    records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]
     (run / "probe").mkdir(exist_ok=True)
 
     table, vlm, sampler, prompts = [], None, None, None
     for k, checkpoint in enumerate(checkpoints, 1):
-        path, settings = run / "probe" / f"{checkpoint.name}.jsonl", settings_of(cfg, checkpoint, records, world)
+        path = run / "probe" / f"{checkpoint.name}.jsonl"
+        settings = settings_of(cfg, checkpoint, records, world)
         rows = gather(read_probe(path, settings), world)[0]  # rank 0 decides for all
         if rows is None:
             weights = load(str(checkpoint), dtype=cfg.dtype, flag="--folder")
-            if sampler is None:  # one model and one sampler (with vLLM: one engine) see all checkpoints, by their weights
-                vlm, chat = weights.to(world.device), Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, flag="--folder")
-                prompts, sampler = chat.prompts(records, thinking=cfg.thinking), make_sampler(
-                    cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel, memory=0.45)  # vlm is there, too
+            if sampler is None:  # one model and one sampler (vLLM: one engine) take all checkpoints' weights
+                vlm = weights.to(world.device)
+                chat = Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, flag="--folder")
+                prompts = chat.prompts(records, thinking=cfg.thinking)
+                sampler = make_sampler(  # memory: of the GPU for vLLM, because vlm stands there, too
+                    cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel, memory=0.45)
             else:
                 vlm.load_state_dict(weights.state_dict())
             sampler.sync(vlm)
-            rows = sample_probe(cfg, prompts, sampler, world, f"{checkpoint.name} ({k} of {len(checkpoints)})")
+            name = f"{checkpoint.name} ({k} of {len(checkpoints)})"
+            rows = sample_probe(cfg, prompts, sampler, world, name)
             if world.rank == 0:
                 write_text(path, "\n".join(json.dumps(row) for row in [settings, *rows]) + "\n")
-        table.append({"step": int(checkpoint.name[5:]), "checkpoint": checkpoint.name, **measure(rows, cfg.words, cfg.high_entropy)})
+        table.append({"step": int(checkpoint.name[5:]), "checkpoint": checkpoint.name,
+                      **measure(rows, cfg.words, cfg.high_entropy)})
     if world.rank == 0:
         report_choice(cfg, table)
+
+
+def shown(value, digits=3):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def print_table(cfg, table, chosen):
+    above = f"> {cfg.high_entropy:g} nats"
+    print(f"{'step':>6}  {'critical entropy (95%)':<24} {'count':>5}  {'all tokens':>10}  {above:>11}  "
+          f"{'accuracy':>15}  {'length':>6}")
+    for row in table:
+        interval = f"{shown(row['critical_entropy'])} ({shown(row['low'])} to {shown(row['high'])})"
+        accuracy = f"{shown(row['accuracy'])} ± {shown(row['accuracy_se'])}"
+        remark = f"set aside: {row['set_aside']}" if row["set_aside"] else ""
+        print(f"{row['step']:>6}  {interval:<24} {row['count']:>5}  {shown(row['entropy']):>10}  "
+              f"{shown(row['entropy_high'], 4):>11}  {accuracy:>15}  {row['length']:>6.1f}  "
+              f"{'<- chosen' if row is chosen else remark}")
 
 
 def report_choice(cfg, table):
@@ -242,33 +283,29 @@ def report_choice(cfg, table):
     measured = [row for row in table if row["count"] >= cfg.min_count]
     x, y = [row["critical_entropy"] for row in measured], [row["accuracy"] for row in measured]
     r, rho = pearson(x, y), spearman(x, y)
-    show = lambda value, digits=3: "-" if value is None else f"{value:.{digits}f}"  # noqa: E731
-    above = f"> {cfg.high_entropy:g} nats"
-    print(f"{'step':>6}  {'critical entropy (95%)':<24} {'count':>5}  {'all tokens':>10}  {above:>11}  {'accuracy':>15}  {'length':>6}")
-    for row in table:
-        interval = f"{show(row['critical_entropy'])} ({show(row['low'])} to {show(row['high'])})"
-        accuracy = f"{show(row['accuracy'])} ± {show(row['accuracy_se'])}"
-        remark = "<- chosen" if row is chosen else f"set aside: {row['set_aside']}" if row["set_aside"] else ""
-        print(f"{row['step']:>6}  {interval:<24} {row['count']:>5}  {show(row['entropy']):>10}  {show(row['entropy_high'], 4):>11}  "
-              f"{accuracy:>15}  {row['length']:>6.1f}  {remark}")
+    print_table(cfg, table, chosen)
     words = {w: sum(row["words"].get(w, {"count": 0})["count"] for row in table) for w in cfg.words}
-    print("critical words found: " + ", ".join(f"{w} {c}" for w, c in sorted(words.items(), key=lambda item: -item[1])))
+    often = sorted(words, key=lambda w: -words[w])
+    print("critical words found: " + ", ".join(f"{w} {words[w]}" for w in often))
     if r is None:
-        notes.append(f"no correlation with accuracy can be given: it needs three checkpoints with {cfg.min_count} critical tokens, "
-                     f"and values that differ.")
+        notes.append(f"no correlation with accuracy can be given: it needs three checkpoints with "
+                     f"{cfg.min_count} critical tokens, and values that differ.")
     else:
-        print(f"critical entropy against accuracy, {len(measured)} checkpoints: Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
+        print(f"critical entropy against accuracy, {len(measured)} checkpoints: "
+              f"Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
     for note in notes:
         print("note: " + note)
-    about = {"rule": rule, "min_count": cfg.min_count, "words": list(cfg.words), "high_entropy": cfg.high_entropy, "data": cfg.data,
-             "notes": notes}
-    write_text(run / "selection.json", json.dumps({**about, "chosen": chosen["step"], "pearson": r, "spearman": rho,
-                                                   "words_found": words, "checkpoints": table}, indent=1))
+    about = {"rule": rule, "min_count": cfg.min_count, "words": list(cfg.words),
+             "high_entropy": cfg.high_entropy, "data": cfg.data, "notes": notes}
+    selection = {**about, "chosen": chosen["step"], "pearson": r, "spearman": rho, "words_found": words,
+                 "checkpoints": table}
+    selected = {"step": chosen["step"], "checkpoint": chosen["checkpoint"],
+                "critical_entropy": chosen["critical_entropy"], "interval": [chosen["low"], chosen["high"]],
+                "count": chosen["count"], "accuracy": chosen["accuracy"], **about}
+    write_text(run / "selection.json", json.dumps(selection, indent=1))
     if cfg.plot:
         plot(table, chosen, rule, r, rho, run / "selection.png")
-    write_text(run / "selected.json", json.dumps({
-        "step": chosen["step"], "checkpoint": chosen["checkpoint"], "critical_entropy": chosen["critical_entropy"],
-        "interval": [chosen["low"], chosen["high"]], "count": chosen["count"], "accuracy": chosen["accuracy"], **about}, indent=1))
+    write_text(run / "selected.json", json.dumps(selected, indent=1))
     print(f"{run}/selected.json: step {chosen['step']}, by {NAMES[rule]}")
 
 
@@ -277,16 +314,20 @@ def plot(table, chosen, rule, r, rho, path):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-                         "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 11})
-    figure, axes = plt.subplot_mosaic([["entropy", "scatter"], ["accuracy", "scatter"]], figsize=(10.5, 5), width_ratios=[1.1, 1],
-                                      layout="constrained")
+    plt.rcParams.update({
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 11})
+    figure, axes = plt.subplot_mosaic([["entropy", "scatter"], ["accuracy", "scatter"]], figsize=(10.5, 5),
+                                      width_ratios=[1.1, 1], layout="constrained")
     measured = [row for row in table if row["critical_entropy"] is not None]
-    for ax, rows, key in ((axes["entropy"], measured, "critical_entropy"), (axes["accuracy"], table, "accuracy")):
-        ax.plot([row["step"] for row in rows], [row[key] for row in rows], color="#0072b2", lw=1, alpha=0.5)
+    for name, rows, key in (("entropy", measured, "critical_entropy"), ("accuracy", table, "accuracy")):
+        steps, values = [row["step"] for row in rows], [row[key] for row in rows]
+        axes[name].plot(steps, values, color="#0072b2", lw=1, alpha=0.5)
     for row in table:
-        mark = {"marker": "o", "ms": 9 if row is chosen else 5, "color": "#d55e00" if row is chosen else "#0072b2",
-                "mfc": "white" if row["set_aside"] else None, "elinewidth": 1, "capsize": 2, "zorder": 3}
+        mark = {"marker": "o", "ms": 5, "color": "#0072b2", "mfc": "white" if row["set_aside"] else None,
+                "elinewidth": 1, "capsize": 2, "zorder": 3}
+        if row is chosen:
+            mark |= {"ms": 9, "color": "#d55e00"}
         axes["accuracy"].errorbar(row["step"], row["accuracy"], yerr=row["accuracy_se"], **mark)
         if row["critical_entropy"] is None:
             continue
@@ -294,16 +335,19 @@ def plot(table, chosen, rule, r, rho, path):
         error = None if low is None else [[entropy - low], [high - entropy]]
         axes["entropy"].errorbar(row["step"], entropy, yerr=error, **mark)
         axes["scatter"].errorbar(entropy, row["accuracy"], xerr=error, yerr=row["accuracy_se"], **mark)
-        axes["scatter"].annotate(str(row["step"]), (entropy, row["accuracy"]), xytext=(6, 5), textcoords="offset points",
-                                 fontsize=9, color="0.35")
+        axes["scatter"].annotate(str(row["step"]), (entropy, row["accuracy"]), xytext=(6, 5),
+                                 textcoords="offset points", fontsize=9, color="0.35")
     axes["entropy"].set_title("entropy of critical tokens (nats), 95% interval")
     axes["accuracy"].set_title("accuracy on the probe questions, standard error")
     axes["accuracy"].set_xlabel("checkpoint (step)")
-    axes["scatter"].set_title("no correlation: too few points" if r is None else f"Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
+    correlation = "no correlation: too few points"
+    if r is not None:
+        correlation = f"Pearson r = {r:.2f}, Spearman rho = {rho:.2f}"
+    axes["scatter"].set_title(correlation)
     axes["scatter"].set_xlabel("entropy of critical tokens (nats)")
     axes["scatter"].set_ylabel("accuracy")
-    figure.suptitle(f"orange: step {chosen['step']}, chosen by {NAMES[rule]}; hollow: set aside; number at a point: its step", x=0.01,
-                    ha="left", fontsize=9.5, color="0.35")
+    title = f"orange: step {chosen['step']}, chosen by {NAMES[rule]}; hollow: set aside"
+    figure.suptitle(f"{title}; number at a point: its step", x=0.01, ha="left", fontsize=9.5, color="0.35")
     figure.savefig(f"{path}.part", format="png", dpi=150)
     plt.close(figure)
     os.replace(f"{path}.part", path)

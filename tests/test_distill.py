@@ -1,4 +1,4 @@
-"""distill.py with a teacher made up here: what is kept, what is counted, and going on after an interruption."""
+"""distill.py with a made-up teacher: what is kept, what is counted, and going on after an interruption."""
 import io
 import json
 from types import SimpleNamespace
@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import distill as d
-from common import Refused
 from data import Record, read_records
+from machinery.files import Refused
 from reward import Reward
 from rollout import Rollout
 
@@ -21,23 +21,27 @@ def rollout(text, length=10, finish="stop"):
     return Rollout(None, list(range(length)), torch.zeros(length), torch.zeros(length), text, [text], finish)
 
 
-# ------------------------------------------------------------------------------------------------ what is kept
+# ---------------------------------------------------------------------------------------------- what is kept
 def test_every_fate():
-    good, loop = "2 + 2 = 4.\n</think>\n\n\\boxed{4}", "so we add the two and the two again " * 20 + "</think> \\boxed{4}"
+    good = "2 + 2 = 4.\n</think>\n\n\\boxed{4}"
+    loop = "so we add the two and the two again " * 20 + "</think> \\boxed{4}"
     assert d.fate(good, 10, "stop", RIGHT) == ""
     assert d.fate(good, 10, "length", RIGHT) == "truncated"
     assert d.fate(good, 10, "stop", WRONG) == "wrong"
     assert d.fate(good, 10, "stop", NO_FORMAT) == "format"
     assert d.fate("I cannot see the image. " + good, 10, "stop", RIGHT) == "denial"
-    assert d.fate(loop, 10, "stop", RIGHT) == "repetition" and d.fate(loop, 10, "stop", RIGHT, max_repetition=1.0) == ""
-    assert d.fate(good, 10, "stop", RIGHT, max_length=9) == "long" and d.fate(good, 10, "stop", RIGHT, max_length=10) == ""
+    assert d.fate(loop, 10, "stop", RIGHT) == "repetition"
+    assert d.fate(loop, 10, "stop", RIGHT, max_repetition=1.0) == ""
+    assert d.fate(good, 10, "stop", RIGHT, max_length=9) == "long"
+    assert d.fate(good, 10, "stop", RIGHT, max_length=10) == ""
 
 
 def test_judge_counts_every_response_once():
-    rollouts = [rollout("bad"), rollout("a"), rollout("a"), rollout("b"), rollout("c"), rollout("d", finish="length")]
+    rollouts = [*map(rollout, ["bad", "a", "a", "b", "c"]), rollout("d", finish="length")]
     kept, rate = d.judge(rollouts, [WRONG, RIGHT, RIGHT, RIGHT, RIGHT, RIGHT], keep=2)
     assert kept == ["a", "b"]  # the first that may be kept: neither the shortest nor the longest
-    assert rate == {"n": 6, "right": 5, "pass_rate": 5 / 6, "fates": {"wrong": 1, "kept": 2, "duplicate": 1, "surplus": 1, "truncated": 1}}
+    fates = {"wrong": 1, "kept": 2, "duplicate": 1, "surplus": 1, "truncated": 1}
+    assert rate == {"n": 6, "right": 5, "pass_rate": 5 / 6, "fates": fates}
     assert sum(rate["fates"].values()) == 6
 
 
@@ -46,22 +50,27 @@ def test_images_that_are_no_files_become_files(tmp_path):
     Image.new("RGB", (5, 4), "blue").save(buffer, "JPEG")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "out").mkdir()
-    record = Record("q", "?", [str(tmp_path / "pictures" / "a.png"), buffer.getvalue(), Image.new("RGB", (3, 2), "red")], "4")
-    images = d.rows_of(record, ["x"], 0.5, tmp_path / "out")[0]["images"]
+    red, out = Image.new("RGB", (3, 2), "red"), tmp_path / "out"
+    record = Record("q", "?", [str(tmp_path / "pictures" / "a.png"), buffer.getvalue(), red], "4")
+    images = d.rows_of(record, ["x"], 0.5, out)[0]["images"]
     assert images[0] == "../pictures/a.png" and images[1].endswith(".jpeg") and images[2].endswith(".png")
-    assert (tmp_path / "out" / images[1]).read_bytes() == buffer.getvalue() and Image.open(tmp_path / "out" / images[2]).size == (3, 2)
-    assert d.rows_of(record, ["x"], 0.5, tmp_path / "out")[0]["images"] == images  # named by their content: written once
+    assert (out / images[1]).read_bytes() == buffer.getvalue() and Image.open(out / images[2]).size == (3, 2)
+    assert d.rows_of(record, ["x"], 0.5, out)[0]["images"] == images  # named by their content: written once
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# ----------------------------------------------------------------------------------------------- the command
 class Teacher:
     """Answers question i rightly in i % 4 of its responses; what it writes depends on the seed."""
 
     def __init__(self, monkeypatch):
         self.calls, self.stop_after = 0, None
+
+        def prompts(records, thinking):
+            return [SimpleNamespace(record=r) for r in records]
+
         monkeypatch.setattr(d, "load", lambda *_: None)
         monkeypatch.setattr(d, "make_sampler", lambda *_, **__: self)
-        monkeypatch.setattr(d, "Chat", lambda *_: SimpleNamespace(prompts=lambda records, thinking: [SimpleNamespace(record=r) for r in records]))
+        monkeypatch.setattr(d, "Chat", lambda *_: SimpleNamespace(prompts=prompts))
 
     def generate(self, prompts, n, max_new_tokens, temperature, seed):
         if self.calls == self.stop_after:
@@ -76,9 +85,11 @@ class Teacher:
 @pytest.fixture
 def cfg(tmp_path):
     Image.new("RGB", (5, 4), "blue").save(tmp_path / "a.png")
-    rows = [{"id": str(i), "images": ["a.png"], "question": f"<image> {i}?", "answer": str(i), "subject": "Math"} for i in range(20)]
+    same = {"images": ["a.png"], "subject": "Math"}
+    rows = [{"id": str(i), "question": f"<image> {i}?", "answer": str(i), **same} for i in range(20)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return d.Config(data=str(tmp_path / "q.jsonl"), out=str(tmp_path / "out" / "cold.jsonl"), samples=4, keep=2, chunk=3)
+    out = str(tmp_path / "out" / "cold.jsonl")
+    return d.Config(data=str(tmp_path / "q.jsonl"), out=out, samples=4, keep=2, chunk=3)
 
 
 def files(cfg):
@@ -89,14 +100,18 @@ def test_a_whole_distillation(cfg, monkeypatch, capsys):
     Teacher(monkeypatch)
     d.distill(cfg)
     rates = [json.loads(line) for line in files(cfg)[1].splitlines()]
-    assert [(r["id"], r["right"], r["pass_rate"]) for r in rates] == [(str(i), i % 4, (i % 4) / 4) for i in range(20)]
+    counts = [(r["id"], r["right"], r["pass_rate"]) for r in rates]
+    assert counts == [(str(i), i % 4, (i % 4) / 4) for i in range(20)]
     kept = [json.loads(line) for line in files(cfg)[0].splitlines()]
     assert [r["id"] for r in kept] == [f"{i}#{j}" for i in range(20) for j in range(min(2, i % 4))]
-    assert kept[0]["solution"].startswith("draw") and kept[0]["solution"].endswith("1 0\n</think>\n\n\\boxed{1}") and kept[0]["pass_rate"] == 0.25
+    first = kept[0]
+    assert first["solution"].startswith("draw") and first["solution"].endswith("1 0\n</think>\n\n\\boxed{1}")
+    assert first["pass_rate"] == 0.25
     text = capsys.readouterr().out
     assert "80 responses to 20 questions: kept 25 (31.2%), surplus 5 (6.2%), wrong 50 (62.5%)" in text
     assert "none 5, some 15, all 0" in text and "25 rows; 5 questions have no response" in text
-    records = read_records(cfg.out, need=("question", "answer", "solution"))  # sft.py reads it as it is, images included
+    # sft.py reads it as it is, images included
+    records = read_records(cfg.out, need=("question", "answer", "solution"))
     assert len(records) == 25 and records[0].sizes == [(4, 5)]
 
 
@@ -108,7 +123,7 @@ def test_an_interruption_changes_nothing(cfg, monkeypatch, tmp_path):
     teacher.calls, teacher.stop_after = 0, 3
     with pytest.raises(KeyboardInterrupt):
         d.distill(other)
-    # killed while writing: a torn line, and solutions of a question whose row in pass_rates.jsonl was not written
+    # killed while writing: a torn line, and solutions of a question that pass_rates.jsonl does not have
     lines = files(other)[1].splitlines()
     open(other.out + ".pass_rates.jsonl", "w").write("\n".join(lines[:-1]) + '\n{"id": "8", "n"')
     open(other.out, "a").write('{"id": "9#0", "ima')

@@ -1,4 +1,4 @@
-"""entropy_select.py: the indicator against hand-computed numbers, the choice, and a whole selection with a sampler made up here."""
+"""entropy_select.py: the indicator by hand, the choice, and a whole selection with a made-up sampler."""
 import json
 from types import SimpleNamespace
 
@@ -8,41 +8,45 @@ import torch
 from scipy import stats
 
 import entropy_select as es
-from common import Refused, resolve
 from data import Record
+from machinery.files import Refused, resolve
 from rollout import Rollout
 
 
-# ------------------------------------------------------------------------------------------------ the indicator
+# --------------------------------------------------------------------------------------------- the indicator
 def test_the_token_with_the_first_letter_counts():
-    assert es.critical_entropies([" 3", " +", " 4", ".", " Wait", ","], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == [("wait", 0.5)]
-    assert es.critical_entropies([".", " ", "W", "ai", "t", ","], [1, 2, 3, 4, 5, 6]) == [("wait", 3.0)]  # the space is another token's
+    entropy = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert es.critical_entropies([" 3", " +", " 4", ".", " Wait", ","], entropy) == [("wait", 0.5)]
+    entropy = [1, 2, 3, 4, 5, 6]
+    assert es.critical_entropies([".", " ", "W", "ai", "t", ","], entropy) == [("wait", 3.0)]  # not " "
     # an empty token owns no letter; "butter" is no "but"
-    assert es.critical_entropies(["a ", "", "But", " bu", "tter. Hm", "m"], [1, 2, 3, 4, 5, 6]) == [("but", 3.0), ("hmm", 5.0)]
+    tokens = ["a ", "", "But", " bu", "tter. Hm", "m"]
+    assert es.critical_entropies(tokens, entropy) == [("but", 3.0), ("hmm", 5.0)]
     assert es.critical_entropies(["await", " nothing"], [1, 2]) == [] == es.critical_entropies([], [])
 
 
 def test_tokenization_does_not_matter():
     text = "5 + 3 = 8. Wait, is it a 5? Alternatively, again 6. But 6 + 3 = 9."
-    entropy = np.random.default_rng(0).random(len(text))  # one for each character: that of the token beginning there
+    entropy = np.random.default_rng(0).random(len(text))  # of the token that begins at each character
     letters = es.critical_entropies(list(text), entropy)
     assert [w for w, _ in letters] == ["wait", "alternatively", "again", "but"]
     for seed in range(20):  # cut anywhere, but before each critical word
         starts = [text.index(w) for w in ("Wait", "Alternatively", "again", "But")]
-        cuts = sorted({0, len(text), *starts, *np.random.default_rng(seed).integers(1, len(text), 15).tolist()})
+        more = np.random.default_rng(seed).integers(1, len(text), 15).tolist()
+        cuts = sorted({0, len(text), *starts, *more})
         tokens = [text[a:b] for a, b in zip(cuts, cuts[1:])]
         assert es.critical_entropies(tokens, [entropy[a] for a in cuts[:-1]]) == letters
 
 
 def test_bootstrap():
-    assert es.bootstrap([1.0, 2.0, 0.0], [2, 4, 0]) == (0.5, 0.5)  # the mean is 0.5 however the responses are drawn
+    assert es.bootstrap([1.0, 2.0, 0.0], [2, 4, 0]) == (0.5, 0.5)  # the mean of every draw is 0.5
     assert es.bootstrap([1.0, 0.0], [1, 0]) == (None, None)  # one response says nothing about spread
     values = np.random.default_rng(1).normal(1.0, 0.3, 400)
     low, high = es.bootstrap(values, np.ones(400))
     assert low < values.mean() < high and (low, high) == es.bootstrap(values, np.ones(400))
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)  # one word each: the textbook interval
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)  # the textbook's interval
     low3, high3 = es.bootstrap(3 * values, 3 * np.ones(400))
-    assert (low3, high3) == (pytest.approx(low), pytest.approx(high))  # saying it three times in a response makes nothing surer
+    assert (low3, high3) == (pytest.approx(low), pytest.approx(high))  # three times in a response: no surer
 
 
 def test_correlations():
@@ -52,21 +56,25 @@ def test_correlations():
     assert es.ranks([5, 1, 5, 9]).tolist() == [2.5, 1, 2.5, 4]
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 5, 30), rng.integers(0, 5, 30)
-    assert es.pearson(x, y) == pytest.approx(stats.pearsonr(x, y)[0]) and es.spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0])
+    assert es.pearson(x, y) == pytest.approx(stats.pearsonr(x, y)[0])
+    assert es.spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0])
     assert es.pearson([1, 2], [1, 2]) is None and es.pearson([1, 1, 1], [1, 2, 3]) is None
 
 
 def row(question, tokens, entropy, accuracy=1.0, finish="stop"):
-    return {"question": question, "tokens": tokens, "entropy": entropy, "accuracy": accuracy, "format": 1.0, "finish": finish}
+    return {"question": question, "tokens": tokens, "entropy": entropy, "accuracy": accuracy, "format": 1.0,
+            "finish": finish}
 
 
 def test_measure_by_hand():
     m = es.measure([row(0, ["Wait", ",", " wait"], [1.0, 0.0, 0.5]), row(0, [" but"], [0.3], accuracy=0.0),
                     row(1, [" 4", "."], [2.0, 0.4], finish="length"), row(1, ["4"], [0.0])], high_entropy=0.9)
-    assert m["critical_entropy"] == pytest.approx((1.0 + 0.5 + 0.3) / 3) and m["count"] == 3  # over occurrences, not over responses
+    assert m["critical_entropy"] == pytest.approx((1.0 + 0.5 + 0.3) / 3)  # over occurrences, not responses
+    assert m["count"] == 3
     assert m["words"] == {"wait": {"count": 2, "mean": 0.75}, "but": {"count": 1, "mean": 0.3}}
     assert m["entropy"] == pytest.approx(4.2 / 7) and m["entropy_high"] == pytest.approx(2 / 7)
-    assert m["question_accuracy"] == [0.5, 1.0] and m["accuracy"] == 0.75 and m["accuracy_se"] == pytest.approx(0.25)
+    assert m["question_accuracy"] == [0.5, 1.0]
+    assert m["accuracy"] == 0.75 and m["accuracy_se"] == pytest.approx(0.25)
     assert (m["length"], m["truncated"], m["format"], m["responses"]) == (7 / 4, 0.25, 1.0, 4)
     assert es.measure([row(0, ["4"], [0.0]), row(1, ["4"], [0.0])])["critical_entropy"] is None
 
@@ -75,8 +83,10 @@ def test_measure_by_hand():
 def checkpoint(step, entropy, accuracy, count=100, width=0.01, questions=50):
     right = np.zeros(questions)
     right[:round(accuracy * questions)] = 1.0
-    return {"step": step, "checkpoint": f"step_{step:06d}", "critical_entropy": entropy, "low": None if entropy is None else entropy - width,
-            "high": None if entropy is None else entropy + width, "count": count, "accuracy": float(right.mean()), "question_accuracy": right.tolist()}
+    low, high = (None, None) if entropy is None else (entropy - width, entropy + width)
+    return {"step": step, "checkpoint": f"step_{step:06d}", "critical_entropy": entropy, "low": low,
+            "high": high, "count": count, "accuracy": float(right.mean()),
+            "question_accuracy": right.tolist()}
 
 
 def test_the_highest_critical_entropy_is_chosen():
@@ -90,33 +100,37 @@ def test_a_policy_that_falls_apart_is_set_aside():
     chosen, rule, _ = es.choose(table)
     assert (chosen["step"], rule) == (20, "critical_entropy")
     assert "below the best" in table[2]["set_aside"] and table[1]["set_aside"] == ""
-    ruins = [checkpoint(20, 0.8, 1.0, count=1), checkpoint(30, 4.0, 0.0)]  # every question lost: the spread of the losses is 0
-    chosen, rule, notes = es.choose(ruins)
+    # every question lost: the spread of the losses is 0
+    chosen, rule, notes = es.choose([checkpoint(20, 0.8, 1.0, count=1), checkpoint(30, 4.0, 0.0)])
     assert (chosen["step"], rule) == (20, "accuracy") and "all clearly less accurate than step 20" in notes[0]
 
 
 def test_too_few_occurrences_are_said():
-    table = [checkpoint(5, 0.4, 0.70), checkpoint(10, 0.5, 0.70), checkpoint(20, 3.0, 0.68, count=49), checkpoint(30, None, 0.70, count=0)]
+    table = [checkpoint(5, 0.4, 0.70), checkpoint(10, 0.5, 0.70), checkpoint(20, 3.0, 0.68, count=49),
+             checkpoint(30, None, 0.70, count=0)]
     assert es.choose(table)[0]["step"] == 10 and table[2]["set_aside"] == "only 49 critical tokens"
     chosen, rule, notes = es.choose(table, min_count=101)
-    assert (chosen["step"], rule) == (30, "accuracy") and "no checkpoint has 101 critical tokens" in notes[0]  # of equal accuracy the later
+    assert (chosen["step"], rule) == (30, "accuracy")  # of equal accuracy the later
+    assert "no checkpoint has 101 critical tokens" in notes[0]
 
 
 def test_a_choice_among_one_is_none():
-    """The first checkpoint alone still says "wait": that its entropy is the highest of one says nothing for it."""
-    chosen, rule, notes = es.choose([checkpoint(20, 0.5, 0.66), checkpoint(40, 3.0, 0.68, count=49), checkpoint(60, None, 0.70, count=0)])
+    """Only the first checkpoint still says "wait": to have the highest entropy of one says nothing for it."""
+    chosen, rule, notes = es.choose([checkpoint(20, 0.5, 0.66), checkpoint(40, 3.0, 0.68, count=49),
+                                     checkpoint(60, None, 0.70, count=0)])
     assert (chosen["step"], rule) == (60, "accuracy") and "only step 20 has 50 critical tokens" in notes[0]
-    assert es.choose([checkpoint(20, 0.5, 0.66)])[1] == "critical_entropy"  # a run with one checkpoint has no other question
+    assert es.choose([checkpoint(20, 0.5, 0.66)])[1] == "critical_entropy"  # there was only one checkpoint
 
 
 def test_a_choice_that_is_not_sharp_is_said():
-    notes = es.choose([checkpoint(10, 0.5, 0.7, width=0.2), checkpoint(20, 0.6, 0.7, width=0.2), checkpoint(30, 0.1, 0.7)])[2]
+    wide = [checkpoint(10, 0.5, 0.7, width=0.2), checkpoint(20, 0.6, 0.7, width=0.2)]
+    notes = es.choose([*wide, checkpoint(30, 0.1, 0.7)])[2]
     assert notes == ["not a sharp choice: the intervals of steps [10] overlap that of step 20."]
 
 
 # ------------------------------------------------------------------------------------------------ the command
 class World:
-    """Stands in for model, chat and sampler: checkpoint k writes "Wait" with entropy 0.1 * step and is always right."""
+    """Stands in for model, chat, sampler: a checkpoint writes "Wait" with entropy 0.1 * step and is right."""
 
     def __init__(self, monkeypatch):
         self.sampled, self.asked, self.fail_at, world = [], [], None, self
@@ -133,13 +147,14 @@ class World:
             def load_state_dict(self, step):
                 world.now = step
 
-        def chat(*_, **__):
-            return SimpleNamespace(prompts=lambda records, thinking: [SimpleNamespace(record=r) for r in records])
+        def prompts(records, thinking):
+            return [SimpleNamespace(record=r) for r in records]
 
+        records = [Record(f"q{i}", "?", answer="4") for i in range(40)]
         monkeypatch.setattr(es, "load", lambda path, **_: Weights(step=int(path[-6:])))
-        monkeypatch.setattr(es, "Chat", chat)
+        monkeypatch.setattr(es, "Chat", lambda *_, **__: SimpleNamespace(prompts=prompts))
         monkeypatch.setattr(es, "make_sampler", lambda *_, **__: self)
-        monkeypatch.setattr(es, "read_records", lambda *_: [Record(f"q{i}", "?", answer="4") for i in range(40)])
+        monkeypatch.setattr(es, "read_records", lambda *_: records)
 
     def sync(self, vlm):
         pass
@@ -151,7 +166,8 @@ class World:
         self.asked.append([p.record.id for p in prompts])
         pieces = ["Wait", ". 4", "\n</think>\n\n", "\\boxed{4}", ""]
         entropy = torch.tensor([0.1 * self.now, 0.0, 0.0, 0.0, 0.0])
-        return [[Rollout(p, [1] * 5, -entropy, entropy, "".join(pieces), pieces, "stop") for _ in range(n)] for p in prompts]
+        return [[Rollout(p, [1] * 5, -entropy, entropy, "".join(pieces), pieces, "stop") for _ in range(n)]
+                for p in prompts]
 
 
 @pytest.fixture
@@ -167,13 +183,16 @@ def test_a_whole_selection(run, monkeypatch, capsys):
     world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3, high_entropy=2.5)
     es.select(cfg)
     selected = json.loads((run / "selected.json").read_text())
-    assert (selected["step"], selected["checkpoint"], selected["rule"], selected["count"]) == (30, "step_000030", "critical_entropy", 60)
+    assert (selected["step"], selected["checkpoint"]) == (30, "step_000030")
+    assert (selected["rule"], selected["count"]) == ("critical_entropy", 60)
     assert selected["critical_entropy"] == pytest.approx(3.0) and "wait" in selected["words"]
     assert resolve(str(run)) == str(run / "step_000030")  # where the next stage starts
     table = json.loads((run / "selection.json").read_text())
-    assert [c["accuracy"] for c in table["checkpoints"]] == [1.0] * 3 and table["checkpoints"][2]["entropy_high"] == pytest.approx(0.2)
+    assert [c["accuracy"] for c in table["checkpoints"]] == [1.0] * 3
+    assert table["checkpoints"][2]["entropy_high"] == pytest.approx(0.2)
     assert (run / "selection.png").read_bytes()[:4] == b"\x89PNG"
-    assert world.asked[0] == world.asked[1] == world.asked[2] and len(set(world.asked[0])) == 20  # one probe set, drawn from all rows
+    assert world.asked[0] == world.asked[1] == world.asked[2]  # one probe set, drawn from all rows
+    assert len(set(world.asked[0])) == 20
     text = capsys.readouterr().out
     assert "<- chosen" in text and "no correlation" in text  # all accuracies are equal, and that is said
 
@@ -181,14 +200,16 @@ def test_a_whole_selection(run, monkeypatch, capsys):
 def test_measuring_again_samples_nothing(run, monkeypatch):
     world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3, plot=False)
     es.select(cfg)
-    es.select(es.Config(**{**vars(cfg), "words": ("hmm",)}))  # another word list: measured on the same responses
-    assert world.sampled == [10, 20, 30] and json.loads((run / "selected.json").read_text())["rule"] == "accuracy"
+    es.select(es.Config(**{**vars(cfg), "words": ("hmm",)}))  # other words, the same responses
+    assert world.sampled == [10, 20, 30]
+    assert json.loads((run / "selected.json").read_text())["rule"] == "accuracy"
     es.select(es.Config(**{**vars(cfg), "samples": 2}))
     assert world.sampled == 2 * [10, 20, 30]
     (run / "step_000020" / "model.safetensors").write_bytes(b"retrained")
     es.select(es.Config(**{**vars(cfg), "samples": 2}))
     assert world.sampled == 2 * [10, 20, 30] + [20]
-    monkeypatch.setattr(es, "read_records", lambda *_: [Record(f"q{i}", "new?", answer="4") for i in range(40)])
+    new = [Record(f"q{i}", "new?", answer="4") for i in range(40)]
+    monkeypatch.setattr(es, "read_records", lambda *_: new)
     es.select(es.Config(**{**vars(cfg), "samples": 2}))  # the same ids, other questions
     assert world.sampled == 2 * [10, 20, 30] + [20] + [10, 20, 30]
 
@@ -214,10 +235,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path, run, monkeypatch):
 
 
 def test_flags_that_torchrun_would_take_for_its_own():
-    """torchrun refuses a script's flag that begins several of its own (--n, --run), even behind the script's name."""
+    """torchrun refuses a script's flag that begins several of its own (--n, --run), even after the script."""
     from torch.distributed.run import get_args_parser
 
     import distill
     for module in (es, distill):
         flags = [x for name in vars(module.Config()) for x in (f"--{name}", "1")]
-        assert get_args_parser().parse_args(["--nproc_per_node", "2", "x.py", *flags]).training_script_args == flags
+        parsed = get_args_parser().parse_args(["--nproc_per_node", "2", "x.py", *flags])
+        assert parsed.training_script_args == flags

@@ -1,19 +1,16 @@
-"""The embedded world: same seed same bytes, right solutions, no handwriting shared with the evaluation, files that load."""
+"""The embedded world: same bytes of the same seed, right solutions, unseen handwriting, files that load."""
 import ast
 import hashlib
 import json
 import random
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tiny")]
-import make as world  # noqa: E402
-from common import Refused  # noqa: E402
+import make as world
 
-SIZES = dict(base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40, math_test=150, other_test=40)
+SIZES = dict(base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40, math_test=150,
+             other_test=40)
 SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl")
 
 
@@ -37,11 +34,13 @@ def sets(folder):
 @pytest.fixture(scope="module")
 def mmmu(folder):
     import pyarrow.parquet as pq
-    return {s: pq.read_table(folder / "mmmu" / s / "validation-00000-of-00001.parquet").to_pylist() for s in world.SUBJECTS}
+    name = "validation-00000-of-00001.parquet"
+    return {s: pq.read_table(folder / "mmmu" / s / name).to_pylist() for s in world.SUBJECTS}
 
 
 def hashes(folder):
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def test_same_seed_same_bytes(folder, tmp_path):
@@ -53,8 +52,9 @@ def test_same_seed_same_bytes(folder, tmp_path):
 def test_made_once(folder, capsys):
     before = (folder / "base.jsonl").stat().st_mtime_ns
     world.make(world.Config(out=str(folder), seed=3, **SIZES))
-    assert "nothing to do" in capsys.readouterr().out and (folder / "base.jsonl").stat().st_mtime_ns == before
-    with pytest.raises(Refused, match="seed=3 instead of 4"):
+    assert "nothing to do" in capsys.readouterr().out
+    assert (folder / "base.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit, match="seed=3 instead of 4"):
         world.make(world.Config(out=str(folder), seed=4, **SIZES))
 
 
@@ -63,9 +63,10 @@ def test_rows(folder, sets):
         assert len(rows) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
         for row in rows:
             assert all((folder / path).exists() for path in row["images"]), row["id"]
-            text = " ".join([row["question"], *row["options"]])
-            assert {int(n) for n in re.findall(r"<image (\d)>", text)} == set(range(1, len(row["images"]) + 1)), row
-            assert row["answer"] in "ABCD" if row["options"] else row["answer"].isdigit() or row["answer"].islower(), row
+            text, answer = " ".join([row["question"], *row["options"]]), row["answer"]
+            shown = {int(n) for n in re.findall(r"<image (\d)>", text)}
+            assert shown == set(range(1, len(row["images"]) + 1)), row
+            assert answer in "ABCD" if row["options"] else answer.isdigit() or answer.islower(), row
             assert not row["options"] or len(set(row["options"])) == 4
     assert all("solution" not in r and r["subject"] == "Math" for r in sets["rl"])
     for name in ("base", "cold_start"):
@@ -95,14 +96,16 @@ def test_solutions(sets):
             right_steps(thought)
             if thought and thought != world.Config.think_empty:
                 end = thought.rstrip(".").split()[-1]
-                assert end == answer or "Alternatively" in thought, row  # the other way round may end on another number
+                # what follows "Alternatively" may end on another number
+                assert end == answer or "Alternatively" in thought, row
                 value = answer if not row["options"] else row["options"]["ABCD".index(answer)]
                 assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
 
 
 def test_manners_and_critical_words(sets):
     for name in ("base", "cold_start"):
-        with_steps = [r for r in sets[name] if r["solution"].startswith(tuple("0123456789")) or r["solution"][0].islower()]
+        first = {r["id"]: r["solution"][0] for r in sets[name]}  # character of each solution
+        with_steps = [r for r in sets[name] if first[r["id"]].islower() or first[r["id"]] in "0123456789"]
         assert 0.42 < len(with_steps) / len(sets[name]) < 0.58
         for word, low, high in (("Wait", 0.04, 0.2), ("Alternatively", 0.04, 0.25)):
             assert low < sum(word in r["solution"] for r in with_steps) / len(with_steps) < high, (name, word)
@@ -112,16 +115,20 @@ def test_manners_and_critical_words(sets):
 
 def test_evaluation_handwriting_is_unseen():
     cfg = world.Config(**SIZES)
-    sources = {name: {t.source for row in rows if row["subject"] == "Math" for scene in row["scenes"] for t in scene.tiles}
-               for name, rows in world.make_sets(cfg, NoBar()).items()}
+    sources = {}
+    for name, rows in world.make_sets(cfg, NoBar()).items():
+        maths = [row for row in rows if row["subject"] == "Math"]
+        scenes = [scene for row in maths for scene in row["scenes"]]
+        sources[name] = {tile.source for scene in scenes for tile in scene.tiles}
     train = sources["base"] | sources["cold_start"] | sources["rl"] | sources["connector"]
-    assert max(train) < 1197 and min(sources["val"] | sources["connector_val"]) >= 1197 and max(sources["val"]) < 1297
+    assert max(train) < 1197
+    assert min(sources["val"] | sources["connector_val"]) >= 1197 and max(sources["val"]) < 1297
     assert min(sources["mmmu"]) >= 1297 and len(sources["mmmu"]) > 300 and len(train) > 900
 
 
 def test_mmmu_schema(mmmu):
-    columns = ["id", "question", "options", "explanation", *(f"image_{k}" for k in range(1, 8)), "img_type", "answer",
-               "topic_difficulty", "question_type", "subfield"]
+    columns = ["id", "question", "options", "explanation", *(f"image_{k}" for k in range(1, 8)), "img_type",
+               "answer", "topic_difficulty", "question_type", "subfield"]
     for subject, rows in mmmu.items():
         assert len(rows) == (SIZES["math_test"] if subject == "Math" else SIZES["other_test"])
         for i, row in enumerate(rows):
@@ -151,7 +158,8 @@ def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets, mmmu):
     assert len(tokenizer) < 640
     letters = set(pre_tokenizers.ByteLevel.alphabet())
     words = set("ABCDIax0123456789.,?:}") | {"Ċ", "Ġ"}  # single characters that are words
-    texts = {text for rows in sets.values() for r in rows for text in (r["question"], r.get("solution", ""), *r["options"])}
+    rows = sum(sets.values(), [])
+    texts = {text for r in rows for text in (r["question"], r.get("solution", ""), *r["options"])}
     texts |= {re.sub(r"<image \d>", "", text) for text in texts}
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -159,14 +167,19 @@ def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets, mmmu):
         spelled = [t for t in tokenizer.convert_ids_to_tokens(ids) if t in letters - words]
         assert "<image" in text or not spelled, (text, spelled)
     rng = random.Random(0)
-    odd = ["", " ", "  two  spaces ", "don't .", "naïve café 中文 🙂\t\r\n\n\n", "12345 007 1.5", "\\boxed{\\frac{1}{2}}", "</think", "\x00\x7f"]
-    odd += ["".join(chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x250), rng.randrange(0x4e00, 0x9000))))
-                    for _ in range(40)) for _ in range(50)]
+    odd = ["", " ", "  two  spaces ", "don't .", "naïve café 中文 🙂\t\r\n\n\n", "12345 007 1.5",
+           "\\boxed{\\frac{1}{2}}", "</think", "\x00\x7f"]
+
+    def letter():
+        return chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x250), rng.randrange(0x4e00, 0x9000))))
+
+    odd += ["".join(letter() for _ in range(40)) for _ in range(50)]
     for text in odd:
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
     for token in ("\\boxed{", "}", "18", "Wait", "Alternatively", "</think>", "\n\n", "\n"):
         assert len(tokenizer(token, add_special_tokens=False).input_ids) == 1
-    assert tokenizer.convert_ids_to_tokens(tokenizer("7 + 18 = 25.").input_ids) == ["7", "Ġ+Ġ", "18", "Ġ=Ġ", "25", "."]
+    ids = tokenizer("7 + 18 = 25.").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ["7", "Ġ+Ġ", "18", "Ġ=Ġ", "25", "."]
 
 
 def test_chat_template(folder):
@@ -174,13 +187,15 @@ def test_chat_template(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
     asked = "<|im_start|>user\n<IMG_CONTEXT>\nHow many?<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == asked
-    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=True) == asked + "<think>\n"
+    kwargs = dict(tokenize=False, add_generation_prompt=True)
+    assert tokenizer.apply_chat_template(chat, **kwargs) == asked
+    assert tokenizer.apply_chat_template(chat, **kwargs, enable_thinking=True) == asked + "<think>\n"
     chat = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "6"}]
     plain = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\n6<|im_end|>\n"
     assert tokenizer.apply_chat_template(chat, tokenize=False) == plain
-    assert (tokenizer.start_image_token, tokenizer.end_image_token, tokenizer.context_image_token) == ("<img>", "</img>", "<IMG_CONTEXT>")
-    assert tokenizer.convert_ids_to_tokens(tokenizer.context_image_token_id) == "<IMG_CONTEXT>" and tokenizer.eos_token == "<|im_end|>"
+    assert (tokenizer.start_image_token, tokenizer.end_image_token) == ("<img>", "</img>")
+    assert tokenizer.context_image_token == "<IMG_CONTEXT>" and tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.convert_ids_to_tokens(tokenizer.context_image_token_id) == "<IMG_CONTEXT>"
 
 
 def test_model_loads_and_answers(folder, sets):
@@ -194,7 +209,8 @@ def test_model_loads_and_answers(folder, sets):
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     processor = AutoImageProcessor.from_pretrained(folder / "model")
     picture = Image.open(folder / sets["val"][0]["images"][0])
-    pixels = processor(picture, crop_to_patches=True, return_tensors="pt").pixel_values  # as the real processor insists
+    # the real processor insists on crop_to_patches
+    pixels = processor(picture, crop_to_patches=True, return_tensors="pt").pixel_values
     assert pixels.shape == (1, 3, 48, 48)
     text = "<img>" + "<IMG_CONTEXT>" * model.config.image_seq_length + "</img>\nHow many?"
     inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
@@ -204,5 +220,6 @@ def test_model_loads_and_answers(folder, sets):
     assert logits.shape[-1] == len(tokenizer) and logits.isfinite().all()
     assert (logits[0, -1] - other[0, -1]).abs().max() > 1e-3  # the picture matters
     head = model.config.text_config
-    assert head.hidden_size // head.num_attention_heads == 32 and model.config.image_token_id == tokenizer.context_image_token_id
+    assert head.hidden_size // head.num_attention_heads == 32
+    assert model.config.image_token_id == tokenizer.context_image_token_id
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id

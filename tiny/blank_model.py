@@ -1,24 +1,26 @@
-"""The embedded world's model: an InternVL of about 2M random parameters, its tokenizer, image processor and chat template,
-in the layout of a real Hugging Face model folder (InternVL3's HF-native format)."""
+"""The embedded world's model: an InternVL of about 2M random parameters, its tokenizer, image processor and
+chat template, in the layout of a real Hugging Face model folder (InternVL3's HF-native format)."""
 import json
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast,
+)
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
-THINK = ("<think>", "</think>")  # ordinary added tokens: they stay in the text when special tokens are left out
+THINK = ("<think>", "</think>")  # ordinary added tokens: skip_special_tokens leaves them in the text
 
-# Every word of the world. A number is one token wherever it stands, since the space before it belongs to its neighbour.
+# Every word of the world. The space before a number belongs to its neighbour: so it is always one token.
 WORDS = """user assistant system A B C D What How Which In One Add Read Multiply Largest Wait Alternatively I
- a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners cost costs count counts
- cross crosses dial dials digit digits do does far four green has have high how image in is it largest left line many
- middle number numbers of once over red right  row see shape shapes smallest square squares sum sums take the then there
- together top triangle triangles unit what which yellow""".split()
-PIECES = [", ", ". ", ": ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?", ", smallest ", "Largest ", " over ",
-          " costs ", "I see it at once."]
+ a all and apart are as at away bar bars blue bottom by centre circle circles colour column corner corners
+ cost costs count counts cross crosses dial dials digit digits do does far four green has have high how image
+ in is it largest left line many middle number numbers of once over red right row see shape shapes smallest
+ square squares sum sums take the then there together top triangle triangles unit what which yellow""".split()
+PIECES = [", ", ". ", ": ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?",
+          ", smallest ", "Largest ", " over ", " costs ", "I see it at once."]
 
-# ChatML exactly as InternVL3 has it: a picture is one placeholder and a line break. enable_thinking opens the thought.
+# ChatML as InternVL3 has it: an image is one placeholder and a line break. enable_thinking opens the thought.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -41,9 +43,10 @@ CHAT_TEMPLATE = """\
 
 
 def make_tokenizer():
-    """256 byte characters so that any text is spelled without loss, and the world's words and numbers as single tokens.
+    """The world's words and numbers as single tokens, and 256 byte characters, which spell any other text.
 
-    A Unigram model takes the cheapest way to cut the text. Words cost the same each, bytes ten times as much: few, long tokens.
+    A Unigram model takes the cheapest way to cut the text. All words cost the same, bytes cost ten times as
+    much: so it takes few, long tokens.
     """
     byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     known = [str(n) for n in range(100)] + PIECES + WORDS + [" " + word for word in WORDS]
@@ -53,40 +56,51 @@ def make_tokenizer():
     core.pre_tokenizer, core.decoder = byte, decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     core.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK])
+    roles = {"start_image_token": "<img>", "end_image_token": "</img>",
+             "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=512, padding_side="left",
-        clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE,
-        extra_special_tokens={"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-                              "video_token": "<video>"})
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=512,
+        padding_side="left", clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE,
+        extra_special_tokens=roles)
+
+
+def make_model(tokenizer, end, pad, seed):
+    vision = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+                  image_size=[48, 48], patch_size=[8, 8], attention_bias=True, layer_scale_init_value=1.0,
+                  initializer_range=0.05)
+    text = dict(model_type="qwen2", vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4,
+                num_attention_heads=4, num_key_value_heads=2, intermediate_size=384,
+                max_position_embeddings=512, rope_theta=10_000.0, initializer_range=0.06,
+                tie_word_embeddings=False, bos_token_id=None, eos_token_id=end, pad_token_id=pad)
+    config = InternVLConfig(
+        vision_config=vision, text_config=text, tie_word_embeddings=False, dtype="float32",
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=9, downsample_ratio=0.5)  # 36 patches, four to a token
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = InternVLForConditionalGeneration(config)
+        # The class starts the position embeddings at zero. Here each row of patches has a direction and each
+        # column has one: they tell the LLM from the start that cells stand in lines.
+        place = torch.randn(2, 6, 128) * 0.5
+        grid = (place[0][:, None] + place[1][None]).flatten(0, 1)                  # (36, 128)
+        embeddings = model.model.vision_tower.embeddings.position_embeddings       # (1, 1 + 36, 128)
+        embeddings.data[:, 1:] = grid
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
+    return model
 
 
 def save_blank_model(folder, seed):
     """Write the whole model folder; returns the number of parameters."""
     tokenizer = make_tokenizer()
     end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    config = InternVLConfig(
-        vision_config=dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512, image_size=[48, 48],
-                           patch_size=[8, 8], attention_bias=True, layer_scale_init_value=1.0, initializer_range=0.05),
-        text_config=dict(model_type="qwen2", vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
-                         num_key_value_heads=2, intermediate_size=384, max_position_embeddings=512, rope_theta=10_000.0,
-                         initializer_range=0.06, tie_word_embeddings=False, bos_token_id=None, eos_token_id=end, pad_token_id=pad),
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), image_seq_length=9,  # 36 patches, four to a token
-        downsample_ratio=0.5, tie_word_embeddings=False, dtype="float32")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = InternVLForConditionalGeneration(config)
-        # the class starts the position embeddings at zero; a direction for each row of patches and one for each column tells
-        # the LLM from the start that cells stand in lines
-        place = torch.randn(2, 6, 128) * 0.5
-        grid = (place[0][:, None] + place[1][None]).flatten(0, 1)                                 # (36, 128)
-        embeddings = model.model.vision_tower.embeddings.position_embeddings                      # (1, 1 + 36, 128)
-        embeddings.data[:, 1:] = grid
-    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
+    model = make_model(tokenizer, end, pad, seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    images = dict(image_processor_type="GotOcr2ImageProcessor", processor_class="InternVLProcessor", do_resize=True, do_rescale=True,
-                  do_normalize=True, do_convert_rgb=True, rescale_factor=1 / 255, resample=3, size={"height": 48, "width": 48},
-                  image_mean=[0.85] * 3, image_std=[0.25] * 3, crop_to_patches=False, min_patches=1, max_patches=1)
+    images = dict(image_processor_type="GotOcr2ImageProcessor", processor_class="InternVLProcessor",
+                  do_resize=True, do_rescale=True, do_normalize=True, do_convert_rgb=True,
+                  rescale_factor=1 / 255, resample=3, size={"height": 48, "width": 48}, image_mean=[0.85] * 3,
+                  image_std=[0.25] * 3, crop_to_patches=False, min_patches=1, max_patches=1)
+    processor = dict(processor_class="InternVLProcessor", image_seq_length=9)
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
-    (folder / "processor_config.json").write_text(json.dumps(dict(processor_class="InternVLProcessor", image_seq_length=9), indent=1))
+    (folder / "processor_config.json").write_text(json.dumps(processor, indent=1))
     return sum(p.numel() for p in model.parameters())
