@@ -1,6 +1,6 @@
 # make tiny          the whole recipe on the embedded world: data, base, cold start, GRPO, selection, connector, evaluation
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
-# make test          the tests
+# make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU, in an environment of their own (3.5 GB)
 # An interrupted `make tiny` goes on where it stopped when it is started again.
 
@@ -71,6 +71,7 @@ $(T)/rl/rollouts.html: $(T)/rl.done
 	$(PY) report.py page $(T)/rl
 
 test: .venv/ready
+	.venv/bin/ruff check .
 	$(PY) -m pytest $(TEST_FLAGS)
 
 test-vllm: .venv-vllm/ready
