@@ -1,12 +1,11 @@
-"""The reward of stage 2 (paper sections 3.1, 3.3): R = 0.8 * accuracy + 0.2 * format, so R is 0, 0.2, 0.8 or
-1.
+"""The reward of stage 2 (paper sections 3.1, 3.3): R = 0.8 * accuracy + 0.2 * format.
 
 RL optimises whatever this file pays for, so it is strict in what it reads and patient in how it compares:
 
 1. extract   only the text after the last </think>, only its last balanced \\boxed{}, nothing of the thought
 2. rule      does it mean the same as the gold? (scoring/answers.py)
 3. verifier  a language model behind a server (scoring/verifier.py), asked only where the rule says no: so the
-             paper's "rule OR verifier" is cheap. If it stays away, VerifierDown stops the run: no made-up zeros
+             paper's "rule OR verifier" is cheap. If it stays away, VerifierDown stops the run
 4. format    with <think> in the prompt: exactly one </think>, a thought before it, an answer behind it
 
 What the paper does not say: its rules and its verifier's prompt. Both are ours. No torch here.
@@ -93,8 +92,9 @@ def score_batch(responses, golds, thinking_prompt=True, options=None, verifier=N
     thinking = [thinking_prompt] * n if isinstance(thinking_prompt, bool) else list(thinking_prompt)
     golds, options, questions = list(golds), options or [None] * n, questions or [""] * n
     if not len(thinking) == len(golds) == len(options) == len(questions) == n:
-        raise ValueError(f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, "
-                         f"{len(options)} options, {len(questions)} questions: one of each for every response")
+        raise ValueError(
+            f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, "
+            f"{len(options)} options, {len(questions)} questions: one of each for every response, please")
     return judge([*map(read_claim, responses, golds, thinking, options, questions)], verifier)
 
 
@@ -118,10 +118,10 @@ def rates(rewards):
 
 @dataclass
 class Config:
-    responses: str                  # JSONL; "response" or "prediction", "answer", perhaps "question", "options"
+    responses: str                  # JSONL: "response" or "prediction", "answer", perhaps question, options
     out: str                        # JSONL; the same rows with accuracy, format, total, extracted, why
     thinking_prompt: bool = True    # "<think>" ended the prompt, so a response without </think> has no answer
-    verifier: str = ""              # an OpenAI-compatible server, http://localhost:8000/v1; "": the rule alone
+    verifier: str = ""              # an OpenAI-compatible server, http://localhost:8000/v1; "": rule alone
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the name of the model there
     patience: float = 900.0         # seconds to wait for a verifier that does not answer before stopping
     check_golds: bool = False       # also list the rows whose right answer the rule cannot read

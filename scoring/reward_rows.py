@@ -16,7 +16,7 @@ from scoring.verifier import VerifierDown
 
 
 def command(main, Config, doc):
-    """The command line: like machinery.files.main, and it says that nothing was written when the verifier stays away."""
+    """The command line. Whatever stops it, it says so in a sentence."""
     try:
         main(tyro.cli(Config, description=doc.split("\n\n")[0]))
     except VerifierDown as error:
