@@ -49,7 +49,8 @@ def score_rows(rows, mode="auto", verifier=None):
     verdicts.
 
     All rates are fractions. `mode` is for rows that do not carry their own. With a verifier (reward.py's),
-    "judge" is the share that the rule or the verifier accepts. """
+    "judge" is the share that the rule or the verifier accepts.
+    """
     rows = read_rows(rows, mode)
     # one comparison for each accepted answer, all in one batch: it runs in parallel, with time limits
     pairs = [(row, gold) for row in rows if row["parsed"] is not None for gold in row["gold"]]
@@ -232,7 +233,8 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
 
     A thought that is still open when its budget ends is closed with cfg.closing, and the model goes on from
     there; an answer that the budget caught in the middle simply goes on. (--on_budget cut: both stay as they
-    are.) """
+    are.)
+    """
     limit = cfg.budget or cfg.max_new_tokens
     sample = dict(temperature=cfg.temperature, ban=ban)
     first = sampler.generate(prompts, 1, max_new_tokens=limit, seed=seed, progress=label, **sample)

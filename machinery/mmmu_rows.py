@@ -112,7 +112,8 @@ def question_of(row, name, folder):
 
     options: as they are stored. question, shown (the options as the model reads them): <image N> is
     renumbered, because MMMU names the column image_N, and for us it is the N-th image of the row; columns may
-    be empty. """
+    be empty.
+    """
     columns = [n for n in range(1, 8) if row.get(f"image_{n}")]
     images = [row[f"image_{n}"]["bytes"] or str(folder / row[f"image_{n}"]["path"]) for n in columns]
 

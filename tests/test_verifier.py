@@ -299,8 +299,10 @@ def test_a_refusal_stops_at_once(server, status):
 @pytest.mark.parametrize("status", [500, 400])
 def test_one_poisoned_question_is_no_verdict(server, status):
     def reply(data, count):
+        if data["answer"] == "poison":
+            return status, "x", {}
         time.sleep(0.02)
-        return (status, "x", {}) if data["answer"] == "poison" else "CORRECT"
+        return "CORRECT"
     server.reply = reply
     v = server.verifier(concurrency=2, first_wait=0.005)
     verdicts = v.ask([("q", "poison", "cat")] + [("q", f"answer {i}", "cat") for i in range(60)])
