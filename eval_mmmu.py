@@ -8,13 +8,13 @@ of the job:
     run     questions -> responses.jsonl, in chunks. After a stop, the same command goes on. Then it scores.
 
 Two scores stand side by side because a parser alone can move a table by 15 points:
-    rule      ours, deterministic. Only the reply (what follows the last </think>) counts. Its last \\boxed{} is
-              the answer; without a box, an answer that the reply states plainly ("B", "**B**", "B) text", "The
-              answer is B."). Anything else is unparsed, and unparsed is wrong. reward.py compares it with the key.
+    rule      ours, deterministic. Only the reply (what follows the last </think>) counts. Its last \\boxed{}
+              is the answer; without a box, an answer that the reply states plainly ("B", "**B**", "B) text",
+              "The answer is B."). Anything else is unparsed, and unparsed is wrong. reward.py compares it.
     official  MMMU's own algorithm on the same reply (scoring/official.py), to compare with published numbers.
-              Where it would pick a letter at random we count wrong, and report how often (official_random) and
-              what luck would have added on average (official_luck). It does not know \\boxed{B}: official_boxed
-              is the same algorithm on the inside of the last box. Compare that one if a model boxes its answers.
+              Where it would pick a letter at random we count wrong, and report how often (official_random)
+              and what luck would have added on average (official_luck). It does not know \\boxed{B}:
+              official_boxed is the same algorithm on the inside of the last box, for models that use boxes.
 
 Left out: MMMU-Pro, and turning open questions into multiple choice. The judge (--verifier) is reward.py's.
 
@@ -49,7 +49,8 @@ def score_rows(rows, mode="auto", verifier=None):
     verdicts.
 
     All rates are fractions. `mode` is for rows that do not carry their own. With a verifier (reward.py's),
-    "judge" is the share that the rule or the verifier accepts. """
+    "judge" is the share that the rule or the verifier accepts.
+    """
     rows = read_rows(rows, mode)
     # one comparison for each accepted answer, all in one batch: it runs in parallel, with time limits
     pairs = [(row, gold) for row in rows if row["parsed"] is not None for gold in row["gold"]]
@@ -117,23 +118,26 @@ def report(scores, rows, folder, out, say):
 
 # ----------------------------------------------------------------------------------------- run: the questions
 
+Mode = Literal["think", "nothink", "nowait"]
+
+
 @dataclass
 class Config:
     model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected one) or a hub name
-    data: str = "data/tiny/mmmu"  # a folder of Parquet files (MMMU's schema), a Parquet or JSONL file, hub name
+    data: str = "data/tiny/mmmu"  # Parquet in MMMU's schema (a folder or file), a JSONL file, or a hub name
     split: str = "validation"     # which Parquet files: those whose names start with it
     revision: str = ""            # commit of the hub data set; default: its newest, which is written down
     subjects: tuple[str, ...] = ()  # only these
     limit: int = 0                # at most so many questions, evenly from all subjects; 0: all
     out: str = "out/eval"         # for responses.jsonl, scores.json, ...; run again, it goes on
-    mode: Literal["think", "nothink", "nowait"] = "think"  # prompt ends with <think>; not; yes, and --ban
+    mode: Mode = "think"          # does <think> end the prompt? nowait: it does, and --ban holds
     ban: tuple[str, ...] = CRITICAL_WORDS  # words that nowait bans (the paper: --ban wait alternatively hmm)
     ask: str = ""                 # said at the end of each question: "Put the final answer in \\boxed{}."
     temperature: float = 1.0      # 0: always the most likely token
     runs: int = 1                 # how often each question is asked; the paper reports the mean of 5
     max_new_tokens: int = 16384   # thought and answer together; the model's context is the other limit
     budget: int = 0               # tokens for the thought; 0: no budget
-    on_budget: Literal["close", "cut"] = "close"  # when it ends: close the thought and answer; stop
+    on_budget: Literal["close", "cut"] = "close"  # when it ends: ask for the answer, or stop
     closing: str = "\n</think>\n\n\\boxed{"  # what closes an unfinished thought; the model goes on from there
     chunk: int = 512              # questions sampled and written together: what an interruption can lose
     max_tiles: int = 12           # of an image (InternVL)
@@ -141,7 +145,7 @@ class Config:
     rollout: str = "torch"        # the sampler: torch, or vllm (requirements-gpu.txt)
     tensor_parallel: int = 1      # processes that share one vLLM engine
     rollout_batch: int = 512      # responses that the torch sampler decodes at a time
-    dtype: str = "auto"           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where it is
+    dtype: str = "auto"           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 if native
     seed: int = 0                 # of the sampling
     verifier: str = ""            # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
@@ -229,7 +233,8 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
 
     A thought that is still open when its budget ends is closed with cfg.closing, and the model goes on from
     there; an answer that the budget caught in the middle simply goes on. (--on_budget cut: both stay as they
-    are.) """
+    are.)
+    """
     limit = cfg.budget or cfg.max_new_tokens
     sample = dict(temperature=cfg.temperature, ban=ban)
     first = sampler.generate(prompts, 1, max_new_tokens=limit, seed=seed, progress=label, **sample)
@@ -290,8 +295,9 @@ def evaluate(cfg: Config):
 
 def check_flags(cfg):
     if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
-        raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has to "
-                      f"be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the answer.")
+        raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has "
+                      f"to be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the "
+                      f"answer.")
     for flag in ("runs", "max_new_tokens", "chunk"):
         if getattr(cfg, flag) < 1:
             raise Refused(f"--{flag} {getattr(cfg, flag)}: at least 1.")

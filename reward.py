@@ -1,15 +1,14 @@
-"""The reward of stage 2 (paper sections 3.1, 3.3): R = 0.8 * accuracy + 0.2 * format, so R is 0, 0.2, 0.8 or
-1.
+"""The reward of stage 2 (paper sections 3.1, 3.3): R = 0.8 * accuracy + 0.2 * format.
 
 RL optimises whatever this file pays for, so it is strict in what it reads and patient in how it compares:
 
 1. extract   only the text after the last </think>, only its last balanced \\boxed{}, nothing of the thought
 2. rule      does it mean the same as the gold? (scoring/answers.py)
 3. verifier  a language model behind a server (scoring/verifier.py), asked only where the rule says no: so the
-             paper's "rule OR verifier" is cheap. If it stays away, VerifierDown stops the run: no made-up zeros
+             paper's "rule OR verifier" is cheap. If it stays away, VerifierDown stops the run
 4. format    with <think> in the prompt: exactly one </think>, a thought before it, an answer behind it
 
-What the paper does not say: its rules and its verifier's prompt. Both are ours. No torch here.
+The rules and the verifier's prompt are ours: the paper does not give its own. No torch here.
 
     python reward.py --responses in.jsonl --out out.jsonl  # rows {"response" or "prediction", "answer"}
     ... --verifier http://host:8000/v1 --verifier_model Qwen/Qwen2.5-32B-Instruct  # with the second opinion
@@ -28,7 +27,7 @@ from scoring.workers import POOL, TIME_LIMIT
 class Reward:
     accuracy: float            # 1.0 or 0.0
     format: float              # 1.0 or 0.0
-    total: float               # 0.8 * accuracy + 0.2 * format
+    total: float               # 0.8 * accuracy + 0.2 * format: 0, 0.2, 0.8 or 1
     extracted: str | None      # what stood in the last \boxed{} of the answer
     why: str                   # "rule", "verifier", or why there is no accuracy, in words
     rule: bool = False         # what the rule said
@@ -41,7 +40,8 @@ def extract_answer(response, thinking_prompt=True):
     """What the last balanced \\boxed{} of the answer holds, or None.
 
     thinking_prompt: "<think>" ended the prompt, so a response without </think> is an unfinished thought: no
-    answer. """
+    answer.
+    """
     text = after_thought(response, thinking_prompt)
     return None if text is None else last_box(text)
 
@@ -65,37 +65,36 @@ def read_claim(response, gold, thinking_prompt, options, question):
 
 
 def judge(claims, verifier):
-    """One Reward for each Claim, in order: the rule looks at all of them, the verifier at those that it
-    refuses."""
+    """One Reward for each Claim, in order. The verifier is asked about those that the rule refuses."""
     ruled = iter(same_batch([(c.answer, c.gold, c.options) for c in claims if c.answer is not None]))
     ruled = [(False, c.missing, 0.0) if c.answer is None else next(ruled) for c in claims]
     asked = second_opinions(verifier, claims, [right for right, _, _ in ruled]) if verifier else {}
     return [_reward(c, *ruled[i], i in asked, asked.get(i)) for i, c in enumerate(claims)]
 
 
-def _reward(claim, right, why, seconds, asked, verdict):
+def _reward(c, right, why, seconds, asked, verdict):
     if asked and not right:
-        agrees = {False: "the verifier agrees", None: "the verifier gave no verdict"}
-        why = "verifier" if verdict else f"{why}; {agrees[verdict]}"
+        no = "agrees" if verdict is False else "gave no verdict"
+        why = "verifier" if verdict else f"{why}; the verifier {no}"
     accurate = right or verdict is True
-    total = (0.8 if accurate else 0.0) + (0.2 if claim.format else 0.0)  # exactly 0, 0.2, 0.8 or 1
-    return Reward(float(accurate), float(claim.format), total, claim.answer, why, right, asked, verdict,
-                  seconds)
+    total = (0.8 if accurate else 0.0) + (0.2 if c.format else 0.0)  # two constants: exact
+    return Reward(float(accurate), float(c.format), total, c.answer, why, right, asked, verdict, seconds)
 
 
 def score_batch(responses, golds, thinking_prompt=True, options=None, verifier=None, questions=None):
     """One Reward for each response, in order.
 
     golds: the right answers as text. thinking_prompt: whether "<think>" ended the prompt, one bool or one a
-    response. options: None, or for each response the list of its choices (or None). verifier: a Verifier,
-    asked where the rule says no; give it the questions, one text for each response. Raises VerifierDown when
-    the verifier stays away. """
+    response. options: for each response the list of its choices, or None. verifier: a Verifier; it needs the
+    questions, one text for each response. Raises VerifierDown when the verifier stays away.
+    """
     n = len(responses)
     thinking = [thinking_prompt] * n if isinstance(thinking_prompt, bool) else list(thinking_prompt)
     golds, options, questions = list(golds), options or [None] * n, questions or [""] * n
     if not len(thinking) == len(golds) == len(options) == len(questions) == n:
-        raise ValueError(f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, "
-                         f"{len(options)} options, {len(questions)} questions: one of each for every response")
+        raise ValueError(
+            f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, "
+            f"{len(options)} options, {len(questions)} questions: one of each for every response, please")
     return judge([*map(read_claim, responses, golds, thinking, options, questions)], verifier)
 
 
@@ -105,9 +104,8 @@ def score(response, gold, thinking_prompt=True, options=None, verifier=None, que
 
 
 def rates(rewards):
-    """What to log about a batch, as fractions: rule and verifier (who accepted), asked, no_verdict (of the
-    asked). audited: answers that the rule accepted and the verifier saw too; disagree: how many of those it
-    rejected."""
+    """What to log about a batch, as fractions: rule and verifier (who accepted), asked, no_verdict (of it).
+    audited: how many the rule accepted and the verifier saw too; disagree: how many of them it rejected."""
     n = max(1, len(rewards))
     asked = [r for r in rewards if r.asked]
     audited = [r for r in asked if r.rule]
@@ -119,10 +117,10 @@ def rates(rewards):
 
 @dataclass
 class Config:
-    responses: str                  # JSONL; "response" or "prediction", "answer", perhaps "question", "options"
+    responses: str                  # JSONL: "response" or "prediction", "answer", perhaps question, options
     out: str                        # JSONL; the same rows with accuracy, format, total, extracted, why
     thinking_prompt: bool = True    # "<think>" ended the prompt, so a response without </think> has no answer
-    verifier: str = ""              # an OpenAI-compatible server, http://localhost:8000/v1; "": the rule alone
+    verifier: str = ""              # an OpenAI-compatible server, http://localhost:8000/v1; "": rule alone
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the name of the model there
     patience: float = 900.0         # seconds to wait for a verifier that does not answer before stopping
     check_golds: bool = False       # also list the rows whose right answer the rule cannot read
@@ -134,9 +132,7 @@ def main(cfg):
     from scoring import reward_rows
     reward_rows.check_out(cfg.out)
     POOL.size, POOL.limit = cfg.workers or None, cfg.time_limit
-    rows = reward_rows.read_rows(cfg.responses)
-    if cfg.check_golds:
-        reward_rows.list_unreadable_golds(rows)
+    rows = reward_rows.read_rows(cfg.responses, cfg.check_golds)
     verifier = Verifier(cfg.verifier, cfg.verifier_model, patience=cfg.patience) if cfg.verifier else None
     start, rewards = time.perf_counter(), []
     for part in reward_rows.parts(rows):

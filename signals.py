@@ -40,7 +40,8 @@ def critical_spans(text, words=CRITICAL_WORDS):
     it.
 
     Whole words only, in any case ("Wait", "WAIT"); "double-check" is one hit, not also a "check". Chinese
-    words may be listed. """
+    words may be listed.
+    """
     words = tuple(words)
     if not words:
         return []
@@ -67,7 +68,8 @@ def repetition(text, n=8):
     Chinese.
 
     Ordinary reasoning stays below about 0.2 (names and formulas come back); a loop goes towards 1. Short
-    texts give 0. """
+    texts give 0.
+    """
     units = re.findall(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s]", text)
     total = len(units) - n + 1
     if total < 2:

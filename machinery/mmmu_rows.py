@@ -80,8 +80,9 @@ def find_parquet(source, split, revision="", subjects=()):
 def _download(source, patterns, revision):
     """The folder of a hub data set's snapshot; its name is the revision."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith(("data/", "out/", ".")):
-        raise Refused(f"--data {source}: no such folder or file. Run `make tiny` (or python tiny/make.py) for "
-                      f"the tiny world, or name a folder of Parquet files or a hub data set such as MMMU/MMMU.")
+        raise Refused(f"--data {source}: no such folder or file. Run `make tiny` (or python tiny/make.py) "
+                      f"for the tiny world, or name a folder of Parquet files or a hub data set "
+                      f"such as MMMU/MMMU.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     try:
@@ -89,8 +90,8 @@ def _download(source, patterns, revision):
                                       allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
-        raise Refused(f"--data {source}: no such folder or file here, and it cannot be had from the hub under "
-                      f"this name{at} ({type(error).__name__}: {str(error).splitlines()[0]}). "
+        raise Refused(f"--data {source}: no such folder or file here, and it cannot be had from the hub "
+                      f"under this name{at} ({type(error).__name__}: {str(error).splitlines()[0]}). "
                       f"Is the name right (MMMU/MMMU), and is the network there?") from error
 
 
@@ -111,7 +112,8 @@ def question_of(row, name, folder):
 
     options: as they are stored. question, shown (the options as the model reads them): <image N> is
     renumbered, because MMMU names the column image_N, and for us it is the N-th image of the row; columns may
-    be empty. """
+    be empty.
+    """
     columns = [n for n in range(1, 8) if row.get(f"image_{n}")]
     images = [row[f"image_{n}"]["bytes"] or str(folder / row[f"image_{n}"]["path"]) for n in columns]
 

@@ -11,7 +11,8 @@ from cheap to dear:
 4. maths.py     what is left is parsed by math-verify and compared by value           milliseconds, workers.py
 
 rule.py puts these together. Here is what others call; a reader may skip `unreadable_golds`, which checks data
-sets. """
+sets.
+"""
 import re
 import time
 import unicodedata

@@ -1,7 +1,8 @@
 """Does a text claim that the image is not there, or that it cannot be seen? (paper section 6)
 
 These are patterns, so there will be misses; the tables of sentences in tests/cases are the specification. A
-reader may skip everything but `denies_image`. """
+reader may skip everything but `denies_image`.
+"""
 import re
 
 
@@ -10,7 +11,8 @@ def denies_image(text):
 
     The claim must be about the image as a whole and about the speaker: "we cannot see point B from A", "the
     image does not show the radius", "the figure is not drawn to scale", "the driver cannot see the picture",
-    "图中没有给出半径" are none. """
+    "图中没有给出半径" are none.
+    """
     for sentence in re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text.replace("’", "'")):
         # a collapsed policy writes sentences without an end: they are read in pieces, so that the time stays
         # linear

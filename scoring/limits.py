@@ -2,7 +2,8 @@
 parser.
 
 sympy crawls or eats all memory on a short string (5^5^5^5). What passes here still meets the worker's time
-limit. """
+limit.
+"""
 import re
 
 MAX_CHARS = 1000       # a longer answer is compared by its spelling only: no final answer needs more

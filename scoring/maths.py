@@ -2,7 +2,8 @@
 along.
 
 The parser reads LaTeX alone, and nothing is ever evaluated as Python. A reader may skip `_latex`, which
-rewrites plain typing (sqrt(2), x**2) as LaTeX. """
+rewrites plain typing (sqrt(2), x**2) as LaTeX.
+"""
 import re
 from fractions import Fraction
 

@@ -1,7 +1,8 @@
 """MMMU's responses: which rows can be scored, what a reply states as its answer, and the tables of scores.
 
 `read_rows`, `mark` and `summary` are the three steps that eval_mmmu.py takes, with reward.py's comparison
-between the first two. A reader may skip `tables`, which only prints. """
+between the first two. A reader may skip `tables`, which only prints.
+"""
 import ast
 import re
 import string
@@ -131,7 +132,8 @@ def stated_answer(reply, row):
     """The answer of a reply without a box when it plainly states exactly one, else None. Never guesses.
 
     "B", "(B)", "**B**", "B) text", "The answer is B, because ...", an option's text and nothing else; for
-    open questions what follows "answer is" / "answer:", or a reply of at most five words. """
+    open questions what follows "answer is" / "answer:", or a reply of at most five words.
+    """
     text = re.sub(r"\*\*|__|`", "", reply).strip()
     said = re.findall(r"\banswer(?: is\b(?: ?:)?| ?:)\s*(\S.*)", text, re.I)  # "." stops at the line's end
     if not said and ("\n" in text or not text):

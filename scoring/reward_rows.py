@@ -16,7 +16,7 @@ from scoring.verifier import VerifierDown
 
 
 def command(main, Config, doc):
-    """The command line: like machinery.files.main, and it says that nothing was written when the verifier stays away."""
+    """The command line. Whatever stops it, it says so in a sentence."""
     try:
         main(tyro.cli(Config, description=doc.split("\n\n")[0]))
     except VerifierDown as error:
@@ -38,7 +38,7 @@ class Row:
     bare: Claim | None    # of a row with a "prediction": a bare answer, which has no format to keep
 
 
-def read_rows(path):
+def read_rows(path, check_golds):
     """The Rows of a JSON-lines file; when one cannot be scored, all bad ones are refused by name."""
     rows, bad = [], []
     try:
@@ -54,6 +54,8 @@ def read_rows(path):
     if bad:
         listed = "\n  ".join(bad[:20] + ["..."] * (len(bad) > 20))
         raise Refused(f"{path}: {len(bad)} rows cannot be scored; nothing was written\n  {listed}")
+    if check_golds:
+        _list_unreadable_golds(rows)
     return rows
 
 
@@ -89,7 +91,7 @@ def check_out(out):
         raise Refused(f"{out}: the folder of --out does not exist; make it first")
 
 
-def list_unreadable_golds(rows):
+def _list_unreadable_golds(rows):
     odd = unreadable_golds([row.gold for row in rows], [row.options for row in rows])
     print(f"{len(odd)} of {len(rows)} rows have a right answer that the rule cannot read")
     for i, why in odd.items():

@@ -2,7 +2,8 @@
 
 `equal` is the rule; a reader may skip what it calls. Prose is compared word for word: what needs
 understanding is the verifier's part. What is lenient on purpose: "x = 5" is 5, and lists of answers have no
-order. """
+order.
+"""
 import re
 from enum import Enum
 

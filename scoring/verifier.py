@@ -4,7 +4,8 @@ same.
 reward.py asks it only where the rule says no (the paper's "rule OR verifier", section 3.3). Verifiers can be
 talked into a yes (arXiv 2507.08794), so: only the extracted answer is sent, short and inside JSON; openers
 and symbols are not worth a question; a reply that is not one of four words is no verdict. The prompt is ours,
-because the paper does not give its own. A reader may skip how a server in trouble is waited for (`_one`). """
+because the paper does not give its own. A reader may skip how a server in trouble is waited for (`_one`).
+"""
 import asyncio
 import hashlib
 import json
@@ -39,7 +40,8 @@ def parse_verdict(reply):
 
     The whole reply must be that one word (any case, in quotes, bold or brackets, after "Verdict:"). A word
     somewhere in a sentence is no verdict: "not correct", "yes and no" and "the answer is correct" pay
-    nothing. """
+    nothing.
+    """
     m = _VERDICT.fullmatch(reply) if isinstance(reply, str) and len(reply) < 200 else None
     return None if m is None else m[1].lower() in ("correct", "yes")
 
@@ -73,7 +75,8 @@ class Verifier:
     Only the extracted answer is sent, cut at max_chars, inside JSON. Answers to equal questions come from a
     cache. audit: share of the answers accepted by the rule that are sent as well, only to count
     disagreements. The requests are plain POSTs through httpx: a client library's own retries would double the
-    ones here. """
+    ones here.
+    """
 
     def __init__(self, url, model, concurrency=32, timeout=60.0, patience=900.0, max_chars=300, audit=0.02,
                  api_key=None, first_wait=0.5):

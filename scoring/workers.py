@@ -3,7 +3,8 @@
 sympy can be made to crawl or to eat all memory by a short string, and its own time-outs do not work in
 threads. So expressions are compared in a few child processes: a pair that uses up its processor time is
 killed by the system, counts as not equal, and its process is replaced. The second half of this file runs in
-the children, which import no torch. """
+the children, which import no torch.
+"""
 import atexit
 import json
 import os

@@ -1,4 +1,5 @@
-"""eval_mmmu.py: both scores on hand-made rows, every fault of the official algorithm, and runs with a fake sampler."""
+"""eval_mmmu.py: both scores on hand-made rows, every fault of the official algorithm, and runs with a fake
+sampler."""
 import dataclasses
 import http.server
 import io
@@ -12,19 +13,20 @@ from types import SimpleNamespace
 import pytest
 import tyro
 
+import eval_mmmu as E
+from machinery.mmmu_rows import parse_options, subject_of
+from scoring import mmmu
+from scoring.official import official_choice
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-import eval_mmmu as E  # noqa: E402
-from machinery.mmmu_rows import subject_of  # noqa: E402
-from scoring import mmmu  # noqa: E402
-from scoring.official import official_choice  # noqa: E402
 
 OPTIONS = "['3', \"Bob's\", 'Rome', 'Paris']"
 THOUGHT = "Let me see.\n</think>\n\n"
 
 
 def row(response, answer="B", options=OPTIONS, kind="multiple-choice", **more):
-    return {"id": "validation_Math_1", "question_type": kind, "options": options, "answer": answer, "response": response, **more}
+    return {"id": "validation_Math_1", "question_type": kind, "options": options, "answer": answer,
+            "response": response, **more}
 
 
 def one(*args, **more):
@@ -32,11 +34,12 @@ def one(*args, **more):
     return scores, rows[0]
 
 
-# ------------------------------------------------------------------------------------------------------ multiple choice
+# -------------------------------------------------------------------------------------------- multiple choice
 
 @pytest.mark.parametrize("response, answer, rule, official, random, unparsed", [
     (THOUGHT + r"\boxed{B}", "B", 1, 0, 1, 0),              # the official parser knows no box
-    (THOUGHT + r"It is \boxed{A}, no: \boxed{B}.", "B", 1, 0, 1, 0),  # the last box; the official parser sees six words and no option
+    # the last box; the official parser sees six words and no option
+    (THOUGHT + r"It is \boxed{A}, no: \boxed{B}.", "B", 1, 0, 1, 0),
     (THOUGHT + r"\boxed{Bob's}", "B", 1, 0, 1, 0),          # the option's text
     (THOUGHT + r"\boxed{D}", "B", 0, 0, 1, 0),
     ("B", "B", 1, 1, 0, 0),
@@ -47,20 +50,26 @@ def one(*args, **more):
     ("**B**", "B", 1, 0, 1, 0),                             # fault: not recognised
     ("The answer is (B).", "B", 1, 1, 0, 0),
     ("**Answer:** C", "C", 1, 1, 0, 0),
-    ("First I looked.\nThe answer is: B, because Rome is older.", "B", 1, 0, 0, 0),  # "B," is no letter to it, "Rome" is an option's text
-    ("(A) 3 (B) Bob's (C) Rome (D) Paris", "D", 0, 1, 0, 1),  # fault: all options echoed count as the last letter
+    # "B," is no letter to it, "Rome" is an option's text
+    ("First I looked.\nThe answer is: B, because Rome is older.", "B", 1, 0, 0, 0),
+    # fault: all options echoed count as the last letter
+    ("(A) 3 (B) Bob's (C) Rome (D) Paris", "D", 0, 1, 0, 1),
     ("A. 3\nB. Bob's\nC. Rome\nD. Paris", "D", 0, 1, 0, 1),
-    ("The answer is A) 3 B) Bob's", "A", 0, 0, 0, 1),       # two letters are no answer (official: "3" stands in it)
+    # two letters are no answer (official: "3" stands in it)
+    ("The answer is A) 3 B) Bob's", "A", 0, 0, 0, 1),
     ("The answer is A lot of work.", "A", 0, 1, 0, 1),      # an article is no letter
-    ("From the map we know it is the city of Rome", "C", 0, 1, 0, 1),  # official: text of an option among more than five words
-    ("Rome", "C", 1, 0, 1, 0),                              # the option's text and nothing else; official: too few words
+    # official: text of an option among more than five words
+    ("From the map we know it is the city of Rome", "C", 0, 1, 0, 1),
+    # the option's text and nothing else; official: too few words
+    ("Rome", "C", 1, 0, 1, 0),
     ("I am sorry, I cannot see the image.", "A", 0, 0, 1, 1),  # fault: a refusal would get a random letter
     ("", "A", 0, 0, 1, 1),
     ("I think \\boxed{B}", "B", 1, 0, 1, 0),                # no thought was asked for as far as the row tells
 ])
 def test_multiple_choice(response, answer, rule, official, random, unparsed):
     _, r = one(response, answer)
-    assert (r["rule"], r["official"], r["official_random"], r["unparsed"]) == (rule, official, random, unparsed)
+    assert (r["rule"], r["official"], r["official_random"],
+            r["unparsed"]) == (rule, official, random, unparsed)
 
 
 def test_the_reasoning_is_never_read():
@@ -71,12 +80,14 @@ def test_the_reasoning_is_never_read():
     assert (r["rule"], r["official"], r["unparsed"]) == (0, 0, 1)
     _, r = one(r"\boxed{B}", mode="nothink")
     assert r["rule"] == 1
-    assert E.score_rows([row(r"\boxed{B}")], mode="think")[0]["rule"] == 0  # --mode for rows that do not know theirs
+    # --mode for rows that do not know theirs
+    assert E.score_rows([row(r"\boxed{B}")], mode="think")[0]["rule"] == 0
 
 
 def test_official_on_the_box():
     scores, r = one(THOUGHT + r"So \boxed{B}")
-    assert (r["official"], r["official_boxed"], scores["official_random"], scores["official_luck"]) == (0, 1, 1, 0.25)
+    assert (r["official"], r["official_boxed"], scores["official_random"],
+            scores["official_luck"]) == (0, 1, 1, 0.25)
     scores, r = one(THOUGHT + "The answer is (B)")
     assert (r["official"], r["official_boxed"], scores["official_luck"]) == (1, 1, 0)
 
@@ -103,7 +114,7 @@ def test_options(options, answer, response):
     assert one(response, answer, options)[1]["rule"] == 1
 
 
-# ---------------------------------------------------------------------------------------------------------- open questions
+# --------------------------------------------------------------------------------------------- open questions
 
 @pytest.mark.parametrize("response, answer, rule, official", [
     (r"\boxed{0.956}", "0.963", 0, 1),                       # fault: two decimals
@@ -129,23 +140,27 @@ def test_open(response, answer, rule, official):
 
 
 def test_odd_text_does_not_raise():
-    for text in ("nan", "inf", "-", "1e999", "9" * 5000, "\\boxed{" * 50, "</think>" * 9, "\u2028\x00", "{", "answer is {", "(" * 3000):
-        for answer, kind in (("B", "multiple-choice"), ("nan", "open"), ("[0, 1)", "open"), ("['a', 3]", "open")):
+    for text in ("nan", "inf", "-", "1e999", "9" * 5000, "\\boxed{" * 50, "</think>" * 9, "\u2028\x00", "{",
+                 "answer is {", "(" * 3000):
+        for answer, kind in (("B", "multiple-choice"), ("nan", "open"), ("[0, 1)", "open"),
+                             ("['a', 3]", "open")):
             for mode in ("think", "nothink"):
                 E.score_rows([row(text, answer, OPTIONS, kind, mode=mode)])
     assert mmmu.accepted_answers("[0, 1]") == ["[0, 1]"]  # an interval, no list of texts
 
 
-# ------------------------------------------------------------------------------------------------------------------ tables
+# ----------------------------------------------------------------------------------------------------- tables
 
 def many():
     rows = []
     for run in (0, 1):
         for n in range(4):  # run 0: 3 of 4 right, run 1: 1 of 4
             good = n < (3, 1)[run]
-            rows.append(row(THOUGHT + (r"\boxed{B}" if good else r"\boxed{A}"), id=f"validation_Art_Theory_{n}", run=run, tokens=10 + n,
+            rows.append(row(THOUGHT + (r"\boxed{B}" if good else r"\boxed{A}"),
+                            id=f"validation_Art_Theory_{n}", run=run, tokens=10 + n,
                             mode="think", finish="stop"))
-    rows.append(row(r"I cannot see the image.", id="validation_Tiny_World_1", run=0, finish="length", mode="think", tokens=100, forced=True))
+    rows.append(row(r"I cannot see the image.", id="validation_Tiny_World_1", run=0, finish="length",
+                    mode="think", tokens=100, forced=True))
     return rows
 
 
@@ -155,13 +170,16 @@ def test_tables_by_hand():
     assert scores["rule"] == pytest.approx(4 / 9)
     art, other = scores["subjects"]["Art_Theory"], scores["subjects"]["Tiny_World"]
     assert (art["n"], art["rule"], art["length"]) == (8, 0.5, 11.5)
-    assert art["rule_se"] == pytest.approx(0.2041241)  # question means 1, .5, .5, 0: deviation .408, over sqrt(4)
+    # question means 1, .5, .5, 0: deviation .408, over sqrt(4)
+    assert art["rule_se"] == pytest.approx(0.2041241)
     assert other == {"n": 1, "rule": 0, "rule_se": None, "official": 0, "official_boxed": 0, "length": 100}
     assert list(scores["disciplines"]) == ["Art and Design", "Other"]
     assert scores["runs"] == [pytest.approx(3 / 5), 0.25] and scores["runs_se"] == pytest.approx(0.175)
-    assert scores["truncated"] == scores["denial"] == scores["unparsed"] == scores["forced"] == pytest.approx(1 / 9)
+    for name in ("truncated", "denial", "unparsed", "forced"):
+        assert scores[name] == pytest.approx(1 / 9), name
     assert scores["format"] == pytest.approx(8 / 9)
-    assert one(THOUGHT + r"\boxed{B}", mode="think", forced=True)[0]["format"] == 0  # we closed that thought, not the model
+    # we closed that thought, not the model
+    assert one(THOUGHT + r"\boxed{B}", mode="think", forced=True)[0]["format"] == 0
     assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
     text = E.tables(scores)
     lines = text.splitlines()
@@ -170,13 +188,16 @@ def test_tables_by_hand():
 
 
 def test_every_subject_has_one_discipline():
-    assert len(mmmu.DISCIPLINES) == 6 and sum(map(len, mmmu.DISCIPLINES.values())) == len(mmmu.DISCIPLINE_OF) == 30
-    assert subject_of("validation_Diagnostics_and_Laboratory_Medicine_30") == "Diagnostics_and_Laboratory_Medicine"
+    assert len(mmmu.DISCIPLINES) == 6 and len(mmmu.DISCIPLINE_OF) == 30
+    assert sum(map(len, mmmu.DISCIPLINES.values())) == 30
+    name = "Diagnostics_and_Laboratory_Medicine"
+    assert subject_of(f"validation_{name}_30") == name
     assert subject_of("17") == "unknown"
 
 
 def test_the_judge_counts_apart(tmp_path):
-    """Over a real socket: the rule says no to both, the judge says yes to "xyz", and is not asked where nothing was answered."""
+    """Over a real socket: the rule says no to both, the judge says yes to "xyz", and is not asked where
+    nothing was answered."""
     asked = []
 
     class Judge(http.server.BaseHTTPRequestHandler):
@@ -192,7 +213,9 @@ def test_the_judge_counts_apart(tmp_path):
             pass
 
     path = tmp_path / "responses.jsonl"
-    E.write_rows(path, [row(r"\boxed{xyz}", mode="nothink", question="Which town?"), row("I do not know, really.", mode="nothink", id="b")])
+    E.write_rows(path,
+                 [row(r"\boxed{xyz}", mode="nothink", question="Which town?"),
+                  row("I do not know, really.", mode="nothink", id="b")])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         scores = E.score(E.Score(str(path), verifier=f"http://127.0.0.1:{server.server_port}/v1"))
@@ -202,22 +225,27 @@ def test_the_judge_counts_apart(tmp_path):
     assert "rule or judge 50.0" in E.tables(scores)
 
 
-# --------------------------------------------------------------------------------------------------------- the score command
+# ------------------------------------------------------------------------------------------ the score command
 
 def score_command(path, *flags):
-    code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); assert 'torch' not in sys.modules"
-    return subprocess.run([sys.executable, "-c", code, str(ROOT / "eval_mmmu.py"), "score", "--responses", str(path), *flags],
+    code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
+            "assert 'torch' not in sys.modules")
+    return subprocess.run([sys.executable, "-c", code, str(ROOT / "eval_mmmu.py"), "score", "--responses",
+                           str(path), *flags],
                           capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
 def test_score_command_without_torch(tmp_path):
-    rows = [row(THOUGHT + r"\boxed{B}" if n % 2 else "no idea", id=f"validation_Math_{n}") for n in range(900)]
+    rows = [row(THOUGHT + r"\boxed{B}" if n % 2 else "no idea",
+                id=f"validation_Math_{n}") for n in range(900)]
     path = tmp_path / "responses.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"id": "torn')
-    done = score_command(path, "--out", str(tmp_path / "deep" / "scores.json"), "--rows", str(tmp_path / "rows.jsonl"))
+    done = score_command(path, "--out", str(tmp_path / "deep" / "scores.json"), "--rows",
+                         str(tmp_path / "rows.jsonl"))
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "deep" / "scores.json").read_text())
-    assert (scores["n"], scores["rule"], scores["unparsed"], scores["subjects"]["Math"]["n"]) == (900, 0.5, 0.5, 900)
+    assert (scores["n"], scores["rule"], scores["unparsed"],
+            scores["subjects"]["Math"]["n"]) == (900, 0.5, 0.5, 900)
     assert "Overall" in done.stdout and "450 of 900 rows hold no </think>" in done.stdout
     assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[1])["parsed"] == "B"
 
@@ -234,7 +262,8 @@ def test_strange_characters_survive(tmp_path):
     ({"question_type": None}, "has no 'question_type'"),
     ({"id": None}, "has no 'id'"),
     ({"response": 3}, "a text was expected"),
-    ({"options": "['a', "}, "Row validation_Math_1 (row 1): its options are not the printed form of a Python list"),
+    ({"options": "['a', "},
+     "Row validation_Math_1 (row 1): its options are not the printed form of a Python list"),
     ({"options": "__import__('os').getcwd()"}, "not the printed form"),
     ({"options": "{'a': 1}"}, "a list was expected"),
     ({"options": "[]"}, "has no options"),
@@ -245,6 +274,14 @@ def test_bad_rows_are_named(change, sentence):
     with pytest.raises(E.Refused) as error:
         E.score_rows([{**row("B"), **change}])
     assert sentence in str(error.value)
+
+
+def test_parse_options():
+    assert parse_options("['a', 3.5]") == parse_options(["a", 3.5]) == ["a", "3.5"]
+    assert parse_options(None) == parse_options("[]") == []
+    for options in ("", "['a", "{'a': 1}", "5", "__import__('os').getcwd()", 0, {}):
+        with pytest.raises(ValueError, match="its options are"):
+            parse_options(options)
 
 
 def test_bad_files_are_named(tmp_path):
@@ -270,7 +307,7 @@ def test_help_names_every_flag(Flags, capsys):
     assert [f.name for f in dataclasses.fields(Flags) if f"__{f.name}" not in flat] == []
 
 
-# ----------------------------------------------------------------------------------------------------------------- the data
+# --------------------------------------------------------------------------------------------------- the data
 
 def png(shade):
     from PIL import Image
@@ -280,7 +317,8 @@ def png(shade):
 
 
 def question(n, subject="Math", **more):
-    return {"id": f"validation_{subject}_{n}", "question": f"How many in <image 1>? {n}", "options": "[]", "explanation": "", "answer": str(n),
+    return {"id": f"validation_{subject}_{n}", "question": f"How many in <image 1>? {n}", "options": "[]",
+            "explanation": "", "answer": str(n),
             "img_type": "[]", "topic_difficulty": "Easy", "question_type": "open", "subfield": "",
             **{f"image_{k}": None for k in range(1, 8)}, "image_1": {"bytes": png(n), "path": None}, **more}
 
@@ -295,36 +333,44 @@ def write_parquet(folder, subject, rows, split="validation"):
 @pytest.fixture
 def data(tmp_path):
     write_parquet(tmp_path / "mmmu", "Math", [question(n) for n in range(1, 8)])
-    write_parquet(tmp_path / "mmmu", "Art_Theory", [question(n, "Art_Theory", question="Which? <image 2>", options="['<image 4>', 'no <image 2>']",
-                  answer="A", question_type="multiple-choice", image_1=None, image_2={"bytes": png(2), "path": None},
+    write_parquet(tmp_path / "mmmu", "Art_Theory",
+                  [question(n, "Art_Theory", question="Which? <image 2>",
+                            options="['<image 4>', 'no <image 2>']",
+                  answer="A", question_type="multiple-choice", image_1=None,
+                  image_2={"bytes": png(2), "path": None},
                   image_4={"bytes": png(4), "path": None}) for n in range(1, 4)])
     write_parquet(tmp_path / "mmmu", "Math", [question(9)], split="test")
     return tmp_path / "mmmu"
 
 
 def config(data, **more):
-    return E.Config(**{"data": str(data), "out": str(data.parent / "out"), "max_new_tokens": 50, "chunk": 4, **more})
+    return E.Config(**{"data": str(data), "out": str(data.parent / "out"), "max_new_tokens": 50, "chunk": 4,
+                       **more})
 
 
 def test_questions_of_the_schema(data):
     questions, about = E.read_questions(config(data))
     assert [q["subject"] for q in questions] == ["Art_Theory"] * 3 + ["Math"] * 7  # the split's files only
     q = questions[0]
-    assert q["record"].question == "Which? <image 1>" and q["record"].options == ["<image 2>", "no <image 1>"]  # N is the column
+    # N is the column
+    assert q["record"].question == "Which? <image 1>" and q["record"].options == ["<image 2>", "no <image 1>"]
     assert q["options"] == ["<image 4>", "no <image 2>"] and q["record"].images == [png(2), png(4)]
     assert q["record"].sizes == [(8, 8), (8, 8)] and q["question_type"] == "multiple-choice"
-    assert about["revision"] is None and {len(h) for h in about["files"].values()} == {64} and len(about["files"]) == 2
+    assert about["revision"] is None and [len(h) for h in about["files"].values()] == [64, 64]
     limited, _ = E.read_questions(config(data, limit=5))
     assert sorted(q["subject"] for q in limited) == ["Art_Theory"] * 3 + ["Math"] * 2  # evenly
     asked, _ = E.read_questions(config(data, subjects=("Art_Theory",), ask="Box it."))
-    assert asked[0]["question"] == "Which? <image 1>"  # what a judge is told; options and the request are no part of it
-    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>\nBox it." and len(asked) == 3
+    # what a judge is told; options and the request are no part of it
+    assert asked[0]["question"] == "Which? <image 1>"
+    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>\nBox it."
+    assert len(asked) == 3
 
 
 def test_jsonl_questions(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
     path = tmp_path / "val.jsonl"
-    path.write_text(json.dumps({"id": "x", "images": ["a.png"], "question": "?", "options": ["p", "q"], "answer": "B", "subject": "Math"}) + "\n")
+    path.write_text(json.dumps({"id": "x", "images": ["a.png"], "question": "?", "options": ["p", "q"],
+                                "answer": "B", "subject": "Math"}) + "\n")
     (q,), _ = E.read_questions(E.Config(data=str(path)))
     assert (q["question_type"], q["subject"], q["answer"]) == ("multiple-choice", "Math", "B")
 
@@ -349,8 +395,10 @@ def test_bad_sources_are_named(data, monkeypatch):
         raise LocalEntryNotFoundError("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
-    for more, sentence in [({"data": "MMMU/MMMUU"}, "cannot be had from the hub under this name"), ({"data": "nowhere"}, "no such folder or file"),
-                           ({"split": "dev"}, "no Parquet file of the split 'dev'; there are test, validation"),
+    for more, sentence in [({"data": "MMMU/MMMUU"}, "cannot be had from the hub under this name"),
+                           ({"data": "nowhere"}, "no such folder or file"),
+                           ({"split": "dev"},
+                            "no Parquet file of the split 'dev'; there are test, validation"),
                            ({"subjects": ("Maths",)}, "--subjects Maths: not in")]:
         with pytest.raises(E.Refused) as error:
             E.read_questions(dataclasses.replace(config(data), **more))
@@ -368,13 +416,14 @@ def test_hub_revision_is_recorded(data, tmp_path, monkeypatch):
     snapshot = tmp_path / "snapshots" / "abc123"
     shutil.copytree(data, snapshot)
     seen = {}
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **k: seen.update(k, name=name) or str(snapshot))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name,
+                        **k: seen.update(k, name=name) or str(snapshot))
     _, about = E.read_questions(E.Config(data="MMMU/MMMU", subjects=("Math",)))
     assert about["revision"] == "abc123" and seen["name"] == "MMMU/MMMU" and seen["repo_type"] == "dataset"
     assert seen["allow_patterns"] == ["*Math/validation-*.parquet"]
 
 
-# ------------------------------------------------------------------------------------------------ runs, with a fake sampler
+# ---------------------------------------------------------------------------------- runs, with a fake sampler
 
 class FakeTokenizer:
     """Ids are code points; id 0 is special. The vocabulary that `banned_ids` looks through is `words`."""
@@ -413,7 +462,8 @@ class FakePrompt:
 
 
 class FakeSampler:
-    """Writes `text(prompt, seed)`, cut at max_new_tokens; remembers its calls; may stop after some of them."""
+    """Writes `text(prompt, seed)`, cut at max_new_tokens; remembers its calls; may stop after some of
+    them."""
 
     def __init__(self, text, stop_after=99):
         self.text, self.calls, self.stop_after = text, [], stop_after
@@ -421,12 +471,14 @@ class FakeSampler:
     def generate(self, prompts, n=1, max_new_tokens=0, temperature=1.0, seed=0, ban=(), progress=None):
         if len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
-        self.calls.append({"prompts": prompts, "max_new_tokens": max_new_tokens, "seed": seed, "ban": list(ban), "temperature": temperature})
+        self.calls.append({"prompts": prompts, "max_new_tokens": max_new_tokens, "seed": seed,
+                           "ban": list(ban), "temperature": temperature})
         out = []
         for p in prompts:
             text = self.text(p, seed)
             cut = text[:max_new_tokens]
-            out.append([SimpleNamespace(prompt=p, ids=[ord(c) for c in cut], text=cut, finish="length" if cut != text else "stop")])
+            finish = "length" if cut != text else "stop"
+            out.append([SimpleNamespace(prompt=p, ids=[ord(c) for c in cut], text=cut, finish=finish)])
         return out
 
 
@@ -457,13 +509,15 @@ def test_a_whole_run(world):
     sampler = FakeSampler(answers)
     rows = world(sampler, runs=2, temperature=0.7)
     assert len(rows) == 20 and len({(r["id"], r["run"]) for r in rows}) == 20
-    assert set(rows[0]) == {"id", "run", "subject", "question_type", "options", "answer", "question", "response", "finish", "tokens",
+    assert set(rows[0]) == {"id", "run", "subject", "question_type", "options", "answer", "question",
+                            "response", "finish", "tokens",
                             "forced", "mode"}
     assert [len(c["prompts"]) for c in sampler.calls] == [4, 4, 2] * 2
     assert len({c["seed"] for c in sampler.calls}) == 6 and {c["temperature"] for c in sampler.calls} == {0.7}
     assert all(p.thinking for c in sampler.calls for p in c["prompts"])
     scores = json.loads((world.folder / "out" / "scores.json").read_text())
-    assert scores["subjects"]["Math"]["rule"] == 1.0 and scores["subjects"]["Art_Theory"]["rule"] == 0 and scores["runs"] == [0.7, 0.7]
+    assert scores["subjects"]["Math"]["rule"] == 1.0 and scores["subjects"]["Art_Theory"]["rule"] == 0
+    assert scores["runs"] == [0.7, 0.7]
     assert set(scores["data"]) == {"source", "split", "revision", "files", "checkpoint", "weights"}
 
 
@@ -500,7 +554,8 @@ def test_modes(world):
     assert {r["mode"] for r in rows} == {"nothink"}
     sampler = FakeSampler(answers)
     world(sampler, mode="nowait", ban=("wait", "but", "hmm"), out=str(world.folder / "nowait"))
-    assert sampler.calls[0]["ban"] == [1, 2, 3, 7]  # "wait", " Wait", "WAIT,", " but"; not "await", "waiting", "butter"
+    # "wait", " Wait", "WAIT,", " but"; not "await", "waiting", "butter"
+    assert sampler.calls[0]["ban"] == [1, 2, 3, 7]
     assert sampler.calls[0]["prompts"][0].thinking
     assert E.banned_ids(FakeChat(), ("wait", "hmm")) == ([1, 2, 3], ["hmm"])
 
@@ -517,17 +572,22 @@ def thinker(p, seed):
     if p.so_far:  # goes on: after the closing words, or in the middle of its answer
         text = "".join(map(chr, p.so_far))
         return "9}" if text.endswith("boxed{") else " 3 it is}"
-    return {"0": "thinking " * 9, "1": "short\n</think>\n\nok", "2": "x\n</think>\n\n\\boxed{12 and 3 it is}"}[p.record.id]
+    return {"0": "thinking " * 9, "1": "short\n</think>\n\nok",
+            "2": "x\n</think>\n\n\\boxed{12 and 3 it is}"}[p.record.id]
 
 
 def test_budget_closes_the_thought(capsys):
     sampler, out = budget(thinker)
-    assert out[0] == {"response": "thinking thinking th\n</think>\n\n\\boxed{9}", "finish": "stop", "tokens": 20 + 18 + 2, "forced": True}
+    assert out[0] == {"response": "thinking thinking th\n</think>\n\n\\boxed{9}", "finish": "stop",
+                      "tokens": 20 + 18 + 2, "forced": True}
     assert out[1] == {"response": "short\n</think>\n\nok", "finish": "stop", "tokens": 18, "forced": False}
-    assert out[2]["response"] == "x\n</think>\n\n\\boxed{1 3 it is}"  # what it had after 20 tokens, and on from there
-    assert out[2]["forced"] is False and out[2]["finish"] == "stop"  # an answer is not interrupted by the thought's budget
+    # what it had after 20 tokens, and on from there
+    assert out[2]["response"] == "x\n</think>\n\n\\boxed{1 3 it is}"
+    # an answer is not interrupted by the thought's budget
+    assert out[2]["forced"] is False and out[2]["finish"] == "stop"
     first, second = sampler.calls
-    assert (first["max_new_tokens"], second["max_new_tokens"]) == (20, 40) and first["ban"] == second["ban"] == [5]
+    assert (first["max_new_tokens"],
+            second["max_new_tokens"]) == (20, 40) and first["ban"] == second["ban"] == [5]
     assert [p.record.id for p in second["prompts"]] == ["0", "2"] and first["seed"] != second["seed"]
     assert second["prompts"][0].so_far == [ord(c) for c in "thinking thinking th\n</think>\n\n\\boxed{"]
 
@@ -542,11 +602,14 @@ def test_budget_cuts():
 def test_budget_respects_the_context(monkeypatch):
     monkeypatch.setattr(FakeChat, "context", 40)  # 10 of prompt, 20 of thought, 18 of closing: no room
     sampler, out = budget(lambda p, seed: "t" * 99)
-    assert not sampler.calls[1]["prompts"] and {r["finish"] for r in out} == {"length"} and not any(r["forced"] for r in out)
+    assert not sampler.calls[1]["prompts"] and {r["finish"] for r in out} == {"length"}
+    assert not any(r["forced"] for r in out)
     assert {r["response"] for r in out} == {"t" * 20}
 
 
-@pytest.mark.parametrize("flags, sentence", [({"budget": 50}, "has to be below"), ({"budget": 5, "mode": "nothink"}, "is for the thought"),
+@pytest.mark.parametrize("flags, sentence",
+                         [({"budget": 50}, "has to be below"),
+                          ({"budget": 5, "mode": "nothink"}, "is for the thought"),
                                              ({"runs": 0}, "--runs 0")])
 def test_bad_flags(world, flags, sentence):
     with pytest.raises(E.Refused, match=sentence):
@@ -554,6 +617,7 @@ def test_bad_flags(world, flags, sentence):
 
 
 def test_a_prompt_that_does_not_fit_is_refused(world, monkeypatch):
-    monkeypatch.setattr(FakeChat, "prompts", lambda self, records, thinking=True: [FakePrompt(r, [1], thinking) for r in records[1:]])
+    monkeypatch.setattr(FakeChat, "prompts", lambda self, records,
+                        thinking=True: [FakePrompt(r, [1], thinking) for r in records[1:]])
     with pytest.raises(E.Refused, match="longer than the model's context.*validation_Art_Theory_1"):
         world(FakeSampler(answers))

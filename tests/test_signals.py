@@ -1,18 +1,20 @@
-"""signals.py against its tables: what counts as a critical word, as a claim of not seeing the image, as a repetition."""
+"""signals.py against its tables: what counts as a critical word, as a claim of not seeing the image, as a
+repetition."""
 import pathlib
 
 import pytest
 
-from signals import CRITICAL_WORDS, critical_spans, denies_image, repetition
+from signals import CRITICAL_WORDS, critical_spans, critical_tokens, denies_image, repetition
 
 CASES = pathlib.Path(__file__).parent / "cases"
 
 
 def sentences(name):
-    return [line for line in (CASES / name).read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    lines = (CASES / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and line[0] != "#"]
 
 
-# ------------------------------------------------------------------------------------------------ critical words
+# --------------------------------------------------------------------------------------------- critical words
 @pytest.mark.parametrize("text, found", [
     ("Wait, 5+11 is 16.", ["wait"]),
     ("wait WAIT Wait", ["wait"] * 3),
@@ -38,15 +40,38 @@ def test_spans_point_at_the_words():
     assert [start for start, _, _ in critical_spans(text)] == [7, 14, 27]
 
 
+@pytest.mark.parametrize("pieces, found", [
+    (["Wa", "it", ", x", " but"], [(0, 1, "wait"), (3, 3, "but")]),
+    (["wait"], [(0, 0, "wait")]),                                    # the whole text
+    (["w", "a", "i", "t"], [(0, 3, "wait")]),
+    (["", "Wait", "", "", "!"], [(1, 1, "wait")]),                  # empty pieces hold nothing
+    (["", "Wa", "", "it", ""], [(1, 3, "wait")]),
+    (["so, hm", "m"], [(0, 1, "hmm")]),                              # at the end
+    ([" but wait,"], [(0, 0, "but"), (0, 0, "wait")]),               # two in one token
+    (["dou", "ble-", "check"], [(0, 2, "double-check")]),
+    (["butter", "wait", "s"], []),
+    ([], []), ([""], []),
+])
+def test_critical_tokens(pieces, found):
+    assert critical_tokens(pieces) == found
+
+
+def test_critical_tokens_with_own_words():
+    assert critical_tokens(["等", "等，", "wait"], ["等等"]) == [(0, 1, "等等")]
+    assert critical_tokens(["wait"], []) == []
+
+
 def test_own_words():
-    assert critical_spans("等等，这不对。但是，等等", ["等等", "但是"]) == [(0, 2, "等等"), (7, 9, "但是"), (10, 12, "等等")]
-    assert critical_spans("a+b. On the other hand, c.", ["on the other hand"]) == [(5, 22, "on the other hand")]
+    assert critical_spans("等等，这不对。但是，等等",
+                          ["等等", "但是"]) == [(0, 2, "等等"), (7, 9, "但是"), (10, 12, "等等")]
+    assert critical_spans("a+b. On the other hand, c.",
+                          ["on the other hand"]) == [(5, 22, "on the other hand")]
     assert critical_spans("double-check", ["check"]) == []  # another word when only "check" is listed
     assert critical_spans("Wait", []) == []
     assert "wait" in CRITICAL_WORDS and "alternatively" in CRITICAL_WORDS
 
 
-# ------------------------------------------------------------------------------------------------ the image
+# -------------------------------------------------------------------------------------------------- the image
 def test_tables_are_large_enough():
     assert len(set(sentences("denial.txt"))) >= 60 and len(set(sentences("look_alike.txt"))) >= 60
 
@@ -56,7 +81,8 @@ def test_denials(wrap):
     assert [s for s in sentences("denial.txt") if not denies_image(wrap.format(s))] == []
 
 
-@pytest.mark.parametrize("wrap", ["{}", "The image shows a triangle. {} So the sum is 16.", "Okay.\n{}\nThen x = 5"])
+@pytest.mark.parametrize("wrap",
+                         ["{}", "The image shows a triangle. {} So the sum is 16.", "Okay.\n{}\nThen x = 5"])
 def test_look_alikes(wrap):
     assert [s for s in sentences("look_alike.txt") if denies_image(wrap.format(s))] == []
 
@@ -64,12 +90,13 @@ def test_look_alikes(wrap):
 def test_long_texts_are_quick_and_anything_is_a_text():
     import time
     start = time.perf_counter()
-    for text in ("the image is not " * 5000, "I can't see " * 5000, "figure " * 10000, "图" * 20000, "the " * 20000, "", "\0\ud800", "a" * 100000):
+    for text in ("the image is not " * 5000, "I can't see " * 5000, "figure " * 10000, "图" * 20000,
+                 "the " * 20000, "", "\0\ud800", "a" * 100000):
         assert denies_image(text) in (True, False)
     assert time.perf_counter() - start < 5
 
 
-# ------------------------------------------------------------------------------------------------ repetition
+# ------------------------------------------------------------------------------------------------- repetition
 def test_repetition():
     assert repetition("") == repetition("one two three") == 0.0
     assert repetition(" ".join(f"word{i}" for i in range(200))) == 0.0
@@ -77,4 +104,5 @@ def test_repetition():
     assert repetition("哈" * 300) > 0.95
     assert repetition("42 " * 20000) > 0.99
     half = " ".join(f"word{i}" for i in range(100))
-    assert repetition(half + " " + half) == pytest.approx(1 - 100 / 193)  # 193 8-grams: 93 come twice, 7 cross the seam
+    # 193 8-grams: 93 come twice, 7 cross the seam
+    assert repetition(half + " " + half) == pytest.approx(1 - 100 / 193)

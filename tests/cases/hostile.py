@@ -1,4 +1,5 @@
-"""Responses that try to be paid without being right, or to break the scorer: (name, response, gold, options). Accuracy must be 0.
+"""Responses that try to be paid without being right, or to break the scorer: (name, response, gold, options).
+Accuracy must be 0.
 
 T puts an honest-looking thought before an answer; B boxes a string behind it.
 """
