@@ -172,8 +172,8 @@ def replace(cfg):
     config, family = hf.config, family_of(hf.config)
     if cfg.connector not in CONNECTORS or not family.tiled or min(cfg.queries, cfg.layers) < 1:
         raise Refused(f"--connector {cfg.connector} --queries {cfg.queries} --layers {cfg.layers} for "
-                      f"{cfg.model} ({config.model_type}): the connectors are {' and '.join(CONNECTORS)}, for "
-                      f"InternVL; a qformer has at least one query and one layer")
+                      f"{cfg.model} ({config.model_type}): the connectors are {' and '.join(CONNECTORS)}, "
+                      f"for InternVL; a qformer has at least one query and one layer")
     kind = CONNECTORS[cfg.connector]
     if before := chosen(config):
         setattr(config, before, None)

@@ -93,11 +93,11 @@ MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "vl
               "offload", "rollout_batch")
 
 
-# --------------------------------------------------------------- the algorithm: CHANGE ADVANTAGE AND LOSS HERE
+# -------------------------------------------------------------- the algorithm: CHANGE ADVANTAGE AND LOSS HERE
 
 def advantages(reward):
-    """reward (P, n), a row a group -> (P, n): (r - mean of the group) / std of the group [3.3]. Groups without
-    spread get exactly 0: they do not say which response was better, and rounding must not either."""
+    """reward (P, n), a row a group -> (P, n): (r - mean of the group) / std of the group [3.3]. Groups
+    without spread get exactly 0: they do not say which response was better, and rounding must not either."""
     centred = reward - reward.mean(1, keepdim=True)
     spread = reward.amax(1, keepdim=True) > reward.amin(1, keepdim=True)
     return spread * centred / (reward.std(1, keepdim=True) + 1e-6)
@@ -105,8 +105,8 @@ def advantages(reward):
 
 @dataclass
 class MicroBatch:
-    """What one forward and backward consume: a pack, and what the loss needs for each of its R response tokens.
-    Responses are whole; what belongs to a response is repeated for each of its tokens."""
+    """What one forward and backward consume: a pack, and what the loss needs for each of its R response
+    tokens. Responses are whole; what belongs to a response is repeated for each of its tokens."""
     pack: Pack                          # pack.owner (R,): the number of the response that a token belongs to
     adv: torch.Tensor                   # (R,) advantage of the response
     length: torch.Tensor                # (R,) |y|, tokens of the response
@@ -142,8 +142,8 @@ def grpo_loss(logp, entropy, micro, cfg):
 
 
 def has_gradient(group, cfg):
-    """Whether grpo_loss has a term for this group's tokens; if not, they are left out of the packs. In a group
-    without spread every advantage is 0, so only the KL penalty is left. CHANGE IT TOGETHER WITH grpo_loss."""
+    """Whether grpo_loss has a term for this group's tokens; if not, they are left out of the packs. In a
+    group without spread every advantage is 0, so only the KL penalty is left. CHANGE IT WITH grpo_loss."""
     return bool(cfg.kl) or any(r.advantage for r in group.rollouts)
 
 
@@ -288,7 +288,7 @@ def collect(source, step, cfg, sampler, verifier, world):
 
 
 def set_rewards(rollouts, cfg, verifier):
-    """Fill in Rollout.reward. CHANGE THE REWARD in reward.py, or here if it needs more than a text and a gold."""
+    """Fill in Rollout.reward. CHANGE THE REWARD in reward.py, or here if it needs more than text and gold."""
     rows = [r.prompt.record for r in rollouts]
     rewards = score_batch([r.text for r in rollouts], [row.answer for row in rows], cfg.thinking,
                           [row.options or None for row in rows], verifier, [row.question for row in rows])

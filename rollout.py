@@ -259,8 +259,8 @@ def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384):
 
 @torch.no_grad()
 def refuse_gap(groups, vlm, chat, cfg, world):
-    """Refuse to go on when the log-probs of sampler and trainer differ by more than --max_gap nats a token, as a
-    mean over every response of the groups. Returns the mean."""
+    """Refuse to go on when the log-probs of sampler and trainer differ by more than --max_gap nats a token,
+    as a mean over every response of the groups. Returns the mean."""
     packs = make_packs(chat, [group.with_ids() for group in groups], cfg.max_tokens, cfg.temperature)
     sampled, at, gap = torch.cat([r.logp for group in groups for r in group.rollouts]), 0, 0.0
     for pack, real in even_out(packs, world):

@@ -93,7 +93,7 @@ def changed_settings(before, now, may_change=()):
 
 
 def describe_change(before, now, names):
-    """ "--lr was 0.1, now 0.2; --seed was 0, now 1" """
+    """What changed, in words: --lr was 0.1, now 0.2; --seed was 0, now 1"""
     return "; ".join(f"--{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in names)
 
 

@@ -157,8 +157,8 @@ class Engine:
         if output.prompt_token_ids != prompt.full:
             theirs = len(output.prompt_token_ids)
             raise Refused(f"row {prompt.record.id}: vLLM read a prompt of {theirs} tokens, the trainer one "
-                          f"of {len(prompt.full)}, and they differ. Image placeholders expanded twice, or other "
-                          f"tile or pixel limits?")
+                          f"of {len(prompt.full)}, and they differ. Image placeholders expanded twice, or "
+                          f"other tile or pixel limits?")
         return [(list(o.token_ids), torch.tensor(o.logprobs.logprobs), o.finish_reason)
                 for o in output.outputs]
 
@@ -246,7 +246,7 @@ def check_names(here, loaded, parts, vlm, rename):
             expected.add(name)
     if wrong := sorted(expected ^ (loaded & here.keys())):
         raise Refused(f"{len(wrong)} tensors of vLLM were not what the sync of {', '.join(parts)} should "
-                      f"load, e.g. {wrong[0]}: names or parts of the family differ between vLLM and families.py")
+                      f"load, e.g. {wrong[0]}: names or parts of the family differ between the two")
 
 
 def check_sums(here, sent, parts):
