@@ -64,7 +64,7 @@ class Pool:
             try:
                 for done in [threads.submit(work, worker) for worker in ready_first]:
                     done.result()
-            except BaseException:  # Ctrl-C too: the threads end when their children do, and take no other pair
+            except BaseException:  # Ctrl-C too: the threads end when their children do
                 waiting.clear()
                 for worker in self.workers:
                     worker.process.kill()
