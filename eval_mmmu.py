@@ -53,7 +53,8 @@ def score_rows(rows, mode="auto", verifier=None):
     """
     rows = read_rows(rows, mode)
     # one comparison for each accepted answer, all in one batch: it runs in parallel, with time limits
-    pairs = [(row, gold) for row in rows if row["parsed"] is not None for gold in row["gold"]]
+    parsed = [row for row in rows if row["parsed"] is not None]
+    pairs = [(row, gold) for row in parsed for gold in row["gold"]]
     options = [row["options"] if row["choice"] else None for row, _ in pairs]
     questions = [row.get("question", "") for row, _ in pairs]
     rewards = score_batch([f"\\boxed{{{row['parsed']}}}" for row, _ in pairs], [gold for _, gold in pairs],
@@ -108,7 +109,8 @@ def report(scores, rows, folder, out, say):
     if unsure and any(row["thinking"] for row in rows):
         say(f"{len(unsure)} of {len(rows)} rows hold no </think> though others do, and were read as answers "
             f"without a thought; --mode think counts them as thoughts without an answer.")
-    keys = [(row["id"], gold) for row in rows if not row["choice"] for gold in row["gold"]]
+    open_rows = [row for row in rows if not row["choice"]]
+    keys = [(row["id"], gold) for row in open_rows for gold in row["gold"]]
     odd = {keys[i][0]: why for i, why in unreadable_golds([gold for _, gold in keys]).items()}
     if odd:
         listed = "; ".join(f"{i} ({why})" for i, why in list(odd.items())[:5])

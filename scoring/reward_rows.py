@@ -60,6 +60,7 @@ def read_rows(path, check_golds):
 
 
 def _row(name, fields):
+    """A line of the file as a Row, or a ValueError that says what is wrong with it."""
     options = _checked_options(fields)
     gold, question = str(fields["answer"]), str(fields.get("question") or "")
     bare = None

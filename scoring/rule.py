@@ -22,6 +22,7 @@ SAME, DIFFERENT, NEEDS_MATHS = Verdict
 
 
 def verdict(same):
+    """Of a comparison that settles it."""
     return SAME if same else DIFFERENT
 
 
@@ -77,6 +78,7 @@ def _labels(items):
 
 
 def _same_ratio(xs, ys):
+    """1:2:3 is 2:4:6."""
     x, y = [number(item).value for item in xs], [number(item).value for item in ys]
     proportional = len(x) == len(y) and all(x[0] * q == y[0] * p for p, q in zip(x, y))
     return proportional and (x[0] != 0) == (y[0] != 0)
@@ -175,6 +177,7 @@ def choice(a, g, options):
 
 
 def _picked(s):
+    """The letters of "A, C" in their order."""
     return sorted(c for c in s.upper().replace("AND", "") if c.isalpha())
 
 

@@ -112,6 +112,7 @@ def _interval(left_closed, right_closed):
 
 
 def _matrix(body, label):
+    """Rows of equal length, by cells; None for anything else."""
     m = _MATRIX.fullmatch(body)
     if not m or "\\begin" in m[2]:
         return None
@@ -140,6 +141,7 @@ def _brackets(body, label):
 
 
 def _balanced(s):
+    """Does every bracket close, so that the outer pair belongs together? Not in (1, 2) and (3, 4)."""
     depth = 0
     for m in re.finditer(r"[()\[\]{}]", s):
         depth += 1 if m.group() in _OPEN else -1

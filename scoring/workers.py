@@ -17,6 +17,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from scoring.rule import SAME, equal
+from scoring.spelling import plain
+
 TIME_LIMIT = 2.0         # seconds for a pair; of processor time: a busy machine must not change a verdict
 MEMORY_LIMIT = 4 << 30   # bytes of address space for one worker
 START_LIMIT = 120        # seconds of wall time until a worker is ready
@@ -61,9 +64,10 @@ class Pool:
             try:
                 for done in [threads.submit(work, worker) for worker in ready_first]:
                     done.result()
-            except BaseException:  # Ctrl-C too: nobody takes another pair, and the threads' reading ends
+            except BaseException:  # Ctrl-C too: the threads end when their children do
                 waiting.clear()
-                self.close()
+                for worker in self.workers:
+                    worker.process.kill()
                 raise
         return results
 
@@ -84,19 +88,17 @@ class Worker:
     def start(self):
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scoring.workers"], cwd=ROOT,
+            [sys.executable, "-m", "scoring.workers"], cwd=ROOT,  # where the package is found
             stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the trainer
             bufsize=0)               # when a child dies, nothing is left to be flushed
         self.ready = self.hung = False
 
     def stop(self):
-        """Kill the child; what ended it, as an exit code."""
         self.process.kill()
-        code = self.process.wait()
+        self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
-        return code
 
     def wait_until_ready(self, failed_starts):
         """failed_starts: a list that grows by one for each start that failed, of any worker."""
@@ -142,6 +144,7 @@ class Worker:
         self.process.kill()
 
     def _replace(self):
+        """Start another child in place of a dead one; the exit code of that one."""
         code = self.process.wait()
         self.stop()
         self.start()
@@ -181,8 +184,6 @@ def serve():
 
 
 def _look(task, maths):
-    from scoring.rule import SAME, equal
-    from scoring.spelling import plain
     try:
         if task["parse_only"]:
             return maths.readable(task["gold"]), "not equal"
