@@ -151,8 +151,9 @@ def make_connectors(config):
 def visual_tokens(config):
     """Visual tokens of a tile, or 1 where each row of the features becomes a token."""
     family = family_of(config)
-    name = chosen(config) or family.connectors[family.connector[0]]
-    return CONNECTORS[name].tokens(config) if family.tiled else 1
+    if not family.tiled:
+        return 1
+    return CONNECTORS[chosen(config) or family.connectors[family.connector[0]]].tokens(config)
 
 
 # ----------------------------------------------------------------------------- a model with a fresh connector

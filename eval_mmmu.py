@@ -82,7 +82,7 @@ class Score:
     out: str = ""                # where the scores go, JSON; default: scores.json beside the responses
     rows: str = ""               # also write every row with what was read in it and the verdicts, JSONL
     mode: Literal["auto", "think", "nothink"] = "auto"  # of rows without a mode; auto: by </think> and finish
-    verifier: str = ""           # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
+    verifier: str = ""           # judges what the rule refuses: an OpenAI-compatible server
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
 
 
@@ -149,7 +149,7 @@ class Config:
     rollout_batch: int = 512      # responses that the torch sampler decodes at a time
     dtype: str = "auto"           # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 if native
     seed: int = 0                 # of the sampling
-    verifier: str = ""            # judge what the rule refuses: an OpenAI-compatible server, http://host:8000/v1
+    verifier: str = ""            # judges what the rule refuses: an OpenAI-compatible server
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model's name on that server
 
 

@@ -216,7 +216,7 @@ def train(cfg):
             for micro in batch.micro_batches:
                 micro = micro.to(world.device)                                    # images wait in host memory
                 logp, entropy = vlm(micro.pack)                                            # (R,), (R,)
-                if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is exactly 1
+                if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is 1
                     micro.old_logp = logp.detach()
                 loss, ratio, kl = grpo_loss(logp, entropy, micro, cfg)
                 loss.backward()

@@ -16,7 +16,7 @@ The rules and the verifier's prompt are ours: the paper does not give its own. N
 import time
 from dataclasses import dataclass, field
 
-from scoring.answers import readable_gold, same_answer, same_batch, unreadable_golds  # noqa: F401 (re-exported)
+from scoring.answers import readable_gold, same_answer, same_batch, unreadable_golds  # noqa: F401
 from scoring.golds import report_unreadable  # noqa: F401
 from scoring.responses import Claim, after_thought, last_box, says_something
 from scoring.verifier import Verifier, VerifierDown, askable, parse_verdict, second_opinions  # noqa: F401

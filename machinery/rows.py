@@ -127,7 +127,8 @@ def check_images(records):
     def is_file(image):
         return isinstance(image, (str, bytes))
 
-    files = {image for r in records for image in r.images if is_file(image)}
+    images = [image for r in records for image in r.images]
+    files = {image for image in images if is_file(image)}
     with ThreadPoolExecutor(8) as pool:
         sizes = dict(zip(files, pool.map(image_size, files)))
     good, bad = [], []
