@@ -88,7 +88,7 @@ class Config:
     seed: int = 0                                 # of the order of prompts and of sampling
 
 
-# flags that may change when a run goes on: what the steps so far have computed does not depend on them
+# flags that may change when a run goes on, because what it has computed so far does not depend on them
 MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "vllm_memory", "hybrid",
               "offload", "rollout_batch")
 
@@ -130,7 +130,8 @@ def grpo_loss(logp, entropy, micro, cfg):
     then over all responses of the gradient step, however they were cut into packs and dealt to ranks.
     """
     weight = micro.real / (micro.length * micro.responses)
-    if is_clip := importance_clip(cfg):
+    is_clip = 2.0 * (cfg.rollout == "vllm") if cfg.is_clip is None else cfg.is_clip
+    if is_clip:  # for a sampler that does not compute exactly as the trainer
         weight = weight * (micro.old_logp - micro.sampled_logp).exp().clamp(max=is_clip)
     ratio = (logp - micro.old_logp).exp()
     clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
@@ -150,12 +151,6 @@ def has_gradient(group, cfg):
 def kl_penalty(logp, ref_logp):
     """Per-token estimate of KL(policy || reference) that is never negative (Schulman's k3)."""
     return (ref_logp - logp).exp() - (ref_logp - logp) - 1
-
-
-def importance_clip(cfg):
-    """Largest importance weight of a token. The torch sampler computes as the trainer does: it needs none."""
-    default = 2.0 if cfg.rollout == "vllm" else 0.0
-    return default if cfg.is_clip is None else cfg.is_clip
 
 
 # --------------------------------------------------------------------------------------------------- training
@@ -210,7 +205,6 @@ def train(cfg):
         # ------------------------------------------------------------- pack: prompts with all their responses
         batches = make_batches(groups, vlm, reference, chat, cfg, world)
         for batch in batches:
-
             # ------------------------------------------------------------------------------------------- loss
             entropies = []
             for micro in batch.micro_batches:
@@ -335,7 +329,7 @@ def make_batches(groups, vlm, reference, chat, cfg, world):
 
 
 def load_prompts(cfg, source, chat):
-    """Rows -> prompts. Rows whose gold answer the rule cannot read are reported now, not at step 412."""
+    """Rows -> prompts. Gold answers that the rule cannot read are reported now, not at step 412."""
     records = read_records(source, cfg.columns, limit_bad=cfg.limit_bad)
     report_unreadable(source, records, cfg.limit_bad, cfg.verifier)
     return chat.prompts(records, cfg.thinking, cfg.max_prompt)

@@ -57,10 +57,8 @@ def make_packs(chat, groups, max_tokens=16384, temperature=1.0, pixels=True):
 
 
 def fill_rows(groups, max_tokens):
-    """Deal prompts and responses out to rows: [[(prompt, [(number, ids), ...]), ...], ...].
-
-    A response goes into the current row while there is room. When there is none a new row begins, and the
-    prompt stands there once more. A prompt or response that is longer than max_tokens has a row of its own.
+    """Deal prompts and responses out to rows: [[(prompt, [(number, ids), ...]), ...], ...]. When a row has no
+    room for the next response, a new row begins, where the prompt stands once more.
 
         room 10, prompt P of 4, responses of 3, 3, 2      row 1: P P P P a a a b b b      row 2: P P P P c c
     """
@@ -124,21 +122,18 @@ def make_pack(chat, row, temperature=1.0, images=True):
 # ---------------------------------------------------------------------------------------- who attends to whom
 
 class Layout:
-    """Who attends to whom in a row of N tokens.
-
-    segments: rows (start, length, prefix_start, prefix_length). The tokens of a segment attend causally to
+    """segments: rows (start, length, prefix_start, prefix_length). The tokens of a segment attend causally to
     each other and to the whole prefix. A prompt is a segment without a prefix; a response is a segment whose
     prefix is its prompt.
     """
 
     def __init__(self, segments, pad_limit=1.15):
         self.segments = torch.tensor(segments, dtype=torch.long).view(-1, 4)
-        self.pad_limit = pad_limit  # a bucket may be this many times as large as what is in it
-        self.device = "cpu"
+        self.pad_limit, self.device = pad_limit, "cpu"
 
     def to(self, device):
         self.device = device
-        for made in ("flat", "buckets", "back"):  # they are made on the device when they are first needed
+        for made in ("flat", "buckets", "back"):
             self.__dict__.pop(made, None)
         return self
 
@@ -151,14 +146,13 @@ class Layout:
         outs = []
         for b in self.buckets:
             o = attention(rows_of(q, b.queries), rows_of(k, b.keys), rows_of(v, b.keys), b.mask, scale)
-            outs.append(o.transpose(1, 2).flatten(0, 1).index_select(0, b.real))  # (tokens, heads, h)
+            outs.append(o.transpose(1, 2).flatten(0, 1).index_select(0, b.real))
         return torch.cat(outs).index_select(0, self.back)
 
     @cached_property
     def flat(self):
         """For the fused kernels: where queries and keys of each segment begin, the longest of both, and the
-        place of every key, prefix and own tokens side by side. The queries are the row itself, because
-        segments lie in order."""
+        place of every key. The queries are the row itself, because segments lie in order."""
         s = self.segments[self.segments[:, 0].argsort()]
         _, length, _, prefix_length = s.T
         keys = []
@@ -180,9 +174,7 @@ class Layout:
         return torch.cat([b.places for b in self.buckets]).argsort()
 
     def _alike(self):
-        """Yield tensors of segments of about the same shape: prompts first, then responses, each by their
-        number of keys. Prompts and responses do not mix, and a bucket is closed when padding would waste too
-        much of it."""
+        """Yield segments of about the same shape, prompts apart from responses; [start, n, prefix, p] each."""
         group = []
         for segment in sorted(self.segments.tolist(), key=lambda s: (s[3] > 0, s[1] + s[3])):
             if group:
@@ -219,9 +211,9 @@ def make_bucket(segments, device):
     start, n, prefix, p = (column[:, None] for column in segments.T)                     # (S, 1) each
     i, j = torch.arange(int(n.max())), torch.arange(int((n + p).max()))
     last = n - 1
-    queries = start + i.clamp(max=last)                                                  # (S, Lq)
+    queries = start + i.clamp(max=last)
     own = start + (j - p).clamp(min=0).minimum(last)
-    keys = torch.where(j < p, prefix + j, own)                                           # (S, Lk)
+    keys = torch.where(j < p, prefix + j, own)
     mask = j[None, None] <= p[..., None] + i[None, :, None]                              # (S, Lq, Lk)
     real = (i < n).flatten().nonzero()[:, 0]
     parts = (queries, keys, mask[:, None], real, queries.flatten()[real])
@@ -229,6 +221,5 @@ def make_bucket(segments, device):
 
 
 def rows_of(x, places):
-    """x (N, heads, h) at places (S, L) -> (S, heads, L, h). On a CPU the backward of index_select takes half
-    the time of that of x[places]."""
+    """x (N, heads, h) -> (S, heads, L, h); as x[places], but that has a slow backward on a CPU."""
     return x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)

@@ -85,12 +85,9 @@ def validation_loss(vlm, chat, rows, cfg, world, features=None):
 
 
 def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, features_gib=0.0):
-    """The loop of stages 1 and 3.
-
-    val_every: steps between validation losses and checkpoints. patience: stop after so many validation losses
-    without a new best, and keep only the best checkpoint; None: neither. features_gib: while the encoder is
-    frozen, keep its features in a file of at most this size.
-    """
+    """The loop of stages 1 and 3. val_every: steps between validation losses and checkpoints. patience: stop
+    after so many validation losses without a new best, and keep only the best checkpoint; None: neither.
+    features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "hybrid", "offload", *may_change))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
@@ -115,8 +112,8 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
         batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
         return batch, packs_of(share(batch, len, world), chat, cfg, features)
 
-    before = [m for m in read_jsonl(run.dir / "metrics.jsonl") if m.get("val_loss") is not None]
-    losses = [(m["val_loss"], m["step"]) for m in before]  # of validation
+    before = read_jsonl(run.dir / "metrics.jsonl")
+    losses = [(m["val_loss"], m["step"]) for m in before if m.get("val_loss") is not None]
     bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
                dynamic_ncols=True)
     begin = time.time()
@@ -148,8 +145,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
             save(run, step + 1, vlm, optimizer, world)
             if patience is not None:
                 run.keep_best(losses)
-        best = {"best": f"{min(losses)[0]:.4f}"} if losses else {}
-        bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{lr:.1e}", **best, refresh=False)
+        bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
         bar.update()
         begin = time.time()
     bar.close()

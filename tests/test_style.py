@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ("grpo.py", "sft.py", "connector_tune.py")
 parse = lru_cache(None)(ast.parse)
 LONG = {**dict.fromkeys(STAGES, ("train", "supervise")), "eval_mmmu.py": ("evaluate",)}  # 110 lines
-READ = (*STAGES, "model.py", "connector.py", "data.py", "pack.py", "rollout.py", "reward.py")
+READ = ("grpo.py", "sft.py", "model.py", "connector.py", "data.py", "pack.py", "rollout.py", "reward.py")
 NO_TORCH = ("reward", "signals", "report", "machinery.files", "machinery.run", "machinery.steps")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try)
@@ -88,13 +88,15 @@ def touched_paths(source, path):
 
 
 def comment_share(source, path):
-    """Lines with a comment or of a docstring: a fifth to a third of all lines that are not empty."""
+    """Lines with a comment or of a docstring: a fifth to a third of all lines that are not empty. Fields of
+    dataclasses, whose comments are the --help, are left out."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     told = {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
     for n in nodes(source, ast.Module, ast.ClassDef, *FUNCTIONS):
         if ast.get_docstring(n) is not None:
             told |= {*range(n.body[0].lineno, n.body[0].end_lineno + 1)}
-    lines = {i for i, line in enumerate(source.split("\n"), 1) if line.strip()}
+    fields = {n.lineno for n in nodes(source, ast.AnnAssign)}
+    lines = {i for i, line in enumerate(source.split("\n"), 1) if line.strip()} - fields
     share = len(told & lines) / len(lines)
     return [] if 1 / 5 <= share <= 1 / 3 else [f"1: {share:.1%} of the lines are comments, not 20 to 33%"]
 
