@@ -406,7 +406,7 @@ class Llava(Family):
         return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
 
 
-def test_a_family_of_ones_own_is_one_class(model_path, groups, tmp_path, monkeypatch):
+def test_a_family_of_ones_own_is_one_class(model_path, fifty, tmp_path, monkeypatch):
     """Refused before its class is there. With it: loaded, equal to plain transformers, trained, saved."""
     given, saved = str(make_llava(tmp_path, model_path)), tmp_path / "saved"
     with pytest.raises(Refused, match="is a 'llava' model; the families are internvl"):
@@ -414,12 +414,12 @@ def test_a_family_of_ones_own_is_one_class(model_path, groups, tmp_path, monkeyp
     monkeypatch.setitem(FAMILIES, "llava", Llava)
     vlm, chat = load(given), Chat(given)
     assert vlm.parts()["connector"].keys() == tensors(*(f"multi_modal_projector.linear_{i}" for i in (1, 2)))
-    prompts = chat.prompts([p.record for p, _ in groups])
-    of_it = [(p, ids) for p, (_, ids) in zip(prompts, groups)]
-    pack, = make_packs(chat, of_it)
+    prompts = chat.prompts(read_records(fifty)[:5])  # of one image, two and none
+    groups = [(p, [[5, 6, 7 + i], [8, 9 + i]]) for i, p in enumerate(prompts)]
+    pack, = make_packs(chat, groups)
     assert len(pack.visual_at) == 36 * len(pack.images["pixel_values"])
     before = vlm(pack)[0]
-    close(before, oracle(plain(given), chat, of_it, vlm.never)[0])
+    close(before, oracle(plain(given), chat, groups, vlm.never)[0])
     before.mean().neg().backward()
     assert all(any(p.grad is not None and p.grad.abs().max() > 0 for p in part.values())
                for part in vlm.parts().values())
@@ -430,4 +430,4 @@ def test_a_family_of_ones_own_is_one_class(model_path, groups, tmp_path, monkeyp
     vlm.save(saved)
     assert load_file(saved / "model.safetensors").keys() == load_file(f"{given}/model.safetensors").keys()
     close(load(str(saved))(pack)[0], after, 0)
-    close(oracle(plain(saved), chat, of_it, vlm.never)[0], after)
+    close(oracle(plain(saved), chat, groups, vlm.never)[0], after)
