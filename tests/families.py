@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration,
-                          PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration,
-                          Qwen3VLConfig, Qwen3VLForConditionalGeneration)
+from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, LlavaConfig,
+                          LlavaForConditionalGeneration, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
+                          Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration)
 
 SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # Qwen-VL's own template, without video: the marks around an image are the template's
@@ -27,9 +27,7 @@ TEMPLATE = """\
 def make_internvl35(folder, like, seed=0):
     """The embedded world's folder with InternVL3.5's LLM (Qwen3: norms of queries and keys, an own head size)
     and the norms of InternViT-6B (RMSNorm, of queries and keys too, no biases) in its encoder."""
-    for file in Path(like).glob("*"):
-        if file.is_file() and "safetensors" not in file.name:
-            shutil.copy(file, folder)
+    copy_all_but_weights(like, folder)
     old = InternVLConfig.from_pretrained(like)
     vision, text = old.vision_config.to_dict(), old.text_config
     vision |= dict(norm_type="rms_norm", use_qk_norm=True, attention_bias=False, layer_scale_init_value=0.1)
@@ -49,6 +47,31 @@ def make_internvl35(folder, like, seed=0):
     model.generation_config = GenerationConfig.from_pretrained(like)
     model.save_pretrained(folder)
     return folder
+
+
+def make_llava(folder, like, seed=0):
+    """A family that is not known here: the embedded world's folder with CLIP and LLaVA's projector."""
+    copy_all_but_weights(like, folder)
+    old = InternVLConfig.from_pretrained(like)
+    vision = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
+                  image_size=48, patch_size=8)
+    config = LlavaConfig(vision_config=vision, text_config=old.text_config.to_dict(), image_seq_length=36,
+                         image_token_index=old.image_token_id)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(1.5)
+    model.generation_config = GenerationConfig.from_pretrained(like)
+    model.save_pretrained(folder)
+    return folder
+
+
+def copy_all_but_weights(like, folder):
+    for file in Path(like).glob("*"):
+        if file.is_file() and "safetensors" not in file.name:
+            shutil.copy(file, folder)
 
 
 def qwen_tokenizer():

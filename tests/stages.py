@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 import connector_tune
 import grpo
 import sft
-from common import World, read_jsonl
+from machinery.files import read_jsonl
+from machinery.processes import World
 from reward import Reward
 from rollout import Rollout
 
@@ -78,6 +79,7 @@ def run_connector(tiny, out, steps=4, **changes):
 
 
 STAGES = {"sft": (sft, run_sft), "grpo": (grpo, run_grpo), "connector": (connector_tune, run_connector)}
+LOOPS = {"sft": sft, "grpo": grpo, "connector": sft}  # whose loop a stage runs: names are replaced there
 
 
 def metrics(out):

@@ -1,14 +1,17 @@
 """connector.py: the Q-Former in an InternVL, from the command to the stages."""
 import pytest
 import torch
+import torch.nn as nn
 
 import connector
 import connector_tune
-from common import Refused
 from conftest import gradients
 from data import Chat
 from families import make_qwen
-from model import load
+from machinery.files import Refused
+from model import VLM, load
+from pack import make_packs
+from stages import STAGES, metrics, tensors
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +32,7 @@ def test_queries_are_the_visual_tokens(qformer, q_groups, chat):
     few, rows = q_groups
     assert few.per_tile == 5 and chat.per_tile == 9
     vlm = load(qformer)
-    pack, = few.packs(rows)
+    pack, = make_packs(few, rows)
     tiles = len(pack.images["pixel_values"])
     assert len(pack.visual_at) == 5 * tiles == len(vlm.connect(vlm.encode(pack)))
 
@@ -39,20 +42,20 @@ def test_starts_sane(qformer, q_groups, model_path, chat, groups):
     than with the family's own fresh connector."""
     vlm, own = load(qformer), load(model_path)
     few, rows = q_groups
-    pack, = few.packs(rows)
+    pack, = make_packs(few, rows)
     visual = vlm.connect(vlm.encode(pack))
     size = vlm.hf.get_input_embeddings().weight.square().mean().sqrt()
     assert 0.5 < visual.square().mean().sqrt() / size < 2
     a, b = visual[:5].unbind()[:2]
     assert torch.cosine_similarity(a, b, dim=0) < 0.9
-    assert -vlm(pack)[0].mean() < 1.2 * -own(*chat.packs(groups))[0].mean()
+    assert -vlm(pack)[0].mean() < 1.2 * -own(*make_packs(chat, groups))[0].mean()
 
 
 @pytest.mark.parametrize("train", [("connector",), ("encoder", "connector", "llm")])
 def test_every_tensor_learns(qformer, q_groups, train):
     vlm = load(qformer, train=train)
     few, rows = q_groups
-    logp, entropy = vlm(*few.packs(rows))
+    logp, entropy = vlm(*make_packs(few, rows))
     (logp.sum() + entropy.square().sum()).backward()
     names = {n for part in train for n in vlm.parts()[part]}
     got = gradients(vlm.hf)
@@ -64,8 +67,8 @@ def test_every_tensor_learns(qformer, q_groups, train):
 def test_packs_do_not_mix(qformer, q_groups):
     vlm = load(qformer)
     few, rows = q_groups
-    whole = vlm(*few.packs(rows))[0]
-    parts = torch.cat([vlm(p)[0] for p in few.packs(rows, max_tokens=60)])
+    whole = vlm(*make_packs(few, rows))[0]
+    parts = torch.cat([vlm(p)[0] for p in make_packs(few, rows, max_tokens=60)])
     assert (whole - parts).abs().max() < 1e-5
 
 
@@ -77,7 +80,7 @@ def test_saved_and_loaded(qformer, q_groups, tmp_path):
             p.mul_(1.1)
     vlm.save(tmp_path)
     again = load(str(tmp_path))
-    assert torch.equal(again(*few.packs(rows))[0], vlm(*few.packs(rows))[0])
+    assert torch.equal(again(*make_packs(few, rows))[0], vlm(*make_packs(few, rows))[0])
     assert again.parts()["connector"].keys() == vlm.parts()["connector"].keys()
 
 
@@ -96,7 +99,55 @@ def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
     assert Chat(str(tmp_path / "mlp")).per_tile == 9
     mlp, own = (load(path).parts()["connector"] for path in (str(tmp_path / "mlp"), model_path))
     assert mlp.keys() == own.keys()
-    with pytest.raises(Refused, match="the connectors are qformer"):
+    with pytest.raises(Refused, match="the connectors are mlp and qformer"):
         connector.replace(connector.Config(model=model_path, out=str(tmp_path / "x"), connector="abc"))
     with pytest.raises(Refused, match="for InternVL"):
         connector.replace(connector.Config(model=str(make_qwen(tmp_path)), out=str(tmp_path / "x")))
+
+
+# ----------------------------------------------------------------------------------- a connector of one's own
+
+class TwoLayers(nn.Module):
+    """Pixel shuffle, two layers, no LayerNorm: all that a new connector has to say."""
+
+    def __init__(self, vision_width, llm_width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4 * vision_width, 32), nn.Tanh(), nn.Linear(32, llm_width))
+
+    @classmethod
+    def of(cls, config):
+        return cls(config.vision_config.hidden_size, config.text_config.hidden_size)
+
+    @staticmethod
+    def tokens(config):
+        return connector.MLPConnector.tokens(config)
+
+    def forward(self, features):
+        return self.layers(connector.pixel_shuffle(features, 2)).flatten(0, 1)
+
+
+@pytest.mark.usefixtures("a_reward")
+@pytest.mark.parametrize("name", STAGES)
+def test_a_connector_of_ones_own_is_one_class(name, tiny, model_path, tmp_path, monkeypatch):
+    """With a name in CONNECTORS the command makes a folder with it. Each stage loads, trains and saves it."""
+    monkeypatch.setitem(connector.CONNECTORS, "two_layers", TwoLayers)
+    given, out, trained = str(tmp_path / "given"), tmp_path / "out", {}
+    connector.replace(connector.Config(model=model_path, out=given, connector="two_layers"))
+    fresh = load(given)
+    assert isinstance(fresh.hf.model.multi_modal_projector, TwoLayers)
+    assert len(fresh.parts()["connector"]) == 4 and Chat(given).per_tile == 9
+    save = VLM.save
+
+    def save_and_keep(vlm, folder):
+        trained.update({n: t.clone() for n, t in vlm.state_dict().items()})
+        save(vlm, folder)
+
+    monkeypatch.setattr(VLM, "save", save_and_keep)
+    STAGES[name][1](tiny, out, 2, model=given)
+    assert len(metrics(out)) == 2 and all(row["grad_norm"] > 0 for row in metrics(out))
+    again = load(str(out)).state_dict()
+    assert again.keys() == trained.keys() and all(torch.equal(t, trained[n]) for n, t in again.items())
+    before, after = tensors(given), tensors(out / "step_000002")
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert before.keys() == after.keys() and changed >= {*fresh.parts()["connector"]}
+    assert (name == "connector") == all("projector" in n for n in changed)

@@ -6,7 +6,8 @@ import torch
 
 import connector_tune
 import model
-from common import resolve
+import sft
+from machinery.files import resolve
 from stages import Stop, metrics, run_connector, same_run, tensors
 
 pytestmark = pytest.mark.usefixtures("a_reward")
@@ -81,7 +82,7 @@ def test_text_only_rows_in_the_connector_stage(tiny, mixed, tmp_path):
 
 def test_early_stopping_keeps_the_best(tiny, tmp_path, monkeypatch):
     losses = iter([3.0, 2.0, 2.5, 2.1, 2.2, 9.0, 9.0, 9.0])
-    monkeypatch.setattr(connector_tune, "validation_loss", lambda *_: next(losses))
+    monkeypatch.setattr(sft, "validation_loss", lambda *_: next(losses))
     out = tmp_path / "run"
     run_connector(tiny, out, 8, val_every=1, patience=3)
     assert len(metrics(out)) == 5  # 2.0 at step 2, then three without a new best

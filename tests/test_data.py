@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 import data
-from common import Refused
 from conftest import write_jsonl
 from data import THINK, Chat, read_records
+from machinery.files import Refused
 
 
 def png(colour=0, size=(48, 48)):
@@ -183,9 +183,11 @@ def test_image_named_twice_and_image_not_named(chat, folder):
 
 
 def test_expansion_keeps_everything_else(chat, prompts):
+    begin, end = chat.marks
+    assert len(begin) == len(end) == 1
     for p in prompts:
-        marks = (chat.image_id, chat.start_id, chat.end_id)
-        assert [i for i in p.full if i not in marks] == [i for i in p.ids if i != chat.image_id]
+        kept = [i for i in p.full if i not in (chat.image_id, *begin, *end)]
+        assert kept == [i for i in p.ids if i != chat.image_id]
         assert p.full.count(chat.image_id) == len(chat.pixels(p).get("pixel_values", [])) * chat.per_tile
 
 
@@ -221,7 +223,8 @@ def test_tiles_are_counted_as_the_processor_cuts(model_path, max_tiles):
              (50, 900), (1, 60)]
     for width, height in sizes:
         n = len(chat.processor(Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"])
-        assert chat.tiles((height, width)) == n, (width, height)
+        tokens = chat.family.image_tokens(chat.processor, (height, width), chat.per_tile)
+        assert tokens == n * chat.per_tile, (width, height)
         counts.add(n)
     assert max(counts) <= max_tiles + 1 and (len(counts) > 2 or max_tiles == 1)
 

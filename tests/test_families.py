@@ -11,17 +11,19 @@ from safetensors.torch import load_file
 from transformers import (AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor,
                           Qwen3VLProcessor)
 
-import attention
 import connector_tune
 import grpo
-from common import Refused
+import pack as packs
 from conftest import gradients, plain, write_jsonl
 from data import Chat, Record, open_image, read_records
-from families import make_internvl35, make_qwen, make_qwen3
+from families import make_internvl35, make_llava, make_qwen, make_qwen3
+from machinery import attention
+from machinery.families import FAMILIES, Family
+from machinery.files import Refused
 from model import PARTS, load
+from pack import make_packs
 from reward import Reward
 from rollout import TorchSampler
-
 
 
 def tensors(*modules):
@@ -82,7 +84,7 @@ def groups(chat, tmp_path_factory):
 
 def oracle_inputs(hf, chat, prompt, response):
     ids = torch.tensor([prompt.full + response])
-    extra = {"mm_token_type_ids": (ids == chat.image_id).int()} if chat.grids else {}
+    extra = {"mm_token_type_ids": (ids == chat.image_id).int()} if hasattr(chat.family, "grid") else {}
     return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **chat.pixels(prompt), **extra)
 
 
@@ -107,7 +109,7 @@ def close(a, b, tolerance=1e-5):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_pack_equals_plain_transformers(path, chat, groups, checkpointing):
     vlm, hf = load(path, checkpointing=checkpointing), plain(path)
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     logp, entropy = vlm(pack)
     logp_1, entropy_1 = oracle(hf, chat, groups, vlm.never)
     close(logp, logp_1)
@@ -140,9 +142,10 @@ def test_fused_attention_gets_the_same_layout(path, chat, groups, monkeypatch):
     vlm = load(path)
     out = {}
     for fused in (False, True):
-        monkeypatch.setattr(attention, "fused", lambda x, fused=fused: fused)
-        monkeypatch.setattr(attention, "varlen", reference_varlen)
-        pack, = chat.packs(groups)
+        for module in (packs, attention):  # the LLM's and the encoder's
+            monkeypatch.setattr(module, "fused", lambda x, fused=fused: fused)
+            monkeypatch.setattr(module, "varlen", reference_varlen)
+        pack, = make_packs(chat, groups)
         logp, entropy = vlm(pack)
         vlm.zero_grad()
         (logp.sum() + entropy.square().sum()).backward()
@@ -185,7 +188,7 @@ def test_connector_by_name(path, family):
 @pytest.mark.parametrize("part", PARTS)
 def test_only_the_trained_part_gets_gradients(path, chat, groups, part):
     vlm = load(path, train=(part,))
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     features = vlm.encode(pack)
     assert features.requires_grad == (part == "encoder")
     logp, entropy = vlm(pack)
@@ -197,7 +200,7 @@ def test_only_the_trained_part_gets_gradients(path, chat, groups, part):
 
 def test_wrong_image_changes_log_probs(path, chat, groups):
     vlm = load(path)
-    pack, = chat.packs(groups[:1])
+    pack, = make_packs(chat, groups[:1])
     right = vlm(pack)[0]
     pack.images = {**pack.images, "pixel_values": pack.images["pixel_values"].flip(-1)}
     assert (right - vlm(pack)[0]).abs().min() > 1e-6
@@ -210,18 +213,18 @@ def test_saved_model_is_plain_transformers(path, chat, groups, tmp_path):
             p.mul_(1.1)
     vlm.save(tmp_path)
     hf = plain(tmp_path)
-    close(vlm(*chat.packs(groups))[0], oracle(hf, chat, groups, vlm.never)[0])
+    close(vlm(*make_packs(chat, groups))[0], oracle(hf, chat, groups, vlm.never)[0])
     assert load_file(f"{path}/model.safetensors").keys() == load_file(tmp_path / "model.safetensors").keys()
     tied = hf.lm_head.weight is hf.model.language_model.embed_tokens.weight
     assert tied == json.loads((tmp_path / "config.json").read_text()).get("tie_word_embeddings", False)
-    close(load(str(tmp_path))(*chat.packs(groups))[0], vlm(*chat.packs(groups))[0], 0)
+    close(load(str(tmp_path))(*make_packs(chat, groups))[0], vlm(*make_packs(chat, groups))[0], 0)
 
 
 def test_sampler_and_trainer_agree(path, chat, groups):
     vlm = load(path)
     prompts = [p for p, _ in groups]
     rollouts = TorchSampler(vlm, chat).generate(prompts, n=3, max_new_tokens=24, seed=1)
-    pack, = chat.packs([(p, [r.ids for r in g]) for p, g in zip(prompts, rollouts)])
+    pack, = make_packs(chat, [(p, [r.ids for r in g]) for p, g in zip(prompts, rollouts)])
     logp, entropy = vlm(pack)
     close(torch.cat([r.logp for g in rollouts for r in g]), logp)
     close(torch.cat([r.entropy for g in rollouts for r in g]), entropy)
@@ -254,8 +257,8 @@ def test_positions_are_those_of_get_rope_index(qwen, groups):
                                                 image_grid_thw=chat.pixels(prompt).get("image_grid_thw"))
         ours = chat.positions(prompt)
         assert torch.equal(ours, theirs[:, 0])
-        pack, = chat.packs([(prompt, [[5, 6], [7, 8, 9]])])  # responses go on where generation would
-        behind = len(prompt.full) + int(delta)
+        pack, = make_packs(chat, [(prompt, [[5, 6], [7, 8, 9]])])
+        behind = len(prompt.full) + int(delta)  # responses go on where generation would
         follow = [behind, behind + 1, behind, behind + 1, behind + 2]
         assert pack.positions[:, len(prompt.full):].tolist() == [follow] * 3
 
@@ -270,15 +273,17 @@ def test_grid_is_the_processors(qwen):
         for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
             if max(h, w) > 200 * min(h, w):
                 with pytest.raises(Refused, match="200 times"):
-                    chat.grid((h, w))
+                    chat.family.grid(chat.processor, (h, w))
                 continue
             theirs = smart_resize(h, w, unit, least, most)
-            assert tuple(unit * x for x in chat.grid((h, w))) == theirs
+            assert tuple(unit * x for x in chat.family.grid(chat.processor, (h, w))) == theirs
         for h, w in [(30, 200), (64, 64), (7, 9)]:
             got = chat.processor(Image.new("RGB", (w, h)), return_tensors="pt")
-            assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in chat.grid((h, w)))]]
+            grid = chat.family.grid(chat.processor, (h, w))
+            assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in grid)]]
             patches = chat.processor.get_number_of_image_patches(h, w, {})
-            assert chat.tiles((h, w)) * 4 == patches == len(got["pixel_values"])
+            tokens = chat.family.image_tokens(chat.processor, (h, w), chat.per_tile)
+            assert tokens * 4 == patches == len(got["pixel_values"])
 
 
 def test_names_in_the_file_are_the_published_ones(tmp_path):
@@ -380,3 +385,49 @@ def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path
         assert before.keys() == after.keys() and len(moved) == len(CONNECTORS[family])
         assert all("projector" in n or "merger" in n for n in moved)
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------- a family of one's own
+
+class Llava(Family):
+    """All that another family has to say; the rest are the defaults. Its connector is transformers' own."""
+
+    model_type = "llava"
+    hf_class = "LlavaForConditionalGeneration"
+
+    def encode(self, hf, images):
+        states = hf.model.vision_tower(images["pixel_values"], output_hidden_states=True).hidden_states
+        return states[self.config.vision_feature_layer][:, 1:].flatten(0, 1)
+
+    def limit_images(self, processor, max_tiles, pixels):
+        pass  # an image is one square
+
+    def image_tokens(self, processor, size, per_tile):
+        return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
+
+
+def test_a_family_of_ones_own_is_one_class(model_path, fifty, tmp_path, monkeypatch):
+    """Refused before its class is there. With it: loaded, equal to plain transformers, trained, saved."""
+    given, saved = str(make_llava(tmp_path, model_path)), tmp_path / "saved"
+    with pytest.raises(Refused, match="is a 'llava' model; the families are internvl"):
+        load(given)
+    monkeypatch.setitem(FAMILIES, "llava", Llava)
+    vlm, chat = load(given), Chat(given)
+    assert vlm.parts()["connector"].keys() == tensors(*(f"multi_modal_projector.linear_{i}" for i in (1, 2)))
+    prompts = chat.prompts(read_records(fifty)[:5])  # of one image, two and none
+    groups = [(p, [[5, 6, 7 + i], [8, 9 + i]]) for i, p in enumerate(prompts)]
+    pack, = make_packs(chat, groups)
+    assert len(pack.visual_at) == 36 * len(pack.images["pixel_values"])
+    before = vlm(pack)[0]
+    close(before, oracle(plain(given), chat, groups, vlm.never)[0])
+    before.mean().neg().backward()
+    assert all(any(p.grad is not None and p.grad.abs().max() > 0 for p in part.values())
+               for part in vlm.parts().values())
+    torch.optim.SGD(vlm.parameters(), lr=0.1).step()
+    after = vlm(pack)[0]
+    assert after.mean() > before.mean()
+    saved.mkdir()
+    vlm.save(saved)
+    assert load_file(saved / "model.safetensors").keys() == load_file(f"{given}/model.safetensors").keys()
+    close(load(str(saved))(pack)[0], after, 0)
+    close(oracle(plain(saved), chat, groups, vlm.never)[0], after)

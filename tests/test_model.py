@@ -8,12 +8,13 @@ from safetensors.torch import load_file
 from transformers import (AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer,
                           InternVLProcessor)
 
+import connector
 import model
-from common import Refused
 from conftest import gradients, plain, plain_forward
 from data import Chat, open_image
-from attention import Layout
+from machinery.files import Refused
 from model import PARTS, load
+from pack import Layout, make_pack, make_packs
 
 LAYERS = ("layer_norm", "linear_1", "linear_2")
 CONNECTOR = {f"model.multi_modal_projector.{n}.{w}" for n in LAYERS for w in ("weight", "bias")}
@@ -35,7 +36,7 @@ def close(a, b, tolerance=1e-5):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_pack_equals_one_by_one(vlm, chat, groups, model_path, temperature):
-    pack, = chat.packs(groups, temperature=temperature)
+    pack, = make_packs(chat, groups, temperature=temperature)
     logp, entropy = vlm(pack)
     hf = plain(model_path)
     logp_1, entropy_1 = plain_forward(hf, chat, groups, temperature)
@@ -51,7 +52,7 @@ def test_pack_equals_one_by_one(vlm, chat, groups, model_path, temperature):
 
 
 def test_pack_computes_a_prompt_once(chat, groups):
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     assert len(pack.ids) == sum(len(p.full) + sum(map(len, rs)) for p, rs in groups)
     visual = sum(p.full.count(chat.image_id) for p, _ in groups)
     assert len(pack.images["pixel_values"]) == visual // chat.per_tile
@@ -61,7 +62,7 @@ def test_pack_computes_a_prompt_once(chat, groups):
 def test_owner_numbers_responses_over_all_packs(chat, groups):
     numbered = [r for _, rs in groups for r in rs]
     for limit in (10 ** 6, 90, 40, 1):
-        packs = chat.packs(groups, max_tokens=limit)
+        packs = make_packs(chat, groups, max_tokens=limit)
         owner = torch.cat([p.owner for p in packs]).tolist()
         target = torch.cat([p.target for p in packs]).tolist()
         assert owner == [i for i, r in enumerate(numbered) for _ in r]
@@ -72,8 +73,8 @@ def test_owner_numbers_responses_over_all_packs(chat, groups):
 
 @pytest.mark.parametrize("limit", [150, 60])
 def test_several_packs_equal_one(vlm, chat, groups, limit):
-    whole = vlm(*chat.packs(groups))
-    packs = chat.packs(groups, max_tokens=limit)
+    whole = vlm(*make_packs(chat, groups))
+    packs = make_packs(chat, groups, max_tokens=limit)
     assert len(packs) > 2
     parts = [vlm(p) for p in packs]
     close(torch.cat([p[0] for p in parts]), whole[0])
@@ -81,7 +82,7 @@ def test_several_packs_equal_one(vlm, chat, groups, limit):
 
 
 def test_padding_of_buckets_changes_nothing(vlm, chat, groups):
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     out = {}
     for limit in (1.0, 1.3, 1e9):
         pack.layout = Layout(pack.layout.segments.tolist(), pad_limit=limit)
@@ -124,7 +125,7 @@ def test_layout_by_brute_force():
 
 
 def test_wrong_image_changes_log_probs(vlm, chat, groups):
-    pack, = chat.packs(groups[:1])
+    pack, = make_packs(chat, groups[:1])
     right = vlm(pack)[0]
     pack.images = chat.pixels(groups[7][0])
     wrong = vlm(pack)[0]
@@ -138,14 +139,14 @@ def test_order_of_two_images_matters(vlm, chat, groups):
     first, both = chat.pixels(groups[0][0])["pixel_values"], chat.pixels(prompt)["pixel_values"]
     pixels = torch.cat([first, both[:1]])  # 0.png, 1.png
     assert torch.equal(both, pixels.flip(0))
-    pack, = chat.packs([(prompt, responses)])
+    pack, = make_packs(chat, [(prompt, responses)])
     right = vlm(pack)[0]
     pack.images = {"pixel_values": pixels}
     assert (vlm(pack)[0] - right).abs().min() > 1e-5
 
 
 def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
-    pack, = chat.packs(groups[:1])
+    pack, = make_packs(chat, groups[:1])
     pack.images = {"pixel_values": pack.images["pixel_values"].repeat(2, 1, 1, 1)}
     with pytest.raises(Refused, match=r"18 visual tokens for 9 places in the prompts of a\b"):
         vlm(pack)
@@ -155,7 +156,7 @@ def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
 
 @pytest.mark.parametrize("tokens", [1, 3, 10 ** 6])
 def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
-    pack, = chat.packs(groups, temperature=0.8)
+    pack, = make_packs(chat, groups, temperature=0.8)
     V, d = vlm.hf.lm_head.weight.shape
     monkeypatch.setattr(model, "CHUNK", V * tokens + 1)
     g = torch.Generator().manual_seed(3)
@@ -184,7 +185,7 @@ def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
 
 def test_head_without_responses(vlm, chat, prompts):
     """A pack of prompts alone: nothing to predict, and the backward of its sum is 0, not NaN."""
-    logp, entropy = vlm(chat.pack([(p, []) for p in prompts]))
+    logp, entropy = vlm(make_pack(chat, [(p, []) for p in prompts]))
     assert logp.shape == entropy.shape == (0,)
     logp.sum().backward()
     assert all(float(g.abs().sum()) == 0 for g in gradients(vlm).values())
@@ -197,7 +198,7 @@ def test_image_placeholder_is_impossible(vlm, chat, groups):
 
 def test_bf16_keeps_fp32_logits(model_path, chat, groups):
     """Compute in bf16 over fp32 weights: close to fp32, and log-prob and entropy come out in fp32."""
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     exact = load(model_path, dtype="fp32")(pack)
     vlm = load(model_path, dtype="bf16")
     rough = vlm(pack)
@@ -210,7 +211,7 @@ def test_bf16_keeps_fp32_logits(model_path, chat, groups):
 
 def test_connector_is_the_familys_own(model_path):
     hf = plain(model_path)
-    ours = model.MLPConnector(hf.config.vision_config.hidden_size, hf.config.text_config.hidden_size)
+    ours = connector.MLPConnector(hf.config.vision_config.hidden_size, hf.config.text_config.hidden_size)
     theirs = hf.model.multi_modal_projector
     shapes, own = ({n: p.shape for n, p in m.state_dict().items()} for m in (ours, theirs))
     assert shapes == own
@@ -218,15 +219,15 @@ def test_connector_is_the_familys_own(model_path):
     theirs.load_state_dict(ours.state_dict())
     features = torch.randn(3, 36, 128)
     grid = hf.model.pixel_shuffle(features.view(3, 6, 6, 128), scale_factor=0.5)
-    assert torch.equal(ours.pixel_shuffle(features), grid.flatten(1, 2))
+    assert torch.equal(connector.pixel_shuffle(features, ours.side), grid.flatten(1, 2))
     close(ours(features), theirs(grid.flatten(1, 2)).flatten(0, 1))
 
 
 def test_connector_refuses_an_odd_grid():
     with pytest.raises(Refused, match="35 patches a tile"):
-        model.MLPConnector(4, 4)(torch.zeros(1, 35, 4))
+        connector.MLPConnector(4, 4)(torch.zeros(1, 35, 4))
     with pytest.raises(Refused, match="25 patches a tile"):
-        model.MLPConnector(4, 4)(torch.zeros(1, 25, 4))
+        connector.MLPConnector(4, 4)(torch.zeros(1, 25, 4))
 
 
 # ------------------------------------------------------------------------------------------------------ parts
@@ -248,7 +249,7 @@ def test_parts_by_name(vlm):
 @pytest.mark.parametrize("train", [("encoder",), ("connector",), ("llm",), ("encoder", "llm"), PARTS])
 def test_frozen_get_nothing_and_the_others_do(model_path, chat, groups, train, checkpointing):
     vlm = load(model_path, dtype="fp32", train=train, checkpointing=checkpointing)
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     features = vlm.encode(pack)
     assert features.requires_grad == ("encoder" in train)
     assert (features.grad_fn is None) == ("encoder" not in train)
@@ -269,18 +270,18 @@ def test_gradients_do_not_depend_on_checkpointing(model_path, chat, groups):
     grads = []
     for checkpointing in (False, True):
         vlm = load(model_path, dtype="fp32", checkpointing=checkpointing)
-        vlm(*chat.packs(groups))[0].sum().backward()
+        vlm(*make_packs(chat, groups))[0].sum().backward()
         grads.append(gradients(vlm))
     assert grads[0].keys() == grads[1].keys()
     assert all(torch.equal(g, grads[1][n]) for n, g in grads[0].items())
 
 
 def test_known_features_take_the_encoders_place(vlm, chat, groups):
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     with torch.no_grad():
         features = vlm(pack, only_features=True)
         assert features.shape == (len(pack.images["pixel_values"]), 36, 128)
-        without, = chat.packs(groups, pixels=False)
+        without, = make_packs(chat, groups, pixels=False)
         assert not without.images
         assert torch.equal(vlm(without, features)[0], vlm(pack)[0])
 
@@ -302,7 +303,7 @@ def test_saved_model_loads_in_plain_transformers(vlm, chat, groups, model_path, 
     hf, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     logp, entropy = plain_forward(hf, chat, groups)
-    ours = vlm(*chat.packs(groups))
+    ours = vlm(*make_packs(chat, groups))
     close(ours[0], logp)
     close(ours[1], entropy)
     saved = load_file(tmp_path / "model.safetensors")
@@ -341,7 +342,7 @@ def test_tied_embeddings_stay_tied(model_path, chat, groups, tmp_path):
     vlm = load(str(tmp_path / "tied"), dtype="fp32")
     assert vlm.hf.lm_head.weight is vlm.hf.model.language_model.embed_tokens.weight
     oracle = plain(tmp_path / "tied")
-    close(vlm(*chat.packs(groups))[0], plain_forward(oracle, chat, groups)[0])
+    close(vlm(*make_packs(chat, groups))[0], plain_forward(oracle, chat, groups)[0])
     with torch.no_grad():
         vlm.hf.lm_head.weight.add_(0.01)
     (tmp_path / "again").mkdir()

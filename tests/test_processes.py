@@ -16,8 +16,9 @@ import torch
 import connector_tune
 import grpo
 import sft
-from common import Refused, newest_checkpoint, read_jsonl
 from conftest import ENV, ROOT, write_mixed
+from machinery import features
+from machinery.files import Refused, newest_checkpoint, read_jsonl
 from model import even_out
 from stages import Given, metrics, reward_of, tensors
 
@@ -46,8 +47,8 @@ def jobs(folder, given, rank=0):
         packs.append([len(all), len(all) - len(own), sum(not p.images for p, _ in all)])
         return all
 
-    for stage in (sft, grpo, connector_tune):
-        stage.even_out = even_out_and_note
+    for module in (sft, grpo, features):
+        module.even_out = even_out_and_note
     sft.train(sft.Config(**flags, **two_steps, val=data, out=str(folder / "sft")))
     sft.train(sft.Config(**{**flags, "dtype": "bf16"}, out=str(folder / "bf16"), batch=8, epochs=1))
     for train in TRAINED:
@@ -98,7 +99,7 @@ def both(tiny, rows, tmp_path_factory):
         try:
             with pytest.MonkeyPatch.context() as m:
                 changed = [(grpo, "make_sampler"), (grpo, "score_batch")]
-                for stage, name in changed + [(s, "even_out") for s in (sft, grpo, connector_tune)]:
+                for stage, name in changed + [(s, "even_out") for s in (sft, grpo, features)]:
                     m.setattr(stage, name, getattr(stage, name))  # given back afterwards
                 jobs(out[1], given)
             code = two.wait(LIMIT)

@@ -18,31 +18,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemWriter
 
-import common
 import grpo
 import model
 import sft
-from common import Refused, Run, read_jsonl, resolve
 from conftest import write_jsonl
+from machinery.checkpoint import resume
+from machinery.files import Refused, new_folder, read_jsonl, resolve
+from machinery.run import Run
+from machinery.solutions import rows_with_solutions
 from model import load, make_optimizer
 from reward import Reward
-from stages import ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run, weights
+from stages import (LOOPS, ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run,
+                    weights)
 
 pytestmark = pytest.mark.usefixtures("a_reward")
 
 
 # ----------------------------------------------------------------------------------------------------- resume
 
-def stopper(monkeypatch, stage, when):
+def stopper(monkeypatch, loop, when):
     """Let the run die: after its save of step 2, or while step 3 is logged (with a torn line left behind)."""
     if when == "after a save":
-        real = stage.save
+        real = loop.save
 
         def save(run, step, *args):
             real(run, step, *args)
             if step == 2:
                 raise Stop
-        monkeypatch.setattr(stage, "save", save)
+        monkeypatch.setattr(loop, "save", save)
     else:
         real = Run.log
 
@@ -58,10 +61,10 @@ def stopper(monkeypatch, stage, when):
 @pytest.mark.parametrize("when", ["after a save", "in step 3"])
 @pytest.mark.parametrize("name", STAGES)
 def test_resume_is_bit_identical(name, when, tiny, straight, tmp_path, monkeypatch):
-    stage, run = STAGES[name]
+    _, run = STAGES[name]
     out = tmp_path / "run"
     with monkeypatch.context() as m:
-        stopper(m, stage, when)
+        stopper(m, LOOPS[name], when)
         with pytest.raises(Stop):
             run(tiny, out)
     assert not (out / "step_000004").exists()
@@ -221,7 +224,8 @@ def test_long_rows_are_counted(name, tiny, tmp_path, capsys):
 
 def test_solutions_that_can_not_be_learned(tiny, chat, rows, tmp_path):
     def supervised(solution, thinking=True, limit=10 ** 6):
-        return sft.supervised([dataclasses.replace(rows[0], solution=solution)], chat, thinking, limit)
+        record = dataclasses.replace(rows[0], solution=solution)
+        return rows_with_solutions([record], chat, thinking, limit)
 
     with pytest.raises(Refused, match="row a: the solution has no </think>.*--no-thinking"):
         supervised("\\boxed{4}")
@@ -233,7 +237,7 @@ def test_solutions_that_can_not_be_learned(tiny, chat, rows, tmp_path):
         supervised("1 " * 30 + "</think>\\boxed{4}", limit=60)
     # the opening tag is the prompt's: a row that repeats it does not teach it
     opened, = supervised("<think>\nt\n</think>\\boxed{4}")
-    assert chat.tokenizer.decode(opened[1]) == "t\n</think>\\boxed{4}<|im_end|>"
+    assert chat.tokenizer.decode(opened.ids) == "t\n</think>\\boxed{4}<|im_end|>"
 
 
 @pytest.mark.parametrize("changes, pattern", [
@@ -310,11 +314,11 @@ def test_run_folder_tells_where_it_came_from(straight):
 
 def test_new_folder_is_whole_or_absent(tmp_path):
     with pytest.raises(Stop):
-        with common.new_folder(tmp_path / "x") as folder:
+        with new_folder(tmp_path / "x") as folder:
             (folder / "a").touch()
             raise Stop
     assert not list(tmp_path.iterdir())
-    with common.new_folder(tmp_path / "x") as folder:
+    with new_folder(tmp_path / "x") as folder:
         (folder / "a").touch()
     assert [p.name for p in tmp_path.rglob("*")] == ["x", "a"]
 
@@ -337,7 +341,7 @@ def test_checkpoint_of_another_optimizer_does_not_resume(tiny, straight):
     vlm = load(str(tiny / "model"))
     told = "trainer does not fit this model and optimizer.*--train.*another --out"
     with pytest.raises(Refused, match=told):
-        common.resume(run, vlm, make_optimizer(vlm, 0.0), ONE)
+        resume(run, vlm, make_optimizer(vlm, 0.0), ONE)
 
 
 def test_refused_run_leaves_no_claim_on_its_folder(tiny, straight, tmp_path):

@@ -5,10 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from common import Refused, World, seed_of
 from conftest import plain, plain_forward
+from machinery.decoding import Decode, Prefill
+from machinery.files import Refused
+from machinery.processes import World
+from machinery.steps import seed_of
 from model import load
-from rollout import Decode, Rollout, TorchSampler, make_sampler
+from pack import Layout, make_pack, make_packs
+from rollout import Rollout, TorchSampler, make_sampler
 
 ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model hardly writes the true one
 
@@ -22,7 +26,7 @@ def quick(chat, monkeypatch):
 
 def trainer(vlm, chat, rollouts, temperature):
     """The trainer's logp and entropy of each rollout of each group."""
-    pack, = chat.packs([(g[0].prompt, [r.ids for r in g]) for g in rollouts], temperature=temperature)
+    pack, = make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in rollouts], temperature=temperature)
     with torch.no_grad():
         logp, entropy = vlm(pack)
     lengths = [len(r.ids) for g in rollouts for r in g]
@@ -34,9 +38,13 @@ def trainer(vlm, chat, rollouts, temperature):
 @pytest.mark.parametrize("temperature, batch", [(1.0, 512), (0.7, 512), (0.7, 8)])
 def test_numbers_are_the_trainers(vlm, quick, prompts, monkeypatch, temperature, batch):
     kept = []
-    keep = Decode.keep
-    monkeypatch.setattr(Decode, "keep",
-                        lambda self, prompts, rows, m: kept.append(len(rows)) or keep(self, prompts, rows, m))
+    drop = Decode.drop
+
+    def drop_and_note(cache, running):
+        rows = drop(cache, running)
+        kept.append(len(rows))
+        return rows
+    monkeypatch.setattr(Decode, "drop", drop_and_note)
     given = {}
     sampler = TorchSampler(vlm, quick, batch)
     groups = sampler.generate(prompts, 4, 80, temperature, seed=5, done=given.setdefault)
@@ -50,7 +58,7 @@ def test_numbers_are_the_trainers(vlm, quick, prompts, monkeypatch, temperature,
         assert torch.allclose(r.logp, a, atol=1e-5, rtol=0), r.prompt.record.id
         assert torch.allclose(r.entropy, b, atol=1e-5, rtol=0), r.prompt.record.id
         assert r.finish == ("stop" if r.ids[-1] in ENDS else "length") and not set(r.ids[:-1]) & set(ENDS)
-        assert len(r.ids) == len(r.logp) == len(r.entropy) == len(r.pieces) == len(r.spans)
+        assert len(r.ids) == len(r.logp) == len(r.entropy) == len(r.pieces)
 
 
 def test_numbers_are_plain_transformers(vlm, quick, prompts, model_path):
@@ -86,6 +94,39 @@ def test_continued_prompt(vlm, chat, prompts):
     assert rest.ids == whole.ids[5:] and torch.allclose(rest.logp, whole.logp[5:], atol=1e-5)
 
 
+def test_responses_that_ended_are_dropped_by_hand():
+    """The picture of Decode.drop. What is left of the cache attends as it did before.
+
+        running, P = 3, m = 4       o x x o      x x x x      x o x x        (o runs, x has ended)
+        stays, P = 2, m = 2         0 3                       9 8
+    """
+    g = torch.Generator().manual_seed(0)
+
+    def token(rows):  # queries of 4 heads, keys and values of 2
+        return [torch.randn(rows, heads, 8, generator=g) for heads in (4, 2, 2)]
+
+    prompts = Prefill(Layout([(0, 2, 0, 0), (2, 3, 0, 0), (5, 1, 0, 0)]))  # of 2, 3 and 1 tokens
+    prompts.attend(0, *token(6), 0.5)
+    whole, part = Decode(prompts, 4, "cpu"), Decode(prompts, 4, "cpu")
+    first, second = token(12), token(12)
+    for cache in (whole, part):
+        cache.attend(0, *first, 0.5)
+    rows = part.drop(torch.tensor([c == "o" for c in "oxxo" "xxxx" "xoxx"]))
+    assert rows.tolist() == [0, 3, 9, 8] and part.m == 2  # 8 is padding: the rows stay a rectangle
+    assert all(torch.equal(a, b[[0, 2]]) for a, b in zip(part.prompt[0], whole.prompt[0]))
+    assert all(torch.equal(a, b[rows]) for a, b in zip(part.response[0], whole.response[0]))
+    assert part.hide.tolist() == [[False, False, True], [False, True, True]]
+    whole.t = part.t = 1
+    kept = part.attend(0, *(x[rows] for x in second), 0.5)
+    assert torch.allclose(kept, whole.attend(0, *second, 0.5)[rows], atol=1e-6)
+    for prompt, row, here in ((slice(0, 2), 0, 0), (slice(5, 6), 9, 2)):  # and as plain attention does
+        past, keys = prompts.kept[0], (first, second)
+        k, v = (torch.cat([past[i][prompt], *(t[1 + i][row:row + 1] for t in keys)]) for i in (0, 1))
+        k, v = (x.repeat_interleave(2, 1) for x in (k, v))                                 # (L, heads, h)
+        weight = (torch.einsum("nh,lnh->nl", second[0][row], k) * 0.5).softmax(-1)
+        assert torch.allclose(kept[here], torch.einsum("nl,lnh->nh", weight, v), atol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------------- samples
 
 def test_first_tokens_follow_their_probabilities(vlm, chat, prompts):
@@ -93,7 +134,7 @@ def test_first_tokens_follow_their_probabilities(vlm, chat, prompts):
     n, prompt = 6000, prompts[0]
     group, = TorchSampler(vlm, chat).generate([prompt], n, 1, 0.7, seed=11)
     drawn = torch.tensor([r.ids[0] for r in group])
-    pack, = chat.packs([(prompt, [[0]])], temperature=0.7)
+    pack, = make_packs(chat, [(prompt, [[0]])], temperature=0.7)
     with torch.no_grad():
         hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)))
         p = vlm.logits(hidden[pack.source], 0.7)[0].double().softmax(-1)
@@ -127,7 +168,7 @@ def test_seeds(vlm, chat, prompts):
 
 def test_image_placeholder_is_never_written(vlm, chat, prompts):
     """Even by a model that wants nothing else."""
-    pack = chat.pack([(prompts[0], [])])
+    pack = make_pack(chat, [(prompts[0], [])])
     with torch.no_grad():
         last = vlm.decode(pack, vlm.connect(vlm.encode(pack)))[-1]
         vlm.hf.lm_head.weight[chat.image_id] = 100 * last / last.norm()
@@ -146,7 +187,7 @@ def test_banned_ids(vlm, chat, prompts):
         groups = sampler.generate(prompts[:2], 20, 10, temperature, ban=ban)
         assert not any(ban & set(r.ids) for g in groups for r in g)
     allowed = [i for i in range(len(chat.tokenizer)) if i not in ban]  # log-probs are of these alone
-    pack, = chat.packs([(prompts[0], [[0]])])
+    pack, = make_packs(chat, [(prompts[0], [[0]])])
     with torch.no_grad():
         hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)))
         p = vlm.logits(hidden[pack.source])[0, allowed].log_softmax(-1)
@@ -203,9 +244,9 @@ def test_spans_of_characters_over_several_tokens(chat):
     r = rollout_of(chat, spell(chat, text) + [chat.tokenizer.eos_token_id])
     assert len(r.ids) == len(text.encode()) + 1 and r.text == text
     at = 0
-    for (start, end), piece in zip(r.spans, r.pieces):
-        assert start == at and r.text[start:end] == piece
-        at = end
+    for piece in r.pieces:
+        assert r.text[at:at + len(piece)] == piece
+        at += len(piece)
     assert at == len(text)
     done = [piece for piece in r.pieces if piece]
     assert done == list(text)  # a character belongs to the token that completes it

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import plan
-from common import Refused
 from conftest import write_jsonl
 from data import open_image, read_records
+from machinery.files import Refused
 
 
 def picture(seed, size=(40, 30)):

@@ -17,11 +17,13 @@ from transformers import AutoConfig
 
 import grpo
 import sft
-from common import World, read_jsonl, start
 from conftest import ENV, ROOT, plain, write_jsonl
 from data import Chat, read_records
 from families import make_qwen, make_qwen3
+from machinery.files import read_jsonl
+from machinery.processes import World, start
 from model import even_out, load, shard, share
+from pack import make_packs
 from reward import Reward
 
 LIMIT = 240
@@ -35,7 +37,7 @@ def one_step(model, data, world, **how):
     chat = Chat(model)
     rows = [(p, [[7, 8, 9, 10 + i]]) for i, p in enumerate(chat.prompts(read_records(data)))]
     loss = torch.zeros(())
-    for pack, weight in even_out(chat.packs(rows[world.rank::world.size], max_tokens=1), world):
+    for pack, weight in even_out(make_packs(chat, rows[world.rank::world.size], max_tokens=1), world):
         logp, entropy = vlm(pack)
         part = weight * (entropy.sum() - logp.sum())
         part.backward()

@@ -7,6 +7,7 @@ import sys
 import threading
 import zlib
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,16 +16,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import common
 import connector_tune
 import grpo
 import sft
-from common import Refused, Run, World, batch_indices, learning_rate, read_jsonl, seed_of
 from conftest import gradients, plain, plain_forward, write_jsonl
-from grpo import Watch, advantages, count_tokens, grpo_loss, kl_penalty
+from grpo import MicroBatch, advantages, grpo_loss, has_gradient, kl_penalty, make_batches, set_advantages
+from machinery import sharding
+from machinery.files import Refused, main, read_jsonl
+from machinery.metrics import Watch, count_tokens
+from machinery.processes import World
+from machinery.run import Run
+from machinery.sharding import deal
+from machinery.solutions import rows_with_solutions
+from machinery.steps import ahead, batch_indices, learning_rate, seed_of
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
-from rollout import Rollout
+from rollout import Group, Rollout
 from stages import ONE, STAGES, Given, all_get, metrics, reward_of, rollout_rows, run_grpo, run_sft, weights
 
 pytestmark = pytest.mark.usefixtures("a_reward")
@@ -45,33 +52,95 @@ def test_advantages_by_hand():
     assert not advantages(torch.full((40, 1), 0.2) * torch.ones(1, 11)).any()  # whose mean is not 0.2 in fp32
 
 
+def micro_batch(adv, length, old_logp, responses=2, **more):
+    given = dict(sampled_logp=old_logp, old_logp=old_logp, ref_logp=None, tokens=len(adv), **more)
+    return MicroBatch(None, adv, length, responses=responses, **given)
+
+
 def test_grpo_loss_by_hand():
     """Four tokens of two responses: A = 2 with two tokens, B = -1 with two; so the weight is 1 / (2 * 2)."""
     ratio = torch.tensor([1.5, 0.5, 1.5, 0.5])
     old = torch.tensor([-1.0, -2.0, -3.0, -4.0])
     logp = (old + ratio.log()).requires_grad_()
-    adv, weight = torch.tensor([2.0, 2.0, -1.0, -1.0]), torch.full((4,), 0.25)
-    kept = [t.clone() for t in (old, adv, weight)]
-    loss, r = grpo_loss(logp, old, adv, weight, clip_low=0.2, clip_high=0.3)
+    adv, length = torch.tensor([2.0, 2.0, -1.0, -1.0]), torch.full((4,), 2)
+    kept = [t.clone() for t in (old, adv, length)]
+    cfg = grpo.Config(clip_low=0.2, clip_high=0.3)
+    loss, r, kl = grpo_loss(logp, torch.zeros(4), micro_batch(adv, length, old), cfg)
     # positive: min(1.5 * 2, 1.3 * 2) = 2.6 clipped; min(0.5 * 2, 0.8 * 2) = 1.0
     # negative: min(1.5 * -1, 1.3 * -1) = -1.5; min(0.5 * -1, 0.8 * -1) = -0.8 clipped
     assert loss.item() == pytest.approx(-(2.6 + 1.0 - 1.5 - 0.8) / 4, abs=1e-6)
-    assert torch.allclose(r, ratio)
+    assert torch.allclose(r, ratio) and kl == 0
     loss.backward()  # d loss / d logp = -weight * ratio * A where nothing is clipped, 0 where it is
     assert torch.allclose(logp.grad, torch.tensor([0.0, -0.25 * 0.5 * 2, 0.25 * 1.5, 0.0]), atol=1e-6)
-    assert all(torch.equal(a, b) for a, b in zip((old, adv, weight), kept))
+    assert all(torch.equal(a, b) for a, b in zip((old, adv, length), kept))
 
 
 def test_grpo_loss_on_policy():
     """Ratio exactly 1: the loss is minus the weighted advantage, its gradient that of minus A * logp."""
     logp = torch.tensor([-1.0, -2.0, -0.5]).requires_grad_()
     adv, weight = torch.tensor([1.0, 1.0, -2.0]), torch.tensor([0.25, 0.25, 0.5])
-    loss, ratio = grpo_loss(logp, logp.detach(), adv, weight)
+    length = torch.tensor([2, 2, 1])  # of two responses
+    loss, ratio, _ = grpo_loss(logp, torch.zeros(3), micro_batch(adv, length, logp.detach()), grpo.Config())
     loss.backward()
     assert ratio.tolist() == [1, 1, 1] and loss.item() == pytest.approx(-(0.25 + 0.25 - 1.0))
     assert torch.allclose(logp.grad, -weight * adv)
     nothing = torch.zeros(0)
-    assert grpo_loss(nothing, nothing, nothing, nothing)[0].item() == 0  # an empty piece is 0, not NaN
+    empty = micro_batch(nothing, nothing, nothing)
+    assert grpo_loss(nothing, nothing, empty, grpo.Config())[0].item() == 0  # an empty piece is 0, not NaN
+
+
+def test_any_cut_has_the_same_loss_and_gradient(chat, prompts, monkeypatch):
+    """Responses of 1 to 40 tokens: a mean over each one's own tokens, then over responses, however they are
+    cut into packs and dealt to ranks; a repeated pack adds nothing. The models are tables of log-probs."""
+    g = torch.Generator().manual_seed(0)
+    now, old, ref = torch.randn(3, len(chat.tokenizer), generator=g) * 0.3 - 3
+    now.requires_grad_()
+    groups = random_groups(prompts, old, g)
+    cfg = grpo.Config(prompts=8, samples=3, minibatches=2, is_clip=1.5, kl=0.1, max_tokens=10 ** 6)
+    set_advantages(groups)
+
+    def of_each_response(weigh):
+        terms = []
+        for r in (r for group in groups[:4] for r in group.rollouts):
+            logp, old_logp, ref_logp = now[r.ids], old[r.ids], ref[r.ids]
+            ratio, a = (logp - old_logp).exp(), r.advantage
+            penalty = (ref_logp - logp).exp() - (ref_logp - logp) - 1
+            term = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a) - 0.1 * penalty
+            terms.append(weigh(-term * (old_logp - r.logp).exp().clamp(max=1.5)))
+        return terms
+
+    by_hand = torch.stack(of_each_response(torch.mean)).mean()
+    over_tokens = torch.cat(of_each_response(torch.clone)).mean()
+    assert abs((by_hand - over_tokens).item()) > 0.01  # the two means can be told apart
+    gradient, = torch.autograd.grad(by_hand, now)
+    for ranks, max_tokens in itertools.product((1, 2, 4), (1, 60, 10 ** 6)):
+        cfg.max_tokens, loss, packs = max_tokens, 0.0, 0
+        monkeypatch.setattr(sharding, "gather", lambda *_: [groups[r::ranks] for r in range(ranks)])
+        monkeypatch.setattr(sharding, "total", lambda values, *_: [values[0] + 1])  # a pack to repeat
+        for rank in range(ranks):
+            world = World(rank, ranks, torch.device("cpu"))
+            batch = make_batches(groups[rank::ranks], table(old), table(ref), chat, cfg, world)[0]
+            for micro in batch.micro_batches:
+                loss = loss + grpo_loss(now[micro.pack.target], None, micro, cfg)[0]
+            packs += sum(micro.real for micro in batch.micro_batches)
+            assert batch.micro_batches[-1].real == 0
+        assert packs >= (12 if max_tokens == 1 else ranks)
+        assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
+        assert torch.allclose(torch.autograd.grad(loss, now)[0], gradient, atol=1e-6)
+
+
+def random_groups(prompts, old, g):
+    """Three responses of 1 to 40 tokens to each prompt, with log-probs near those of `old`."""
+    def draw(prompt):
+        ids = torch.randint(0, 500, (int(torch.randint(1, 41, (1,), generator=g)),), generator=g)
+        logp, reward = old[ids] + 0.5 * torch.randn(len(ids), generator=g), float(torch.rand(1, generator=g))
+        return Rollout(prompt, ids.tolist(), logp, None, "", [], "stop", Reward(0, 0, reward, None, ""))
+    return [Group(prompt, [draw(prompt) for _ in range(3)]) for prompt in prompts]
+
+
+def table(logp):
+    """A model whose log-prob of a token depends on the token alone."""
+    return lambda pack: (logp[pack.target], None)
 
 
 def test_kl_penalty_by_hand():
@@ -97,13 +166,13 @@ def test_ahead_is_one_step_ahead():
         made[step].set()
         return 10 * step
     seen = []
-    for step, packs in common.ahead(make, 2, 6):
+    for step, packs in ahead(make, 2, 6):
         seen.append((step, packs))
         assert step == 5 or made[step + 1].wait(20)
         assert not any(made[k].is_set() for k in range(step + 2, 6))
     assert seen == [(2, 20), (3, 30), (4, 40), (5, 50)]
     with pytest.raises(Refused, match="no such image"):
-        list(common.ahead(lambda step: (_ for _ in ()).throw(Refused("no such image")), 0, 3))
+        list(ahead(lambda step: (_ for _ in ()).throw(Refused("no such image")), 0, 3))
 
 
 def test_order_depends_on_seed_and_epoch():
@@ -236,10 +305,9 @@ def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, chat, prompts, monkey
 
 
 def test_solutions_are_learned_as_they_stand(chat, rows):
-    pairs = sft.supervised(rows, chat, True, 10 ** 6)
-    for p, ids in pairs:
-        assert chat.tokenizer.decode(ids) == p.record.solution + "<|im_end|>"
-        assert chat.tokenizer.decode(p.ids).endswith("<think>\n")
+    for row in rows_with_solutions(rows, chat, True, 10 ** 6):
+        assert chat.tokenizer.decode(row.ids) == row.prompt.record.solution + "<|im_end|>"
+        assert chat.tokenizer.decode(row.prompt.ids).endswith("<think>\n")
 
 
 # --------------------------------------------------------------------------------------- the optimizer's step
@@ -415,8 +483,8 @@ def test_groups_without_spread_are_left_out(tiny, sampler, tmp_path, monkeypatch
     assert few["reward"] == all_["reward"] and few["length"] == all_["length"]
 
 
-def tokens_of(piece):
-    return len(piece[0][0].prompt.full) + sum(len(r.ids) for r, _, _ in piece)
+def tokens_of(group):
+    return len(group.prompt.full) + sum(len(r.ids) for r in group.rollouts)
 
 
 @pytest.mark.parametrize("size, minibatches, kl, limit", [
@@ -426,25 +494,62 @@ def test_deal(chat, prompts, monkeypatch, size, minibatches, kl, limit):
     g = torch.Generator().manual_seed(0)
 
     def response(k, j):
-        rollout = SimpleNamespace(prompt=prompts[k % 8], name=(k, j))
-        rollout.ids = [0] * int(torch.randint(1, 60, (1,), generator=g))
-        return rollout, None, 0.0 if k % 3 == 0 else j - 1.5
+        ids = [0] * int(torch.randint(1, 60, (1,), generator=g))
+        return SimpleNamespace(ids=ids, name=(k, j), advantage=0.0 if k % 3 == 0 else j - 1.5)
 
-    groups = [[response(k, j) for j in range(4)] for k in range(16)]
-    monkeypatch.setattr(grpo, "gather", lambda own, world: [groups[r::size] for r in range(size)])
-    cfg = SimpleNamespace(minibatches=minibatches, kl=kl, max_tokens=limit)
-    ranks = [grpo.deal(groups[r::size], cfg, World(r, size, torch.device("cpu"))) for r in range(size)]
+    groups = [Group(prompts[k % 8], [response(k, j) for j in range(4)]) for k in range(16)]
+    matters = partial(has_gradient, cfg=grpo.Config(kl=kl))
+    ranks = deal_to(size, groups, minibatches, matters, limit, monkeypatch)
     for i in range(minibatches):
         part = range(16 // minibatches * i, 16 // minibatches * (i + 1))
-        pieces = [piece for rank in ranks for piece in rank[i]]
-        names = sorted(r.name for piece in pieces for r, _, _ in piece)
+        pieces = [piece for rank in ranks for piece in rank[i][0]]
+        names = sorted(r.name for piece in pieces for r in piece.rollouts)
+        of_all = sum(len(r.ids) for k in part for r in groups[k].rollouts)
+        assert all(rank[i][1] == of_all for rank in ranks)  # also of groups that are left out
         alive = [k for k in part if kl or k % 3]
         ks = {k for k, _ in names}
         more = len(ks - {*alive})  # groups without spread, for ranks that have nothing else
         assert names == sorted((k, j) for k in ks for j in range(4)) and ks >= {*alive}
-        assert more == max(0, size - len(alive)) and all(rank[i] for rank in ranks)
-        tokens = [sum(tokens_of(piece) for piece in rank[i]) for rank in ranks]
+        assert more == max(0, size - len(alive)) and all(rank[i][0] for rank in ranks)
+        tokens = [sum(tokens_of(piece) for piece in rank[i][0]) for rank in ranks]
         assert limit > 100 or size == 8 or max(tokens) < 1.35 * min(tokens), tokens
+
+
+def deal_to(size, groups, steps, matters, max_tokens, monkeypatch):
+    """What each of `size` ranks gets, which sampled the groups in turn."""
+    monkeypatch.setattr(sharding, "gather", lambda own, world: [groups[r::size] for r in range(size)])
+    worlds = [World(r, size, torch.device("cpu")) for r in range(size)]
+    return [deal(groups[w.rank::size], steps, matters, max_tokens, w) for w in worlds]
+
+
+def test_deal_by_hand(monkeypatch):
+    """The picture of machinery.sharding.deal, with room 10 and prompts of 2 tokens:
+
+        sampled         rank 0: A C E     rank 1: B D F     F is longer than the room, C and E do not matter
+        two steps       A B C   |   D E F
+        left out        A B     |   D F
+        cut             A B     |   D F1 F2
+        dealt           rank 0: A | D F1      rank 1: B | F2
+    """
+    def group(name, *lengths):
+        rollouts = [SimpleNamespace(name=f"{name}{i}", ids=[0] * n) for i, n in enumerate(lengths)]
+        return Group(SimpleNamespace(name=name, full=[0, 0]), rollouts)
+
+    def names(rank):
+        return [" ".join(r.name for g in groups for r in g.rollouts) for groups, _ in rank]
+
+    def matters(group):
+        return group.prompt.name not in "CE"
+
+    A, B, C = group("A", 3, 3), group("B", 2, 2), group("C", 4, 4)
+    D, E, F = group("D", 1, 1), group("E", 7, 1), group("F", 4, 4, 4, 4)
+    zero, one = deal_to(2, [A, B, C, D, E, F], 2, matters, 10, monkeypatch)
+    assert names(zero) == ["A0 A1", "D0 D1 F0 F1"] and names(one) == ["B0 B1", "F2 F3"]
+    assert [tokens for _, tokens in zero] == [18, 26] == [tokens for _, tokens in one]  # of all groups
+    assert len(F.rollouts) == 4  # the group itself stays whole
+    # of C and F one matters: C stays, because each of two ranks has to keep something to do
+    zero, one = deal_to(2, [A, B, C, F], 2, matters, 10, monkeypatch)
+    assert names(zero) == ["A0 A1", "F0 F1 C0 C1"] and names(one) == ["B0 B1", "F2 F3"]
 
 
 def test_rewards_are_computed_while_others_are_sampled(tiny, chat, tmp_path, monkeypatch):
@@ -551,16 +656,16 @@ def is_config(module, cls):
 def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sft.py", "--model", "out/tiny/never"])
     with pytest.raises(SystemExit) as error:
-        common.main(sft.train, sft.Config)
+        main(sft.train, sft.Config)
     assert "no checkpoint there" in str(error.value.code) and "Traceback" not in str(error.value.code)
     monkeypatch.setattr(sys, "argv", ["sft.py", "--learning_rate", "1"])
     with pytest.raises(SystemExit) as error:
-        common.main(sft.train, sft.Config)
+        main(sft.train, sft.Config)
     assert error.value.code == 2 and "learning" in capsys.readouterr().err
     for stage, _ in STAGES.values():
         monkeypatch.setattr(sys, "argv", ["x.py", "--schedule", "cosin"])
         with pytest.raises(SystemExit) as error:
-            common.main(stage.train, stage.Config)
+            main(stage.train, stage.Config)
         assert error.value.code == 2 and "cosine" in capsys.readouterr().err
 
 
