@@ -174,7 +174,7 @@ class Layout:
         return torch.cat([b.places for b in self.buckets]).argsort()
 
     def _alike(self):
-        """Yield segments of about the same shape, prompts apart from responses; [start, n, prefix, p] each."""
+        """Yield segments of about the same shape, [start, n, prefix, p] each; prompts apart."""
         group = []
         for segment in sorted(self.segments.tolist(), key=lambda s: (s[3] > 0, s[1] + s[3])):
             if group:
