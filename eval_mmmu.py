@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from machinery.files import Refused, changed_settings, main, resolve, say, write_json
 from machinery.mmmu_rows import find_parquet, read_parquet, sha256
+from machinery.rows import check_images
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import mark, read_responses, read_rows, summary, tables
 from signals import CRITICAL_WORDS, critical_spans
@@ -191,14 +192,14 @@ def questions_of_jsonl(path):
 
 
 def questions_of_parquet(files, source):
-    from data import Record, _check_images
+    from data import Record
     questions = []
     for file in files:
         for row in read_parquet(file):
             images, shown = row.pop("images"), row.pop("shown")
             row["record"] = Record(row["id"], row["question"], images, options=shown, subject=row["subject"])
             questions.append(row)
-    _, broken = _check_images([q["record"] for q in questions])  # decodes each once, and notes its size
+    _, broken = check_images([q["record"] for q in questions])  # decodes each once, and notes its size
     if broken:
         raise Refused(f"{source}: {len(broken)} questions have images that cannot be read:\n"
                       + "\n".join(f"  {name}: {why}" for name, why in broken[:5]))

@@ -3,7 +3,6 @@ MMMU's columns.
 
 data.py makes records of them. A reader of the recipe may skip this file. No torch here.
 """
-import ast
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from machinery.files import Refused, json_lines, say
+from machinery.mmmu_rows import parse_options
 
 FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations")
 
@@ -56,17 +56,6 @@ def parse_columns(columns):
     return columns
 
 
-def parse_options(options):
-    """The choices of a row, which may stand there as the printed form of a Python list (MMMU has them so).
-    literal_eval reads it and executes nothing. Raises ValueError when the text is no such list."""
-    if isinstance(options, str) and options.strip().startswith("["):
-        try:
-            return ast.literal_eval(options.strip())
-        except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            raise ValueError(str(error)) from error
-    return options
-
-
 def usual_fields(row):
     """Other shapes of a row in our fields. Of a conversation the first question and its answer are taken."""
     talk = row.get("conversations") or row.get("messages")
@@ -80,10 +69,13 @@ def usual_fields(row):
         row = {"answer": answer, "solution": answer, **row, "question": said.get("user")}
     if not row.get("images") and not row.get("image"):
         row = {**row, "images": [row[f"image_{i}"] for i in range(1, 8) if row.get(f"image_{i}")]}
-    try:
-        return {**row, "options": parse_options(row.get("options"))}
-    except ValueError:
-        return row  # a single option that begins with a bracket
+    options = row.get("options")
+    if isinstance(options, str) and options.strip().startswith("["):
+        try:
+            row = {**row, "options": parse_options(options)}
+        except ValueError:
+            pass  # a single option that begins with a bracket
+    return row
 
 
 def image_source(image, folder):
