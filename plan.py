@@ -53,39 +53,55 @@ class Config:
 
 
 def shape(path):
-    """Numbers of a model that is built without weights: parameters by part, of a block, and outside all
-    blocks."""
+    """Numbers of a model that is built without weights: parameters by part, of a block, outside of blocks."""
     config = read_config(path)
-    file = (config.dtype or torch.float32).itemsize  # bytes of a weight in a checkpoint; building overwrites it
+    file = (config.dtype or torch.float32).itemsize  # bytes of a weight in the file; building overwrites it
     vlm = VLM(blank_hf(config, make_connectors), str(path)).train_only(PARTS)
     parts = {part: sum(p.numel() for p in tensors.values()) for part, tensors in vlm.parts().items()}
-    blocks = [m for m in vlm.hf.modules() if type(m).__name__ in set(vlm.hf._no_split_modules)]
+    total, names = sum(parts.values()), set(vlm.hf._no_split_modules)
+    blocks = [m for m in vlm.hf.modules() if type(m).__name__ in names]
     blocks = [sum(p.numel() for p in m.parameters()) for m in blocks]
     t, v = config.text_config, config.vision_config
     head = getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads
     return dict(
-        vlm=vlm, parts=parts, total=sum(parts.values()), block=max(blocks), root=sum(parts.values()) - sum(blocks),
-        d=t.hidden_size, layers=t.num_hidden_layers, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head,
-        ff=t.intermediate_size, vocabulary=t.vocab_size, v=v.hidden_size, vff=v.intermediate_size,
-        depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)), patches=vlm.family.patches_per_token(),
-        tied=config.tie_word_embeddings, file=file)
+        vlm=vlm, parts=parts, total=total, block=max(blocks), root=total - sum(blocks), file=file,
+        d=t.hidden_size, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head,
+        ff=t.intermediate_size, layers=t.num_hidden_layers, vocabulary=t.vocab_size,
+        tied=config.tie_word_embeddings, v=v.hidden_size, vff=v.intermediate_size,
+        depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)), patches=vlm.family.patches_per_token())
 
 
 def memory(s, cfg):
     """{"training": {what: GiB on each GPU}, "sampling": {...}}"""
     trained = sum(s["parts"][p] for p in cfg.train)
     many = cfg.gpus > 1
-    share = min(cfg.gpus, 8) if cfg.hybrid else cfg.gpus                      # GPUs that share one copy
+    share = min(cfg.gpus, 8) if cfg.hybrid else cfg.gpus                  # GPUs that share one copy
     here = 0 if cfg.offload and many else 1
     state = {"weights, fp32": 4 * s["total"] / share * here,
              "optimizer (AdamW, fp32)": 8 * trained / share * here}
     train = {**state, "gradients, fp32": 4 * trained / share * here}
-    if many:  # FSDP: what lies outside the blocks stays gathered, of the blocks this one and the next; then the reduction in fp32
-        train["gathered weights, bf16"] = 2 * s["root"] + 2 * 2 * s["block"]
-        train["gradients before reduction"] = (2 * s["root"] + 2 * s["block"] + 4 * max(s["root"], s["block"])) * (trained > 0)
+    if many:
+        # FSDP: what lies outside the blocks stays gathered, of the blocks this one and the next; then the
+        # reduction in fp32
+        gathered, largest = 2 * s["root"] + 2 * s["block"], max(s["root"], s["block"])
+        train["gathered weights, bf16"] = gathered + 2 * s["block"]
+        train["gradients before reduction"] = (gathered + 4 * largest) * (trained > 0)
     else:
         train["weights cast to bf16"] = 2 * s["total"]
-    r = 2 if many else 4                                                      # bytes of the residual stream
+    train |= activations(s, cfg)
+    # logits in chunks: the chunk, its softmax and gradient; the head's weight in fp32, and its gradient
+    copies = 2 if "llm" in cfg.train else 1
+    train["head: logits in chunks"] = 4 * 4 * CHUNK + copies * 4 * s["vocabulary"] * s["d"]
+    replica = {"sampler: replica, fp32": 4 * s["total"]} if many and cfg.rollout == "torch" else {}
+    phases = {"training": train | replica}
+    if cfg.rollout != "none":
+        phases["sampling"] = state | replica | sampling(s, cfg)
+    return {phase: {what: n / GIB for what, n in rows.items()} for phase, rows in phases.items()}
+
+
+def activations(s, cfg):
+    """Bytes that encoder and LLM keep for their backward."""
+    r = 2 if cfg.gpus > 1 else 4                                          # bytes of the residual stream
     d, hq, kv, ff, v, vff = (s[k] for k in ("d", "hq", "kv", "ff", "v", "vff"))
     # a block keeps, per token: two norms with their fp32 insides, inputs of the matrices, queries and keys
     # before and after rotation, keys and values gathered for the packs, attention's output, gate, up, their
@@ -93,28 +109,26 @@ def memory(s, cfg):
     token = (4 * r + 16 + 6) * d + (2 + 3 * r + 4) * hq + (4 + 2 * r + 8) * kv + 8 * ff
     patch = (4 * r + 16 + 30) * v + 4 * vff
     patches = cfg.visual * s["patches"]
-    reaches_llm = bool({"encoder", "connector", "llm"} & set(cfg.train))      # the gradient passes through the LLM to reach the others
+    reaches_llm = bool(set(PARTS) & set(cfg.train))     # the gradient of every part passes through the LLM
     encoder = "encoder" in cfg.train
     if cfg.checkpointing:
-        train["activations: LLM"] = cfg.tokens * (r * d * s["layers"] + token) * reaches_llm
-        train["activations: encoder"] = patches * ((r * v * s["depth"] if encoder else 0) + patch)
+        llm = cfg.tokens * (r * d * s["layers"] + token)
+        kept = patches * ((r * v * s["depth"] if encoder else 0) + patch)
     else:
-        train["activations: LLM"] = cfg.tokens * token * s["layers"] * reaches_llm
-        train["activations: encoder"] = patches * patch * (s["depth"] if encoder else 1)
-    # logits in chunks: the chunk, its softmax and gradient; the head's weight in fp32, and its gradient
-    train["head: logits in chunks"] = 4 * 4 * CHUNK + (2 if "llm" in cfg.train else 1) * 4 * s["vocabulary"] * d
-    sample = dict(state)
-    cache = 2 * kv * s["layers"] * 2                                # bytes of a token's keys and values, bf16
+        llm = cfg.tokens * token * s["layers"]
+        kept = patches * patch * (s["depth"] if encoder else 1)
+    return {"activations: LLM": llm * reaches_llm, "activations: encoder": kept}
+
+
+def sampling(s, cfg):
+    """Bytes of the sampler's own weights and of the keys and values that it holds."""
+    cache = 2 * s["kv"] * s["layers"] * 2                     # of a token's keys and values, bf16
     held = cfg.responses * (cfg.max_new_tokens + cfg.visual) * cache
+    what = f"sampler: keys and values of {cfg.responses} responses"
     if cfg.rollout == "vllm":
-        sample["sampler: weights, bf16"] = 2 * s["total"] / cfg.tensor_parallel
-        sample[f"sampler: keys and values of {cfg.responses} responses"] = held / cfg.tensor_parallel
-    elif cfg.rollout == "torch":
-        replica = {"sampler: replica, fp32": 4 * s["total"]} if many else {}
-        train |= replica
-        sample |= {**replica, "sampler: weights cast to bf16": 2 * s["total"], f"sampler: keys and values of {cfg.responses} responses": 1.5 * held}
-    phases = {"training": train, "sampling": sample} if cfg.rollout != "none" else {"training": train}
-    return {phase: {what: n / GIB for what, n in rows.items()} for phase, rows in phases.items()}
+        return {"sampler: weights, bf16": 2 * s["total"] / cfg.tensor_parallel,
+                what: held / cfg.tensor_parallel}
+    return {"sampler: weights cast to bf16": 2 * s["total"], what: 1.5 * held}
 
 
 def room(cfg):
@@ -126,28 +140,35 @@ def need(s, cfg):
     return max(sum(rows.values()) for rows in memory(s, cfg).values())
 
 
+def changes(cfg):
+    """Yield (words, fields of cfg) of each single change that needs less memory, cheap ones first."""
+    if not cfg.checkpointing:
+        yield "--checkpointing", dict(checkpointing=True)
+    if cfg.rollout == "vllm":
+        for n in (2, 4, 8):
+            if cfg.tensor_parallel < n <= cfg.gpus:
+                yield f"--tensor_parallel {n}", dict(tensor_parallel=n)
+    if cfg.rollout == "torch" and cfg.gpus > 1:
+        yield "--rollout vllm", dict(rollout="vllm")
+    for n in (cfg.tokens // 2, cfg.tokens // 4):
+        if n >= 2048:
+            yield f"--tokens {n}", dict(tokens=n, visual=min(cfg.visual, n))
+    if cfg.hybrid:
+        yield "without --hybrid", dict(hybrid=False)
+    else:
+        yield from ((f"--gpus {n}", dict(gpus=n)) for n in (cfg.gpus * 2, cfg.gpus * 4))
+    if not cfg.offload and cfg.gpus > 1:
+        yield "--offload", dict(offload=True)
+
+
 def smallest_change(s, cfg):
     """The flags that make it fit, as few and as cheap as possible; None when nothing does."""
-    def ways(cfg):  # cheap ones first
-        if not cfg.checkpointing:
-            yield "--checkpointing", dict(checkpointing=True)
-        if cfg.rollout == "vllm":
-            yield from ((f"--tensor_parallel {n}", dict(tensor_parallel=n)) for n in (2, 4, 8) if cfg.tensor_parallel < n <= cfg.gpus)
-        if cfg.rollout == "torch" and cfg.gpus > 1:
-            yield "--rollout vllm", dict(rollout="vllm")
-        yield from ((f"--tokens {n}", dict(tokens=n, visual=min(cfg.visual, n))) for n in (cfg.tokens // 2, cfg.tokens // 4) if n >= 2048)
-        if cfg.hybrid:
-            yield "without --hybrid", dict(hybrid=False)
-        yield from ((f"--gpus {n}", dict(gpus=n)) for n in (cfg.gpus * 2, cfg.gpus * 4) if not cfg.hybrid)
-        if not cfg.offload and cfg.gpus > 1:
-            yield "--offload", dict(offload=True)
-
-    fits = lambda c: need(s, c) <= room(cfg)  # noqa: E731
     tried = [([], cfg)]
     for _ in range(3):  # one change, else two, else three
-        tried = [(words + [word], dataclasses.replace(c, **change)) for words, c in tried for word, change in ways(c)]
+        tried = [(words + [word], dataclasses.replace(c, **change))
+                 for words, c in tried for word, change in changes(c)]
         for words, c in tried:
-            if fits(c):
+            if need(s, c) <= room(c):
                 return " ".join(words)
     return None
 
@@ -155,26 +176,33 @@ def smallest_change(s, cfg):
 def plan(cfg):
     """Print the table; returns whether it fits."""
     if wrong := set(cfg.train) - set(PARTS) or ({cfg.rollout} - {"vllm", "torch", "none"}):
-        raise Refused(f"{' '.join(wrong)}: the parts are {', '.join(PARTS)}, the rollouts vllm, torch and none")
+        raise Refused(f"{' '.join(wrong)}: the parts are {', '.join(PARTS)}, "
+                      f"the rollouts vllm, torch and none")
     s = shape(cfg.model)
     say(s["vlm"].train_only(cfg.train).table())
     say(f"\nGiB on each of {cfg.gpus} GPUs, packs of {cfg.tokens:,} tokens of which {cfg.visual:,} are visual"
         f"{', checkpointing' * cfg.checkpointing}{', hybrid' * cfg.hybrid}{', offload' * cfg.offload}")
     for phase, rows in memory(s, cfg).items():
         for what, n in rows.items():
-            say(f"  {what:<50} {n:>8.1f}") if n else None
-        least = f", --vllm_memory {sum(n for what, n in rows.items() if 'sampler' in what) / cfg.gpu_gib:.2f} or more" * (phase == "sampling" and cfg.rollout == "vllm")
+            if n:
+                say(f"  {what:<50} {n:>8.1f}")
+        least = ""
+        if phase == "sampling" and cfg.rollout == "vllm":
+            share = sum(n for what, n in rows.items() if "sampler" in what) / cfg.gpu_gib
+            least = f", --vllm_memory {share:.2f} or more"
         say(f"  {phase + ' phase':<50} {sum(rows.values()):>8.1f}   of {room(cfg):.1f}{least}\n")
-    host = (16 if cfg.offload else 0) * s["total"] / GIB
-    say(f"  host memory: {2 * s['total'] / GIB:.0f} GiB where rank 0 reads the weights" + f", {host:.0f} over all nodes" * (host > 0)
-        + f"; disk: {s['file'] * s['total'] / GIB:.0f} GiB a checkpoint and {(4 * s['total'] + 8 * sum(s['parts'][p] for p in cfg.train)) / GIB:.0f} for the newest one's trainer/")
-    good = need(s, cfg) <= room(cfg)
-    if good:
+    trained = sum(s["parts"][p] for p in cfg.train)
+    offloaded = f", {16 * s['total'] / GIB:.0f} over all nodes" * cfg.offload
+    say(f"  host memory: {2 * s['total'] / GIB:.0f} GiB where rank 0 reads the weights{offloaded}; disk: "
+        f"{s['file'] * s['total'] / GIB:.0f} GiB a checkpoint and {(4 * s['total'] + 8 * trained) / GIB:.0f} "
+        f"for the newest one's trainer/")
+    if need(s, cfg) <= room(cfg):
         say("  it fits")
-    else:
-        change = smallest_change(s, cfg)
-        say(f"  it does not fit. The smallest change that would: {change}" if change else "  it does not fit, and no change of flags that is known here makes it")
-    return good
+        return True
+    change = smallest_change(s, cfg)
+    say(f"  it does not fit. The smallest change that would: {change}" if change else
+        "  it does not fit, and no change of flags that is known here makes it")
+    return False
 
 
 def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
@@ -185,13 +213,17 @@ def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
     pairs: (query, key) pairs that the packs let attend; responses: tokens that the head sees; patches: what
     the encoder sees; seen: patches that each patch attends to.
     """
+    def of(part):  # FLOPs of a weight: forward, backward to the input, and to the weight when it trains
+        return 6 if part in train else 4
+
     table = s["d"] * s["vocabulary"]
     blocks = s["parts"]["llm"] - table * (1 if s["tied"] else 2)
-    back = lambda part: 4 if part in train else 2  # noqa: E731
-    llm = (2 + back("llm")) * (blocks * tokens + table * responses) + 12 * s["layers"] * s["hq"] * pairs
-    encoder = (2 + 4 * ("encoder" in train)) * s["parts"]["encoder"] * patches + (4 + 8 * ("encoder" in train)) * s["depth"] * s["v"] * seen * patches
-    below = {"encoder", "connector"} & set(train)
-    connector = (2 + (back("connector") if below else 0)) * s["parts"]["connector"] * patches / s["patches"]
+    llm = of("llm") * (blocks * tokens + table * responses) + 12 * s["layers"] * s["hq"] * pairs
+    trains = "encoder" in train  # else it has no backward
+    encoder = (6 if trains else 2) * s["parts"]["encoder"] * patches
+    encoder += (12 if trains else 4) * s["depth"] * s["v"] * seen * patches
+    reached = bool({"encoder", "connector"} & set(train))  # by the gradient
+    connector = (of("connector") if reached else 2) * s["parts"]["connector"] * patches / s["patches"]
     return llm + encoder + connector
 
 
@@ -202,9 +234,11 @@ class DataConfig:
     data: str = "data/tiny/rl.jsonl"              # JSONL, Parquet, folder or hub name
     model: str = "out/tiny/cold_start"        # whose tokens are counted: model folder, run folder or hub name
     columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
-    need: tuple[str, ...] = ("question", "answer")  # fields that may not be empty; supervised stages need question and solution
+    # fields that may not be empty; supervised stages need question and solution
+    need: tuple[str, ...] = ("question", "answer")
     max_tiles: int = 12                           # tiles of an image (InternVL)
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
+    # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
+    pixels: tuple[int, int] = (0, 0)
     thinking: bool = True                         # the prompt ends with <think>
 
 
@@ -214,17 +248,22 @@ def report(cfg):
     records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0)
     prompts = chat.prompts(records, cfg.thinking)
     sizes = [s for r in records for s in r.sizes]
-    written = chat.tokenizer([r.solution for r in records if r.solution], add_special_tokens=False)["input_ids"] if any(r.solution for r in records) else []
-    table = {"images of a row": [len(r.images) for r in records], "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
-             "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts], "prompt tokens": [len(p.full) for p in prompts],
-             "solution tokens": [len(ids) for ids in written], "options": [len(r.options) for r in records]}
-    say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of {chat.context:,} tokens; subjects: {subjects(records)}")
+    solutions = [r.solution for r in records if r.solution]
+    written = chat.tokenizer(solutions, add_special_tokens=False)["input_ids"] if solutions else []
+    table = {"images of a row": [len(r.images) for r in records],
+             "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
+             "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],
+             "prompt tokens": [len(p.full) for p in prompts], "solution tokens": [len(x) for x in written],
+             "options": [len(r.options) for r in records]}
+    say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
+        f"{chat.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")
     for what, n in table.items():
         n = sorted(n) or [0]
         say(f"  {what:<24} {n[0]:>8,} {n[len(n) // 2]:>8,} {n[int(0.99 * len(n))]:>8,} {n[-1]:>8,}")
     first = prompts[0]
-    say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(first.ids)}\nanswer: {first.record.answer!r}")
+    say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(first.ids)}\n"
+        f"answer: {first.record.answer!r}")
 
 
 # ---------------------------------------------------------------------------------------------------- dry run
@@ -233,43 +272,55 @@ def dry_run(gpus, gpu_gib, config, script, *flags):
     """Everything about a stage's command that can be checked without a GPU. Returns the list of problems."""
     module = importlib.import_module(Path(script).stem)
     cfg = tyro.cli(module.Config, args=list(flags))  # a mistyped flag ends here
-    problems, look = [], say
-    look(f"== {script} {' '.join(flags)}")
-    made = lambda path: str(path).startswith("out/")  # noqa: E731  by an earlier stage
-    hub = lambda path: re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) is not None  # noqa: E731
-    source = getattr(cfg, "model", None) or getattr(cfg, "folder", "")
-    if not Path(source).exists():
-        look(f"  model {source}: " + ("made by an earlier stage" if made(source) else "from the hub" if hub(source) else "MISSING"))
-        problems += [] if made(source) or hub(source) else [f"--model {source}: no such folder"]
+    say(f"== {script} {' '.join(flags)}")
+    problems, model = [], getattr(cfg, "model", None) or getattr(cfg, "folder", "")
+    if not Path(model).exists():
+        say(f"  model {model}: {origin(model) or 'MISSING'}")
+        problems += [] if origin(model) else [f"--model {model}: no such folder"]
+    problems += check_data(cfg, script)
+    for package in ["torch", "transformers", "datasets"] + ["vllm"] * (getattr(cfg, "rollout", "") == "vllm"):
+        try:
+            say(f"  {package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            say(f"  {package} is not installed here: on the GPU machine, pip install -r requirements-gpu.txt")
+    if hasattr(cfg, "train"):
+        fits = plan(Config(
+            model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, tokens=cfg.max_tokens,
+            visual=min(3328, cfg.max_tokens), rollout=getattr(cfg, "rollout", "none"),
+            tensor_parallel=getattr(cfg, "tensor_parallel", 1), checkpointing=cfg.checkpointing,
+            max_new_tokens=getattr(cfg, "max_new_tokens", 8192), hybrid=cfg.hybrid, offload=cfg.offload))
+        problems += [] if fits else [f"{script}: more memory than {gpus} GPUs of {gpu_gib} GiB have"]
+    out = getattr(cfg, "out", model)
+    free = shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free / GIB
+    say(f"  disk: {free:.0f} GiB free for {out}")
+    return problems
+
+
+def origin(path):
+    """Where a path that is not there yet will come from; "" when it comes from nowhere."""
+    if str(path).startswith("out/"):
+        return "made by an earlier stage"
+    return "from the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
+
+
+def check_data(cfg, script):
+    """Reads every data set that the stage names. Returns the problems."""
+    problems, need = [], ("question", "answer")
+    if script in ("sft.py", "connector_tune.py"):
+        need = ("question", "solution")
     for name in ("data", "val", "curriculum"):
-        if not (path := getattr(cfg, name, "")):
-            continue
-        if Path(path).exists():
-            more = {"need": ("question", "solution")} if script in ("sft.py", "connector_tune.py") else {}
+        path = getattr(cfg, name, "")
+        if path and Path(path).exists():
             try:
-                look(f"  --{name} {path}: {len(read_records(path, getattr(cfg, 'columns', ()), **more)):,} rows can be used")
+                records = read_records(path, getattr(cfg, "columns", ()), need)
+                say(f"  --{name} {path}: {len(records):,} rows can be used")
             except Refused as error:
                 problems.append(f"--{name} {path}: {error}")
-        elif made(path) or hub(path):
-            look(f"  --{name} {path}: " + ("made by an earlier stage" if made(path) else "from the hub, not looked at here"))
-        else:
+        elif path and origin(path):
+            unseen = ", not looked at here" * (origin(path) == "from the hub")
+            say(f"  --{name} {path}: {origin(path)}{unseen}")
+        elif path:
             problems.append(f"--{name} {path}: no such file")
-    needed = ["torch", "transformers", "datasets"] + ["vllm"] * (getattr(cfg, "rollout", "") == "vllm")
-    for package in needed:
-        try:
-            look(f"  {package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            look(f"  {package} is not installed here: on the GPU machine, pip install -r requirements-gpu.txt")
-    if hasattr(cfg, "train"):
-        rollout = getattr(cfg, "rollout", "none")
-        asked = Config(model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, tokens=cfg.max_tokens, rollout=rollout,
-                       checkpointing=cfg.checkpointing, hybrid=cfg.hybrid, offload=cfg.offload, visual=min(3328, cfg.max_tokens),
-                       max_new_tokens=getattr(cfg, "max_new_tokens", 8192), tensor_parallel=getattr(cfg, "tensor_parallel", 1))
-        if not plan(asked):
-            problems.append(f"{script}: more memory than {gpus} GPUs of {gpu_gib} GiB have")
-    out = getattr(cfg, "out", source)
-    free = shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free / GIB
-    look(f"  disk: {free:.0f} GiB free for {out}")
     return problems
 
 

@@ -1,43 +1,50 @@
-"""What only a GPU can show, in one script: `python bench/gpu_check.py` (about ten minutes; --quick for the parity alone).
+"""What only a GPU can show, in one script: `python -m bench.gpu_check` from the root of the repository (about
+ten minutes; --quick for the parity alone).
 
-1. Parity: packs of a small InternVL, Qwen2.5-VL and Qwen3-VL on the GPU against plain transformers on the CPU, in fp32
-   (SDPA), and in bf16 (fused varlen attention) against fp32. A wrong layout, window or causal alignment shows at once.
-2. A training step of models of InternVL3's shapes with random weights: real tokens per second, model FLOPs utilisation
-   (plan.flops: encoder included, nothing counted twice for checkpointing), peak memory beside what plan.py said.
-3. vLLM beside a trainer, when it is installed: the gap of their log-probs before and after a sync, memory in use after each
-   phase (the engine asleep while the trainer works), tokens per second, seconds of a sync.
+1. Parity: packs of a small InternVL, Qwen2.5-VL and Qwen3-VL on the GPU against plain transformers on the
+   CPU, in fp32 (SDPA), and in bf16 (fused varlen attention) against fp32. A wrong layout, window or causal
+   alignment shows at once.
+2. A training step of models of InternVL3's shapes with random weights: real tokens per second, model FLOPs
+   utilisation (plan.flops: encoder included, nothing counted twice for checkpointing), peak memory beside
+   what plan.py said.
+3. vLLM beside a trainer, when it is installed: the gap of their log-probs before and after a sync, memory in
+   use after each phase (the engine asleep while the trainer works), tokens per second, seconds of a sync.
 
-Leaves bench/gpu_check.json. --device cpu --shapes tests it where there is no GPU; its times mean nothing then.
+Leaves bench/gpu_check.json. --device cpu --shapes tests it without a GPU; its times mean nothing then.
 """
 import json
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tiny"), str(ROOT / "tests")]
+from types import SimpleNamespace
 
 import torch
-from transformers import AutoModelForImageTextToText
+from PIL import Image
 
-import attention
-import model
+import pack
 import plan
-from common import Refused, World, main, say
-from data import Chat, Pack, Record
-from attention import Layout
-from model import PARTS, load, make_optimizer
+from connector import make_connectors, visual_tokens
+from data import Chat, Prompt, Record
+from machinery import attention
+from machinery.families import family_of, read_config
+from machinery.files import Refused, main, say
+from machinery.model_folder import blank_hf
+from machinery.processes import World
+from model import PARTS, VLM, load, make_optimizer
+from tests.families import make_qwen, make_qwen3
+from tiny.blank_model import save_blank_model
 
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12, "4090": 165e12}  # dense bf16, from the data sheets
+# dense bf16, from the data sheets
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12, "4090": 165e12}
+SHAPES = ("recipes/configs/InternVL3-2B", "recipes/configs/InternVL3-8B")
 
 
 @dataclass
 class Config:
     device: str = "cuda"                          # cpu tries the script, not the GPU
-    shapes: tuple[str, ...] = ("recipes/configs/InternVL3-2B", "recipes/configs/InternVL3-8B")  # whose training step is measured
+    shapes: tuple[str, ...] = SHAPES              # whose training step is measured
     tokens: int = 16384                           # of a pack
     steps: int = 5                                # measured, after two to warm up
     vllm: str = "recipes/configs/InternVL3-8B"    # whose sampling is measured
@@ -47,31 +54,41 @@ class Config:
     out: str = "bench/gpu_check.json"             # what was measured
 
 
-# ---------------------------------------------------------------------------------------------------------------- parity
+# ----------------------------------------------------------------------------------------------------- parity
+
+def noise(height, width, generator):
+    size = (height, width, 3)
+    return Image.fromarray(torch.randint(0, 256, size, generator=generator, dtype=torch.uint8).numpy())
+
 
 def folders(where):
-    import blank_model
-    from families import make_qwen, make_qwen3
-    makes = {"internvl": lambda folder: blank_model.save_blank_model(folder, seed=0), "qwen": make_qwen, "qwen3": make_qwen3}
-    for name, make in makes.items():
+    """A small model folder of each family"""
+    for name in ("internvl", "qwen", "qwen3"):
         (where / name).mkdir()
-        make(where / name)
-    return [where / name for name in makes]
+    save_blank_model(where / "internvl", seed=0)
+    return [where / "internvl", make_qwen(where / "qwen"), make_qwen3(where / "qwen3")]
 
 
 def pack_of(chat):
     """A pack of one image, several, none, several tiles, with responses of unequal length."""
-    from PIL import Image
     g = torch.Generator().manual_seed(0)
-    draw = lambda h, w: Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy())  # noqa: E731
-    sizes = [[(48, 48)], [(60, 140), (97, 33)], [], [(48, 96)]]
-    prompts = chat.prompts([Record(str(i), "What is the sum?", [draw(*s) for s in own], sizes=own) for i, own in enumerate(sizes)])
-    return chat.packs([(p, [torch.randint(0, 200, (n,), generator=g).tolist() for n in (5, 30, 17)]) for p in prompts])[0]
+    records = []
+    for i, sizes in enumerate([[(48, 48)], [(60, 140), (97, 33)], [], [(48, 96)]]):
+        records.append(Record(str(i), "What is the sum?", [noise(*s, g) for s in sizes], sizes=sizes))
+    groups = [(prompt, [torch.randint(0, 200, (n,), generator=g).tolist() for n in (5, 30, 17)])
+              for prompt in chat.prompts(records)]
+    return pack.make_packs(chat, groups)[0]
+
+
+def not_fused(x):
+    return False
 
 
 def run(path, device, dtype, fused=True):
+    """Log-probs of the pack and the gradient of all parameters. Without `fused` SDPA computes the attention,
+    whatever the device."""
     was = attention.fused
-    attention.fused = was if fused else lambda x: False
+    attention.fused = pack.fused = was if fused else not_fused
     try:
         vlm = load(str(path), device, dtype)
         logp, entropy = vlm(pack_of(Chat(str(path), max_tiles=4)).to(device))
@@ -79,7 +96,7 @@ def run(path, device, dtype, fused=True):
         gradient = torch.cat([p.grad.flatten().double().cpu() for p in vlm.parameters()])
         return logp.detach().float().cpu(), gradient
     finally:
-        attention.fused = was
+        attention.fused = pack.fused = was
 
 
 def parity(device):
@@ -88,52 +105,61 @@ def parity(device):
     with tempfile.TemporaryDirectory() as where:
         for path in folders(Path(where)):
             ours, gradient = run(path, "cpu", "fp32")
-            for name, got in {"fp32": run(path, device, "fp32"), "bf16, fused": run(path, device, "bf16"), "bf16, SDPA": run(path, device, "bf16", False)}.items():
-                worst, angle = float((got[0] - ours).abs().max()), float(torch.cosine_similarity(got[1], gradient, dim=0))
-                good = worst < (2e-4 if name == "fp32" else 0.3) and angle > (0.99999 if name == "fp32" else 0.98)
+            for name, dtype, fused, limits in (("fp32", "fp32", True, (2e-4, 0.99999)),
+                                               ("bf16, fused", "bf16", True, (0.3, 0.98)),
+                                               ("bf16, SDPA", "bf16", False, (0.3, 0.98))):
+                logp, own = run(path, device, dtype, fused)
+                worst = float((logp - ours).abs().max())
+                angle = float(torch.cosine_similarity(own, gradient, dim=0))
+                good = worst < limits[0] and angle > limits[1]
                 rows[f"{path.name}, {name}"] = {"worst_logp": worst, "gradient_cosine": angle, "good": good}
-                say(f"{'ok ' if good else 'BAD'} {path.name:<9} {name:<12} worst log-prob difference to the CPU {worst:.1e}, gradient's cosine {angle:.6f}")
+                say(f"{'ok ' if good else 'BAD'} {path.name:<9} {name:<12} worst log-prob difference to the "
+                    f"CPU {worst:.1e}, gradient's cosine {angle:.6f}")
     return rows
 
 
-# ---------------------------------------------------------------------------------------------------------------- speed
+# ------------------------------------------------------------------------------------------------------ speed
 
 def synthetic(config, tokens, samples=8, tiles=3):
-    """A pack as GRPO makes them, of random ids and pixels: two prompts of `tiles` tiles, each with `samples` responses."""
-    visual = model.visual_tokens(config)
-    P = tiles * visual + tokens // 64
+    """A pack as GRPO makes them, of random ids and pixels: two prompts of `tiles` tiles, each with `samples`
+    responses."""
+    visual, tile = tiles * visual_tokens(config), family_of(config).blank()["pixel_values"].shape[1:]
+    P = visual + tokens // 64
     n = (tokens // 2 - P) // samples
-    ids, positions, segments, source, target, at = [], [], [], [], [], 0
-    for _ in range(2):
-        prompt, begin = torch.randint(0, 500, (P,)), at
-        prompt[4:4 + tiles * visual] = config.image_token_id
-        ids.append(prompt)
-        positions.append(torch.arange(P))
-        segments.append((begin, P, 0, 0))
-        at += P
-        for _ in range(samples):
-            response = torch.randint(0, 500, (n,))
-            segments.append((at, n, begin, P))
-            source.append(torch.cat([torch.tensor([begin + P - 1]), torch.arange(at, at + n - 1)]))
-            ids.append(response)
-            target.append(response)
-            positions.append(torch.arange(P, P + n))
-            at += n
-    ids = torch.cat(ids)
-    pixels = torch.randn(2 * tiles, 3, *model.pair(config.vision_config.image_size))
-    return Pack(ids, torch.cat(positions), (ids == config.image_token_id).nonzero()[:, 0], {"pixel_values": pixels}, Layout(segments),
-                torch.cat(source), torch.cat(target), torch.arange(2 * samples).repeat_interleave(n), 1.0, [])
+    chat = SimpleNamespace(image_id=config.image_token_id, positions=lambda prompt: torch.arange(P),
+                           pixels=lambda prompt: {"pixel_values": torch.randn(tiles, *tile)})
+    row = []
+    for k in range(2):
+        ids = torch.randint(0, 500, (P,))
+        ids[4:4 + visual] = config.image_token_id
+        responses = torch.randint(0, 500, (samples, n)).tolist()
+        row.append((Prompt(None, [], ids.tolist()), list(enumerate(responses, start=k * samples))))
+    return pack.make_pack(chat, row)
+
+
+def seconds_of(vlm, row, optimizer, cfg):
+    """Median of a training step's seconds"""
+    times = []
+    for _ in range(2 + cfg.steps):
+        begin = time.time()
+        logp, _ = vlm(row)
+        (-logp.mean()).backward()
+        if optimizer:
+            optimizer.step()
+        vlm.zero_grad(set_to_none=True)
+        if cfg.device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.time() - begin)
+    return sorted(times[2:])[len(times[2:]) // 2]
 
 
 def step_of(shape, cfg):
-    config = model.read_config(shape, "--shapes")
-    s = plan.shape(shape)
-    with torch.device(cfg.device):
-        hf = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    vlm = model.VLM(hf, config.model_type, shape, torch.bfloat16).train_only(PARTS).train()
-    hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    pack = synthetic(config, cfg.tokens).to(cfg.device)
-    asked = plan.Config(model=shape, gpus=1, tokens=len(pack.ids), visual=len(pack.visual_at), rollout="none")
+    config, s = read_config(shape, "--shapes"), plan.shape(shape)
+    vlm = VLM(blank_hf(config, make_connectors, cfg.device), shape, torch.bfloat16).train_only(PARTS).train()
+    vlm.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    row = synthetic(config, cfg.tokens).to(cfg.device)
+    tokens = len(row.ids)
+    asked = plan.Config(model=shape, gpus=1, tokens=tokens, visual=len(row.visual_at), rollout="none")
     table = plan.memory(s, asked)["training"]
     gpu = torch.cuda.get_device_properties(0) if cfg.device == "cuda" else None
     fits = gpu is None or sum(table.values()) < plan.room(plan.Config(gpu_gib=gpu.total_memory / plan.GIB))
@@ -142,99 +168,107 @@ def step_of(shape, cfg):
     optimizer = make_optimizer(vlm, 0.0) if fits else None
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    times = []
-    for _ in range(2 + cfg.steps):
-        begin = time.time()
-        logp, _ = vlm(pack)
-        (-logp.mean()).backward()
-        if optimizer:
-            optimizer.step()
-        vlm.zero_grad(set_to_none=True)
-        if gpu:
-            torch.cuda.synchronize()
-        times.append(time.time() - begin)
-    seconds = sorted(times[2:])[len(times[2:]) // 2]
-    pairs = sum(n * P + n * (n + 1) // 2 for _, n, _, P in pack.layout.segments.tolist())
-    tiles = len(pack.images["pixel_values"])
-    patches = (pack.images["pixel_values"].shape[-1] // model.pair(config.vision_config.patch_size)[0]) ** 2
-    work = plan.flops(s, len(pack.ids), pairs, len(pack.source), tiles * patches, patches)
+    seconds = seconds_of(vlm, row, optimizer, cfg)
+    pairs = sum(n * P + n * (n + 1) // 2 for _, n, _, P in row.layout.segments.tolist())
+    tiles, patches = len(row.images["pixel_values"]), visual_tokens(config) * s["patches"]  # of a tile
+    speed = plan.flops(s, tokens, pairs, len(row.source), tiles * patches, patches) / seconds
     top = next((p for name, p in PEAK.items() if gpu and name in gpu.name), None)
-    row = {"tokens": len(pack.ids), "tiles": tiles, "seconds": seconds, "tokens_per_second": len(pack.ids) / seconds, "tflops": work / seconds / 1e12,
-           "mfu": work / seconds / top if top else None, "planned_gib": sum(table.values()), "optimizer": fits,
-           "peak_gib": torch.cuda.max_memory_allocated() / plan.GIB if gpu else None}
-    say(f"{shape}: {row['tokens_per_second']:,.0f} tokens/s, {row['tflops']:.0f} TFLOP/s" + (f", {row['mfu']:.0%} of {gpu.name}'s peak" if top else "")
-        + (f"; peak {row['peak_gib']:.1f} GiB, planned {row['planned_gib']:.1f}" if gpu else "") + ("" if fits else "; without the optimizer"))
-    return row
+    found = {"tokens": tokens, "tiles": tiles, "seconds": seconds, "tokens_per_second": tokens / seconds,
+             "tflops": speed / 1e12, "mfu": speed / top if top else None,
+             "planned_gib": sum(table.values()), "optimizer": fits,
+             "peak_gib": torch.cuda.max_memory_allocated() / plan.GIB if gpu else None}
+    text = f"{shape}: {found['tokens_per_second']:,.0f} tokens/s, {found['tflops']:.0f} TFLOP/s"
+    if top:
+        text += f", {found['mfu']:.0%} of {gpu.name}'s peak"
+    if gpu:
+        text += f"; peak {found['peak_gib']:.1f} GiB, planned {found['planned_gib']:.1f}"
+    say(text if fits else f"{text}; without the optimizer")
+    return found
 
 
-# ------------------------------------------------------------------------------------------------------------- sampling
+# --------------------------------------------------------------------------------------------------- sampling
 
 def random_checkpoint(shape, folder):
-    """A folder of this shape with random weights in bf16, the embedded world's tokenizer and a processor for its tiles."""
-    import blank_model
-    blank_model.save_blank_model(folder, seed=0)
-    small, config = model.read_config(folder), model.read_config(shape)
+    """A folder of this shape with random weights in bf16, the embedded world's tokenizer and a processor for
+    its tiles. Returns height and width of a tile."""
+    save_blank_model(folder, seed=0)
+    small, config = read_config(folder), read_config(shape)
     config.image_token_id = small.image_token_id
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config.text_config, name, getattr(small.text_config, name))
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    file, size = folder / "preprocessor_config.json", model.pair(config.vision_config.image_size)
-    file.write_text(json.dumps({**json.loads(file.read_text()), "size": dict(zip(("height", "width"), size))}))
-    return size
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    blank_hf(config, make_connectors, device, torch.bfloat16).save_pretrained(folder)
+    height, width = family_of(config).blank()["pixel_values"].shape[-2:]
+    file = folder / "preprocessor_config.json"
+    size = {"height": height, "width": width}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": size}))
+    return height, width
+
+
+def in_use(cfg):
+    """GiB of the GPU that all its processes hold"""
+    if cfg.device != "cuda":
+        return None
+    free, whole = torch.cuda.mem_get_info()
+    return round((whole - free) / plan.GIB, 1)
 
 
 @torch.no_grad()
 def sampling(cfg):
-    from PIL import Image
-    from rollout_vllm import VLLMSampler
-    used = lambda: round(sum(x * s for x, s in zip(torch.cuda.mem_get_info(), (-1, 1))) / plan.GIB, 1) if cfg.device == "cuda" else None  # noqa: E731
-    row = {"memory_gib": {}}
+    from rollout import VLLMSampler
+    row, memory = {}, {}
     with tempfile.TemporaryDirectory() as where:
         size = random_checkpoint(cfg.vllm, Path(where))
-        chat = Chat(where, max_tiles=1)
-        draw = lambda i: Image.fromarray(torch.randint(0, 256, (*size, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8).numpy())  # noqa: E731
-        prompts = chat.prompts([Record(str(i), "What is the sum?", [draw(i)], sizes=[size]) for i in range(cfg.responses // 16)])
-        vlm, memory = load(where, cfg.device, "bf16"), row["memory_gib"]
-        memory["trainer"] = used()
+        chat, records = Chat(where, max_tiles=1), []
+        for i in range(cfg.responses // 16):
+            image = noise(*size, torch.Generator().manual_seed(i))
+            records.append(Record(str(i), "What is the sum?", [image], sizes=[size]))
+        prompts = chat.prompts(records)
+        vlm = load(where, cfg.device, "bf16")
+        memory["trainer"] = in_use(cfg)
         sampler = VLLMSampler(vlm, chat, World(0, 1, torch.device(cfg.device)), "bf16", memory=0.35)
-        memory["engine awake"] = used()
+        memory["engine awake"] = in_use(cfg)
         for when in ("first", "synced"):
             begin = time.time()
             groups = sampler.generate(prompts, 16, cfg.new_tokens, seed=1)
-            row[f"tokens_per_second_{when}"] = sum(len(r.ids) for g in groups for r in g) / (time.time() - begin)
-            memory[f"asleep, {when}"] = used()
-            pack, = chat.packs([(g[0].prompt, [r.ids for r in g[:2]]) for g in groups[:2]])
-            row[f"gap_{when}"] = float((vlm(pack.to(cfg.device))[0].cpu() - torch.cat([r.logp for g in groups[:2] for r in g[:2]])).abs().mean())
-            memory[f"trainer at work, {when}"] = used()
+            tokens = sum(len(r.ids) for g in groups for r in g)
+            row[f"tokens_per_second_{when}"] = tokens / (time.time() - begin)
+            memory[f"asleep, {when}"] = in_use(cfg)
+            some = [g[:2] for g in groups[:2]]
+            two, = pack.make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in some])
+            sampled = torch.cat([r.logp for g in some for r in g])
+            row[f"gap_{when}"] = float((vlm(two.to(cfg.device))[0].cpu() - sampled).abs().mean())
+            memory[f"trainer at work, {when}"] = in_use(cfg)
             for p in vlm.parameters():
                 p.mul_(1 + 0.05 * torch.randn_like(p))
             begin = time.time()
             sampler.sync(vlm)
             row[f"sync_seconds_{when}"] = time.time() - begin
-            memory[f"weights awake, {when}"] = used()
-    say(f"vLLM, {cfg.vllm}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "memory_gib") + f"; GiB in use: {memory}")
-    row["good"] = row["gap_first"] < 0.05 and row["gap_synced"] < 0.05
-    return row
+            memory[f"weights awake, {when}"] = in_use(cfg)
+    numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
+    say(f"vLLM, {cfg.vllm}: {numbers}; GiB in use: {memory}")
+    return {"memory_gib": memory, **row, "good": row["gap_first"] < 0.05 and row["gap_synced"] < 0.05}
 
 
 def check(cfg):
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise Refused("no GPU here; --device cpu tries the script itself")
-    results = {"device": torch.cuda.get_device_name(0) if cfg.device == "cuda" else "cpu", "torch": torch.__version__,
-               "flash_attn": attention.flash_attn_varlen_func is not None, "parity": parity(cfg.device)}
+    results = {"device": torch.cuda.get_device_name(0) if cfg.device == "cuda" else "cpu",
+               "torch": torch.__version__, "flash_attn": attention.flash_attn_varlen_func is not None,
+               "parity": parity(cfg.device)}
     if not cfg.quick:
         results["steps"] = {}
         for shape in cfg.shapes:
             results["steps"][Path(shape).name] = step_of(shape, cfg)
             if cfg.device == "cuda":
                 torch.cuda.empty_cache()
-        if find_spec("vllm.config"):  # tests/vllm is no vLLM
+        if find_spec("vllm") and find_spec("vllm.config"):  # for pytest tests/vllm is a vllm, too
             results["vllm"] = sampling(cfg)
         else:
             say("vLLM is not installed: its part is left out")
     Path(cfg.out).write_text(json.dumps(results, indent=1))
-    if bad := [name for name, row in {**results["parity"], "vLLM": results.get("vllm", {"good": True})}.items() if not row["good"]]:
+    judged = {**results["parity"], "vLLM": results.get("vllm", {"good": True})}
+    if bad := [name for name, row in judged.items() if not row["good"]]:
         raise Refused(f"not equal on this GPU: {', '.join(bad)}")
 
 

@@ -1,40 +1,49 @@
 #!/bin/bash
 # Skywork-R1V3 with the paper's numbers: InternVL3-38B, cold start, GRPO, selection, connector tuning, MMMU.
 #
-#   bash recipes/r1v3_38b.sh --dry_run                           checks everything that needs no GPU
-#   NODES=4 MASTER=host:29500 bash recipes/r1v3_38b.sh           on each of four nodes; started again it goes on where it stopped
+#   bash recipes/r1v3_38b.sh --dry_run                     checks everything that needs no GPU
+#   NODES=4 MASTER=host:29500 bash recipes/r1v3_38b.sh     on each of four nodes
+# Started again it goes on where it stopped.
 #
-# GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python model.py plan --gpus 32
-#         --tensor_parallel 4` says 62 GiB a GPU in training and 43 in sampling. On 16 GPUs: --max_tokens 8192 in every stage.
+# GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python model.py
+#         plan --gpus 32 --tensor_parallel 4` says 62 GiB a GPU in training and 43 in sampling. On 16 GPUs:
+#         --max_tokens 8192 in every stage.
 # memory  72 GiB on the node that reads the weights and gathers the checkpoints.
-# disk    72 GiB a checkpoint and 430 for the newest one's optimizer; the run below keeps 11 of GRPO: 2 TiB with the other stages.
-# time    estimated, not measured. GRPO: 1,024 responses of about 1,500 tokens are 3.1e17 FLOPs (6 x 32.7e9 weights x 1.6e6
-#         tokens), a third more for checkpointing; at 30% of 32 x 989 TFLOP/s that is 45 s. Sampling ends with its longest
-#         response: 4,096 to 8,192 tokens at about 100 a second and engine, 40 to 80 s. Two minutes a step, 528 steps: 18 h.
-#         Cold start: 12K rows x 2 epochs x 3K tokens are 1.6e19 FLOPs, 40 min. Connector tuning: less. MMMU, five runs: 1 h.
+# disk    72 GiB a checkpoint and 430 for the newest one's optimizer; the run below keeps 11 of GRPO: 2 TiB
+#         with the other stages.
+# time    estimated, not measured. GRPO: 1,024 responses of about 1,500 tokens are 3.1e17 FLOPs (6 x 32.7e9
+#         weights x 1.6e6 tokens), a third more for checkpointing; at 30% of 32 x 989 TFLOP/s that is 45 s.
+#         Sampling ends with its longest response: 4,096 to 8,192 tokens at about 100 a second and engine, 40
+#         to 80 s. Two minutes a step, 528 steps: 18 h. Cold start: 12K rows x 2 epochs x 3K tokens are 1.6e19
+#         FLOPs, 40 min. Connector tuning: less. MMMU, five runs: 1 h.
 NODES=${NODES:-4}
 . "$(dirname "$0")/stage.sh"
 CONFIG=recipes/configs/InternVL3-38B
 MODEL=${MODEL:-OpenGVLab/InternVL3-38B-hf}
-COLD=${COLD:-data/cold_start.jsonl}            # about 12K traces: python distill.py --model TEACHER --data QUESTIONS --out data/cold_start.jsonl
-MATHS=${MATHS:-FanqingM/MMK12}                 # about 15K maths problems; the paper's own selection is not published
+# about 12K traces: python distill.py --model TEACHER --data QUESTIONS --out data/cold_start.jsonl
+COLD=${COLD:-data/cold_start.jsonl}
+MATHS=${MATHS:-FanqingM/MMK12}                 # about 15K maths problems; the paper's are not published
 HELD_OUT=${HELD_OUT:-data/maths_val.jsonl}     # maths that GRPO does not see: the probe of the selection
 BREADTH=${BREADTH:-data/breadth.jsonl}         # about 10K rows of 20 subjects with solutions
 BREADTH_VAL=${BREADTH_VAL:-data/breadth_val.jsonl}
-VERIFIER=${VERIFIER:-http://localhost:8000/v1} # on two more GPUs: vllm serve Qwen/Qwen2.5-32B-Instruct --tensor-parallel-size 2 --port 8000
-BIG="--checkpointing"                          # not --hybrid: a copy on every node of eight does not fit 80 GB
+# on two more GPUs: vllm serve Qwen/Qwen2.5-32B-Instruct --tensor-parallel-size 2 --port 8000
+VERIFIER=${VERIFIER:-http://localhost:8000/v1}
+BIG="--checkpointing"                          # not --hybrid: a copy on every node of 8 does not fit 80 GB
 VLLM="--rollout vllm --tensor_parallel 4"
 
 # stage 1: cold start [2, 3.2]
 stage sft.py --model "$MODEL" --data "$COLD" --out out/38b/cold_start --lr 1e-5 --batch 64 --epochs 2 $BIG
 # stage 2: GRPO [3.1, 3.3]; the length limit rises half way (the paper does not say when)
-RL="--model out/38b/cold_start --data $MATHS --out out/38b/grpo --prompts 32 --samples 32 --lr 1e-5 --max_prompt 6144 --verifier $VERIFIER $VLLM $BIG"
+RL="--model out/38b/cold_start --data $MATHS --out out/38b/grpo --prompts 32 --samples 32 --lr 1e-5"
+RL="$RL --max_prompt 6144 --verifier $VERIFIER $VLLM $BIG"
 stage grpo.py $RL --steps 264 --max_new_tokens 4096
 stage grpo.py $RL --steps 528 --max_new_tokens 8192
 # the checkpoint with the highest entropy at critical tokens [5.1]
 stage entropy_select.py --folder out/38b/grpo --data "$HELD_OUT" $VLLM
 # stage 3: the connector alone [3.4, 5.6]
-stage connector_tune.py --model out/38b/grpo --data "$BREADTH" --val "$BREADTH_VAL" --out out/38b/connector --lr 1e-5 --batch 64 --epochs 2 $BIG
+stage connector_tune.py --model out/38b/grpo --data "$BREADTH" --val "$BREADTH_VAL" --out out/38b/connector \
+    --lr 1e-5 --batch 64 --epochs 2 $BIG
 # MMMU [4]: temperature 1, mean of five runs
-stage eval_mmmu.py --model out/38b/connector --data MMMU/MMMU --out out/38b/connector/eval --runs 5 --temperature 1 --max_new_tokens 16384 --verifier "$VERIFIER" $VLLM
+stage eval_mmmu.py --model out/38b/connector --data MMMU/MMMU --out out/38b/connector/eval --runs 5 \
+    --temperature 1 --max_new_tokens 16384 --verifier "$VERIFIER" $VLLM
 done_all

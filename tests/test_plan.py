@@ -11,9 +11,11 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import plan
-from common import World
+from bench import gpu_check
 from conftest import ROOT
+from machinery.processes import World
 from model import PARTS, load, shard
+from pack import make_packs
 
 CONFIGS = ROOT / "recipes" / "configs"
 PUBLISHED = {  # parameters, from the model cards
@@ -93,7 +95,7 @@ def test_flops_against_torch(model_path, chat, groups):
     (attention apart, which computes whole squares: SDPA, or bmm for short rows)."""
     from torch.utils.flop_counter import FlopCounterMode
     vlm, s = load(model_path), plan.shape(model_path)
-    pack, = chat.packs(groups)
+    pack, = make_packs(chat, groups)
     with FlopCounterMode(display=False) as counter:
         logp, entropy = vlm(pack)
         (logp.sum() + entropy.sum()).backward()
@@ -145,10 +147,8 @@ def test_recipe_stops_when_something_is_missing(tmp_path):
     assert "it fits" in ran.stdout
 
 
-def test_gpu_check_runs_without_a_gpu(model_path, tmp_path, monkeypatch):
+def test_gpu_check_runs_without_a_gpu(model_path, tmp_path):
     """The script for the first GPU, on a CPU: so that what fails there is the GPU."""
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    import gpu_check
     out = str(tmp_path / "out.json")
     gpu_check.check(gpu_check.Config(device="cpu", shapes=(model_path,), tokens=256, steps=1, out=out))
     results = json.loads((tmp_path / "out.json").read_text())

@@ -17,7 +17,7 @@ if importlib.util.find_spec("vllm.config") is None:
     pytest.skip("vLLM is not installed: make test-vllm", allow_module_level=True)
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from transformers import GenerationConfig
 
 import distill
@@ -25,13 +25,16 @@ import entropy_select
 import eval_mmmu
 import families
 import grpo
-import rollout_vllm
-from common import Refused, World, newest_checkpoint, read_jsonl, seed_of
+import rollout
 from conftest import ENV, ROOT, write_jsonl
 from data import Chat
-from model import PARTS, load, make_optimizer
-from rollout import add_entropy, make_sampler
-from rollout_vllm import VLLMSampler, checksums
+from machinery.files import Refused, main, newest_checkpoint, read_jsonl
+from machinery.processes import World
+from machinery.steps import seed_of
+from machinery.vllm_engine import Engine, checksums
+from model import PARTS, VLM, load, make_optimizer
+from pack import make_packs
+from rollout import VLLMSampler, add_entropy, make_sampler
 
 ONE = World(0, 1, torch.device("cpu"))
 EXACT = 1e-5  # nats, any token
@@ -87,7 +90,7 @@ def internvl(model_path, rows, tmp_path_factory):
 
 def gap(vlm, chat, groups, temperature=1.0):
     """Largest difference of a token's log-prob between sampler and trainer."""
-    pack, = chat.packs([(g[0].prompt, [r.ids for r in g]) for g in groups], temperature=temperature)
+    pack, = make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in groups], temperature=temperature)
     with torch.no_grad():
         logp, _ = vlm(pack)
     return float((logp - torch.cat([r.logp for g in groups for r in g])).abs().max())
@@ -113,7 +116,8 @@ def test_numbers_are_the_trainers(setting, temperature):
         assert [g[0].prompt.record.id for g in groups] == list("abcdefgh")
         assert all(len(g) == 3 for g in groups)
         assert gap(vlm, s.chat, groups, temperature) < EXACT, step
-        pack, = s.chat.packs([(g[0].prompt, [r.ids for r in g]) for g in groups], temperature=temperature)
+        ids = [(g[0].prompt, [r.ids for r in g]) for g in groups]
+        pack, = make_packs(s.chat, ids, temperature=temperature)
         vlm(pack)[0].mean().backward()
         for group in optimizer.param_groups:
             group["lr"] = 3e-3
@@ -156,7 +160,7 @@ def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
 
     def done(i, group):
         given[i] = group
-        left.append(internvl.sampler.llm.llm_engine.has_unfinished_requests())
+        left.append(internvl.sampler.engine.llm.llm_engine.has_unfinished_requests())
     groups = internvl.sampler.generate(internvl.prompts, 2, 60, seed=1, done=done)
     assert len(left) == len(groups) and left[0] and not left[-1]
     assert all(given[i] is g for i, g in enumerate(groups))
@@ -165,9 +169,9 @@ def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
 def test_what_memory_does_not_hold_is_refused(internvl, monkeypatch):
     """A context may be longer than the keys and values that fit: vLLM would cut responses without a word."""
     internvl.fresh()
-    assert internvl.sampler.room == internvl.chat.context
+    assert internvl.sampler.engine.room == internvl.chat.context
     longest = max(len(p.full) for p in internvl.prompts)
-    monkeypatch.setattr(internvl.sampler, "room", longest + 8)
+    monkeypatch.setattr(internvl.sampler.engine, "room", longest + 8)
     internvl.sampler.generate(internvl.prompts, 1, 8)
     told = f"row .: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"
     with pytest.raises(Refused, match=told):
@@ -222,16 +226,16 @@ def test_each_part_follows_with_the_same_images(setting, part):
 @pytest.mark.parametrize("cache", ["prefix", "encoder"])
 def test_without_the_reset_caches_answer(internvl, monkeypatch, cache):
     """What the test above is for. (vLLM 0.32 empties half of its encoder cache in reload_weights.)"""
-    vlm, llm = internvl.fresh(train=("connector",)), internvl.sampler.llm
+    vlm, llm = internvl.fresh(train=("connector",)), internvl.sampler.engine.llm
     internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1)
     disturb(vlm, ["connector"])
     with monkeypatch.context() as m:
         runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
         m.setattr(runner, "reset_encoder_cache", lambda: None)
-        m.setattr(VLLMSampler, "reset_caches", lambda self: cache == "encoder" and llm.reset_prefix_cache())
+        m.setattr(Engine, "reset_caches", lambda self: cache == "encoder" and llm.reset_prefix_cache())
         internvl.sampler.sync(vlm)
     stale = gap(vlm, internvl.chat, internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1))
-    internvl.sampler.reset_caches()
+    internvl.sampler.engine.reset_caches()
     assert stale > 1e-3 > EXACT > gap(vlm, internvl.chat,
                                       internvl.sampler.generate(internvl.prompts[:2], 2, 8, seed=1))
 
@@ -257,7 +261,8 @@ def test_sync_that_leaves_a_tensor_out_is_refused(setting, monkeypatch):
 
 def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch):
     vlm = internvl.fresh()
-    real = internvl.sampler.llm.collective_rpc
+    llm = internvl.sampler.engine.llm
+    real = llm.collective_rpc
 
     def rpc(f, args):
         def late(worker, *args):
@@ -272,7 +277,7 @@ def test_sync_that_changes_a_tensor_on_the_way_is_refused(internvl, monkeypatch)
             finally:
                 del worker.worker.reload_weights
         return real(late, args=args)
-    monkeypatch.setattr(internvl.sampler.llm, "collective_rpc", rpc)
+    monkeypatch.setattr(llm, "collective_rpc", rpc)
     with pytest.raises(Refused, match="the connector's|the llm's|the encoder's"):
         internvl.sampler.sync(vlm)
 
@@ -281,19 +286,20 @@ def test_sleep_and_wake(internvl, monkeypatch):
     """As on a GPU between the phases, as far as a CPU goes: the scheduler pauses, nothing is freed. Weights
     wake for a sync, the rest for sampling; sampled twice between two syncs, as --dynamic_sampling does."""
     vlm, s, log = internvl.fresh(), internvl.sampler, []
-    sleep, wake = s.llm.sleep, s.llm.wake_up
-    monkeypatch.setattr(s, "sleeps", True)
-    monkeypatch.setattr(s.llm, "sleep", lambda level: log.append(f"sleep {level}") or sleep(level))
-    monkeypatch.setattr(s.llm, "wake_up", lambda tags: log.append(*tags) or wake(tags))
+    llm = s.engine.llm
+    sleep, wake = llm.sleep, llm.wake_up
+    monkeypatch.setattr(s.engine, "sleeps", True)
+    monkeypatch.setattr(llm, "sleep", lambda level: log.append(f"sleep {level}") or sleep(level))
+    monkeypatch.setattr(llm, "wake_up", lambda tags: log.append(*tags) or wake(tags))
     for _ in range(2):
         assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
-        assert s.llm.llm_engine.is_sleeping()
+        assert llm.llm_engine.is_sleeping()
         assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
         disturb(vlm, PARTS)
         s.sync(vlm)
     assert log == ["sleep 1", "weights", "kv_cache"] * 3 + ["sleep 1", "weights"]
     monkeypatch.undo()
-    s._wake("weights", "kv_cache")
+    s.engine._wake("weights", "kv_cache")
     assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
 
 
@@ -357,7 +363,9 @@ def test_grpo_on_it(internvl, tmp_path, monkeypatch):
 
 def test_swapped_images_stop_the_run(internvl, tmp_path, monkeypatch):
     """Same size, other pixels: no check of ids can see it, the gap does."""
-    monkeypatch.setattr(rollout_vllm, "open_image", lambda im: ImageOps.invert(Image.open(im).convert("RGB")))
+    chat = internvl.chat  # the engine's; grpo.py makes one of its own for the trainer
+    images = chat.images
+    monkeypatch.setattr(chat, "images", lambda prompt: [ImageOps.invert(im) for im in images(prompt)])
     with pytest.raises(Refused, match="disagree by .* other pixels"):
         run_grpo(internvl, tmp_path / "a", monkeypatch)
 
@@ -388,8 +396,8 @@ def test_no_other_knobs_of_sampling(flag):
 
 
 def test_q_former_is_refused(internvl, monkeypatch):
-    monkeypatch.setattr(rollout_vllm, "has_qformer", lambda config: True)
-    with pytest.raises(Refused, match="Q-Former"):
+    monkeypatch.setattr(rollout, "chosen", lambda config: "qformer")
+    with pytest.raises(Refused, match="vLLM does not know the qformer connector"):
         VLLMSampler(None, internvl.chat)
 
 
@@ -402,7 +410,7 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
     def engine(kind, vlm, chat, *_, **__):
         asked.append(vlm)
         s = internvl.sampler
-        s.vlm, s.synced = vlm, vlm and checksums(vlm)
+        s.engine.vlm, s.engine.synced = vlm, vlm and checksums(vlm)
         return s
     run = tmp_path / "run"
     for k in (1, 2):
@@ -425,7 +433,6 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
                                    rollout="vllm", dtype="fp32", max_tiles=4))
     assert len(read_jsonl(f"{tmp_path / 'set.jsonl'}.pass_rates.jsonl")) == 4
 
-    import rollout
     monkeypatch.setattr(rollout, "make_sampler", engine)
     eval_mmmu.evaluate(eval_mmmu.Config(
         model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, max_new_tokens=12,
@@ -497,7 +504,7 @@ def suicide(where):
     """Make grpo.py kill itself with signal 9 at its second step."""
     import vllm.v1.engine.llm_engine as engine
     calls = dict(generate=0, sync=0)
-    generate, sync, step = VLLMSampler.generate, VLLMSampler.sync, engine.LLMEngine.step
+    generate, sync, step, parts = VLLMSampler.generate, Engine.sync, engine.LLMEngine.step, VLM.parts
 
     def counted(name, method):
         def inner(*args, **kwargs):
@@ -517,10 +524,8 @@ def suicide(where):
                 yield item
                 if where == "sync" and calls["sync"] == 3 and i == 10:  # the first is that of the start
                     os.kill(os.getpid(), signal.SIGKILL)
-    VLLMSampler.generate, VLLMSampler.sync = counted("generate", generate), counted("sync", sync)
+    VLLMSampler.generate, Engine.sync = counted("generate", generate), counted("sync", sync)
     engine.LLMEngine.step = step_and_die
-    VLM = grpo.load.__globals__["VLM"]
-    parts = VLM.parts
     VLM.parts = lambda self: {part: Tensors(tensors) for part, tensors in parts(self).items()}
 
 
@@ -528,5 +533,4 @@ if __name__ == "__main__":
     where = sys.argv.pop(1)
     sys.argv.pop(1)
     suicide(where)
-    from common import main
     main(grpo.train, grpo.Config)
