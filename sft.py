@@ -103,7 +103,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, "
         f"{world.size} process(es) on {world.device}")
-    features = None
+    features = None  # with a frozen encoder they are the same in every epoch
     if features_gib and "encoder" in vlm.frozen:
         features = keep_features(run.dir / "features.bin", vlm, chat, rows + val,
                                  lambda rows: packs_of(rows, chat, cfg), features_gib, world)
@@ -117,7 +117,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
                dynamic_ncols=True)
     begin = time.time()
-    for step, (batch, packs) in ahead(batch_of, first, steps):
+    for step, (batch, packs) in ahead(batch_of, first, steps):  # the next batch is made while this one trains
         if patience is not None and gave_up(losses, patience):
             break
 

@@ -42,7 +42,7 @@ def say(*words):
 def json_lines(path, errors="strict"):
     """(line number, row) of each line of a JSON-lines file that is not blank; numbers count from 1.
 
-    Where a line is not JSON, its row is the json.JSONDecodeError: the caller knows whether to refuse or to
+    Where a line is not JSON, its row is the ValueError: the caller knows whether to refuse or to
     count it. Lines end at "\\n" alone, because a text may hold other line breaks (U+2028). errors: as in
     open().
     """
@@ -51,7 +51,7 @@ def json_lines(path, errors="strict"):
             if line.strip():
                 try:
                     yield number, json.loads(line)
-                except json.JSONDecodeError as error:
+                except ValueError as error:  # also a number of more digits than python converts
                     yield number, error
 
 

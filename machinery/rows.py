@@ -24,7 +24,7 @@ def read_rows(source, split):
             raise Refused(f"{source}: no such file. "
                           f"For the tiny world run `make tiny` (or python tiny/make.py) first.")
         for _, row in json_lines(path):
-            if isinstance(row, json.JSONDecodeError):
+            if isinstance(row, ValueError):
                 yield f"no JSON: {row}"
             else:
                 yield row if isinstance(row, dict) else f"no JSON object but {json.dumps(row)[:40]}"

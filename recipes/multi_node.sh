@@ -12,7 +12,7 @@
 #         GPUs can resume it.
 # time    estimated, not measured: 1,024 responses of 1,500 tokens are 7.2e16 FLOPs, 20 s at 30% of 16 x 989
 #         TFLOP/s with checkpointing; sampling 8,192 tokens at about 120 a second, 70 s.
-# A rank that dies ends the job on every node, with its reason. Ranks that wait for it give up after 30 minutes
+# A rank that dies ends the job on every node, with its reason. Ranks that wait give up after 30 minutes
 # at most.
 NODES=${NODES:-2}
 . "$(dirname "$0")/stage.sh"

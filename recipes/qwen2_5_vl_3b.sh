@@ -1,5 +1,5 @@
 #!/bin/bash
-# The same three stages on Qwen2.5-VL-3B: does the finding hold where the connector is a merger in the encoder?
+# The same three stages on Qwen2.5-VL-3B: does it hold where the connector is a merger in the encoder?
 #
 #   bash recipes/qwen2_5_vl_3b.sh --dry_run     checks everything that needs no GPU
 #   bash recipes/qwen2_5_vl_3b.sh               started again it goes on where it stopped

@@ -34,7 +34,8 @@ _THE = (r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provi
 # not "the image of the point", "the graph crossing the axis", "the picture book", "that figure ABCD is",
 # "the figures for 1995"
 _IMAGE = (rf"{_THE}{_NOUN}(?!['-]\w|\s+(?:(?!(?:and|but|so|here)\b)\w+ing\b|that\b|which\b|whose\b"
-          r"|with\s+(?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in\s+the\s+(?!question|problem|prompt|message)|\w+\s+(?:is|has)\b"
+          r"|with\s+(?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b"
+          r"|in\s+the\s+(?!question|problem|prompt|message)|\w+\s+(?:is|has)\b"
           r"|book|file|clearly|well\b|yet\b))")
 _NOW = r"(?:(?:actually|really|directly|currently|also|even|still|just|physically)\s+)*"
 _LOOK = (r"(?:see|view|access|open|look\s+at|display|process|perceive|observe|inspect|analy[sz]e)"
@@ -60,9 +61,11 @@ _ENGLISH = (
     rf"{_CANNOT}(?:{_LOOK}\s+)?{_IMAGE}",
     rf"{_CANNOT}{_LOOK}\s+what(?:'s|\s+is)?(?:\s+(?:shown|depicted|displayed))?\s+(?:in|on)\s+{_IMAGE}",
     rf"\b(?:not\s+(?:being\s+able\s+to\s+{_LOOK}|having|seeing)|without\s+(?:being\s+able\s+to\s+{_LOOK}"
-    r"|(?:actually\s+|directly\s+)*(?:seeing|viewing|having)|(?:direct\s+|visual\s+|having\s+)*access\s+to|the\s+actual))"
+    r"|(?:actually\s+|directly\s+)*(?:seeing|viewing|having)"
+    r"|(?:direct\s+|visual\s+|having\s+)*access\s+to|the\s+actual))"
     rf"\s+{_IMAGE}",
-    rf"(?:^\W*|\b(?:however|but|and|so)\W+)without\s+{_IMAGE}\s*,?\s*(?:i|we|it)(?:'m|'ll|'s|'d)?\s+(?:can't|cannot"
+    rf"(?:^\W*|\b(?:however|but|and|so)\W+)without\s+{_IMAGE}\s*,?\s*"
+    rf"(?:i|we|it)(?:'m|'ll|'s|'d)?\s+(?:can't|cannot"
     r"|can\s+only|have\s+to|must|will|would|am|are|is|need|hard|difficult|impossible|guess)",
     rf"\b(?:can't|cannot|hard|difficult|impossible|tough|unable)\b[^,]*\bwithout\s+{_IMAGE}{_END}",
     rf"\b(?:i|we)\s+{_NOW}(?:do|did|have){_NEGATED}\s+{_NOW}(?:see|seen|have|receive[d]?|get|been\s+given)\s+"
@@ -74,7 +77,8 @@ _ENGLISH = (
     rf"(?:access|way|ability|means|capability)\s+(?:to|of)\s+(?:(?:{_LOOK}|seeing|viewing)\s+)?{_IMAGE}",
     rf"\b(?:if|wish)\s+(?:only\s+)?(?:i|we)\s+(?:could\s+{_LOOK}|had(?:\s+access\s+to)?)\s+{_IMAGE}",
     rf"\b(?:i|we)(?:'d|\s+would)\s+(?:have\s+to|need(?:\s+to)?)\s+(?:{_LOOK}\s+)?{_IMAGE}",
-    rf"{_WHOLE}\s+(?:(?:is|was|are|were|has|have)(?=n't|\s))*(?:{_NEGATED}\s+|\s*not\s+)(?:been\s+)?{_NOW}{_THERE}\b{_END}",
+    rf"{_WHOLE}\s+(?:(?:is|was|are|were|has|have)(?=n't|\s))*(?:{_NEGATED}\s+|\s*not\s+)"
+    rf"(?:been\s+)?{_NOW}{_THERE}\b{_END}",
     rf"{_WHOLE}\s+(?:(?:is|was|seems\s+to\s+be|appears\s+to\s+be|may\s+be|might\s+be)\s+)"
     rf"(?:missing|inaccessible|unavailable)\b{_END}",
     rf"{_WHOLE}\s+(?:(?:did|does|could|will|wo){_NEGATED}|failed\s+to)\s+"
@@ -91,7 +95,8 @@ _ENGLISH = (
     # the question mentions a figure, but I can't see it; we imagine the figure since I can't see it
     rf"\b{_NOUN}\b.*\b(?:i|we)\s+(?:can't|cannot|am\s+unable\s+to|do{_NEGATED}|did{_NEGATED})\s+{_NOW}"
     r"(?:see|view|access|have)\s+(?:it|that|one|them)\b(?!\s+(?:clearly|well|all|as))",
-    rf"\b{_NOUN}\b.*\b(?:but|though|however|which|yet|as|since|because)\b.*\b(?:it|is|was)(?:'s|\s+is|\s+was)?{_NEGATED}"
+    rf"\b{_NOUN}\b.*\b(?:but|though|however|which|yet|as|since|because)\b.*\b"
+    rf"(?:it|is|was)(?:'s|\s+is|\s+was)?{_NEGATED}"
     rf"\s+(?:provided|(?:shown\s+|given\s+)?here|attached|included|uploaded|visible|available)\b{_END}",
 )
 

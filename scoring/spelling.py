@@ -34,7 +34,8 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"), (r"\\colon(?![A-Za-z])", ":"), (r"\\(?:lt)(?![A-Za-z])", "<"),
     (r"\\(?:gt)(?![A-Za-z])", ">"), (r"\\(?:dots|ldots|cdots)(?![A-Za-z])", "..."))]
 _WRAPPED = re.compile(  # \text{..}, \mathbf{..}: only what is inside counts
-    r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt)|operatorname|mbox|boldsymbol|bm|emph|underline)"
+    r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt)"
+    r"|operatorname|mbox|boldsymbol|bm|emph|underline)"
     r"\*?\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"[\\$*~^<>{}]")  # an ASCII string without any of these is spelled plainly already
 

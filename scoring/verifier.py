@@ -47,8 +47,10 @@ def parse_verdict(reply):
 
 
 _OPENERS = re.compile(  # what judges are known to say yes to although it answers nothing (arXiv 2507.08794)
-    r"(?:(?:so|thus|therefore|hence|the|my|your|our|final|correct|right|reference|same|as|above|thought|process"
-    r"|reasoning|analysis|answer|solution|result|explanation|response|is|student|let'?s|let|us|me|solve|think|this"
+    r"(?:(?:so|thus|therefore|hence|the|my|your|our|final|correct|right|reference"
+    r"|same|as|above|thought|process"
+    r"|reasoning|analysis|answer|solution|result|explanation|response|is|student|let'?s"
+    r"|let|us|me|solve|think|this"
     r"|problem|question|step|by|begin|start|correct|true|yes|ok|okay|sure|here|see|unknown|none"
     r"|解|答|答案|解答|解析|思考|过程|正确)[\s\W]*)+")
 
