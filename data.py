@@ -51,8 +51,7 @@ class Record:
 
 
 def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.01, split="train"):
-    """Rows of a JSONL or Parquet file, a folder of them, or a hub data set -> [Record]. CHANGE THE DATA
-    FORMAT HERE.
+    """Rows of a JSONL or Parquet file, a folder of them, or a hub data set -> [Record].
 
     columns maps our field names to the source's ("answer=ground_truth", ...). Conversations (LLaVA's and
     ShareGPT's) are read as question and solution, and MMMU's image_1 ... image_7 and printed options as what

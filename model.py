@@ -188,8 +188,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
 
     dtype: auto, bf16 or fp32, what is computed in; weights are always fp32 here. world: the model goes into
     shard() next, so rank 0 alone reads it, into host memory and in the file's own precision; the others only
-    know its shape. Raises Refused for an unknown family, an unknown part, and weights that do not match the
-    architecture.
+    know its shape. Raises Refused for an unknown family, an unknown part, and weights that do not fit.
     """
     together = world is not None and world.size > 1
     rank, size = (world.rank, world.size) if together else (0, 1)

@@ -4,8 +4,8 @@
 
 Every response attends to its own prompt and to itself, and to nothing else; its positions continue from the
 prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows
-are the case of one response a prompt. `Layout` says who attends to whom; the attention itself is in
-machinery/attention.py.
+are the case of one response a prompt. `Layout` says who attends to whom; machinery/attention.py
+computes it.
 
     a row of two prompts (P, Q) with their responses       P P P P a a a b b Q Q c c c
     a sees                                                 x x x x x x x

@@ -39,16 +39,14 @@ class Reward:
 def extract_answer(response, thinking_prompt=True):
     """What the last balanced \\boxed{} of the answer holds, or None.
 
-    thinking_prompt: "<think>" ended the prompt, so a response without </think> is an unfinished thought: no
-    answer.
+    thinking_prompt: "<think>" ended the prompt, so a response without </think> has no answer yet.
     """
     text = after_thought(response, thinking_prompt)
     return None if text is None else last_box(text)
 
 
 def format_ok(response, thinking_prompt=True):
-    """The thinking template is kept: exactly one </think>, something thought before it, something answered
-    behind it.
+    """The thinking template is kept: exactly one </think>, a thought before it, an answer behind it.
 
     Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>.
     """

@@ -1,10 +1,8 @@
-"""What can be seen in a text, without a model: critical words, claims of not seeing the image, repetition. No
-torch.
+"""What can be seen in a text, without a model: critical words, claims of not seeing the image, repetition.
 
 Training, evaluation, checkpoint selection and the page of rollouts share these functions:
 - critical_spans (paper section 5.1): where the model opens a new line of thought ("Wait", "Alternatively");
-  critical_tokens: the same as numbers of tokens. Words are found in the text, so tokenization does not
-  matter.
+  critical_tokens: the same as numbers of tokens. Words are found in the text, in any tokenization.
 - denies_image (paper section 6): the thought claims that there is no image, or that it cannot be seen
   (scoring/denial.py).
 - repetition: how much of the text says again what it has said already; 0 is fresh, 1 is a loop.
@@ -36,8 +34,7 @@ def _critical_pattern(words):
 
 
 def critical_spans(text, words=CRITICAL_WORDS):
-    """[(start, end, word)]: where the words stand in text, in order, without overlap; word as the list spells
-    it.
+    """[(start, end, word)]: where the words stand in text, in order, without overlap; word as listed.
 
     Whole words only, in any case ("Wait", "WAIT"); "double-check" is one hit, not also a "check". Chinese
     words may be listed.
@@ -64,8 +61,7 @@ def critical_tokens(pieces, words=CRITICAL_WORDS):
 
 
 def repetition(text, n=8):
-    """Share of the text's n-grams that occurred before, in [0, 1]. Units are words, or single characters of
-    Chinese.
+    """Share of the text's n-grams that occurred before, in [0, 1]. Units are words or Chinese characters.
 
     Ordinary reasoning stays below about 0.2 (names and formulas come back); a loop goes towards 1. Short
     texts give 0.

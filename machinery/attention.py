@@ -26,12 +26,10 @@ def fused(x):
 
 
 def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
-    """Flash attention over segments of different lengths; q, k, v are (tokens, heads, h), segments side by
-    side.
+    """Flash attention over segments of different lengths; q, k, v are (tokens, heads, h), side by side.
 
     q_ends and k_ends: where each segment's queries and keys begin, and the end of the last. Causal is aligned
-    at the end: the last query of a segment sees all its keys, so a response also sees the whole prefix before
-    it.
+    at the end: the last query of a segment sees all its keys, so a response also sees its whole prefix.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
     if flash_attn_varlen_func:

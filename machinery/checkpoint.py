@@ -12,11 +12,9 @@ from machinery.files import TRAINER, Refused, newest_checkpoint, say
 
 
 def save(run, step, vlm, optimizer, world):
-    """Write run/step_000123: what from_pretrained and vLLM load, and trainer/ (fp32 weights, optimizer)
-    beside it.
+    """Write run/step_000123: what from_pretrained and vLLM load, and in trainer/ fp32 weights and optimizer.
 
-    Older trainer/ folders are deleted afterwards: a run only ever goes on from the newest. Every rank must
-    call it.
+    Older trainer/ folders are deleted afterwards: a run goes on from the newest. Every rank must call it.
     """
     final = run.dir / f"step_{step:06d}"
     part = final.with_name(f".{final.name}.part")

@@ -1,5 +1,4 @@
-"""The model families: one class each, with everything in which they differ. A reader of the recipe may skip
-this file.
+"""The model families: one class each, with all in which they differ. A reader may skip this file.
 
 Adding a family is adding a class here. Most of it is names: where transformers keeps the three parts. The
 rest is how the encoder is called, what an image becomes in a prompt, and the positions of its tokens. What
@@ -126,8 +125,7 @@ class InternVL(Family):
 
 
 class Qwen2_5VL(Family):
-    """Images keep their shape, positions are (time, row, column), and the connector is the merger inside the
-    encoder.
+    """Images keep their shape, positions are (time, row, column), the connector is a merger in the encoder.
 
     The merger only groups four patches when the encoder calls it (connector.py); VLM.connect calls its other
     side. So the encoder ends before the connector, and undoes its window order behind it.

@@ -1,5 +1,4 @@
-"""Kept encoder features: a frozen encoder runs once over the data, later epochs read what it made from a
-file.
+"""Kept encoder features: a frozen encoder runs once over the data, later epochs read a file.
 
 A reader of the recipe may skip this file.
 """
@@ -14,8 +13,7 @@ from machinery.sharding import even_out
 
 
 class Features:
-    """The features of all prompts in one memory-mapped file: (features of all prompts, ...), prompt after
-    prompt.
+    """The features of all prompts in one memory-mapped file: prompt after prompt.
 
     Call it with a pack and it returns the features of the pack's images, in order.
     """

@@ -1,7 +1,6 @@
 """Files and messages: what every script needs and what has nothing to do with learning. No torch here.
 
-Every file and folder is written under a temporary name and renamed when it is complete, so a file that exists
-is whole.
+Every file and folder is written under a temporary name and renamed when complete, so what exists is whole.
 """
 import contextlib
 import json
@@ -86,8 +85,7 @@ def as_read_back(value):
 def changed_settings(before, now, may_change=()):
     """Were these settings used before? Names of those that differ, sorted; `may_change` lists those that may.
 
-    Both are {name: value} as read back from JSON (as_read_back). A name that one of them lacks counts as None
-    there.
+    Both are {name: value} as read back from JSON (as_read_back). A name that one lacks counts as None.
     """
     return [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and k not in may_change]
 

@@ -1,5 +1,4 @@
-"""The questions of MMMU as they are stored: Parquet files of a folder or of the hub, options printed as
-Python lists.
+"""The questions of MMMU as they are stored: Parquet files, options printed as Python lists.
 
 No torch here, and nothing of our own Records: rows come out as plain dictionaries.
 """
@@ -14,8 +13,7 @@ COLUMNS = {"id", "question", "options", "answer", "question_type"}  # and image_
 
 
 def parse_options(options):
-    """The texts of a row's options, a list or the printed form of one (as MMMU has it). literal_eval executes
-    nothing.
+    """The texts of a row's options, a list or one in print (MMMU's). literal_eval executes nothing.
 
     A ValueError says what is wrong; callers add the row's name.
     """

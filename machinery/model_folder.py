@@ -1,8 +1,7 @@
 """Model folders in Hugging Face's format: reading one with our connectors in it, writing one that
 transformers and vLLM load.
 
-A reader of the recipe may skip this file. Weights are read from safetensors only; code of a model folder is
-never run.
+A reader of the recipe may skip this file. Weights are read from safetensors only; code in it is never run.
 """
 import json
 import re
@@ -22,8 +21,7 @@ hf_logging.disable_progress_bar()  # the bars of a run are its own
 
 
 def model_class(config, make_connectors):
-    """The family's class of transformers with our connectors in their places, so that weights are loaded into
-    them.
+    """The family's class of transformers with our connectors in their places, so weights go into them.
 
     It goes by the name and module of the class that it extends, because transformers finds the renaming of
     weights by them.
@@ -48,8 +46,7 @@ def blank_hf(config, make_connectors, device="meta", dtype=torch.float32):
 
 
 def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
-    """(Hugging Face model, its folder, precision of the weights in it) of a model folder, run folder or hub
-    name.
+    """(Hugging Face model, its folder, precision of the weights in it) of a folder, a run or a hub name.
 
     In one process the weights are fp32. Of several, rank 0 reads them in the file's own precision, and the
     others only know their shape (machinery/sharding.py sends them). Raises Refused for an unknown family, and

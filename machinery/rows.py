@@ -1,5 +1,4 @@
-"""Rows as people have them: JSONL, Parquet, folders and hub data sets; other column names, conversations,
-MMMU's columns.
+"""Rows as people have them: JSONL, Parquet, folders and hub data sets; other columns, conversations, MMMU.
 
 data.py makes records of them. A reader of the recipe may skip this file. No torch here.
 """

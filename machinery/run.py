@@ -1,5 +1,4 @@
-"""The run folder out/<stage>/: config.json, metrics.jsonl (a line a step), rollouts.jsonl, step_000123/. No
-torch here.
+"""The run folder out/<stage>/: config.json, metrics.jsonl (a line a step), rollouts.jsonl, step_000123/.
 
 The same command in the same folder goes on where it stopped. The same folder with other settings is refused.
 """

@@ -1,5 +1,4 @@
-"""Several processes, one model: FSDP2 shards it, and work is dealt out so that all ranks have about as much
-of it.
+"""Several processes, one model: FSDP2 shards it, and work is dealt out evenly.
 
 Parallelism comes from outside: the model knows nothing of it. A reader of the recipe may skip this file.
 """
@@ -111,8 +110,7 @@ def share(rows, cost, world):
 def even_out(packs, world):
     """[(pack, weight)], as many on every rank: a rank with fewer packs repeats its last one with weight 0.
 
-    Under FSDP each forward is a meeting of all ranks, so a rank that has no pack left would keep the others
-    waiting.
+    Under FSDP each forward is a meeting of all ranks, so a rank without a pack would keep the others waiting.
     """
     most = int(total([len(packs)], world, "max")[0])
     return [(pack, 1.0) for pack in packs] + [(packs[-1], 0.0)] * (most - len(packs))

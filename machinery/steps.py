@@ -1,5 +1,4 @@
-"""What belongs to a step, as pure functions of its number: its rows, its random seed, its learning rate. No
-torch here.
+"""What belongs to a step, as pure functions of its number: its rows, its seed, its learning rate.
 
 This is what makes resume exact: the batch and the random numbers of step k depend on (seed, k, rank) alone.
 So a checkpoint is weights + optimizer + k, and there is no state of a data loader or of a generator that

@@ -1,5 +1,4 @@
-"""The vLLM engine behind `--rollout vllm`: prompts in, token ids and log-probs out; weights handed over in
-memory.
+"""The vLLM engine behind `--rollout vllm`: prompts in, token ids and log-probs out; weights in memory.
 
 Nearly every silent failure of reinforcement learning on images is sampler and trainer drifting apart. So this
 file mostly checks, and stops with a sentence: the prompt ids that vLLM reports are the trainer's, for every
