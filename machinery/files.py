@@ -9,7 +9,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import tyro
 from tqdm import tqdm
 
 TRAINER = "trainer"  # inside a checkpoint folder: what only the trainer reads (fp32 weights, optimizer, step)
@@ -23,6 +22,7 @@ class Refused(ValueError):
 def main(run, Config):
     """The command line of a script: the dataclass Config is the flags, its trailing comments are the
     --help."""
+    import tyro  # only a command line needs it
     cfg = tyro.cli(Config, description=sys.modules[run.__module__].__doc__)
     try:
         run(cfg)

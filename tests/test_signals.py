@@ -89,11 +89,11 @@ def test_look_alikes(wrap):
 
 def test_long_texts_are_quick_and_anything_is_a_text():
     import time
-    start = time.perf_counter()
+    start = time.process_time()
     for text in ("the image is not " * 5000, "I can't see " * 5000, "figure " * 10000, "图" * 20000,
                  "the " * 20000, "", "\0\ud800", "a" * 100000):
         assert denies_image(text) in (True, False)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 # ------------------------------------------------------------------------------------------------- repetition
