@@ -31,7 +31,7 @@ class Config:
     train: tuple[str, ...] = ("connector",)       # parts that train: encoder connector llm
     thinking: bool = True                 # the prompt ends with <think>, the solution closes it with </think>
     lr: float = 1e-5                              # peak learning rate [3.4]
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls after the warm-up
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                          # share of the steps that warm up [3.4]
     batch: int = 64                               # rows of an optimizer step, over all processes [3.4]
     epochs: float = 2.0                           # passes over the data [3.4]
@@ -40,7 +40,7 @@ class Config:
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                   # rows longer than this (prompt and solution) are left out [3.4]
     max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: its own
+    pixels: tuple[int, int] = (0, 0)              # fewest, most pixels of an image (Qwen-VL); 0: the model's
     features_gib: float = 200.0     # largest file of encoder features; beyond it they are computed every time
     weight_decay: float = 0.0                     # of AdamW
     clip: float = 1.0                             # gradient norm at most

@@ -51,13 +51,13 @@ class Config:
     prompts: int = 32                             # prompts of a step, over all processes [3.3]
     samples: int = 32                             # responses to each prompt: the group [3.3]
     lr: float = 1e-5                    # actor learning rate [3.3]; 1e-6 learns slower and lasts longer [5.3]
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how it falls after the warm-up
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
     warmup: int = 0                               # steps of linear warm-up
     temperature: float = 1.0                      # of sampling; the trainer divides its logits by it too
     max_new_tokens: int = 8192          # length limit of a response; the paper raises it from 4096 on the way
     max_prompt: int = 8192                        # longer prompts (images expanded) are left out, never cut
     max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: its own
+    pixels: tuple[int, int] = (0, 0)              # fewest, most pixels of an image (Qwen-VL); 0: the model's
     thinking: bool = True                         # the prompt ends with <think>
     clip_low: float = 0.2                         # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2                      # larger: "clip-higher"; matters only with several minibatches

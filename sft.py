@@ -41,14 +41,14 @@ class Config:
     train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
     thinking: bool = True                 # the prompt ends with <think>, the solution closes it with </think>
     lr: float = 1e-5                              # peak learning rate [3.4]
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how it falls after the warm-up
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                          # share of the steps that warm up
     batch: int = 64                               # rows of an optimizer step, over all processes
     epochs: float = 2.0                           # passes over the data
     max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
     max_length: int = 16384                       # rows longer than this (prompt and solution) are left out
     max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest and most pixels of an image (Qwen-VL); 0: its own
+    pixels: tuple[int, int] = (0, 0)              # fewest, most pixels of an image (Qwen-VL); 0: the model's
     optimizer: str = "adamw"                      # adamw, or muon: for a model from nothing, in one process
     weight_decay: float = 0.0                     # of the optimizer
     clip: float = 1.0                             # gradient norm at most
