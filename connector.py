@@ -176,8 +176,8 @@ def replace(cfg):
                       f"{cfg.model} ({config.model_type}): the connectors are {' and '.join(CONNECTORS)}, "
                       f"for InternVL; a qformer has at least one query and one layer")
     kind = CONNECTORS[cfg.connector]
-    if before := chosen(config):
-        setattr(config, before, None)
+    for name in CONNECTORS.keys() - family.connectors.values():  # what stood there before
+        setattr(config, name, None)
     if cfg.connector not in family.connectors.values():
         setattr(config, cfg.connector, {name: getattr(cfg, name) for name in getattr(kind, "options", ())})
     config.image_seq_length = visual_tokens(config)
