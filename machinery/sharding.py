@@ -123,12 +123,12 @@ def deal(groups, steps, matters, max_tokens, world):
     groups: those that this rank sampled (rollout.Group). Every rank learns of all of them, and each makes the
     same plan:
 
-        sampled         rank 0: A C       rank 1: B D      D is longer than max_tokens, C does not matter
-        in order        A B C D                         as the prompts were drawn, for any number of ranks
-        two steps       A B   |   C D
-        left out        A B   |   D                            groups for which matters(group) is False
-        cut             A B   |   D1 D2                        long groups, into parts of about max_tokens
-        dealt           rank 0: A | D1    rank 1: B | D2   the longest first, to the rank with least to do
+        sampled      rank 0: A C       rank 1: B D     D is longer than max_tokens, C does not matter
+        in order     A B C D                           as the prompts were drawn, for any number of ranks
+        two steps    A B | C D
+        left out     A B | D                           groups for which matters(group) is False
+        cut          A B | D1 D2                       long groups, into parts of about max_tokens
+        dealt        rank 0: A | D1    rank 1: B | D2  the longest first, to the rank with least to do
     """
     def cost(group):
         return len(group.prompt.full) + sum(len(r.ids) for r in group.rollouts)
