@@ -77,7 +77,7 @@ $(T)/rl/rollouts.html: $(T)/rl.done
 
 test: .venv/ready
 	.venv/bin/ruff check .
-	$(PY) -m pytest $(TEST_FLAGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(TEST_FLAGS)
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest $(TEST_FLAGS) tests/vllm

@@ -185,7 +185,7 @@ def replace(cfg):
     fresh = kind.of(config)
     if hasattr(fresh, "reset"):
         torch.manual_seed(cfg.seed)
-        fresh.reset(like=hf.get_input_embeddings().weight)
+        fresh.reset(like=hf.get_input_embeddings().weight.detach())
     hf.set_submodule(family.connector[0], fresh)
     with new_folder(cfg.out) as folder:
         save_folder(hf, folder, source, dtype)

@@ -126,7 +126,7 @@ def grpo_loss(logp, entropy, micro, cfg):
     """The clipped policy-gradient loss [3.3], a sum over the response tokens of a pack.
 
     logp, entropy (R,): of the policy that learns; both carry gradients. Returns the loss, and for the log the
-    ratio (R,) and the KL. The weight of a token makes the sum a mean over each response's own tokens (1/|y|),
+    ratio (R,) and the KL (None without). The weight of a token makes the sum a mean over each response's own tokens (1/|y|),
     then over all responses of the gradient step, however they were cut into packs and dealt to ranks.
     """
     weight = micro.real / (micro.length * micro.responses)
@@ -135,11 +135,11 @@ def grpo_loss(logp, entropy, micro, cfg):
         weight = weight * (micro.old_logp - micro.sampled_logp).exp().clamp(max=is_clip)
     ratio = (logp - micro.old_logp).exp()
     clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
-    loss, kl = -(weight * torch.minimum(ratio * micro.adv, clipped * micro.adv)).sum(), 0.0
+    loss, kl = -(weight * torch.minimum(ratio * micro.adv, clipped * micro.adv)).sum(), None
     if cfg.kl:
         kl = (weight * kl_penalty(logp, micro.ref_logp)).sum()
         loss = loss + cfg.kl * kl
-    return loss, ratio, float(kl)
+    return loss, ratio, kl
 
 
 def has_gradient(group, cfg):
@@ -216,7 +216,7 @@ def train(cfg):
                 loss.backward()
                 if micro.real:
                     entropies.append(entropy.detach().cpu())
-                    count_loss(m, loss.item(), ratio.detach(), kl, micro, cfg)
+                    count_loss(m, loss, ratio, kl, micro, cfg)
             count_tokens(m, batch.rollouts, torch.cat(entropies), cfg)
 
             # ------------------------------------------------------------------------------------------- step
@@ -320,7 +320,7 @@ def make_batches(groups, vlm, reference, chat, cfg, world):
             numbers = pack.owner.unique_consecutive().tolist()  # of the responses in it, all of them whole
             batch.micro_batches.append(MicroBatch(
                 pack, adv[pack.owner], length[pack.owner],
-                sampled_logp=torch.cat([batch.rollouts[i].logp for i in numbers]),
+                sampled_logp=torch.cat([batch.rollouts[i].logp for i in numbers] or [torch.zeros(0)]),
                 old_logp=vlm(pack.to(world.device))[0] if cfg.minibatches > 1 else None,
                 ref_logp=reference(pack.to(world.device))[0] if reference else None,
                 responses=responses, tokens=tokens, real=real))

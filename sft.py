@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data import Chat, read_records, subjects
 from machinery.checkpoint import resume, save
-from machinery.features import keep_features
+from machinery.features import forget_features, keep_features
 from machinery.files import Refused, main, read_jsonl, say
 from machinery.processes import start, total
 from machinery.run import Run
@@ -103,9 +103,9 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, "
         f"{world.size} process(es) on {world.device}")
-    features = None  # with a frozen encoder they are the same in every epoch
+    file, features = run.dir / "features.bin", None  # of a frozen encoder they are the same in every epoch
     if features_gib and "encoder" in vlm.frozen:
-        features = keep_features(run.dir / "features.bin", vlm, chat, rows + val,
+        features = keep_features(file, vlm, chat, rows + val,
                                  lambda rows: packs_of(rows, chat, cfg), features_gib, world)
 
     def batch_of(step):
@@ -149,8 +149,8 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
         bar.update()
         begin = time.time()
     bar.close()
-    if features and world.rank == 0:
-        features.delete()
+    if world.rank == 0:
+        forget_features(file)
     return run, losses
 
 

@@ -26,7 +26,7 @@ class Family:
     encoder = ("model.vision_tower",)             # prefixes of the parts' names inside the Hugging Face model
     connector = ("model.multi_modal_projector",)
     llm = ("model.language_model", "lm_head")
-    connectors = {}                                   # place in the model -> name in connector.CONNECTORS
+    connectors = {}                                   # place -> name in CONNECTORS or MERGERS; {}: theirs
     tiled = False                            # features are (tiles, patches, width): other connectors fit, too
 
     def __init__(self, config):

@@ -37,9 +37,11 @@ class Features:
         data = torch.from_file(str(self.path), shared=True, size=math.prod(shape), dtype=self.like.dtype)
         self.data = data.view(shape)
 
-    def delete(self):
-        self.path.unlink(missing_ok=True)
-        Path(f"{self.path}.done").unlink(missing_ok=True)
+
+def forget_features(path):
+    """Delete the file, which may be of an earlier start of this run that kept features."""
+    path.unlink(missing_ok=True)
+    Path(f"{path}.done").unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -30,12 +30,12 @@ def count_tokens(m, rollouts, entropy, cfg):
 def count_loss(m, loss, ratio, kl, micro, cfg):
     """Add what a pack's loss shows to the sums m. loss and kl are means over a gradient step; here over all
     of them."""
-    m["loss"] += loss / cfg.minibatches
-    if cfg.kl:
-        m["kl"] += kl / cfg.minibatches
+    m["loss"] += loss.item() / cfg.minibatches
+    if kl is not None:
+        m["kl"] += kl.item() / cfg.minibatches
     m["gap"] += (micro.old_logp - micro.sampled_logp).abs().sum().item()
     m["clip_fraction"] += ((ratio < 1 - cfg.clip_low) | (ratio > 1 + cfg.clip_high)).sum().item()
-    m["ratio_max"] = max(m["ratio_max"], ratio.max().item())
+    m["ratio_max"] = max(m["ratio_max"], ratio.detach().max().item())
 
 
 def summary(m, groups, reward, world):

@@ -14,7 +14,6 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-
 from machinery.files import (
     TRAINER, Refused, append_jsonl, as_read_back, changed_settings, describe_change, discard,
     newest_checkpoint, write_text)

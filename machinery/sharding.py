@@ -123,12 +123,12 @@ def deal(groups, steps, matters, max_tokens, world):
     groups: those that this rank sampled (rollout.Group). Every rank learns of all of them, and each makes the
     same plan:
 
-        sampled      rank 0: A C       rank 1: B D     D is longer than max_tokens, C does not matter
-        in order     A B C D                           as the prompts were drawn, for any number of ranks
-        two steps    A B | C D
-        left out     A B | D                           groups for which matters(group) is False
-        cut          A B | D1 D2                       long groups, into parts of about max_tokens
-        dealt        rank 0: A | D1    rank 1: B | D2  the longest first, to the rank with least to do
+        sampled     rank 0: A C E     rank 1: B D F   F is longer than max_tokens, C and E do not matter
+        in order    A B C D E F                       as the prompts were drawn, for any number of ranks
+        two steps   A B C | D E F
+        left out    A B   | D F                       those that do not matter, but every rank keeps one
+        cut         A B   | D F1 F2                   long groups, into parts of about max_tokens
+        dealt       rank 0: A | D F1  rank 1: B | F2  the longest first, to the rank with least to do
     """
     def cost(group):
         return len(group.prompt.full) + sum(len(r.ids) for r in group.rollouts)

@@ -98,3 +98,19 @@ def test_gave_up():
     assert [connector_tune.gave_up(seen[:k], 3) for k in range(6)] == [False] * 5 + [True]
     assert not connector_tune.gave_up(seen + [(1.9, 6)], 3)
     assert connector_tune.gave_up([(1.0, 1), (1.0, 2)], 1)  # equal is no new best
+
+
+def test_features_of_a_stopped_run_do_not_stay(tiny, tmp_path, monkeypatch):
+    """Stopped while features were kept, continued with --features_gib 0: the large file is gone all the same."""
+    real = sft.save
+
+    def save_and_stop(*args):
+        real(*args)
+        raise Stop
+
+    with monkeypatch.context() as m:
+        m.setattr(sft, "save", save_and_stop)
+        with pytest.raises(Stop):
+            run_connector(tiny, tmp_path / "run")
+    run_connector(tiny, tmp_path / "run", features_gib=0.0)
+    assert not list((tmp_path / "run").glob("features*"))
