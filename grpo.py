@@ -126,8 +126,8 @@ def grpo_loss(logp, entropy, micro, cfg):
     """The clipped policy-gradient loss [3.3], a sum over the response tokens of a pack.
 
     logp, entropy (R,): of the policy that learns; both carry gradients. Returns the loss, and for the log the
-    ratio (R,) and the KL (None without). The weight of a token makes the sum a mean over each response's own tokens (1/|y|),
-    then over all responses of the gradient step, however they were cut into packs and dealt to ranks.
+    ratio (R,) and the KL (or None). The weight of a token makes the sum a mean over each response's tokens
+    (1/|y|), then over all responses of the gradient step, however they are cut into packs and dealt to ranks.
     """
     weight = micro.real / (micro.length * micro.responses)
     is_clip = 2.0 * (cfg.rollout == "vllm") if cfg.is_clip is None else cfg.is_clip

@@ -101,7 +101,7 @@ def test_gave_up():
 
 
 def test_features_of_a_stopped_run_do_not_stay(tiny, tmp_path, monkeypatch):
-    """Stopped while features were kept, continued with --features_gib 0: the large file is gone all the same."""
+    """Stopped while features were kept, continued with --features_gib 0: the file goes all the same."""
     real = sft.save
 
     def save_and_stop(*args):
