@@ -23,33 +23,33 @@ from sft import gave_up, supervise
 
 @dataclass
 class Config:
-    model: str = "out/tiny/rl"                    # where to start; of a run folder the selected checkpoint
-    data: str = "data/tiny/connector.jsonl"       # rows of many subjects with question, images, solution
-    columns: tuple[str, ...] = ()   # OURS=THEIRS where the data names its columns otherwise: question=problem
-    val: str = "data/tiny/connector_val.jsonl"    # rows for the validation loss
-    out: str = "out/connector"                   # run folder; the same command again goes on where it stopped
-    train: tuple[str, ...] = ("connector",)       # parts that train: encoder connector llm
-    thinking: bool = True                 # the prompt ends with <think>, the solution closes it with </think>
-    lr: float = 1e-5                              # peak learning rate [3.4]
+    model: str = "out/tiny/rl"              # where to start; of a run folder the selected checkpoint
+    data: str = "data/tiny/connector.jsonl"  # rows of many subjects with question, images, solution
+    columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    val: str = "data/tiny/connector_val.jsonl"  # rows for the validation loss
+    out: str = "out/connector"              # run folder; the same command again goes on where it stopped
+    train: tuple[str, ...] = ("connector",)  # parts that train: encoder connector llm
+    thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
+    lr: float = 1e-5                        # peak learning rate [3.4]
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
-    warmup: float = 0.03                          # share of the steps that warm up [3.4]
-    batch: int = 64                               # rows of an optimizer step, over all processes [3.4]
-    epochs: float = 2.0                           # passes over the data [3.4]
-    val_every: int = 25                           # steps between validation losses (and checkpoints)
-    patience: int = 3                             # stop after so many validation losses without a new best
-    max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
-    max_length: int = 16384                   # rows longer than this (prompt and solution) are left out [3.4]
-    max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest, most pixels of an image (Qwen-VL); 0: the model's
-    features_gib: float = 200.0     # largest file of encoder features; beyond it they are computed every time
-    weight_decay: float = 0.0                     # of AdamW
-    clip: float = 1.0                             # gradient norm at most
-    dtype: str = "auto"               # bf16 over fp32 weights, or fp32; auto: bf16 where the processor has it
-    checkpointing: bool = False        # recompute activations in the backward: less memory, a third more time
-    hybrid: bool = False            # several nodes: each holds a whole copy, only gradients cross the network
-    offload: bool = False            # weights, gradients and optimizer wait in host memory: slow, but it fits
-    limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
-    seed: int = 0                                 # of the order of the rows
+    warmup: float = 0.03                    # share of the steps that warm up [3.4]
+    batch: int = 64                         # rows of an optimizer step, over all processes [3.4]
+    epochs: float = 2.0                     # passes over the data [3.4]
+    val_every: int = 25                     # steps between validation losses (and checkpoints)
+    patience: int = 3                       # stop after so many validation losses without a new best
+    max_tokens: int = 16384                 # tokens of one pack: what a forward holds at a time
+    max_length: int = 16384                 # rows longer than this (prompt and solution) are left out [3.4]
+    max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
+    pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
+    features_gib: float = 200.0             # largest file of encoder features; else computed every time
+    weight_decay: float = 0.0               # of AdamW
+    clip: float = 1.0                       # gradient norm at most
+    dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
+    checkpointing: bool = False             # recompute activations: less memory, a third more time
+    hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
+    offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
+    limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
+    seed: int = 0                           # of the order of the rows
 
 
 def train(cfg):

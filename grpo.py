@@ -42,50 +42,50 @@ from signals import CRITICAL_WORDS
 
 @dataclass
 class Config:
-    model: str = "out/tiny/cold_start"            # where to start: model folder, run folder or hub name
-    data: str = "data/tiny/rl.jsonl"            # rows with question, images, answer (maths only in the paper)
-    columns: tuple[str, ...] = ()   # OURS=THEIRS where the data names its columns otherwise: question=problem
-    out: str = "out/grpo"                        # run folder; the same command again goes on where it stopped
-    train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
-    steps: int = 528                             # gradient batches; the released evaluation hints at step 528
-    prompts: int = 32                             # prompts of a step, over all processes [3.3]
-    samples: int = 32                             # responses to each prompt: the group [3.3]
-    lr: float = 1e-5                    # actor learning rate [3.3]; 1e-6 learns slower and lasts longer [5.3]
+    model: str = "out/tiny/cold_start"      # where to start: model folder, run folder or hub name
+    data: str = "data/tiny/rl.jsonl"        # rows with question, images, answer (maths only in the paper)
+    columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    out: str = "out/grpo"                   # run folder; the same command again goes on where it stopped
+    train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
+    steps: int = 528                        # gradient batches; the released evaluation hints at step 528
+    prompts: int = 32                       # prompts of a step, over all processes [3.3]
+    samples: int = 32                       # responses to each prompt: the group [3.3]
+    lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.3]
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
-    warmup: int = 0                               # steps of linear warm-up
-    temperature: float = 1.0                      # of sampling; the trainer divides its logits by it too
-    max_new_tokens: int = 8192          # length limit of a response; the paper raises it from 4096 on the way
-    max_prompt: int = 8192                        # longer prompts (images expanded) are left out, never cut
-    max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest, most pixels of an image (Qwen-VL); 0: the model's
-    thinking: bool = True                         # the prompt ends with <think>
-    clip_low: float = 0.2                         # the ratio is clipped to [1 - clip_low, 1 + clip_high]
-    clip_high: float = 0.2                      # larger: "clip-higher"; matters only with several minibatches
-    minibatches: int = 1                          # gradient steps a batch; 1 is on-policy
-    dynamic_sampling: bool = False             # replace groups that are all right or all wrong by new prompts
-    kl: float = 0.0                          # weight of KL(policy || starting model); 0 loads no second model
-    is_clip: float | None = None               # largest importance weight; 0: none; None: 2 with vLLM, else 0
-    curriculum: str = ""                          # a second data file (harder problems) ...
-    curriculum_at: int = 0                        # ... that replaces the first from this step on
-    verifier: str = ""        # OpenAI-compatible server asked when the rule says no, e.g. http://host:8000/v1
+    warmup: int = 0                         # steps of linear warm-up
+    temperature: float = 1.0                # of sampling; the trainer divides its logits by it too
+    max_new_tokens: int = 8192              # length limit of a response; the paper raises it from 4096
+    max_prompt: int = 8192                  # longer prompts (images expanded) are left out, never cut
+    max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
+    pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
+    thinking: bool = True                   # the prompt ends with <think>
+    clip_low: float = 0.2                   # the ratio is clipped to [1 - clip_low, 1 + clip_high]
+    clip_high: float = 0.2                  # larger: "clip-higher"; matters only with several minibatches
+    minibatches: int = 1                    # gradient steps a batch; 1 is on-policy
+    dynamic_sampling: bool = False          # replace groups that are all right or all wrong by new prompts
+    kl: float = 0.0                         # weight of KL(policy || starting model); 0 loads no second model
+    is_clip: float | None = None            # largest importance weight; 0: none; None: 2 with vLLM, else 0
+    curriculum: str = ""                    # a second data file (harder problems) ...
+    curriculum_at: int = 0                  # ... that replaces the first from this step on
+    verifier: str = ""                      # OpenAI-compatible server for the rule's no: http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model that it serves
-    rollout: str = "torch"                   # the sampler: torch (exact, slow) or vllm (requirements-gpu.txt)
-    tensor_parallel: int = 1                      # processes that share one vLLM engine
-    vllm_memory: float = 0.45   # share of the GPU's memory for vLLM, which sleeps while the policy is trained
-    rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
-    max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
-    max_gap: float = 0.1             # most nats a token that sampler and trainer may differ at the first step
-    weight_decay: float = 0.0                     # of AdamW
-    clip: float = 1.0                             # gradient norm at most
-    dtype: str = "auto"  # bf16: computing in bf16 over fp32 weights; fp32; auto: bf16 where there is hardware
-    checkpointing: bool = False        # recompute activations in the backward: less memory, a third more time
-    hybrid: bool = False            # several nodes: each holds a whole copy, only gradients cross the network
-    offload: bool = False       # weights, gradients and optimizer wait in host memory: slow, but a model fits
-    words: tuple[str, ...] = CRITICAL_WORDS       # critical words whose entropy is logged [5.1]
-    high_entropy: float = 6.8         # entropies above this are counted [6.5]; too high for a tiny vocabulary
-    limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
-    save_every: int = 50                          # steps between checkpoints; the last step is always saved
-    seed: int = 0                                 # of the order of prompts and of sampling
+    rollout: str = "torch"                  # the sampler: torch (exact, slow) or vllm (requirements-gpu.txt)
+    tensor_parallel: int = 1                # processes that share one vLLM engine
+    vllm_memory: float = 0.45               # share of the GPU's memory for vLLM, which sleeps during training
+    rollout_batch: int = 512                # responses that the torch sampler decodes at a time
+    max_tokens: int = 16384                 # tokens of one pack: what a forward holds at a time
+    max_gap: float = 0.1                    # nats a token that sampler and trainer may differ at first
+    weight_decay: float = 0.0               # of AdamW
+    clip: float = 1.0                       # gradient norm at most
+    dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
+    checkpointing: bool = False             # recompute activations: less memory, a third more time
+    hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
+    offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
+    words: tuple[str, ...] = CRITICAL_WORDS  # critical words whose entropy is logged [5.1]
+    high_entropy: float = 6.8               # counted as high entropy [6.5]; too much for a tiny vocabulary
+    limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
+    save_every: int = 50                    # steps between checkpoints; the last step is always saved
+    seed: int = 0                           # of the order of prompts and of sampling
 
 
 # flags that may change when a run goes on, because what it has computed so far does not depend on them

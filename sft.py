@@ -33,32 +33,32 @@ from pack import make_packs
 
 @dataclass
 class Config:
-    model: str = "out/tiny/base"                  # where to start: model folder, run folder or hub name
-    data: str = "data/tiny/cold_start.jsonl"      # rows with question, images, answer and solution
-    columns: tuple[str, ...] = ()   # OURS=THEIRS where the data names its columns otherwise: question=problem
-    out: str = "out/cold_start"                  # run folder; the same command again goes on where it stopped
+    model: str = "out/tiny/base"            # where to start: model folder, run folder or hub name
+    data: str = "data/tiny/cold_start.jsonl"  # rows with question, images, answer and solution
+    columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    out: str = "out/cold_start"             # run folder; the same command again goes on where it stopped
     val: str = ""                           # rows for a validation loss, measured with every save ("" = none)
-    train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
-    thinking: bool = True                 # the prompt ends with <think>, the solution closes it with </think>
-    lr: float = 1e-5                              # peak learning rate [3.4]
+    train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
+    thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
+    lr: float = 1e-5                        # peak learning rate [3.4]
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
-    warmup: float = 0.03                          # share of the steps that warm up
-    batch: int = 64                               # rows of an optimizer step, over all processes
-    epochs: float = 2.0                           # passes over the data
-    max_tokens: int = 16384                       # tokens of one pack: what a forward holds at a time
-    max_length: int = 16384                       # rows longer than this (prompt and solution) are left out
-    max_tiles: int = 12                 # tiles of an image (InternVL), and a thumbnail when there are several
-    pixels: tuple[int, int] = (0, 0)              # fewest, most pixels of an image (Qwen-VL); 0: the model's
-    optimizer: str = "adamw"                      # adamw, or muon: for a model from nothing, in one process
-    weight_decay: float = 0.0                     # of the optimizer
-    clip: float = 1.0                             # gradient norm at most
-    dtype: str = "auto"               # bf16 over fp32 weights, or fp32; auto: bf16 where the processor has it
-    checkpointing: bool = False        # recompute activations in the backward: less memory, a third more time
-    hybrid: bool = False            # several nodes: each holds a whole copy, only gradients cross the network
-    offload: bool = False            # weights, gradients and optimizer wait in host memory: slow, but it fits
-    limit_bad: float = 0.01                       # share of unusable rows that is skipped; more is refused
-    save_every: int = 500                         # steps between checkpoints; the last step is always saved
-    seed: int = 0                                 # of the order of the rows
+    warmup: float = 0.03                    # share of the steps that warm up
+    batch: int = 64                         # rows of an optimizer step, over all processes
+    epochs: float = 2.0                     # passes over the data
+    max_tokens: int = 16384                 # tokens of one pack: what a forward holds at a time
+    max_length: int = 16384                 # rows longer than this (prompt and solution) are left out
+    max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
+    pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
+    optimizer: str = "adamw"                # adamw, or muon: for a model from nothing, in one process
+    weight_decay: float = 0.0               # of the optimizer
+    clip: float = 1.0                       # gradient norm at most
+    dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
+    checkpointing: bool = False             # recompute activations: less memory, a third more time
+    hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
+    offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
+    limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
+    save_every: int = 500                   # steps between checkpoints; the last step is always saved
+    seed: int = 0                           # of the order of the rows
 
 
 def read_rows(source, cfg, chat, limit_bad):
