@@ -69,7 +69,7 @@ def test_grpo_loss_by_hand():
     # positive: min(1.5 * 2, 1.3 * 2) = 2.6 clipped; min(0.5 * 2, 0.8 * 2) = 1.0
     # negative: min(1.5 * -1, 1.3 * -1) = -1.5; min(0.5 * -1, 0.8 * -1) = -0.8 clipped
     assert loss.item() == pytest.approx(-(2.6 + 1.0 - 1.5 - 0.8) / 4, abs=1e-6)
-    assert torch.allclose(r, ratio) and kl == 0
+    assert torch.allclose(r, ratio) and kl is None
     loss.backward()  # d loss / d logp = -weight * ratio * A where nothing is clipped, 0 where it is
     assert torch.allclose(logp.grad, torch.tensor([0.0, -0.25 * 0.5 * 2, 0.25 * 1.5, 0.0]), atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip((old, adv, length), kept))
