@@ -76,7 +76,7 @@ def copy_all_but_weights(like, folder):
 
 def qwen_tokenizer():
     """The tokenizer, and ids for the configuration: those of SPECIALS and those that end a text."""
-    import blank_model
+    from tiny import blank_model
     core = blank_model.make_tokenizer().backend_tokenizer
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE, eos_token="<|im_end|>",
