@@ -23,11 +23,11 @@ class Family:
 
     model_type = ""                                   # as in config.json
     hf_class = ""                                     # the class of transformers
-    encoder = ("model.vision_tower",)             # prefixes of the parts' names inside the Hugging Face model
+    encoder = ("model.vision_tower",)                 # prefixes of the parts' names in the Hugging Face model
     connector = ("model.multi_modal_projector",)
     llm = ("model.language_model", "lm_head")
     connectors = {}                                   # place -> name in CONNECTORS or MERGERS; {}: theirs
-    tiled = False                            # features are (tiles, patches, width): other connectors fit, too
+    tiled = False                                     # features (tiles, patches, width): other connectors fit
 
     def __init__(self, config):
         self.config = config
@@ -58,14 +58,13 @@ class Family:
         raise NotImplementedError
 
     def patches_per_token(self):
-        raise NotImplementedError
+        return 1
 
     # ---- prompts
 
     def limit_images(self, processor, max_tiles, pixels):
         """Set the limits of an image in its processor: at most max_tiles tiles, or pixels = (fewest, most),
-        0: its own."""
-        raise NotImplementedError
+        0: its own. A family with images of one size has nothing to set."""
 
     def marks(self, tokenizer):
         """Ids that stand before and behind an image's tokens and are not written by the chat template."""
@@ -82,7 +81,7 @@ class Family:
 
     def vllm_limits(self, processor):
         """The limits of images as vLLM's processor wants to be told them."""
-        raise NotImplementedError
+        return {}
 
 
 class InternVL(Family):
