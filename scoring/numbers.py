@@ -111,7 +111,7 @@ _VALUE = re.compile(
     r"|(?P<digits>\d(?:[,. ]?\d)*\.?|\.\d+)"
     r"(?:(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?|[eE])[{(]? ?(?P<power>[+-]?\d{1,3}) ?[})]?)?)")
 _MORE = re.compile(r" ?[\d.^!:,]| ?/ ?\d")  # behind a value: so it was none
-_PART = re.compile(r" ?(?:and )?(\d+(?:\.\d+)?) ?([^\d\s]+)")  # of "1 h 30 min"
+_PART = re.compile(r" ?(?:and )?(\d{1,40}(?:\.\d{1,40})?) ?([^\d\s]+)")  # of "1 h 30 min"
 
 
 def _decimal(body):
@@ -215,11 +215,7 @@ def rounds_to(exact, decimal):
 
 def _terminates(value):
     """Can the fraction be written as a decimal with an end?"""
-    d = value.denominator
-    for p in (2, 5):
-        while d % p == 0:
-            d //= p
-    return d == 1
+    return pow(10, value.denominator.bit_length(), value.denominator) in (0, 1 % value.denominator)
 
 
 _TRAILING_UNIT = re.compile(

@@ -230,4 +230,4 @@ def _text_alone(a, bare, text, texts, maths):
     if len(_named(a, texts)) > 1:
         return DIFFERENT
     found = simple(a, text)
-    return equal(a, text, None, maths) if bare and not found else found or None
+    return equal(a, text, None, maths) if bare and not found and is_maths(text) else found or None

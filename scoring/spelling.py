@@ -94,7 +94,8 @@ def words_of(s):
 def is_maths(s):
     """Is it an expression rather than prose? Prose is compared word for word, never parsed as a product of
     letters."""
-    s = re.sub(r"\\(?:begin|end) ?\{[a-z]*matrix\}|&(?=.*\\end)", " 0", s)
+    if "\\begin" in s:
+        s = re.sub(r"\\(?:begin|end) ?\{[a-z]*matrix\}|&", "+", s)
     if not re.search(r"[\d\\^+*/|=<>()-]", s) and len(s) > 1:
         return False
     if re.search(r"(?<![_\d])\d+\s+\d|[\u3400-\u9fff@#&?\"`;]|__", s):
