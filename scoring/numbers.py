@@ -19,7 +19,7 @@ s1 1 s sec *second 秒; s1 0.001 ms; s1 60 min minute 分钟 分; s1 3600 h hr h
 s1 604800 week 周; y1 1 year yr 年; mo1 1 month; m1s-1 0.44704 mph; s-1 1 *Hz *hertz; K1 1 K kelvin
 kg1m1s-2 1 *N *newton 牛; kg1m2s-2 1 *J *joule *焦; kg1m2s-3 1 *W *watt *瓦; kg1m-1s-2 1 *Pa *pascal *帕
 A1 1 *A *amp *ampere *安; A1s1 1 *C *coulomb; kg1m2s-3A-1 1 *V *volt *伏; kg-1m-2s4A2 1 *F *farad
-kg1m2s-3A-2 1 *Ω *ohm 欧 欧姆 \\Omega; kg1s-2A-1 1 *T *tesla; kg1m2s-2A-2 1 *H *henry; mol1 1 *mol mole 摩尔
+kg1m2s-3A-2 1 *Ω *ohm 欧 欧姆; kg1s-2A-1 1 *T *tesla; kg1m2s-2A-2 1 *H *henry; mol1 1 *mol mole 摩尔
 °1 1 ° degree deg 度; °C1 1 °C celsius; °F1 1 °F fahrenheit; rad1 1 rad radian; eV1 1 *eV; cal1 1 *cal *calorie
 $1 1 $ dollar USD 美元; ¥1 1 ¥ yuan 元 RMB; €1 1 € euro; £1 1 £; cent1 1 cent; unit1 1 unit 单位
 """
@@ -50,14 +50,15 @@ def _units():
 UNITS = _units()
 _GLUED = set("m g s L N J W V ° % cm mm km dm kg mL ml Hz kW kJ °C °F".split())  # 5m is five metres, 5x algebra
 _UNIT_TOKEN = re.compile(
-    r" ?(/|\\cdot|\\times|\*|per\b)? ?(\\Omega|°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥]) ?"
+    r" ?(/|\\cdot|\\times|\*|per\b)? ?(°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥]) ?"
     r"(?:\^ ?\{? ?(-?\d) ?\}?)?")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3}
 
 
 def unit_of(text):
     """"km/h" -> (5/18, (("m", 1), ("s", -1))); "" -> (1, ()); anything but units of the table -> None."""
-    text, glued = text.rstrip(), text[:1] != " "
+    glued, text = text[:1] != " ", text.rstrip().replace("\\Omega", "Ω").replace("k Ω", "kΩ")
+    text = re.sub(r"\\mu ?", "µ", text)
     factor, dims, at, power = Fraction(1), {}, 0, 1
     while at < len(text):
         m = _UNIT_TOKEN.match(text, at)
@@ -215,7 +216,7 @@ def rounds_to(exact, decimal):
 
 def _terminates(value):
     """Can the fraction be written as a decimal with an end?"""
-    return pow(10, value.denominator.bit_length(), value.denominator) in (0, 1 % value.denominator)
+    return pow(10, value.denominator.bit_length(), value.denominator) == 0
 
 
 _TRAILING_UNIT = re.compile(

@@ -175,6 +175,9 @@ _LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案) ?(?:is )?:? ?)?
                      r"(?: is (?:correct|right))?", re.IGNORECASE)
 _LETTER_TEXT = re.compile(r"(?:[Oo]ption )?(?:\(([A-J])\):?|([A-J]) ?(?:[.)]|[:,-] )) ?([^=]+)", re.DOTALL)
 
+_DOUBTED = re.compile(r"\b[A-J][.):]|\b(?:or|and) \(?[A-J]\b|[,;/] ?[A-J]\b|^\(?[A-Ja-j]\)?$|\b[B-J]$|错|不"
+                      r"|^(?:is|not|never|wrong|incorrect)\b")  # no option's text: a text about the letter
+
 
 def choice(a, g, options, maths):
     """A Verdict when this is about choice letters, None when it is not. a and g are plain."""
@@ -207,7 +210,7 @@ def _wanted(g, bare, letters, texts):
     if bare and bare[1] in letters:
         return bare[1], texts[ord(bare[1]) - 65] if texts else None
     told = None if bare else _LETTER_TEXT.fullmatch(g)
-    if told and not re.search(r"\b[A-J][.):]|\b(?:or|and) \(?[A-J]\b|[,;/] ?[A-J]\b|^\(?[A-J]\)?$", told[3]):
+    if told and not _DOUBTED.search(told[3]):
         return told[1] or told[2], told[3]
     named = _named(g, texts)
     return (named[0], g) if len(named) == 1 else (None, None)
