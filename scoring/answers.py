@@ -17,6 +17,7 @@ import re
 import time
 import unicodedata
 
+from machinery.files import Refused, say
 from scoring.limits import MAX_CHARS, too_heavy
 from scoring.numbers import number
 from scoring.rule import NEEDS_MATHS, SAME, choice, equal, needs_maths, verdict
@@ -107,3 +108,16 @@ def _unreadable(answer, g):
 
 def _read_at_sight(g, options):
     return bool(number(g) or choice("A", g, options, needs_maths) or words_of(g) or len(g) == 1)
+
+
+def report_unreadable(source, records, limit_bad, verifier):
+    """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
+    share of limit_bad is refused, unless there is a verifier that can read them."""
+    unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
+    if not unreadable:
+        return
+    listed = "; ".join(f"row {records[i].id}: {why}" for i, why in list(unreadable.items())[:5])
+    if len(unreadable) > limit_bad * len(records) and not verifier:
+        raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
+                      f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
+    say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")

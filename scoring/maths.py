@@ -55,13 +55,13 @@ def same_maths(a, g):
     sets = [_solutions(s, lower) for s in (a, g)]
     if all(sets):
         (x, names_x), (y, names_y) = sets
-        return not (names_x and names_y and names_x != names_y) and (x == y or not (x ^ y).measure and x ^ y == x - x)
+        return (not names_x or not names_y or names_x == names_y) and bool(x == y or (x ^ y).is_empty)
     x, y = _parse(a, lower), _parse(g, lower)
     if isinstance(x, MatrixBase) and isinstance(y, MatrixBase):
         return x.shape == y.shape and all(_same_values(p, q, []) for p, q in zip(x, y))
     same = None
-    if isinstance(x, Relational) and isinstance(y, Relational):
-        same = _same_relations(x, y)
+    if isinstance(x, Eq) and isinstance(y, Eq):
+        same = _same_equations(x, y)
     elif isinstance(x, Expr) and isinstance(y, Expr):
         same = _same_values(x, y, [number(a), number(g)])
     if same is not None:
@@ -79,7 +79,8 @@ def _solutions(s, lower):
     for part in cut(s, COMMAS):
         body = split_label(part)[1][-1]
         found = _parse(body, lower) if re.search(r"[<>()\[\]]|\\(?:le|ge|ne)(?![a-z])", body) else None
-        if isinstance(found, (Relational, And, Or)) and not isinstance(found, Eq) and len(found.free_symbols) == 1:
+        relation = isinstance(found, (Relational, And, Or)) and not isinstance(found, Eq)
+        if relation and len(found.free_symbols) == 1:
             names |= found.free_symbols
             found = found.as_set()
         if not isinstance(found, Set):
@@ -88,16 +89,13 @@ def _solutions(s, lower):
     return Union(*sets), names
 
 
-def _same_relations(x, y):
-    """True, False, or None when the values do not settle it. 2x + 2y < 4 is x + y < 2, and -x - y > -2 too."""
+def _same_equations(x, y):
+    """True, False, or None when the values do not settle it. 2x = 4 is x = 2."""
     f, h = x.lhs - x.rhs, y.lhs - y.rhs
     symbols = sorted(f.free_symbols | h.free_symbols, key=str)
     ratios = [p / q for p, q in _values(f, h, symbols) if p != 0 and q != 0]
     if len(ratios) >= 3 and all(_near(ratio, ratios[0]) for ratio in ratios):
-        if isinstance(x, Eq) or isinstance(y, Eq):
-            return isinstance(x, Eq) and isinstance(y, Eq)
-        flipped = {">": "<", "<": ">", ">=": "<=", "<=": ">="}.get(y.rel_op)
-        return bool(ratios[0].is_real) and x.rel_op == (y.rel_op if ratios[0] > 0 else flipped)
+        return True
     return None if f.free_symbols and h.free_symbols else False
 
 
@@ -143,27 +141,14 @@ def _parse(s, lower):
                                boxed="none", equations=False)
     conversion = ConversionConfig(lowercase_symbols=lower)
     expr = latex2sympy(_latex(s), normalization_config=tidy, conversion_config=conversion, is_real=True)
+    expr = expr.xreplace({decimal: Rational(str(decimal)) for decimal in expr.atoms(Float)})
     return expr.subs({v: I for v in expr.free_symbols if v.name == "i"})
 
 
 def _latex(s):
-    s = s.replace("**", "^").replace("*", r"\cdot ")
+    s = s.replace("**", "^").replace("*", r"\cdot ").replace("°", "")
     s = _FUNCTIONS.sub(r"\\\1 ", s)
     s = re.sub(r"(?<![\\A-Za-z])(?:inf|infinity|oo)(?![A-Za-z])", r"\\infty ", s)
-    s = re.sub(r"\\sqrt\s+(?=[({\[])", r"\\sqrt", s)
-    while (i := s.find("\\sqrt(")) >= 0:
-        j = _closing(s, i + 5)
-        s = s[:i] + "\\sqrt{" + s[i + 6:j] + "}" + s[j + 1:]
-    s = re.sub(r"\\sqrt\s*([a-zA-Z])", r"\\sqrt{\1}", s)
-    s = re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", s)
-    return re.sub(r"\^\s*(-?\d+)(?![}\d])", r"^{\1}", s).replace("°", "")
-
-
-def _closing(s, start):
-    """Where the bracket that opens at `start` closes; the string's end when it does not."""
-    depth = 0
-    for i in range(start, len(s)):
-        depth += (s[i] == "(") - (s[i] == ")")
-        if depth == 0:
-            return i
-    return len(s)
+    s = re.sub(r"(\\sqrt|\^) *\(([^()]*(?:\([^()]*\)[^()]*)*)\)", r"\1{\2}", s)  # brackets, one level of them inside
+    s = re.sub(r"\\sqrt *([a-zA-Z])", r"\\sqrt{\1}", s)
+    return re.sub(r"\^ *(-?\d+)(?![}\d])", r"^{\1}", s)

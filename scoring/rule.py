@@ -12,13 +12,8 @@ from scoring.shapes import RELATION, shape, split_label
 from scoring.spelling import is_maths, key_of, plain, words_of
 
 
-class Verdict(Enum):
-    SAME = 1
-    DIFFERENT = 2
-    NEEDS_MATHS = 3  # spelling, numbers and shapes do not settle it: a worker has to look
-
-
-SAME, DIFFERENT, NEEDS_MATHS = Verdict
+# NEEDS_MATHS: spelling, numbers and shapes do not settle it, a worker has to look
+SAME, DIFFERENT, NEEDS_MATHS = Enum("Verdict", "SAME DIFFERENT NEEDS_MATHS")
 
 
 def verdict(same):

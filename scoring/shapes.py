@@ -1,9 +1,10 @@
-"""Shapes of answers: lists, sets, tuples, intervals and ratios are taken apart, to be compared piece by piece.
+"""Shapes of answers: lists, sets, tuples, intervals, ratios are taken apart, to be compared piece by piece.
 
 `shape` is the function that others use. Inequalities, unions and matrices are left to math-verify (maths.py).
 """
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 
 from scoring.numbers import number
 
@@ -56,8 +57,8 @@ def cut(s, separators):
 
 
 def split_label(s):
-    """"x = 5", "5 = x", "|AB| = 5" -> (name, ["5"]); a chain "x = 2+3 = 5" -> ("x", ["2+3", "5"]); no label ->
-    (None, parts)."""
+    """"x = 5", "5 = x" -> ("x", ["5"]); a chain "x = 2+3 = 5" -> ("x", ["2+3", "5"]); no label -> (None,
+    parts)."""
     if cond := _BUILDER.fullmatch(s):
         s = cond[2] if re.search(RELATION, cond[2]) else s
     parts = cut(s, r"=|\\approx(?![a-z])|\\in(?![a-z])")
@@ -99,12 +100,8 @@ def _brackets(body, label):
 
 def _balanced(s):
     """Does every bracket close, so that the outer pair belongs together? Not in (1, 2) and (3, 4)."""
-    depth = 0
-    for m in re.finditer(r"[()\[\]{}]", s):
-        depth += 1 if m.group() in _OPEN else -1
-        if depth < 0:
-            return False
-    return depth == 0
+    depths = [0, *accumulate(1 if c in _OPEN else -1 for c in s if c in _OPEN + _CLOSE)]
+    return min(depths) == depths[-1] == 0
 
 
 def _ratio(body, label):
