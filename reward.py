@@ -49,8 +49,8 @@ def extract_answer(response, thinking_prompt=True):
 def format_ok(response, thinking_prompt=True):
     """The thinking template is kept: exactly one </think>, a thought before it, an answer behind it.
 
-    Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>; or it opens
-    its own <think> (the self-incentive prompt, section 6.6).
+    Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>, unless the
+    response opens its own <think> (the self-incentive prompt, section 6.6).
     """
     if not thinking_prompt and not opens_thought(response):
         return "</think>" not in response and extract_answer(response, False) is not None

@@ -12,7 +12,7 @@ from sympy import And, Basic, Expr, Float, I, MatrixBase, Or, Rational, Set, Uni
 from sympy.core.relational import Eq, Relational
 
 from scoring.numbers import number, rounds_to, split_unit
-from scoring.rule import DIFFERENT, verdict
+from scoring.rule import verdict
 from scoring.shapes import COMMAS, cut, shape, split_label
 from scoring.spelling import words_of
 
@@ -22,12 +22,17 @@ _FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|si
 
 def compare(a, g):
     """The Verdict on two expressions."""
+    return verdict(_tried(same_maths, a, g))
+
+
+def _tried(function, *args):
+    """Its result; None where the string is no mathematics: the parser and sympy raise everything there is."""
     try:
-        return verdict(same_maths(a, g))
+        return function(*args)
     except (RecursionError, MemoryError):
         raise
-    except Exception:  # the parser and sympy raise everything there is on strings that are no mathematics
-        return DIFFERENT
+    except Exception:
+        return None
 
 
 def readable(gold):
@@ -36,22 +41,14 @@ def readable(gold):
     if found.items != [gold]:
         return all(map(readable, found.items))
     x = split_unit(gold)[0]
-    if number(x) or words_of(x):
-        return True
-    try:
-        _parse(x, True)
-    except (RecursionError, MemoryError):
-        raise
-    except Exception:  # as above: whatever it raises, it could not read the string
-        return False
-    return True
+    return bool(number(x) or words_of(x) or _tried(_parse, x, True) is not None)
 
 
 def same_maths(a, g):
     """Expressions are compared by their values at fixed points, equations up to a factor, inequalities and
     intervals as sets, matrices cell by cell, the rest by math-verify."""
-    own_letters = [set(re.sub(r"\\[A-Za-z]+", "", s)) for s in (a, g)]
-    lower = not any(_both_cases(letters) for letters in own_letters)  # R and r in one formula are two things
+    letters = re.sub(r"\\[A-Za-z]+", "", a), re.sub(r"\\[A-Za-z]+", "", g)
+    lower = not any(c.lower() in s for s in letters for c in set(s) - set(s.lower()))  # R, r: two things
     sets = [_solutions(s, lower) for s in (a, g)]
     if all(sets):
         (x, names_x), (y, names_y) = sets
@@ -67,10 +64,6 @@ def same_maths(a, g):
     if same is not None:
         return same
     return isinstance(x, Basic) and bool(verify(y, x, timeout_seconds=None, allow_set_relation_comp=True))
-
-
-def _both_cases(letters):
-    return any(c.isupper() and c.lower() in letters for c in letters)
 
 
 def _solutions(s, lower):
@@ -100,8 +93,7 @@ def _same_equations(x, y):
 
 
 def _same_values(x, y, numbers):
-    """True, False, or None when too few points are defined. numbers: the two as plain numbers, where they are
-    some."""
+    """True, False, or None when too few points are defined. numbers: the two as plain numbers or None."""
     symbols = sorted(x.free_symbols | y.free_symbols, key=str)
     both = _values(x, y, symbols)
     if both and not symbols:
@@ -116,10 +108,7 @@ _POINTS = (733, -1327, 2411, -389, 1801, 3571, -2203, 641, -911, 1447)  # over t
 
 def _values(x, y, symbols):
     """[(value of x, value of y)] at five points (one when there is no variable), complex numbers of 30
-    digits.
-
-    Points where one of them is undefined are left out.
-    """
+    digits. Points where one of them is undefined are left out."""
     pairs = []
     for k in range(5 if symbols else 1):
         at = {s: Rational(_POINTS[(2 * k + 3 * j) % 10] + 17 * j, 1009) for j, s in enumerate(symbols)}
@@ -135,8 +124,7 @@ def _near(x, y):
 
 
 def _parse(s, lower):
-    """LaTeX -> sympy, by the parser of math-verify. It must read the whole string; anything else is an
-    error."""
+    """LaTeX -> sympy, by the parser of math-verify. It must read the whole string, or it is an error."""
     tidy = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False,
                                boxed="none", equations=False)
     conversion = ConversionConfig(lowercase_symbols=lower)
@@ -149,6 +137,6 @@ def _latex(s):
     s = s.replace("**", "^").replace("*", r"\cdot ").replace("°", "")
     s = _FUNCTIONS.sub(r"\\\1 ", s)
     s = re.sub(r"(?<![\\A-Za-z])(?:inf|infinity|oo)(?![A-Za-z])", r"\\infty ", s)
-    s = re.sub(r"(\\sqrt|\^) *\(([^()]*(?:\([^()]*\)[^()]*)*)\)", r"\1{\2}", s)  # brackets, one level of them inside
+    s = re.sub(r"(\\sqrt|\^) *\(([^()]*(?:\([^()]*\)[^()]*)*)\)", r"\1{\2}", s)  # one level of () inside
     s = re.sub(r"\\sqrt *([a-zA-Z])", r"\\sqrt{\1}", s)
     return re.sub(r"\^ *(-?\d+)(?![}\d])", r"^{\1}", s)

@@ -89,8 +89,7 @@ def _in_order(xs, ys, maths):
 
 
 def _in_any_order(xs, ys, maths):
-    """Is there a partner for each? Equality is (nearly) transitive here, so the first free partner is good
-    enough."""
+    """Is there a partner for each? Equality is (nearly) transitive, so the first free one is good enough."""
     free, unsettled = list(ys), False
     for x in xs:
         for i, y in enumerate(free):
@@ -111,7 +110,7 @@ def _expressions(a, g, maths):
         if unit_a[1] != unit_g[1]:
             return DIFFERENT
         if unit_a[0] != unit_g[0]:
-            a, g = _times(a, unit_a[0]), _times(g, unit_g[0])
+            a, g = (f"({s})({f.numerator}/{f.denominator})" for s, (f, _) in [(a, unit_a), (g, unit_g)])
     if unit_a or unit_g:
         settled = simple(a, g)
         if settled:
@@ -120,10 +119,6 @@ def _expressions(a, g, maths):
     short = [bool(re.fullmatch("[a-z]{2,3}", s)) for s in (a, g)]
     both_maths = (is_maths(a) or short[0]) and (is_maths(g) or short[1]) and not all(short)
     return maths(a, g) if both_maths else DIFFERENT
-
-
-def _times(s, factor):
-    return f"({s})\\cdot ({factor.numerator}/{factor.denominator})"
 
 
 def simple(a, g):
@@ -148,7 +143,7 @@ def simple(a, g):
 
 def _clock(s):
     """(minutes since midnight as written, "a", "p" or "") of "2:30", "2:30 p.m.", "2 pm"; None: no time."""
-    m = re.fullmatch(r"([01]?\d|2[0-4])(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:([ap])\.? ?m\.?)?", s, re.IGNORECASE)
+    m = re.fullmatch(r"([01]?\d|2[0-4])(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:([ap])\.? ?m\.?)?", s, re.I)
     if not m or not (m[2] or m[4]) or m[4] and not 1 <= int(m[1]) <= 12:
         return None
     return int(m[1]) % 24 * 60 + int(m[2] or 0) + int(m[3] or 0) / 60, (m[4] or "").lower()
@@ -180,7 +175,8 @@ def choice(a, g, options, maths):
     texts = [plain(str(option)) for option in options or ()]
     several = re.fullmatch(_SEVERAL, g) and re.fullmatch(_SEVERAL, a, re.IGNORECASE)
     if several and (options or re.search(r"[ ,;]", a + g)):  # else AC and CA may be segments
-        return verdict(_picked(a) == _picked(g))  # "AC" is "A, C" and "C, A"
+        picked = [sorted(c for c in s.upper().replace("AND", "") if c.isalpha()) for s in (a, g)]
+        return verdict(picked[0] == picked[1])  # "AC" is "A, C" and "C, A"
     bare = _BARE.fullmatch(g)
     want, text = _wanted(g, bare, letters, texts)
     if not want:
@@ -190,14 +186,10 @@ def choice(a, g, options, maths):
         return verdict(m[1].upper() == want)
     m = _LETTER_TEXT.fullmatch(a)
     if m and (m[1] or m[2]) in letters:  # "B. dog": the right letter, and no other text than its own
-        ours = (m[1] or m[2]) == want
-        return (equal(m[3], text, None, maths) if text else verdict(_harmless(m[3]))) if ours else DIFFERENT
+        if (m[1] or m[2]) != want or not text:
+            return verdict((m[1] or m[2]) == want and _harmless(m[3]))
+        return equal(m[3], text, None, maths)
     return None if text is None else _text_alone(a, bare, text, texts, maths)
-
-
-def _picked(s):
-    """The letters of "A, C" in their order."""
-    return sorted(c for c in s.upper().replace("AND", "") if c.isalpha())
 
 
 def _wanted(g, bare, letters, texts):

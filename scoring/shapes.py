@@ -13,12 +13,13 @@ _NAME = (r"(?:\\?[A-Za-zα-ω]'*(?:_\{?\w+\}?)?|\\(?!le\b|ge\b|ne\b|in\b|sqrt|fr
          r"|[A-Z]{2,3}|(?:\\angle|\\triangle) ?[A-Z]{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3})")
 _LABEL = re.compile(rf"{_NAME}(?: ?\([^()=]{{1,20}}\))?|\( ?\w ?(?:, ?\w ?){{1,3}}\)")
 _MEASURES = re.compile(  # \cos A, \vec a, f(x), \alpha: the names in \frac{AB}{BC}, AB + BC, |AB|, A : B
-    r"\\(?:sin|cos|tan|cot|vec|overline|overrightarrow|hat|bar) ?\{?\\?[A-Za-z]+\}?|m? ?\\(?:angle|triangle|alpha|beta"
-    r"|gamma|theta|varphi|phi|rho|sigma|lambda|omega|Delta)(?![a-z])|[A-Za-z]_(?:\{\w+\}|\w)|[a-zA-Z]\([A-Za-z]\)")
+    r"\\(?:sin|cos|tan|cot|vec|overline|overrightarrow|hat|bar) ?\{?\\?[A-Za-z]+\}?|m? ?\\(?:angle|triangle"
+    r"|alpha|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega|Delta)(?![a-z])|[A-Za-z]_(?:\{\w+\}|\w)"
+    r"|[a-zA-Z]\([A-Za-z]\)")
 RELATION = r"\\(?:le|ge|ne|in)(?![a-z])|<|>"
 COMMAS = r"[,;]|\\cup(?![a-z])|\s(?:or|and|\\lor|\\vee)\s|或|(?<=[^\u3400-\u9fff])和"
 _BUILDER = re.compile(r"\\\{ ?(\w) ?(?:\\in ?(?:\\mathbb ?\{?R\}?|R) ?)?(?:\||\\mid|:) ?(.+)\\\}")
-_COLUMN = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr|]+\})?([^&]+)\\end ?\{\1\} ?[)\]]?")
+_COLUMN = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?([^&]+)\\end ?\{\1\} ?[)\]]?")
 
 
 @dataclass
@@ -95,7 +96,9 @@ def _brackets(body, label):
     kind = kind.replace("\\", "")
     if len(inner) > 1:
         return Shape(kind, inner, label)
-    return (shape(inner[0]) if label is None else Shape("one", inner, label)) if kind in ("()", "{}") else None
+    if kind in ("()", "{}"):
+        return Shape("one", inner, label) if label else shape(inner[0])
+    return None
 
 
 def _balanced(s):

@@ -37,20 +37,20 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"\\varnothing", r"\\emptyset"), (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
     (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"), (r"\\colon(?![A-Za-z])", ":"), (r"\\(?:lt)(?![A-Za-z])", "<"),
     (r"\\(?:gt)(?![A-Za-z])", ">"), (r"\\(?:dots|ldots|cdots)(?![A-Za-z])", "..."),
-    (r"\\[lr]angle(?![A-Za-z])", lambda m: "()"[m[0] == "\\rangle"]), (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"),
+    (r"\\[lr]angle(?![A-Za-z])", lambda m: "()"[m[0][1] == "r"]), (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"),
     (rf"\]{_EDGE}\[", r"(\1)"), (rf"\]{_EDGE}\]", r"(\1]"), (rf"\[{_EDGE}\[", r"[\1)"))]
 _WRAPPER = (r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt)|operatorname|mbox|boldsymbol|bm|emph"
             r"|underline|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?")
 _WRAPPED = re.compile(_WRAPPER + r"\{([^{}]*)\}")  # \text{..}, \mathbf{..}: only what is inside counts
-_MARKUP = re.compile(r"[\\$*~^<>{}\[\]]|\.\.\.")  # an ASCII string without any of these is spelled plainly already
+_MARKUP = re.compile(r"[\\$*~^<>{}\[\]]|\.\.\.")  # ASCII without any of these is spelled plainly already
 _OPENING = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct|right) )?answer|solution|result"
-    r"|(?:value|measure|length|area|perimeter|volume|radius|sum)(?: of \\?[A-Za-z]{1,5}(?: ?[A-Z]{1,4})?)?)"
-    r"(?: is| are|:| =)+ (?=.)|^(?:所以|因此)?,?答案(?:是|为|:) ?", re.IGNORECASE)
-_PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number", "every real number", "全体实数",
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct|right) )?answer|solution"
+    r"|result|(?:value|measure|length|area|perimeter|volume|radius|sum)(?: of \\?[A-Za-z]{1,5}(?: ?[A-Z]{1,4})?"
+    r")?)(?: is| are|:| =)+ (?=.)|^(?:所以|因此)?,?答案(?:是|为|:) ?", re.IGNORECASE)
+_PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number", "全体实数",
                              "\\mathbb{R}", "\\mathbb R", "\\R", "\\Reals"), "(-\\infty, \\infty)"),
             **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "无解",
-                             "the empty set", "empty set", "\\{\\}", "\\{ \\}"), "\\emptyset"),
+                             "empty set", "\\{\\}", "\\{ \\}"), "\\emptyset"),
             "noon": "12:00 pm", "midnight": "12:00 am", "infinity": "\\infty"}
 
 
