@@ -1,17 +1,12 @@
 """Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
-ours).
+ours). It goes from cheap to dear:
 
-same_answer(answer, gold) reads numbers, fractions, percentages, units, LaTeX, intervals, inequalities, sets,
-tuples, matrices, equations, expressions, text, choice letters, and several answers in one string. It goes
-from cheap to dear:
+1. spelling.py  one form for the many ways to type the same thing                      microseconds, here
+2. numbers.py   exact fractions with units                                             microseconds, here
+3. shapes.py    lists, tuples, intervals, ratios, labels and chains, piece by piece    microseconds, here
+4. maths.py     expressions, equations, inequalities, matrices: math-verify parses    milliseconds, workers.py
 
-1. spelling.py  one form for the many ways to type the same thing                     microseconds, here
-2. numbers.py   exact fractions with units                                            microseconds, here
-3. shapes.py    lists, intervals, sets, matrices, equations, piece by piece           microseconds, here
-4. maths.py     what is left is parsed by math-verify and compared by value           milliseconds, workers.py
-
-rule.py puts these together. Here is what others call; a reader may skip `unreadable_golds`, which checks data
-sets.
+rule.py puts these together. Here is what others call; a reader may skip what checks the golds of data sets.
 """
 import re
 import time

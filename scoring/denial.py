@@ -38,11 +38,11 @@ _IMAGE = (rf"{_THE}{_NOUN}(?!['-]\w| (?:(?!(?:and|but|so|here)\b)\w+ing\b|that\b
           r"|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in the (?!question|problem|prompt|message)"
           r"|\w+ (?:is|has)\b|book|file|clearly|well\b|yet\b))")
 _NOW = r"(?:(?:actually|really|directly|currently|also|even|still|just|physically) )*"
-_LOOK = (r"(?:see|view|access|open|look at|display|process|perceive|observe|inspect|analy[sz]e)"
+_LOOK = (r"(?:see|view|access|open|look at|display|process|perceive|load|observe|inspect|analy[sz]e)"
          r"(?: (?:or|and) \w+)?")
 _I = r"(?:^|\b(?:i|we|and|but|so|since|as|because) )"  # I, we, or nobody; not "the driver can't see"
 _CANNOT = (rf"(?:{_I}{_NOW}(?:can't|cannot|can not|couldn't|could not)|(?:\bi|\bwe)(?:'m|'re| am"
-           rf"| are) (?:unable to|not able to|blind to)) {_NOW}")
+           rf"| are| was) (?:unable to|not able to|blind to)) {_NOW}")
 _NEGATED = r"(?:n't| not| never)"
 # behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to
 # scale")

@@ -1,10 +1,10 @@
-"""Expressions, compared by value. Only the worker processes import this file: it brings sympy and math-verify
-along.
+"""Expressions, compared by value. Only the worker processes import this file: it brings sympy along.
 
 The parser reads LaTeX alone, and nothing is ever evaluated as Python. A reader may skip `_latex`, which
 rewrites plain typing (sqrt(2), x**2) as LaTeX.
 """
 import re
+from functools import lru_cache
 
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
 from math_verify import verify
@@ -13,7 +13,7 @@ from sympy.core.relational import Eq, Relational
 
 from scoring.numbers import number, rounds_to, split_unit
 from scoring.rule import verdict
-from scoring.shapes import COMMAS, cut, shape, split_label
+from scoring.shapes import OR, cut, shape, split_label
 from scoring.spelling import words_of
 
 _FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln"
@@ -63,15 +63,15 @@ def same_maths(a, g):
         same = _same_values(x, y, [number(a), number(g)])
     if same is not None:
         return same
-    return isinstance(x, Basic) and bool(verify(y, x, timeout_seconds=None, allow_set_relation_comp=True))
+    return isinstance(x, Basic) and bool(verify(y, x, float_rounding=12, timeout_seconds=None))
 
 
 def _solutions(s, lower):
     """(set, names) of x > 5, 1 < x < 2, x < 1 or x > 2, (1, 2) \\cup (3, 4); None for anything else."""
     sets, names = [], set()
-    for part in cut(s, COMMAS):
+    for part in cut(s, OR):
         body = split_label(part)[1][-1]
-        found = _parse(body, lower) if re.search(r"[<>()\[\]]|\\(?:le|ge|ne)(?![a-z])", body) else None
+        found = _parse(body, lower) if re.search(r"[<>()\[\]]|\\(?:le|ge|ne|setminus)\b", body) else None
         relation = isinstance(found, (Relational, And, Or)) and not isinstance(found, Eq)
         if relation and len(found.free_symbols) == 1:
             names |= found.free_symbols
@@ -123,8 +123,11 @@ def _near(x, y):
     return scale == 0 or abs(x - y) <= scale * 1e-13
 
 
+@lru_cache(maxsize=256)  # the responses to one question have one gold
 def _parse(s, lower):
     """LaTeX -> sympy, by the parser of math-verify. It must read the whole string, or it is an error."""
+    if re.search(r"\d ?[_']", s):
+        raise ValueError("the parser would drop what stands behind the number")
     tidy = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False,
                                boxed="none", equations=False)
     conversion = ConversionConfig(lowercase_symbols=lower)

@@ -34,7 +34,7 @@ _PREFIXES = {**dict(zip("G M k m µ n giga mega kilo milli micro nano".split(),
 
 def _units():
     """name -> (factor, dimensions): "km" -> (1000, {"m": 1})"""
-    table = {name: (Fraction(1), {name.removesuffix("es"): 1}) for name in re.findall("[a-z]+|.", _COUNTED)}
+    table = {name: (Fraction(1), {name.removesuffix("es"): 1}) for name in re.findall(r"[a-z]+|\S", _COUNTED)}
     for entry in re.split("[;\n]", _UNIT_LINES.strip()):
         dims, factor, *names = entry.split()
         powers = {dim: int(power) for dim, power in re.findall(r"([^\d-]+)(-?\d)", dims)}
@@ -192,7 +192,7 @@ def _compound(s):
 def same_number(x, y):
     if x.percent != y.percent:  # 50% is 0.5; and the sign left out, as any unit may be
         p, n = (x, y) if x.percent else (y, x)
-        return _close(p, n) or _close(p, replace(n, value=n.value * 100))
+        return not n.unit[1] and (_close(p, n) or _close(p, replace(n, value=n.value * 100)))
     if x.unit[1] and y.unit[1]:  # both have a unit: it must measure the same thing
         if x.unit[1] != y.unit[1]:
             return False
@@ -220,8 +220,8 @@ def _terminates(value):
 
 
 _TRAILING_UNIT = re.compile(
-    r"(?<=[\d})]) ((?:°[CF]?|[A-Za-zµΩ]+)(?: ?\^ ?\{?-?\d\}?)?(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?)$"
-    r"|(?<=[\d})])(°)$")
+    r"(?:(?<=[\d})])|(?<=\\pi)) ((?:(?:square|cubic) )?(?:°[CF]?|[A-Za-zµΩ]+)(?: ?\^ ?\{?-?\d\}?)?"
+    r"(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?)$|(?<=[\d})])(°)$")
 
 
 def split_unit(s):

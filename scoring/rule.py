@@ -34,7 +34,7 @@ def equal(a, g, options, maths):
     if settled:
         return settled
     x, y = shape(a), shape(g)
-    equations = "=" in a and "=" in g
+    equations = a.count("=") == g.count("=") == 1
     if x.label and y.label and x.label.casefold() != y.label.casefold():  # y = x + 1 against x = y - 1
         return maths(a, g) if x.kind == y.kind == "one" and equations else DIFFERENT
     if x.kind == y.kind == "one":
@@ -211,7 +211,7 @@ def _named(s, texts):
 def _harmless(text):
     """Behind the right letter of options that we do not know: a number or a formula, no word, no letter."""
     text = split_unit(text)[0]
-    return bool(number(text)) or is_maths(text) and not re.search(
+    return bool(number(text)) or is_maths(text) and text != "-" and not re.search(
         r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])|[A-Za-z]{2}|[^\x00-\x7f]", re.sub(r"\\[A-Za-z]+", " ", text))
 
 

@@ -17,7 +17,8 @@ _MEASURES = re.compile(  # \cos A, \vec a, f(x), \alpha: the names in \frac{AB}{
     r"|alpha|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega|Delta)(?![a-z])|[A-Za-z]_(?:\{\w+\}|\w)"
     r"|[a-zA-Z]\([A-Za-z]\)")
 RELATION = r"\\(?:le|ge|ne|in)(?![a-z])|<|>"
-COMMAS = r"[,;]|\\cup(?![a-z])|\s(?:or|and|\\lor|\\vee)\s|或|(?<=[^\u3400-\u9fff])和"
+OR = r"\\cup(?![a-z])|\s(?:or|\\lor|\\vee)\s|或"
+_COMMAS = rf"[,;]|{OR}|\sand\s|(?<=[^\u3400-\u9fff])和"
 _BUILDER = re.compile(r"\\\{ ?(\w) ?(?:\\in ?(?:\\mathbb ?\{?R\}?|R) ?)?(?:\||\\mid|:) ?(.+)\\\}")
 _COLUMN = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?([^&]+)\\end ?\{\1\} ?[)\]]?")
 
@@ -31,7 +32,7 @@ class Shape:
 
 def shape(s):
     """What kind of answer the string is, with its pieces."""
-    items = [p for p in cut(s, COMMAS) if p]
+    items = [p for p in cut(s, _COMMAS) if p]
     if len(items) == 1 and "\\pm" in items[0]:
         items = [_with_sign(items[0], sign) for sign in "+-"]
     if len(items) > 1:
@@ -96,7 +97,7 @@ def _brackets(body, label):
     kind = kind.replace("\\", "")
     if len(inner) > 1:
         return Shape(kind, inner, label)
-    if kind in ("()", "{}"):
+    if kind in ("()", "{}") and inner:
         return Shape("one", inner, label) if label else shape(inner[0])
     return None
 

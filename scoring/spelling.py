@@ -44,9 +44,9 @@ _WRAPPER = (r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt)|operato
 _WRAPPED = re.compile(_WRAPPER + r"\{([^{}]*)\}")  # \text{..}, \mathbf{..}: only what is inside counts
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]]|\.\.\.")  # ASCII without any of these is spelled plainly already
 _OPENING = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct|right) )?answer|solution"
-    r"|result|(?:value|measure|length|area|perimeter|volume|radius|sum)(?: of \\?[A-Za-z]{1,5}(?: ?[A-Z]{1,4})?"
-    r")?)(?: is| are|:| =)+ (?=.)|^(?:所以|因此)?,?答案(?:是|为|:) ?", re.IGNORECASE)
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct) )?answer|solution"
+    r"|result|(?:value|measure|length|area|perimeter|volume|radius)(?: of \\?[A-Za-z]{1,5}(?: ?[A-Z]{1,4})?"
+    r")?)(?: is| are|:| =)+ (?=.)|^(?:所以|因此)?,?(?:答案(?:是|为|:)|选(?=[A-J]$)) ?|^\\approx ?", re.I)
 _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number", "全体实数",
                              "\\mathbb{R}", "\\mathbb R", "\\R", "\\Reals"), "(-\\infty, \\infty)"),
             **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "无解",

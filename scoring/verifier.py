@@ -71,10 +71,9 @@ class Verifier:
       counted.
     - any other status (401, 404, ...): VerifierDown at once, because waiting does not help.
     - a reply outside the grammar: no verdict, counted. A question that got a reply is never asked again.
-    Only the extracted answer is sent, cut at max_chars, inside JSON. Answers to equal questions come from a
-    cache. audit: share of the answers accepted by the rule that are sent as well, only to count
-    disagreements. The requests are plain POSTs through httpx: a client library's own retries would double the
-    ones here.
+    Only the extracted answer is sent, cut at max_chars, inside JSON; equal questions are asked once. audit:
+    share of the answers accepted by the rule that are sent as well, only to count disagreements. The requests
+    are plain POSTs: a client library's own retries would double the ones here.
     """
 
     def __init__(self, url, model, concurrency=32, timeout=60.0, patience=900.0, max_chars=300, audit=0.02,
