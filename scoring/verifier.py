@@ -56,8 +56,8 @@ _OPENERS = re.compile(  # what judges are known to say yes to although it answer
 def askable(answer):
     """Is this extracted answer worth a question? Not when it is empty, symbols only, or a mere opening
     phrase."""
-    words = re.sub(r"\\[A-Za-z]+|[^\S ]", " ", (answer or "")[:300])
-    return any(c.isalnum() for c in words) and any(c.isalnum() for c in _OPENERS.sub(" ", words))
+    words = re.sub(r"\\[A-Za-z]+|[^\S ]", " ", answer or "")
+    return any(c.isalnum() for c in _OPENERS.sub(lambda m: " " * len(m[0]), words)[:300])  # more is not sent
 
 
 class Verifier:
