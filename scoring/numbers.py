@@ -178,7 +178,7 @@ def _digits(s):
 def _compound(s):
     """"1 h 30 min", "5 ft 6 in": parts of one dimension, each unit smaller than the one before."""
     parts, at = [], 0
-    while m := _PART.match(s, at):
+    while len(parts) < 4 and (m := _PART.match(s, at)):
         parts.append((Fraction(m[1]), unit_of(" " + m[2])))
         at = m.end()
     units = [unit for _, unit in parts]

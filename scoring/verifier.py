@@ -129,7 +129,7 @@ class Verifier:
         async with gate:  # kept while waiting: a server in trouble is not met by everybody at once
             begun, attempt = time.monotonic(), 0
             while True:
-                attempt, wait = attempt + 1, min(30.0, self.first_wait * 2 ** attempt)
+                attempt, wait = attempt + 1, min(30.0, self.first_wait * 2 ** min(attempt, 9))
                 reply, trouble = await self._post(client, body)
                 if not trouble:
                     return self._count(parse_verdict(_content(reply)) if reply.status_code == 200 else None)
