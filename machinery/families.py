@@ -245,21 +245,31 @@ def hf_class(family):
 
 def read_config(path, flag="--model"):
     """The configuration of a model folder or hub name, refused when its family is unknown."""
-    try:
-        kind = raw_config(path).get("model_type")
-        if kind in FAMILIES:
-            return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise Refused(f"{flag} {path}: its config.json can not be read ({why}). Is the name right, and is "
-                      f"the file whole? Without a network, name a folder that is on this machine.") from error
+    kind = raw_config(path, flag).get("model_type")
     if kind in CHAT_FORMATS:
         raise Refused(f"{flag} {path} is a {kind!r} model, the format of its authors' own code. Convert it "
                       f"once (python model.py convert --model {path} --out NEW_FOLDER) and use NEW_FOLDER.")
-    raise Refused(f"{flag} {path} is a {kind!r} model; "
-                  f"the families are {', '.join(FAMILIES)} (machinery/families.py)")
+    if kind not in FAMILIES:
+        raise Refused(f"{flag} {path} is a {kind!r} model; "
+                      f"the families are {', '.join(FAMILIES)} (machinery/families.py)")
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise unreadable(flag, path, error) from error
 
 
-def raw_config(path):
+def raw_config(path, flag="--model"):
     """What config.json itself says: a key that it lacks is missing here and has no default of a class."""
-    return PreTrainedConfig.get_config_dict(path)[0]
+    try:
+        raw = PreTrainedConfig.get_config_dict(path)[0]
+        if not raw or not isinstance(raw, dict):
+            raise ValueError("it is not there, or no JSON object")
+        return raw
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise unreadable(flag, path, error) from error
+
+
+def unreadable(flag, path, error):
+    why = str(error).strip().splitlines()[0]
+    return Refused(f"{flag} {path}: its config.json can not be read ({why}). Is the name right, and the file "
+                   f"whole? Without a network, name a folder that is on this machine.")

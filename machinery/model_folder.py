@@ -79,7 +79,7 @@ def stored(path, flag="--model"):
     return found
 
 
-def is_tied(path, config, flag="--model"):
+def is_tied(path, default, flag="--model"):
     """Whether the output layer is the word embeddings: decided here once, for all ranks, for the folders that
     are saved, for plan.py and for vLLM.
 
@@ -87,12 +87,13 @@ def is_tied(path, config, flag="--model"):
     the opposite; other folders contradict themselves. So the weights decide: a model is tied when its file
     holds one of the two tensors, or both and they are equal. What is said counts where the file leaves it
     open, and "tied" said in either place outweighs "not tied". Only an output layer that is lost stays lost:
-    when all that is said is "not tied", loading refuses the folder.
+    when all that is said is "not tied", loading refuses the folder. default: what holds where nothing is said
+    and both tensors are equal.
     """
-    raw = raw_config(path)
-    said = [c.get("tie_word_embeddings") for c in (raw, raw.get("text_config") or {})]
-    said = [word for word in said if word is not None]
-    tied = any(said) if said else bool(config.tie_word_embeddings)
+    raw = raw_config(path, flag)
+    places = (raw, raw.get("text_config") or raw.get("llm_config") or {})
+    said = [c["tie_word_embeddings"] for c in places if c.get("tie_word_embeddings") is not None]
+    tied = any(said) if said else default
     if not has_weights(path):
         return tied
     tensors, both = stored(path, flag), {}
@@ -127,7 +128,7 @@ def set_tied(config, tied):
 def read_decided(path, flag="--model"):
     """The configuration of a folder, in which it is decided whether the output layer is tied."""
     config = read_config(path, flag)
-    return set_tied(config, is_tied(path, config, flag))
+    return set_tied(config, is_tied(path, config.tie_word_embeddings, flag))
 
 
 def not_finite(hf):
@@ -144,13 +145,8 @@ def not_finite(hf):
 
 # ---------------------------------------------------------------------------------------- reading and writing
 
-def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
-    """(Hugging Face model, its folder, precision of the weights in it) of a folder, a run or a hub name.
-
-    In one process the weights are fp32. Of several, rank 0 reads them in the file's own precision, and the
-    others only know their shape (machinery/sharding.py sends them). Raises Refused for an unknown family, and
-    for weights that do not match the configuration.
-    """
+def local_folder(path, flag="--model"):
+    """The folder on this machine of a folder, a run or a hub name; with safetensors weights in it."""
     path = resolve(path, flag)
     if not Path(path).exists():
         from huggingface_hub import snapshot_download
@@ -162,6 +158,17 @@ def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
                           f"({str(error).strip().splitlines()[0]})") from error
     if not has_weights(path):
         raise Refused(f"{flag} {path}: no model*.safetensors there; only safetensors weights are read")
+    return path
+
+
+def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
+    """(Hugging Face model, its folder, precision of the weights in it) of a folder, a run or a hub name.
+
+    In one process the weights are fp32. Of several, rank 0 reads them in the file's own precision, and the
+    others only know their shape (machinery/sharding.py sends them). Raises Refused for an unknown family, and
+    for weights that do not match the configuration.
+    """
+    path = local_folder(path, flag)
     config = read_decided(path, flag)
     file_dtype = stored_dtype(path, flag)
     if rank > 0:
