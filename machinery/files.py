@@ -11,6 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+if sys.platform == "win32":  # every script comes by here before anything needs what Windows lacks
+    sys.exit("Plain Windows is not supported: file locks and the reward's time limits need Linux or macOS. "
+             "Run this inside WSL2.")
+
 TRAINER = "trainer"  # inside a checkpoint folder: what only the trainer reads (fp32 weights, optimizer, step)
 
 
