@@ -30,6 +30,8 @@ class Config:
     out: str = "out/connector"              # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = ("connector",)  # parts that train: encoder connector llm
     thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
+    ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                        # system prompt; "": what the chat template has
     lr: float = 1e-5                        # peak learning rate [3.4]
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                    # share of the steps that warm up [3.4]

@@ -135,7 +135,8 @@ class Config:
     out: str = "out/eval"         # for responses.jsonl, scores.json, ...; run again, it goes on
     mode: Mode = "think"          # does <think> end the prompt? nowait: it does, and --ban holds
     ban: tuple[str, ...] = CRITICAL_WORDS  # words that nowait bans (the paper: --ban wait alternatively hmm)
-    ask: str = ""                 # said at the end of each question: "Put the final answer in \\boxed{}."
+    ask: str = ""                 # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""              # system prompt; "": what the chat template has
     temperature: float = 1.0      # 0: always the most likely token
     runs: int = 1                 # how often each question is asked; the paper reports the mean of 5
     max_new_tokens: int = 16384   # thought and answer together; the model's context is the other limit
@@ -179,8 +180,6 @@ def read_questions(cfg):
         questions = sorted(questions, key=lambda q: q["nth"])[:cfg.limit]
     for q in questions:
         q["question"] = q["record"].question
-        if cfg.ask:  # it stands after the options, so they become a part of the question's text
-            q["record"].question, q["record"].options = f"{q['record'].text()}\n{cfg.ask}", []
     return questions, about
 
 
@@ -331,7 +330,7 @@ def ask(cfg, questions, chunks, have, path, world):
     from machinery.steps import seed_of
     from model import load
     from rollout import make_sampler
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     prompts = chat.prompts([q["record"] for q in questions], thinking=cfg.mode != "nothink")
     prompts = {p.record.id: p for p in prompts}
     if long := [q["id"] for q in questions if q["id"] not in prompts]:

@@ -59,6 +59,8 @@ class Config:
     max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
     pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
     thinking: bool = True                   # the prompt ends with <think>
+    ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                        # system prompt; "": what the chat template has
     clip_low: float = 0.2                   # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2                  # larger: "clip-higher"; matters only with several minibatches
     minibatches: int = 1                    # gradient steps a batch; 1 is on-policy
@@ -163,7 +165,7 @@ def train(cfg):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
                       f"{cfg.minibatches} minibatches")
     run = Run(cfg.out, cfg, world, MAY_CHANGE + (("steps",) if cfg.schedule == "constant" else ()))
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)

@@ -40,6 +40,8 @@ class Config:
     val: str = ""                           # rows for a validation loss, measured with every save ("" = none)
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
     thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
+    ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                        # system prompt; "": what the chat template has
     lr: float = 1e-5                        # peak learning rate [3.4]
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                    # share of the steps that warm up
@@ -90,7 +92,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "hybrid", "offload", *may_change))
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     rows, records = read_rows(cfg.data, cfg, chat, cfg.limit_bad)
     val = read_rows(cfg.val, cfg, chat, limit_bad_val)[0] if cfg.val else []
     if min(cfg.batch, len(val) or cfg.batch) < world.size:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from machinery.files import (
     TRAINER, Refused, append_jsonl, as_read_back, changed_settings, describe_change, discard,
-    newest_checkpoint, write_text)
+    newest_checkpoint, say, write_text)
 
 
 class Run:
@@ -121,3 +121,15 @@ def versions():
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
     return {"git": git.stdout.strip(), "torch": version("torch"), "transformers": version("transformers"),
             "python": sys.version.split()[0], "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def say_other_words(checkpoint, **words):
+    """Say when a run's checkpoint is now to be used with another instruction or system prompt than it learned
+    with: the model has seen no other. words: {flag: its text now}."""
+    config = Path(checkpoint).parent / "config.json"
+    if Path(checkpoint).name.startswith("step_") and config.exists():
+        before = json.loads(config.read_text())["config"]
+        before = {flag: before.get(flag, "") for flag in words}
+        if changed := changed_settings(before, words):
+            say(f"note: {config.parent} was made with other words "
+                f"({describe_change(before, words, changed)})")
