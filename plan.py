@@ -250,7 +250,7 @@ def report(cfg):
     prompts = chat.prompts(records, cfg.thinking)
     sizes = [s for r in records for s in r.sizes]
     solutions = [r.solution for r in records if r.solution]
-    written = chat.tokenizer(solutions, add_special_tokens=False)["input_ids"] if solutions else []
+    written = chat.plain.encode([chat.plain.hide(solution) for solution in solutions])
     table = {"images of a row": [len(r.images) for r in records],
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
              "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],
