@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from data import Chat, open_image, read_records
 from machinery.files import (
-    Refused, append_jsonl, as_read_back, changed_settings, describe_change, main, read_jsonl, say, write_text,
-)
+    Refused, append_jsonl, as_read_back, changed_settings, check_flags, describe_change, main, read_jsonl,
+    say, write_text)
 from machinery.processes import gather, start
 from machinery.steps import seed_of
 from model import load
@@ -194,8 +194,7 @@ def read_questions(cfg):
 
 
 def distill(cfg):
-    if not 1 <= cfg.keep <= cfg.samples:
-        raise Refused(f"--keep {cfg.keep}: must be between 1 and --samples ({cfg.samples})")
+    check_flags(cfg)
     world = start(cfg.seed)
     out, rates = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
     records = read_questions(cfg)

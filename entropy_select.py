@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 
 from data import Chat, read_records
-from machinery.files import Refused, as_read_back, main, read_jsonl, write_text
+from machinery.files import Refused, as_read_back, check_flags, main, read_jsonl, write_text
 from machinery.processes import gather, start
 from machinery.steps import permutation, seed_of
 from model import load
@@ -219,6 +219,7 @@ def read_probe(path, settings):
 
 
 def select(cfg):
+    check_flags(cfg)
     world = start(cfg.seed)
     run = Path(cfg.folder)
     checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())

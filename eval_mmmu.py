@@ -35,7 +35,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from machinery.files import Refused, changed_settings, main, resolve, say, write_json
+from machinery.files import Refused, changed_settings, check_flags, main, resolve, say, write_json
 from machinery.mmmu_rows import find_parquet, read_parquet, sha256
 from machinery.rows import check_images
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
@@ -92,6 +92,7 @@ def score(cfg: Score):
 
     Rows hold id, question_type, options, answer, response, and perhaps subject, question, run, finish, mode.
     """
+    check_flags(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     scores, rows = score_rows(read_responses(cfg.responses), cfg.mode, verifier)
     folder = Path(cfg.responses).parent
@@ -266,6 +267,7 @@ def evaluate(cfg: Config):
     from machinery.processes import start
     from machinery.run import Run
     check_flags(cfg)
+    check_budget(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     world = start(cfg.seed)
     checkpoint = resolve(cfg.model)
@@ -296,14 +298,11 @@ def evaluate(cfg: Config):
         report(scores, rows, run.dir, run.dir / "scores.json", say)
 
 
-def check_flags(cfg):
+def check_budget(cfg):
     if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
         raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has "
                       f"to be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the "
                       f"answer.")
-    for flag in ("runs", "max_new_tokens", "chunk"):
-        if getattr(cfg, flag) < 1:
-            raise Refused(f"--{flag} {getattr(cfg, flag)}: at least 1.")
 
 
 @dataclass

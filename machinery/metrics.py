@@ -71,7 +71,7 @@ class Watch:
     again only after it was gone. Compares with the run's first step and best reward, also after a resume."""
 
     def __init__(self, run):
-        before = read_jsonl(run.dir / "metrics.jsonl")
+        before = read_jsonl(run.dir / "metrics.jsonl", {"reward": (int, float), "entropy": (int, float)})
         self.first = before[0] if before else None
         self.best = max((m["reward"] for m in before), default=0)
         self.said = set()
