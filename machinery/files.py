@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from machinery.flags import wrong_flags
+from machinery.torchrun import refuse
 
 MODEL_FILES = (  # what transformers reads of a model folder, all of them JSON objects
     "*config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -35,7 +36,7 @@ def main(run, Config):
         check_flags(cfg)
         run(cfg)
     except Refused as error:
-        sys.exit(f"\n{error}")
+        refuse(str(error))
 
 
 def check_flags(cfg):
