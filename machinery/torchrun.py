@@ -1,5 +1,5 @@
-"""What torchrun does not do: end its processes when it is killed itself, and let a refusal have the last word.
-No torch here. A reader of the recipe may skip this file.
+"""What torchrun does not do: end its processes when it is killed itself, and give a refusal the last word. No
+torch here. A reader of the recipe may skip this file.
 """
 import json
 import os
