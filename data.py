@@ -21,6 +21,7 @@ from machinery.families import family_of, read_config
 from machinery.files import Refused, resolve, say
 from machinery.rows import (
     check_images, image_source, open_image, parse_columns, read_rows, report_bad, unusable, usual_fields)
+from machinery.run import say_other_words
 
 THINK = "<think>\n"
 IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")
@@ -112,11 +113,13 @@ class Chat:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and
     sampler."""
 
-    def __init__(self, path, max_tiles=12, pixels=(0, 0), flag="--model", cache_gib=2.0):
+    def __init__(self, path, max_tiles=12, pixels=(0, 0), ask="", system="", flag="--model", cache_gib=2.0):
         """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen-VL, 0 keeps the model's
-        own."""
+        own. ask: an instruction below every question. system: what the system turn says, "" as the template
+        has it (Qwen2.5-VL's has one of its own, the others' have none)."""
         path = resolve(path, flag)
-        self.path, self.config = path, read_config(path, flag)
+        say_other_words(path, ask=ask, system=system)
+        self.path, self.config, self.ask, self.system = path, read_config(path, flag), ask, system
         self.family = family_of(self.config)
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
@@ -157,7 +160,7 @@ class Chat:
     def _text(self, record, thinking):
         """The record as the chat template writes it, an image where its mark stands; images without a mark
         come first."""
-        text, parts, at = record.text(), [], 0
+        text, parts, at = "\n".join(filter(None, (record.text(), self.ask))), [], 0
         used = record.named_images()
         for mark, number in zip(IMAGE_MARK.finditer(text), used):
             if number >= len(record.images):
@@ -170,8 +173,12 @@ class Chat:
         parts = [*parts, text, *extra] if used else [*extra, text]
         record.shown = used + rest  # the order in which the images stand in the prompt; one can stand twice
         parts = [p for p in parts if p["type"] == "image" or p["text"]]
-        out = self.tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False,
-                                                 add_generation_prompt=True)
+        turns = [{"role": "user", "content": parts}]
+        if self.system:
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})
+        out = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if self.system.strip() not in out:
+            raise Refused(f"--system: the chat template of {self.path} leaves a system turn out. Use --ask.")
         out = out.removesuffix(THINK)  # the template of Qwen3-VL-Thinking ends with it already
         return out + THINK if thinking else out
 

@@ -53,6 +53,8 @@ class Config:
     samples: int = 4                  # responses to each question
     keep: int = 1                     # at most so many of them are kept
     thinking: bool = True             # end the prompt with <think>
+    ask: str = ""                     # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                  # system prompt; "": what the chat template has
     max_new_tokens: int = 8192        # longest response; one that reaches it is cut off, so it is dropped
     max_length: int = 0               # drop responses of more tokens; 0: no limit beside max_new_tokens
     max_repetition: float = 0.3       # drop responses that repeat more than this share of their text
@@ -214,7 +216,7 @@ def distill(cfg):
     world = start(cfg.seed)
     out, rates = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
     records = read_questions(cfg)
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     prompts = chat.prompts(records, thinking=cfg.thinking)
     done = None
     if world.rank == 0:

@@ -19,7 +19,7 @@ Wait" or "W" + "ait". In the run folder:
     selection.json, .png      the table, and the indicator drawn against validation accuracy
     selected.json             the choice; a stage whose --model is this run folder starts from it
 
-What the paper does not say, and what is done here: the word list (signals.py, from the NoWait study), the
+What the paper does not say, and what is done here: the word list (signals.py, ten of the NoWait study's), the
 averaging (mean over all occurrences, not over responses), the log base (e), the probe set (random rows of
 --data), how large a difference counts (a bootstrap interval over responses stands beside each mean), and
 the rule: the highest mean among the checkpoints with at least --min_count occurrences. One guard is
@@ -60,6 +60,8 @@ class Config:
     max_new_tokens: int = 8192        # longest response
     temperature: float = 1.0          # of sampling, and of the distributions whose entropy is measured
     thinking: bool = True             # end the prompt with <think>
+    ask: str = ""                     # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                  # system prompt; "": what the chat template has
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words that open a new line of thought
     high_entropy: float = 6.8         # count tokens above so many nats [6.5]; too high for tiny vocabularies
     min_count: int = 50               # with fewer critical tokens a mean is noise: the checkpoint has no rank
@@ -205,8 +207,8 @@ def sample_probe(cfg, prompts, sampler, world, name):
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     files = sorted(checkpoint.glob("model*.safetensors"))
-    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "rollout",
-             "max_tiles", "pixels", "dtype", "seed")
+    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "ask", "system",
+             "rollout", "max_tiles", "pixels", "dtype", "seed")
     questions = json.dumps([[r.id, r.text(), r.answer] for r in records])
     return as_read_back({
         **{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size,
@@ -250,7 +252,7 @@ def select(cfg):
             weights = load(str(checkpoint), dtype=cfg.dtype, flag="--folder")
             if sampler is None:  # one model and one sampler (vLLM: one engine) take all checkpoints' weights
                 vlm = weights.to(world.device)
-                chat = Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, flag="--folder")
+                chat = Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system, "--folder")
                 prompts = chat.prompts(records, thinking=cfg.thinking)
                 sampler = make_sampler(  # memory: of the GPU for vLLM, because vlm stands there, too
                     cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel, memory=0.45)

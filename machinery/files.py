@@ -217,7 +217,10 @@ def resolve(path, flag="--model", first="make tiny"):
     folder, choice = Path(path), Path(path) / "selected.json"
     if not has_weights(folder) and choice.exists():
         again = "Select again, or delete the file: then the newest checkpoint counts."
-        folder /= read_json(choice, {"checkpoint": str}, again)["checkpoint"]
+        chosen = read_json(choice, {"checkpoint": str}, again)["checkpoint"]
+        if not chosen.startswith(("step_", ".")) and not (folder / chosen).exists():
+            return resolve(chosen, flag, first)  # a tuning may keep its start, which may be of the hub
+        folder = Path(os.path.normpath(folder / chosen))
         if not folder.is_dir():
             raise Refused(f"{choice} names {folder}, which is not there. {again}")
     elif not has_weights(folder):
