@@ -3,7 +3,6 @@ each flag what it has to have done there. A flag that is in no table is told by 
 """
 import dataclasses
 import inspect
-import json
 import math
 from collections import defaultdict
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ import connector_tune
 import grpo
 import sft
 from conftest import plain, plain_forward, write_jsonl
-from data import Chat, read_records
+from data import read_records
 from machinery.families import InternVL
 from machinery.files import read_jsonl
 from machinery.steps import batch_indices, seed_of
@@ -28,7 +27,7 @@ from stages import reward_of, tensors
 OTHER_WORDS = tuple("abcdefgh")
 
 
-# ------------------------------------------------------------------------------------------------------- spies
+# ------------------------------------------------------------------------------------------------------ spies
 
 class Seen:
     """What a run did: seen["name"] lists the calls of a function, arguments by name, with what it gave."""
@@ -96,7 +95,8 @@ def folder(tiny, tmp_path_factory):
             text = f"\\boxed{{{i}}}" if i % 2 else "7 + 2 = 9. " * (i % 9) + "1"
             rows.append({"id": f"{name}-{i}", "problem": "What is it? " * (1 + i % 4), "images": images,
                          "answer": str(i), "solution": text})
-        rows[3]["answer"] = rows[3]["solution"] = ""
+        if name != "val":
+            rows[3]["answer"] = rows[3]["solution"] = ""
         rows[5]["problem"] = "1 + " * 70
         rows[8]["solution"] = "1 + " * 60
         write_jsonl(folder / f"{name}.jsonl", rows)
@@ -144,7 +144,7 @@ def flags_of(*configs):
     return [f.name for config in configs for f in dataclasses.fields(config)]
 
 
-# ------------------------------------------------------------------------------------------------------ stage 2
+# ---------------------------------------------------------------------------------------------------- stage 2
 
 @pytest.fixture(scope="module")
 def grpo_seen(tiny, folder, tmp_path_factory):
@@ -178,7 +178,7 @@ def grpo_seen(tiny, folder, tmp_path_factory):
             seen.spy(grpo, name)
         seen.rows = fits(seen, "rows", (3, 5)), fits(seen, "hard", (3, 5))
         assert cfg.steps == 4
-        yield watch_stage(seen, grpo, grpo)
+        return watch_stage(seen, grpo, grpo)
 
 
 def asked(seen):
@@ -283,21 +283,110 @@ def test_flag_of_grpo(flag, grpo_seen):
     as_the_table_says(GRPO, flag, grpo_seen)
 
 
-# ----------------------------------------------------------------------------------------------- stages 1 and 3
+# --------------------------------------------------------------------------------------------- stages 1 and 3
 
-def supervised(folder, name, out, make, **flags):
-    """A run on the fourteen rows: one is bad, one too long with its solution, one as a prompt. So eleven are
-    left; five steps of four rows."""
-    m = pytest.MonkeyPatch()
+def supervised(m, stage, tiny, folder, out, **flags):
+    """A run on the fourteen rows. One is bad, one too long as a prompt, one with its solution: eleven are
+    left, and twelve of the validation rows. Five steps of four rows."""
     seen = Seen(m)
     seen.folder, seen.out = folder, out
-    text = (folder / f"{name}.jsonl").read_text()
-    seen.cfg = make(
-        columns=("question=problem",), out=str(out), val=str(folder / "val.jsonl"), thinking=False, lr=2e-3,
-        schedule="linear", warmup=0.3, batch=4, epochs=1.75, max_tokens=90, max_length=130, max_tiles=2,
-        pixels=(64, 4096), weight_decay=0.1, clip=0.03, dtype="fp32", hybrid=True, offload=True,
+    seen.cfg = stage.Config(
+        model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
+        out=str(out), val=str(folder / "val.jsonl"), thinking=False, lr=2e-3, schedule="linear", warmup=0.3,
+        batch=4, epochs=1.75, max_tokens=90, max_length=130, max_tiles=2, pixels=(64, 4096),
+        weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True, hybrid=True, offload=True,
         limit_bad=0.2, seed=5, **flags)
-    assert text
-    for spied in ("update", "read_records", "rows_with_solutions", "validation_loss", "save", "even_out"):
-        seen.spy(sft, spied)
-    return seen, m
+    for name in ("update", "read_records", "rows_with_solutions", "keep_features", "gave_up"):
+        seen.spy(sft, name)
+    seen.rows = fits(seen, "rows", (3, 5, 8)), fits(seen, "val", (5, 8))
+    return watch_stage(seen, stage, sft)
+
+
+@pytest.fixture(scope="module")
+def sft_seen(tiny, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sft") / "run"
+    with pytest.MonkeyPatch.context() as m:
+        return supervised(m, sft, tiny, folder, out, train=("encoder", "llm"), optimizer="muon",
+                          save_every=2)
+
+
+@pytest.fixture(scope="module")
+def connector_seen(tiny, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("connector") / "run"
+    with pytest.MonkeyPatch.context() as m:
+        return supervised(m, connector_tune, tiny, folder, out, train=("connector", "llm"), val_every=2,
+                          patience=4, features_gib=0.5)
+
+
+def trained_rows(seen):
+    return [call.batch for call in seen["update"]]
+
+
+def batches_by_hand(seen):
+    return [[seen.rows[0][i] for i in batch_indices(11, 4, step, 5)] for step in range(5)]
+
+
+def measured(seen):
+    """{step: its validation loss}"""
+    rows = read_jsonl(seen.out / "metrics.jsonl")
+    return {row["step"]: row["val_loss"] for row in rows if row.get("val_loss") is not None and "lr" in row}
+
+
+def validation_by_hand(seen):
+    """Of the last weights, by plain transformers: a mean over all tokens of the validation solutions."""
+    chat, ids = seen["Chat"][0].out, []
+    records = read_records(seen.folder / "val.jsonl", seen.cfg.columns, ("question", "solution"))
+    prompts = [p for p in chat.prompts(records, thinking=False) if p.record.id in seen.rows[1]]
+    for p in prompts:
+        text = chat.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"]
+        ids.append([text + [chat.tokenizer.eos_token_id]])
+    with torch.no_grad():
+        last = plain(seen.out / "step_000005")
+        return -float(plain_forward(last, chat, list(zip(prompts, ids)))[0].mean())
+
+
+def norms(seen):
+    """Of all gradients of a step, over both optimizers of "muon"."""
+    kinds = len({c.kind for c in seen["step"]})
+    steps = [seen["step"][k:k + kinds] for k in range(0, len(seen["step"]), kinds)]
+    return [round(math.hypot(*(c.norm for c in step)), 4) for step in steps]
+
+
+FALLING = near([2 / 3, 1, 6 / 7, 4 / 7, 2 / 7])  # 1.5 steps of warm-up, then a straight line to 0
+SUPERVISED = STAGE | {
+    "data": lambda s: ({i for ids in trained_rows(s) for i in ids}, {*s.rows[0]}),
+    "columns": lambda s: ([c.columns for c in s["read_records"]], [("question=problem",)] * 2),
+    "val": lambda s: (measured(s)[5], pytest.approx(validation_by_hand(s), abs=2e-5)),
+    "thinking": lambda s: ([c.thinking for c in s["rows_with_solutions"]], [False] * 2),
+    "lr": lambda s: (max(c.lr for c in s["step"]), 2e-3),
+    "schedule": lambda s: (s.rates(), FALLING),
+    "warmup": lambda s: ([round(lr / 2e-3, 3) for lr in s.metrics("lr")],
+                         [pytest.approx(lr, abs=1e-3) for lr in (2 / 3, 1, 6 / 7, 4 / 7, 2 / 7)]),
+    "batch": lambda s: ([len(ids) for ids in trained_rows(s)], [4] * 5),
+    "epochs": lambda s: (len(s.metrics("loss")), round(1.75 * 11 / 4)),
+    "max_length": lambda s: (({c.max_length for c in s["rows_with_solutions"]},
+                              {c.n for c in s["batch_indices"]}), ({130}, {11})),
+    "clip": lambda s: (norms(s), near([0.03] * 5)),
+    "limit_bad": lambda s: (s["read_records"][0].limit_bad, 0.2),
+    "seed": lambda s: (trained_rows(s), batches_by_hand(s)),
+}
+SFT = SUPERVISED | {
+    "optimizer": lambda s: ((s.rates("Muon"), s.rates("AdamW")), (FALLING, FALLING)),
+    "save_every": lambda s: ((s.steps_saved(), [*measured(s)]), ([2, 4, 5], [2, 4, 5])),
+}
+CONNECTOR = SUPERVISED | {
+    "val_every": lambda s: ([*measured(s)], [2, 4, 5]),
+    "patience": lambda s: ({c.patience for c in s["gave_up"]}, {4}),
+    "features_gib": lambda s: ([c.limit_gib for c in s["keep_features"]], [0.5]),
+    "limit_bad": lambda s: ([c.limit_bad for c in s["read_records"]], [0.2, 0.2]),
+}
+
+
+@pytest.mark.parametrize("flag", flags_of(sft.Config))
+def test_flag_of_sft(flag, sft_seen):
+    as_the_table_says(SFT, flag, sft_seen)
+
+
+@pytest.mark.parametrize("flag", flags_of(connector_tune.Config))
+def test_flag_of_connector_tune(flag, connector_seen):
+    as_the_table_says(CONNECTOR, flag, connector_seen)
