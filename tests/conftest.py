@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("stages")  # or its assertions say nothing
 ROOT = Path(__file__).parent.parent
 # for a script that is started from here: python itself puts no folder on the path but the script's own
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in (".", "tests", "tiny"))}

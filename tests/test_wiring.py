@@ -2,10 +2,7 @@
 each flag what it has to have done there. A flag that is in no table is told by `test_no_flag_is_forgotten`.
 """
 import dataclasses
-import inspect
 import math
-from collections import defaultdict
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,66 +16,14 @@ from data import read_records
 from machinery.families import InternVL
 from machinery.files import read_jsonl
 from machinery.steps import batch_indices, seed_of
-from model import PARTS
 from rollout import TorchSampler
 from signals import critical_spans
-from stages import reward_of, tensors
+from stages import Seen, as_the_table_says, flags_of, near, reward_of
 
 OTHER_WORDS = tuple("abcdefgh")
 
 
-# ------------------------------------------------------------------------------------------------------ spies
-
-class Seen:
-    """What a run did: seen["name"] lists the calls of a function, arguments by name, with what it gave."""
-
-    def __init__(self, patch):
-        self.calls, self.patch = defaultdict(list), patch
-
-    def __getitem__(self, name):
-        return self.calls[name]
-
-    def spy(self, owner, name, instead=None):
-        real = instead or getattr(owner, name)
-        how = inspect.signature(getattr(owner, name))
-
-        def watched(*args, **kwargs):
-            given = how.bind(*args, **kwargs)
-            given.apply_defaults()
-            call = SimpleNamespace(**given.arguments)
-            self.calls[name].append(call)
-            call.out = real(*args, **kwargs)
-            return call.out
-
-        self.patch.setattr(owner, name, watched)
-
-    def optimizers(self):
-        """The gradient's norm as each step of an optimizer finds it, and its settings."""
-        for kind in (torch.optim.AdamW, torch.optim.Muon):
-            def step(optimizer, real=kind.step, kind=kind):
-                group = optimizer.param_groups[0]
-                found = [p.grad.square().sum() for p in group["params"] if p.grad is not None]
-                norm = math.sqrt(sum(map(float, found)))
-                self.calls["step"].append(SimpleNamespace(
-                    kind=kind.__name__, lr=group["lr"], decay=group["weight_decay"], norm=norm))
-                return real(optimizer)
-            self.patch.setattr(kind, "step", step)
-
-    def rates(self, kind="AdamW"):
-        return [round(call.lr / self.cfg.lr, 5) for call in self["step"] if call.kind == kind]
-
-    def parts_that_changed(self):
-        before, after = tensors(self.cfg.model), tensors(sorted(self.out.glob("step_*"))[-1])
-        names = {"encoder": "vision_tower", "connector": "multi_modal_projector", "llm": ""}
-        changed = {n for n in before if not torch.equal(before[n], after[n])}
-        return {next(part for part in PARTS if names[part] in n) for n in changed}
-
-    def steps_saved(self):
-        return [int(path.name[5:]) for path in sorted(self.out.glob("step_*"))]
-
-    def metrics(self, name):
-        return [row[name] for row in read_jsonl(self.out / "metrics.jsonl") if "lr" in row]
-
+# --------------------------------------------------------------------------------------------------- the rows
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory):
@@ -97,8 +42,8 @@ def folder(tiny, tmp_path_factory):
                          "answer": str(i), "solution": text})
         if name != "val":
             rows[3]["answer"] = rows[3]["solution"] = ""
-        rows[5]["problem"] = "1 + " * 70
-        rows[8]["solution"] = "1 + " * 60
+        rows[5]["problem"] = "1 + " * 120
+        rows[8]["solution"] = "1 + " * 120
         write_jsonl(folder / f"{name}.jsonl", rows)
     return folder
 
@@ -117,10 +62,18 @@ def watch_stage(seen, stage, loop):
     return seen
 
 
+def texts(seen):
+    """All prompts of all packs, as the model reads them."""
+    decode = seen["Chat"][0].out.tokenizer.decode
+    return {decode(prompt.ids) for call in seen["make_packs"] for prompt, _ in call.groups}
+
+
 # {flag: (what was seen, what has to be seen)}; these are of every stage
 STAGE = {
     "model": lambda s: ({s["Chat"][0].path, *(c.path for c in s["load"])}, {s.cfg.model}),
     "out": lambda s: (s.out.joinpath("config.json").exists(), True),
+    "ask": lambda s: ({t.split("<|im_end|>")[1][-7:] for t in texts(s)}, {"Box it."}),
+    "system": lambda s: ({t.split("<|im_end|>")[0] for t in texts(s)}, {"<|im_start|>system\nBe brief."}),
     "train": lambda s: (s.parts_that_changed(), set(s.cfg.train)),
     "max_tiles": lambda s: ({s["Chat"][0].max_tiles, s["Chat"][0].out.processor.max_patches},
                             {s.cfg.max_tiles}),
@@ -134,16 +87,6 @@ STAGE = {
 }
 
 
-def as_the_table_says(table, flag, seen):
-    assert flag in table, f"--{flag} is new: say in this table what it has to have done"
-    got, want = table[flag](seen)
-    assert got == want
-
-
-def flags_of(*configs):
-    return [f.name for config in configs for f in dataclasses.fields(config)]
-
-
 # ---------------------------------------------------------------------------------------------------- stage 2
 
 @pytest.fixture(scope="module")
@@ -153,9 +96,10 @@ def grpo_seen(tiny, folder, tmp_path_factory):
         seen.folder, seen.out, seen.model = folder, tmp_path_factory.mktemp("grpo") / "run", tiny / "model"
         seen.cfg = cfg = grpo.Config(
             model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
-            out=str(seen.out), train=("connector", "llm"), steps=4, prompts=4, samples=3, lr=2e-3,
-            schedule="linear", warmup=1, temperature=0.7, max_new_tokens=5, max_prompt=110, max_tiles=2,
-            pixels=(64, 4096), thinking=False, clip_low=0.02, clip_high=0.01, minibatches=2,
+            out=str(seen.out), train=("connector", "llm"), ask="Box it.", system="Be brief.",
+            steps=4, prompts=4, samples=3, lr=2e-3, schedule="linear", warmup=1, temperature=0.7,
+            max_new_tokens=5, max_prompt=200, max_tiles=2, pixels=(64, 4096), thinking=False,
+            clip_low=0.02, clip_high=0.01, minibatches=2,
             dynamic_sampling=True, kl=0.05, is_clip=1.5, curriculum=str(folder / "hard.jsonl"),
             curriculum_at=2, verifier="http://there:1/v1", verifier_model="judge", rollout="vllm",
             tensor_parallel=3, vllm_memory=0.3, rollout_batch=7, max_tokens=90, max_gap=0.5, weight_decay=0.1,
@@ -230,10 +174,6 @@ def entropy_high(seen, limit):
     return [float((e > limit).float().mean()) for e in steps]
 
 
-def near(values):
-    return [pytest.approx(v, abs=1e-5) for v in values]
-
-
 GRPO = STAGE | {
     "data": lambda s: (asked(s)[0], prompts_by_hand(s)[0]),
     "columns": lambda s: ({p.record.question[:8] for c in s["generate"] for p in c.prompts}, {"What is "}),
@@ -253,7 +193,7 @@ GRPO = STAGE | {
                             any("<think>" in s["Chat"][0].out.tokenizer.decode(p.ids)
                                 for c in s["generate"] for p in c.prompts)), ({False}, False)),
     "clip_low": lambda s: (s.metrics("clip_fraction"), near(clip_fractions(s))),
-    "clip_high": lambda s: (min(s.metrics("clip_fraction")) > 0, True),
+    "clip_high": lambda s: (max(s.metrics("clip_fraction")) > 0, True),
     "minibatches": lambda s: ([len(c.out) for c in s["make_batches"]], [2] * 4),
     "dynamic_sampling": lambda s: (asked(s), prompts_by_hand(s)),
     "kl": lambda s: ((len(s["load"]), all(c.micro.ref_logp is not None for c in s["grpo_loss"]),
@@ -269,7 +209,7 @@ GRPO = STAGE | {
     "vllm_memory": lambda s: ([c.memory for c in s["make_sampler"]], [0.3]),
     "rollout_batch": lambda s: ([(c.batch, c.out.batch) for c in s["make_sampler"]], [(7, 7)]),
     "max_gap": lambda s: ([c.out < c.cfg.max_gap == 0.5 for c in s["refuse_gap"]], [True]),
-    "clip": lambda s: ([round(c.norm, 4) for c in s["step"]], near([0.03] * 8)),
+    "clip": lambda s: (max(c.norm for c in s["step"]), pytest.approx(0.03, abs=1e-4)),
     "words": lambda s: (s.metrics("critical_count"),
                         [sum(len(critical_spans(r.text, OTHER_WORDS)) for r in rs) for rs in trained(s)]),
     "high_entropy": lambda s: (s.metrics("entropy_high"), near(entropy_high(s, 1.0))),
@@ -292,10 +232,10 @@ def supervised(m, stage, tiny, folder, out, **flags):
     seen.folder, seen.out = folder, out
     seen.cfg = stage.Config(
         model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
-        out=str(out), val=str(folder / "val.jsonl"), thinking=False, lr=2e-3, schedule="linear", warmup=0.3,
-        batch=4, epochs=1.75, max_tokens=90, max_length=130, max_tiles=2, pixels=(64, 4096),
-        weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True, hybrid=True, offload=True,
-        limit_bad=0.2, seed=5, **flags)
+        out=str(out), val=str(folder / "val.jsonl"), thinking=False, ask="Box it.", system="Be brief.",
+        lr=2e-3, schedule="linear", warmup=0.3, batch=4, epochs=1.75, max_tokens=90, max_length=200,
+        max_tiles=2, pixels=(64, 4096), weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True,
+        hybrid=True, offload=True, limit_bad=0.2, seed=5, **flags)
     for name in ("update", "read_records", "rows_with_solutions", "keep_features", "gave_up"):
         seen.spy(sft, name)
     seen.rows = fits(seen, "rows", (3, 5, 8)), fits(seen, "val", (5, 8))
@@ -365,7 +305,7 @@ SUPERVISED = STAGE | {
     "batch": lambda s: ([len(ids) for ids in trained_rows(s)], [4] * 5),
     "epochs": lambda s: (len(s.metrics("loss")), round(1.75 * 11 / 4)),
     "max_length": lambda s: (({c.max_length for c in s["rows_with_solutions"]},
-                              {c.n for c in s["batch_indices"]}), ({130}, {11})),
+                              {c.n for c in s["batch_indices"]}), ({200}, {11})),
     "clip": lambda s: (norms(s), near([0.03] * 5)),
     "limit_bad": lambda s: (s["read_records"][0].limit_bad, 0.2),
     "seed": lambda s: (trained_rows(s), batches_by_hand(s)),
