@@ -239,16 +239,18 @@ class DataConfig:
     # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
     pixels: tuple[int, int] = (0, 0)
     thinking: bool = True                         # the prompt ends with <think>
+    ask: str = ""                                 # said below every question
+    system: str = ""                              # system prompt; "": what the chat template has
 
 
 def report(cfg):
     """What a data set will be to a model: rows that drop out and why, images, lengths."""
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0)
     prompts = chat.prompts(records, cfg.thinking)
     sizes = [s for r in records for s in r.sizes]
     solutions = [r.solution for r in records if r.solution]
-    written = chat.tokenizer(solutions, add_special_tokens=False)["input_ids"] if solutions else []
+    written = chat.plain.encode([chat.plain.hide(solution) for solution in solutions])
     table = {"images of a row": [len(r.images) for r in records],
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
              "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],

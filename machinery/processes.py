@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from machinery.files import Refused, say
+from machinery.torchrun import follow_parent
 
 BF16_SINCE = (8, 0)  # compute capability of the first GPUs with bf16 (A100, RTX 30); vLLM is for these, too
 
@@ -45,6 +46,7 @@ def start(seed, device="auto"):
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(minutes=30))
         atexit.register(leave)
+        follow_parent()
     torch.manual_seed(seed)
     return World(dist.get_rank() if size > 1 else 0, size, device)
 
