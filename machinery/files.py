@@ -52,6 +52,8 @@ def json_lines(path, errors="strict"):
                     yield number, json.loads(line)
                 except ValueError as error:  # also a number of more digits than python converts
                     yield number, error
+                except RecursionError as error:
+                    yield number, ValueError(str(error))
 
 
 def read_jsonl(path):

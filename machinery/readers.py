@@ -57,10 +57,11 @@ def files_of(folder):
     kinds = Counter(f.suffix.lower() for f in files)
     if not files:
         raise Refused(f"{folder}: no Parquet file in this folder, nor another data file ({', '.join(KINDS)})")
-    if len(kinds) > 1 and ".parquet" not in kinds or ".arrow" in kinds:
+    if ".arrow" in kinds:
+        raise Refused(f"{folder} holds .arrow files, as save_to_disk writes them: use to_parquet instead.")
+    if len(kinds) > 1 and ".parquet" not in kinds:
         there = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        raise Refused(f"{folder} holds files of several kinds, or of none that is read here ({there}): name "
-                      f"the file that is meant. (What save_to_disk wrote: write it with to_parquet instead.)")
+        raise Refused(f"{folder} holds files of several kinds ({there}): name the file that is meant.")
     return [f for f in files if ".parquet" not in kinds or f.suffix.lower() == ".parquet"]
 
 
