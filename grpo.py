@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import Chat, read_records
 from machinery.checkpoint import resume, save
 from machinery.collect import sample_and_reward
-from machinery.files import Refused, main, say
+from machinery.files import Refused, check_flags, main, say
 from machinery.metrics import Watch, count_loss, count_tokens, sample_row, summary
 from machinery.processes import gather, start
 from machinery.run import Run
@@ -50,7 +50,7 @@ class Config:
     steps: int = 528                        # gradient batches; the released evaluation hints at step 528
     prompts: int = 32                       # prompts of a step, over all processes [3.3]
     samples: int = 32                       # responses to each prompt: the group [3.3]
-    lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.3]
+    lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.4]
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
     warmup: int = 0                         # steps of linear warm-up
     temperature: float = 1.0                # of sampling; the trainer divides its logits by it too
@@ -158,8 +158,7 @@ def kl_penalty(logp, ref_logp):
 # --------------------------------------------------------------------------------------------------- training
 
 def train(cfg):
-    if cfg.samples < 2:
-        raise Refused("--samples must be at least 2: a response is compared with the others of its group")
+    check_flags(cfg)
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
