@@ -7,7 +7,7 @@ import csv
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from machinery.fields import BadRow
@@ -24,8 +24,16 @@ class Found:
     row: dict | BadRow
 
 
-def read_rows(source, split="train"):
-    """Yield a Found for each row of a file, a folder of files of one kind, or a hub data set."""
+def read_rows(source, split="train", image_root=""):
+    """Yield a Found for each row of a file, a folder of files of one kind, or a hub data set. image_root:
+    what paths of images are relative to, "": to the file that names them."""
+    if image_root and not Path(image_root).is_dir():
+        raise Refused(f"--image_root {image_root}: no such folder")
+    for found in rows_of(source, split):
+        yield replace(found, folder=Path(image_root)) if image_root else found
+
+
+def rows_of(source, split):
     path = Path(source)
     kind = path.suffix.lower()
     if path.is_dir():

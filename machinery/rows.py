@@ -145,7 +145,7 @@ def report_bad(source, good, bad, limit_bad):
 
 # --------------------------------------------------------------------------- data that changed between starts
 
-def fingerprint(records):
+def rows_fingerprint(records):
     """Tells whether a run's data are still the same: {"rows": their number, "sha256": of all fields}.
 
     An image counts with its bytes where the data hold them, else with its file's name and size, its height

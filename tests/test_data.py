@@ -292,8 +292,8 @@ def as_csv(separator, bom=""):
 
 @pytest.mark.parametrize("name, write", {
     "t.json": as_array, "u.jsonl": as_array, "v.json": lambda rows: "\ufeff  " + json.dumps(rows),
-    "w.JSONL": lambda rows: "\ufeff" + "\n".join(map(json.dumps, rows)),
-    "t.csv": as_csv(","), "t.tsv": as_csv("\t"), "u.csv": as_csv(";", bom="\ufeff"), "v.csv": as_csv("\t")}.items())
+    "w.JSONL": lambda rows: "\ufeff" + "\n".join(map(json.dumps, rows)), "t.csv": as_csv(","),
+    "t.tsv": as_csv("\t"), "u.csv": as_csv(";", bom="\ufeff"), "v.csv": as_csv("\t")}.items())
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_formats_hold_the_same(folder, name, write, as_folder):
     (folder / "sub").mkdir()

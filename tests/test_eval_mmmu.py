@@ -360,9 +360,9 @@ def test_questions_of_the_schema(data):
     limited, _ = E.read_questions(config(data, limit=5))
     assert sorted(q["subject"] for q in limited) == ["Art_Theory"] * 3 + ["Math"] * 2  # evenly
     asked, _ = E.read_questions(config(data, subjects=("Art_Theory",), ask="Box it."))
-    # what a judge is told; options and the request are no part of it
+    # what a judge is told; options and the request (which the chat appends) are no part of it
     assert asked[0]["question"] == "Which? <image 1>"
-    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>\nBox it."
+    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>"
     assert len(asked) == 3
 
 
@@ -518,7 +518,8 @@ def test_a_whole_run(world):
     scores = json.loads((world.folder / "out" / "scores.json").read_text())
     assert scores["subjects"]["Math"]["rule"] == 1.0 and scores["subjects"]["Art_Theory"]["rule"] == 0
     assert scores["runs"] == [0.7, 0.7]
-    assert set(scores["data"]) == {"source", "split", "revision", "files", "checkpoint", "weights"}
+    assert set(scores["data"]) == {"source", "split", "revision", "files", "checkpoint", "weights",
+                                   "questions"}
 
 
 def test_an_interrupted_run_goes_on(world):
