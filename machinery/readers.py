@@ -35,6 +35,8 @@ def read_rows(source, split="train", image_root=""):
 
 def rows_of(source, split):
     path = Path(source)
+    if not str(source):
+        raise Refused("--data is empty: name a file, a folder or a hub data set")
     kind = path.suffix.lower()
     if path.is_dir():
         for file in files_of(path):
@@ -75,13 +77,16 @@ def files_of(folder):
 
 def rows_of_file(path):
     """Yield the rows of one file, each a dictionary or a BadRow."""
-    with open(path, "rb") as file:
-        head = file.read(64)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise broken(path, f"it can not be read ({error})") from error
     if head.startswith(b"version https://git-lfs"):
         raise Refused(f"{path} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`.")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise Refused(f"{path} is written in UTF-16: save it as UTF-8.")
-    if head:
+    if head or path.suffix.lower() == ".parquet":  # which is never empty
         yield from KINDS[path.suffix.lower()](path)
 
 
@@ -212,9 +217,9 @@ def hub_rows(source, split):
         found = datasets.load_dataset(source, split=split)
         for table in found.with_format("arrow").iter(100):
             yield from table.to_pylist()
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set "
-                      f"that the hub knows ({error})") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise Refused(f"{source}: neither a file, nor a folder with data files, nor a data set that the hub "
+                      f"knows with its split {split!r} ({' '.join(str(error).split())[:300]})") from error
 
 
 KINDS = {".jsonl": json_rows, ".ndjson": json_rows, ".json": json_rows, ".csv": csv_rows, ".tsv": csv_rows,

@@ -97,6 +97,8 @@ def images_of(row):
 
 def refuse_unusable(record, need, row):
     """Raise a BadRow where a record lacks what the stage needs, or an image that its text names."""
+    if unknown := [f for f in need if not hasattr(record, f)]:
+        raise Refused(f"--need {unknown[0]}: no such field; there are {', '.join(vars(record))}")
     if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
         why = ""
         if any(row.get(column) for column in COLUMNS):

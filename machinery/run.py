@@ -77,8 +77,8 @@ class Run:
             if before != now:
                 source = self.about["config"][flag] or self.about["config"]["data"]
                 raise Refused(f"--{flag} {source}: its rows or images are not those with which {self.dir} "
-                              f"was begun ({before['rows']} rows then, {now['rows']} now). Put the old ones back "
-                              f"to go on, or use another --out to start afresh.")
+                              f"was begun ({before['rows']} rows then, {now['rows']} now). Put the old ones "
+                              f"back to go on, or use another --out to start afresh.")
         if self.rank == 0:
             write_text(self.dir / "config.json", json.dumps(self.about, indent=1))
 

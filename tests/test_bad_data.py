@@ -225,7 +225,7 @@ BROKEN = {  # name: (file, content, what is said)
     "utf-16 csv": ("t.csv", "question,answer".encode("utf-16"), "written in UTF-16"),
     "pointer": ("t.parquet", FILES["pointer.png"], "Git LFS pointer.*git lfs pull"),
     "no parquet": ("t.parquet", b"question,answer\n", "it can not be read as Parquet"),
-    "empty parquet": ("t.parquet", b"", "holds no rows"),
+    "empty parquet": ("t.parquet", b"", "it can not be read as Parquet"),
     "csv open quote": ("t.csv", b'question,answer\nWhy?,5\n"Why?,5\nWhy?,5\n',
                        "a quoted cell is open at the end"),
     "csv header": ("t.csv", b"question,question\n1,2\n",

@@ -150,6 +150,10 @@ def test_empty_and_missing_data(folder):
         read_records(folder / "sub")
     with pytest.raises(Refused, match="nobody/nothing-at-all: neither a file"):
         read_records("nobody/nothing-at-all")
+    with pytest.raises(Refused, match="--data is empty"):
+        read_records("")
+    with pytest.raises(Refused, match="--need solutions: no such field; there are id, question"):
+        read(folder, [row(1)], need=("solutions",))
 
 
 # ---------------------------------------------------------------------------------------------------- prompts
