@@ -233,6 +233,7 @@ class DataConfig:
     data: str = "data/tiny/rl.jsonl"              # JSONL, Parquet, folder or hub name
     model: str = "out/tiny/cold_start"        # whose tokens are counted: model folder, run folder or hub name
     columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
+    image_root: str = ""                          # folder that image paths start from; "": the data file's
     # fields that may not be empty; supervised stages need question and solution
     need: tuple[str, ...] = ("question", "answer")
     max_tiles: int = 12                           # tiles of an image (InternVL)
@@ -246,7 +247,7 @@ class DataConfig:
 def report(cfg):
     """What a data set will be to a model: rows that drop out and why, images, lengths."""
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0)
+    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0, image_root=cfg.image_root)
     prompts = chat.prompts(records, cfg.thinking)
     sizes = [s for r in records for s in r.sizes]
     solutions = [r.solution for r in records if r.solution]
@@ -313,7 +314,8 @@ def check_data(cfg, script):
         path = getattr(cfg, name, "")
         if path and Path(path).exists():
             try:
-                records = read_records(path, getattr(cfg, "columns", ()), need)
+                records = read_records(path, getattr(cfg, "columns", ()), need,
+                                       image_root=getattr(cfg, "image_root", ""))
                 say(f"  --{name} {path}: {len(records):,} rows can be used")
             except Refused as error:
                 problems.append(f"--{name} {path}: {error}")

@@ -71,6 +71,8 @@ def json_lines(path, errors="strict"):
                     yield number, json.loads(line)
                 except ValueError as error:  # also a number of more digits than python converts
                     yield number, error
+                except RecursionError as error:
+                    yield number, ValueError(str(error))
 
 
 def checked(value, name, fields, remedy):

@@ -3,6 +3,7 @@ each flag what it has to have done there. A flag that is in no table is told by 
 """
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,8 +32,9 @@ def folder(tiny, tmp_path_factory):
     one row whose prompt is too long, one whose solution is, one that can not be used."""
     folder = tmp_path_factory.mktemp("wiring")
     pictures = sorted((tiny / "images" / "rl").glob("*.png"))[:4]
+    (folder / "pictures").mkdir()
     for i, file in enumerate(pictures):
-        Image.open(file).save(folder / f"{i}.png")
+        Image.open(file).save(folder / "pictures" / f"{i}.png")
     for name, first in (("rows", 0), ("hard", 40), ("val", 80)):
         rows = []
         for i in range(first, first + 14):
@@ -62,16 +64,23 @@ def watch_stage(seen, stage, loop):
     return seen
 
 
+def prompts_of(seen):
+    """All prompts of all packs"""
+    return [prompt for call in seen["make_packs"] for prompt, _ in call.groups]
+
+
 def texts(seen):
     """All prompts of all packs, as the model reads them."""
     decode = seen["Chat"][0].out.tokenizer.decode
-    return {decode(prompt.ids) for call in seen["make_packs"] for prompt, _ in call.groups}
+    return {decode(prompt.ids) for prompt in prompts_of(seen)}
 
 
 # {flag: (what was seen, what has to be seen)}; these are of every stage
 STAGE = {
     "model": lambda s: ({s["Chat"][0].path, *(c.path for c in s["load"])}, {s.cfg.model}),
     "out": lambda s: (s.out.joinpath("config.json").exists(), True),
+    "image_root": lambda s: ({str(Path(image).parent) for p in prompts_of(s) for image in p.record.images},
+                             {s.cfg.image_root}),
     "ask": lambda s: ({t.split("<|im_end|>")[1][-7:] for t in texts(s)}, {"Box it."}),
     "system": lambda s: ({t.split("<|im_end|>")[0] for t in texts(s)}, {"<|im_start|>system\nBe brief."}),
     "train": lambda s: (s.parts_that_changed(), set(s.cfg.train)),
@@ -96,7 +105,8 @@ def grpo_seen(tiny, folder, tmp_path_factory):
         seen.folder, seen.out, seen.model = folder, tmp_path_factory.mktemp("grpo") / "run", tiny / "model"
         seen.cfg = cfg = grpo.Config(
             model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
-            out=str(seen.out), train=("connector", "llm"), ask="Box it.", system="Be brief.",
+            image_root=str(folder / "pictures"), out=str(seen.out),
+            train=("connector", "llm"), ask="Box it.", system="Be brief.",
             steps=4, prompts=4, samples=3, lr=2e-3, schedule="linear", warmup=1, temperature=0.7,
             max_new_tokens=5, max_prompt=200, max_tiles=2, pixels=(64, 4096), thinking=False,
             clip_low=0.02, clip_high=0.01, minibatches=2,
@@ -232,7 +242,8 @@ def supervised(m, stage, tiny, folder, out, **flags):
     seen.folder, seen.out = folder, out
     seen.cfg = stage.Config(
         model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
-        out=str(out), val=str(folder / "val.jsonl"), thinking=False, ask="Box it.", system="Be brief.",
+        image_root=str(folder / "pictures"), out=str(out), val=str(folder / "val.jsonl"),
+        thinking=False, ask="Box it.", system="Be brief.",
         lr=2e-3, schedule="linear", warmup=0.3, batch=4, epochs=1.75, max_tokens=90, max_length=200,
         max_tiles=2, pixels=(64, 4096), weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True,
         hybrid=True, offload=True, limit_bad=0.2, seed=5, **flags)
@@ -275,7 +286,8 @@ def measured(seen):
 def validation_by_hand(seen):
     """Of the last weights, by plain transformers: a mean over all tokens of the validation solutions."""
     chat, ids = seen["Chat"][0].out, []
-    records = read_records(seen.folder / "val.jsonl", seen.cfg.columns, ("question", "solution"))
+    records = read_records(seen.folder / "val.jsonl", seen.cfg.columns, ("question", "solution"),
+                           image_root=seen.cfg.image_root)
     prompts = [p for p in chat.prompts(records, thinking=False) if p.record.id in seen.rows[1]]
     for p in prompts:
         text = chat.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"]
