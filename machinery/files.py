@@ -5,6 +5,7 @@ Every file and folder is written under a temporary name and renamed when complet
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -129,6 +130,13 @@ def newest_checkpoint(run, with_trainer=False):
     on."""
     steps = sorted(p for p in Path(run).glob("step_*") if not with_trainer or (p / TRAINER).exists())
     return steps[-1] if steps else None
+
+
+def hub_name(path):
+    """Could this be a name on the hub (owner/name)? What begins or ends like a local path is none."""
+    local = path.startswith((".", "/", "~", "data/", "out/")) or path.endswith(
+        (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".safetensors"))
+    return not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path, re.ASCII) is not None
 
 
 def resolve(path, flag="--model", first="make tiny"):

@@ -15,8 +15,9 @@ from machinery.mmmu_rows import parse_options
 FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations")
 
 
-def read_rows(source, split):
-    """Yield each row as a dictionary, or a text that says why it is none."""
+def read_rows(source, split, subset=None):
+    """Yield each row as a dictionary, or a text that says why it is none. subset: a hub data set's
+    configuration."""
     path = Path(source)
     if path.suffix == ".jsonl" or (path.suffix == ".json" and path.is_file()):
         if not path.is_file():
@@ -36,10 +37,12 @@ def read_rows(source, split):
                 raise Refused(f"{source}: no Parquet file in this folder")
             found = datasets.load_dataset("parquet", data_files=files, split="train")
         else:
-            found = datasets.load_dataset(source, split=split)
+            found = datasets.load_dataset(source, subset, split=split)
         for table in found.with_format("arrow").iter(100):  # as it is stored: images stay files
             yield from table.to_pylist()
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+    except Refused:
+        raise
+    except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set "
                       f"that the hub knows ({error})") from error
 
