@@ -42,7 +42,7 @@ def read_rows(source, split, subset=None):
             yield from table.to_pylist()
     except Refused:
         raise
-    except (FileNotFoundError, ConnectionError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set "
                       f"that the hub knows ({error})") from error
 
