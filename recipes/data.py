@@ -42,6 +42,7 @@ from machinery.mmmu_rows import find_parquet, parse_options, question_of, read_p
 from machinery.rows import image_size, image_source, open_image, read_rows, report_bad
 from recipes.subjects import SCIENCES, subject_of
 
+FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CYRILLIC = "АБВГД"  # the first letters of the Cyrillic alphabet: options of Bulgarian and Serbian exams
 
@@ -273,6 +274,33 @@ def sources(cfg):
     return [row for row in table if row[1]]
 
 
+def inputs(cfg):
+    """[(flag, path or hub name, "dataset", configuration, split)] for plan.py's dry run. MMMU's 30
+    configurations are read as files."""
+    found = [(f"--source {name}", source, "dataset", subset, split if name != "mmmu_dev" else None)
+             for name, source, subset, split in sources(cfg)]
+    return found + [("--mmmu", cfg.mmmu, "dataset", None, None)] * bool(cfg.mmmu)
+
+
+def dry_run(cfg):
+    """What is wrong with flags and local files, without reading more than a row of each."""
+    problems = []
+    for name, source, subset, split in sources(cfg):
+        try:
+            if Path(source).exists():
+                check_columns(name, next(raw_rows(name, source, subset, split), None))
+        except Refused as error:
+            problems.append(f"--source {name}={source}: {error}")
+    try:
+        check_flags(cfg)
+        if cfg.mmmu and Path(cfg.mmmu).exists():
+            find_parquet(cfg.mmmu, "validation")
+        made_before(Path(cfg.out), settings(cfg))
+    except Refused as error:
+        problems.append(str(error))
+    return problems
+
+
 def missing(cfg):
     """Sentences about sources that cannot be there, before anything is read."""
     found = [f"--source {name}={source}: no such file or folder, and no hub name (owner/name) either"
@@ -296,14 +324,20 @@ def raw_rows(name, source, subset, split):
         yield from table.to_pylist()
 
 
+def check_columns(name, row):
+    """Refuse a set whose first row lacks a column: then all do."""
+    if isinstance(row, dict) and (lacking := set(SETS[name].columns) - set(row)):
+        raise Refused(f"it has no column {', '.join(sorted(lacking))}; its columns are {', '.join(row)}")
+
+
 def read_set(cfg, known, seen, entry, part):
     """The usable rows of a set, their pictures written to part/images, and {why: rows left out}."""
     name, source, subset, split = entry
     rows, bad, why = [], [], Counter()
     folder = Path(source).parent if Path(source).is_file() else Path(source)
     for i, raw in enumerate(raw_rows(*entry), 1):
-        if isinstance(raw, dict) and i == 1 and (lacking := set(SETS[name].columns) - set(raw)):
-            raise Refused(f"it has no column {', '.join(sorted(lacking))}; its columns are {', '.join(raw)}")
+        if i == 1:
+            check_columns(name, raw)
         try:
             if isinstance(raw, str):
                 raise Unusable(raw)
@@ -377,8 +411,7 @@ def choose(cfg, rows):
     breadth, breadth_val = split_off(taken, cfg.breadth_val)
     ids = {row["id"] for row in taken}
     cold = [r for r in fit["cold_start"] if r["subject"] in SCIENCES and r["id"] not in ids]
-    sets = {"maths": maths, "maths_val": maths_val, "cold_start_questions": evenly(cold, cfg.cold_start),
-            "breadth_questions": breadth, "breadth_val_questions": breadth_val}
+    sets = dict(zip(FILES, (maths, maths_val, evenly(cold, cfg.cold_start), breadth, breadth_val)))
     for name, chosen in sets.items():
         if not chosen:
             raise Refused(f"no rows are left for {name}.jsonl: the sets that it is made of are left out or "
@@ -390,7 +423,7 @@ def choose(cfg, rows):
     return sets
 
 
-def check(cfg):
+def check_flags(cfg):
     for flag in ("held_out", "cold_start", "breadth", "breadth_val"):
         if getattr(cfg, flag) < 1:
             raise Refused(f"--{flag} {getattr(cfg, flag)}: must be at least 1")
@@ -398,8 +431,6 @@ def check(cfg):
         raise Refused("--least_subjects and --seed: must be at least 0")
     if not 0 <= cfg.limit_bad <= 1:
         raise Refused(f"--limit_bad {cfg.limit_bad}: a share between 0 and 1")
-    if found := missing(cfg):
-        raise Refused("\n".join(found))
 
 
 def settings(cfg):
@@ -428,7 +459,9 @@ def made_before(out, now):
 
 
 def make(cfg):
-    check(cfg)
+    check_flags(cfg)
+    if found := missing(cfg):
+        raise Refused("\n".join(found))
     out, now = Path(cfg.out), settings(cfg)
     if made_before(out, now):
         say(f"{out} is there, made with the same settings: nothing to do")
