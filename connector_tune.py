@@ -61,8 +61,10 @@ def train(cfg):
                             patience=cfg.patience, features_gib=cfg.features_gib)
     if gave_up(losses, cfg.patience):
         say(f"stopped early: {cfg.patience} validation losses without a new best")
-    run.keep_best(losses)
-    say(f"done: best validation loss {min(losses)[0]:.4f} at step {min(losses)[1]} (selected.json)")
+    loss, step = min(losses)
+    say(f"done: best validation loss {loss:.4f} at step {step} (selected.json)" if step else
+        f"done: no checkpoint has a lower validation loss than the start, {loss:.4f}: selected.json names "
+        f"{cfg.model}. A lower --lr?")
 
 
 if __name__ == "__main__":

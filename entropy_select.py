@@ -19,7 +19,7 @@ Wait" or "W" + "ait". In the run folder:
     selection.json, .png      the table, and the indicator drawn against validation accuracy
     selected.json             the choice; a stage whose --model is this run folder starts from it
 
-What the paper does not say, and what is done here: the word list (signals.py, from the NoWait study), the
+What the paper does not say, and what is done here: the word list (signals.py, ten of the NoWait study's), the
 averaging (mean over all occurrences, not over responses), the log base (e), the probe set (random rows of
 --data), how large a difference counts (a bootstrap interval over responses stands beside each mean), and
 the rule: the highest mean among the checkpoints with at least --min_count occurrences. One guard is

@@ -1,8 +1,9 @@
 """MMMU: answers a model's questions (900 at validation), keeps every response, and scores them in two ways.
 
-The paper's evaluation (section 4; 6.2 for the modes, 6.3 for the thinking budget): temperature 1.0, up to
-16,384 new tokens, the mean over 5 runs, a rule plus a judge. The two halves of this file are the two halves
-of the job:
+The paper's evaluation (section 4; 6.2 for the modes): temperature 1.0, up to 16,384 new tokens, the mean over
+5 runs, a rule plus a judge. Its "thinking budget" (section 6.3) is the number of generated tokens, here
+--max_new_tokens 1024, 2048, ... With --budget the thought is closed by force and the model has to answer:
+another experiment. The two halves of this file are the two halves of the job:
 
     score   responses -> tables. No model, no torch, seconds. `score_rows` is the function.
     run     questions -> responses.jsonl, in chunks. After a stop, the same command goes on. Then it scores.
@@ -40,7 +41,7 @@ from machinery.mmmu_rows import find_parquet, read_parquet, sha256
 from machinery.rows import check_images
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import mark, read_responses, read_rows, summary, tables
-from signals import CRITICAL_WORDS, critical_spans
+from signals import NOWAIT_WORDS, critical_spans
 
 
 # ------------------------------------------------------------------------------------------------------ score
@@ -134,13 +135,13 @@ class Config:
     limit: int = 0                # at most so many questions, evenly from all subjects; 0: all
     out: str = "out/eval"         # for responses.jsonl, scores.json, ...; run again, it goes on
     mode: Mode = "think"          # does <think> end the prompt? nowait: it does, and --ban holds
-    ban: tuple[str, ...] = CRITICAL_WORDS  # words that nowait bans (the paper: --ban wait alternatively hmm)
+    ban: tuple[str, ...] = NOWAIT_WORDS  # words that nowait bans (the paper: --ban wait alternatively hmm)
     ask: str = ""                 # said below every question: "Put the final answer in \boxed{}."
     system: str = ""              # system prompt; "": what the chat template has
     temperature: float = 1.0      # 0: always the most likely token
     runs: int = 1                 # how often each question is asked; the paper reports the mean of 5
-    max_new_tokens: int = 16384   # thought and answer together; the model's context is the other limit
-    budget: int = 0               # tokens for the thought; 0: no budget
+    max_new_tokens: int = 16384   # thought and answer together: the paper's "thinking budget" [6.3]
+    budget: int = 0               # force the thought closed after so many tokens (not the paper's); 0: never
     on_budget: Literal["close", "cut"] = "close"  # when it ends: ask for the answer, or stop
     closing: str = "\n</think>\n\n\\boxed{"  # what closes an unfinished thought; the model goes on from there
     chunk: int = 512              # questions sampled and written together: what an interruption can lose
@@ -231,7 +232,7 @@ def banned_ids(chat, words):
 
 
 def respond(sampler, chat, prompts, cfg, ban, seed, label):
-    """One response to each prompt, within the thinking budget: [{"response", "finish", "tokens", "forced"}].
+    """One response to each prompt, within --budget: [{"response", "finish", "tokens", "forced"}].
 
     A thought that is still open when its budget ends is closed with cfg.closing, and the model goes on from
     there; an answer that the budget caught in the middle simply goes on. (--on_budget cut: both stay as they

@@ -50,7 +50,7 @@ class Config:
     steps: int = 528                        # gradient batches; the released evaluation hints at step 528
     prompts: int = 32                       # prompts of a step, over all processes [3.3]
     samples: int = 32                       # responses to each prompt: the group [3.3]
-    lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.3]
+    lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.4]
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
     warmup: int = 0                         # steps of linear warm-up
     temperature: float = 1.0                # of sampling; the trainer divides its logits by it too

@@ -35,6 +35,7 @@ PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wr
     "response length (tokens)": ["length"],
     "entropy of all tokens (nats)": ["entropy"],
     "entropy of critical tokens (nats)": ["critical_entropy"],
+    "share of tokens with high entropy": ["entropy_high"],
     "gradient norm": ["grad_norm"],
     "loss": ["loss", "val_loss"],
     "learning rate": ["lr"],

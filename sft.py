@@ -116,6 +116,9 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
 
     before = read_jsonl(run.dir / "metrics.jsonl")
     losses = [(m["val_loss"], m["step"]) for m in before if m.get("val_loss") is not None]
+    if patience is not None and not losses:  # a tuning that only harms keeps its start
+        losses.append((round(validation_loss(vlm, chat, val, cfg, world, features), 6), 0))
+        run.log(0, {"val_loss": losses[0][0]})
     bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
                dynamic_ncols=True)
     begin = time.time()
@@ -146,19 +149,21 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
         if measure:
             save(run, step + 1, vlm, optimizer, world)
             if patience is not None:
-                run.keep_best(losses)
+                run.keep_best(losses, chat.path)
         bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
         bar.update()
         begin = time.time()
     bar.close()
+    if patience is not None:
+        run.keep_best(losses, chat.path)  # once more: the run may have been killed before it did
     if world.rank == 0:
         forget_features(file)
     return run, losses
 
 
 def gave_up(losses, patience):
-    """losses: [(validation loss, step)] in order. True when the last `patience` of them brought no new
-    best."""
+    """losses: [(validation loss, step)] in order, the first of step 0. True when the last `patience` of them
+    brought no new best."""
     return len(losses) > patience and min(losses)[1] < losses[-patience][1]
 
 

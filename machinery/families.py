@@ -18,7 +18,7 @@ PARTS = ("encoder", "connector", "llm")
 class Family:
     """Defaults are those of most families in transformers. A parameter belongs to the part with the longest
     prefix that fits. "Freeze the vision tower" freezes the connector too in many codebases, and a frozen
-    connector is exactly what the paper shows collapsing (section 5.6); here each part has a name of its own,
+    connector is exactly what the paper shows collapsing (section 5.2); here each part has a name of its own,
     and tests list its tensors."""
 
     model_type = ""                                   # as in config.json

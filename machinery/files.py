@@ -149,7 +149,9 @@ def resolve(path, flag="--model", first="make tiny"):
     if has_weights(folder):
         return str(folder)
     if (folder / "selected.json").exists():
-        return str(folder / json.loads((folder / "selected.json").read_text())["checkpoint"])
+        chosen = json.loads((folder / "selected.json").read_text())["checkpoint"]
+        is_local = chosen.startswith(("step_", ".")) or (folder / chosen).exists()
+        return os.path.normpath(folder / chosen) if is_local else chosen  # a tuning may keep its start
     if newest := newest_checkpoint(folder):
         return str(newest)
     if folder.exists() or path.count("/") != 1 or path.startswith(("out/", "data/", ".", "/")):

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -86,16 +87,19 @@ class Run:
         if self.rank == 0:
             append_jsonl(self.dir / name, [_jsonable(row)])
 
-    def keep_best(self, losses):
+    def keep_best(self, losses, start):
         """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume
         needs).
 
-        losses: [(validation loss, step)], one of each checkpoint.
+        losses: [(validation loss, step)], one of each checkpoint, and of step 0. start: folder or hub name of
+        the model that the run began with; step 0 is not saved once more.
         """
         if self.rank:
             return
         loss, step = min(losses)
         best = f"step_{step:06d}"
+        if step == 0:
+            best = os.path.relpath(start, self.dir) if Path(start).exists() else start
         write_text(self.dir / "selected.json", json.dumps(
             {"step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss}))
         for old in self.dir.glob("step_*"):

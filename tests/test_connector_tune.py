@@ -1,5 +1,6 @@
 """Stage 3: only the connector changes, features are kept, validation stops it."""
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import connector_tune
 import model
 import sft
 from machinery.files import resolve
-from stages import Stop, metrics, run_connector, same_run, tensors
+from machinery.run import Run
+from stages import ONE, Stop, metrics, run_connector, same_run, tensors
 
 pytestmark = pytest.mark.usefixtures("a_reward")
 
@@ -81,16 +83,29 @@ def test_text_only_rows_in_the_connector_stage(tiny, mixed, tmp_path):
 
 
 def test_early_stopping_keeps_the_best(tiny, tmp_path, monkeypatch):
-    losses = iter([3.0, 2.0, 2.5, 2.1, 2.2, 9.0, 9.0, 9.0])
+    losses = iter([4.0, 3.0, 2.0, 2.5, 2.1, 2.2, 9.0, 9.0, 9.0])  # the first is of the start
     monkeypatch.setattr(sft, "validation_loss", lambda *_: next(losses))
     out = tmp_path / "run"
     run_connector(tiny, out, 8, val_every=1, patience=3)
-    assert len(metrics(out)) == 5  # 2.0 at step 2, then three without a new best
+    assert metrics(out)[0] == {"step": 0, "val_loss": 4.0}
+    assert metrics(out)[-1]["step"] == 5  # 2.0 at step 2, then three without a new best
     assert sorted(p.name for p in out.glob("step_*")) == ["step_000002", "step_000005"]
     assert json.loads((out / "selected.json").read_text())["step"] == 2
     assert resolve(str(out)).endswith("step_000002")
     run_connector(tiny, out, 8, val_every=1, patience=3)  # the same command again: it stays stopped
-    assert len(metrics(out)) == 5 and resolve(str(out)).endswith("step_000002")
+    assert len(metrics(out)) == 6 and resolve(str(out)).endswith("step_000002")
+
+
+def test_a_tuning_that_only_harms_keeps_its_start(tiny, tmp_path, monkeypatch, capsys):
+    losses = iter([2.0, 3.0, 2.5])
+    monkeypatch.setattr(sft, "validation_loss", lambda *_: next(losses))
+    run_connector(tiny, tmp_path / "run", 2, val_every=1, patience=3)
+    assert "no checkpoint has a lower validation loss than the start, 2.0000" in capsys.readouterr().out
+    assert Path(resolve(str(tmp_path / "run"))).samefile(tiny / "model")
+    # a start with a hub's name is named as it is
+    run = Run(tmp_path / "hub", connector_tune.Config(), ONE)
+    run.keep_best([(1.0, 0), (2.0, 5)], "owner/model")
+    assert resolve(str(tmp_path / "hub")) == "owner/model"
 
 
 def test_gave_up():

@@ -77,7 +77,7 @@ def test_resume_is_bit_identical(name, when, tiny, straight, tmp_path, monkeypat
 def test_training_learns_and_differs_by_step(straight):
     """What the runs above compare is not trivially equal."""
     for name, out in straight.items():
-        rows = metrics(out)
+        rows = metrics(out)[-4:]
         assert len({r["loss"] for r in rows}) > 1 and all(r["grad_norm"] > 0 for r in rows), name
         assert len({r["grad_norm"] for r in rows}) == 4, name
     assert len({r["id"] for r in rollout_rows(straight["grpo"])}) == 4
