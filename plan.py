@@ -9,10 +9,10 @@ compares them with measured peaks.
 `python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images,
 lengths.
 
-`python plan.py dry_run GPUS GIB CONFIG sft.py --flags ... -- grpo.py --flags ...` parses the steps' own flags
-and checks paths, data, versions, disk and memory without a GPU; the recipes' --dry_run is made of it. CONFIG is
-a folder with the config.json of the model that is to be trained (recipes/configs), for when its weights are not
-there yet.
+`python plan.py dry_run GPUS GIB CONFIG sft.py --flags ... -- grpo.py --flags ...` parses the steps' own
+flags and checks paths, data, versions, disk and memory without a GPU; the recipes' --dry_run is made of it.
+CONFIG is a folder with the config.json of the model that is to be trained (recipes/configs), for when its
+weights are not there yet.
 """
 import dataclasses
 import importlib
@@ -278,8 +278,8 @@ def report(cfg):
 # ---------------------------------------------------------------------------------------------------- dry run
 
 def dry_run(gpus, gpu_gib, config, *words):
-    """Everything about a recipe that can be checked without a GPU. words: its steps in order, each a script and
-    its flags, with "--" between them. What a step makes is there for the steps behind it. Returns the list of
+    """Everything about a recipe that can be checked without a GPU. words: its steps in order, each a script
+    and its flags, with "--" between them. What a step makes is there for the steps behind it. Returns the
     problems."""
     problems, made, unasked, asked = [], {}, set(), {}
     for script, *flags in steps(words):
@@ -305,6 +305,8 @@ def dry_run(gpus, gpu_gib, config, *words):
             + "; ".join(f"{script} {words}" for words, script in asked.items()))
     if unasked:
         say(f"NOT CHECKED, because the hub could not be asked: {', '.join(sorted(unasked))}")
+    if not problems:
+        say("nothing is missing" + " of what could be checked" * bool(unasked))
     return problems
 
 
@@ -354,13 +356,13 @@ def hint(path, kind):
     """What makes a thing that is missing."""
     name = Path(path).name
     if kind == "model":
-        return (f"no such folder, no hub name (owner/name), and no step before this one makes it. sft.py, grpo.py "
-                f"or connector_tune.py make a model with --out {path}")
+        return (f"no such folder, no hub name (owner/name), and no step before this one makes it. sft.py, "
+                f"grpo.py or connector_tune.py make a model with --out {path}")
     if "_questions" in name or name.startswith("maths"):
         return (f"no such file, and no step before this one makes it: "
                 f"python -m recipes.data --out {Path(path).parent}")
-    return (f"no such file, no hub name (owner/name), and no step before this one makes it. Questions are made by "
-            f"recipes/data.py, their solutions by distill.py --out {path}")
+    return (f"no such file, no hub name (owner/name), and no step before this one makes it. Questions are "
+            f"made by recipes/data.py, their solutions by distill.py --out {path}")
 
 
 @lru_cache(None)
@@ -368,7 +370,8 @@ def on_hub(name, kind, subset, split):
     """What the hub says of a name: "" where it can be none."""
     if not hub_name(name):
         return ""
-    what = f"{kind} of the hub" + f", configuration {subset}" * bool(subset) + f", split {split}" * bool(split)
+    what = f"{kind} of the hub" + f", configuration {subset}" * bool(subset)
+    what += f", split {split}" * bool(split)
     unasked = f"{UNASKED} (the hub could not be asked): {what}"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return unasked
@@ -447,8 +450,6 @@ if __name__ == "__main__":
             found = dry_run(*sys.argv[2:])
         except Refused as error:
             found = [str(error)]
-        if not found:
-            say("nothing is missing")
         sys.exit("\n".join(["", *found]) if found else 0)
     else:
         main(plan, Config)

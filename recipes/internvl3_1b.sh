@@ -6,13 +6,13 @@
 #   bash recipes/internvl3_1b.sh                started again it goes on where it stopped
 #
 # GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python model.py
-#         plan --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 22 GiB in training. The teacher
-#         in vLLM: 18 GiB of weights.
+#         plan --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 22 GiB in training.
+#         The teacher in vLLM: 18 GiB of weights.
 # memory  16 GiB; disk: 1.8 GiB a checkpoint, 11 of GRPO, 10 for a stage's optimizer: 50 GiB. Data: 20 GiB are
 #         downloaded, of which 3 stay in data/recipe (estimated, not measured).
 # time    estimated, not measured, for an 80 GB GPU: a GRPO step of 16 x 16 responses of about 600 tokens is
-#         6e14 FLOPs, 3 s, and its sampling 2,048 tokens at about 150 a second, 15 s: 200 steps in an hour. The
-#         teacher writes 5,000 x 2 responses of about 2,000 tokens at 2,000 a second: 3 h.
+#         6e14 FLOPs, 3 s, and its sampling 2,048 tokens at about 150 a second, 15 s: 200 steps in an hour.
+#         The teacher writes 5,000 x 2 responses of about 2,000 tokens at 2,000 a second: 3 h.
 GPUS=1 GIB=${GIB:-80}
 . "$(dirname "$0")/stage.sh"
 CONFIG=recipes/configs/InternVL3-1B
@@ -23,7 +23,8 @@ SAME="--max_tiles 6"                           # ours; the paper does not say
 VLLM="--rollout vllm"
 
 # the data sets of every step, from public ones: sources, licences and counts in $DATA/README.md
-stage recipes/data.py --out "$DATA" --cold_start 5000 --breadth 5000  # ours: a quarter and half of the paper's
+# Ours: 5,000 questions of the cold start (20K), 5,000 of breadth (10K rows with solutions)
+stage recipes/data.py --out "$DATA" --cold_start 5000 --breadth 5000
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher
 [ -n "$COLD" ] || stage distill.py --model "$TEACHER" --data "$DATA/cold_start_questions.jsonl" --ask "$ASK" \
     --out "$OUT/cold_start.jsonl" --samples 2 --max_new_tokens 4096 --pixels 3136 1003520 $VLLM

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The same three stages on Qwen2.5-VL-3B: does it hold where the connector is a merger in the encoder?
 #
-#   bash recipes/qwen2_5_vl_3b.sh --rehearse    every step, small, on a CPU (with the embedded world's InternVL)
+#   bash recipes/qwen2_5_vl_3b.sh --rehearse    every step, small, on a CPU (with a tiny InternVL)
 #   bash recipes/qwen2_5_vl_3b.sh --dry_run     checks everything that needs no GPU
 #   bash recipes/qwen2_5_vl_3b.sh               started again it goes on where it stopped
 #   the next generation:
@@ -23,7 +23,8 @@ SAME="--pixels 3136 1003520"  # at most 1,280 visual tokens an image; the folder
 VLLM="--rollout vllm"
 
 # the data sets of every step, from public ones: sources, licences and counts in $DATA/README.md
-stage recipes/data.py --out "$DATA" --cold_start 5000 --breadth 5000  # ours: a quarter and half of the paper's
+# Ours: 5,000 questions of the cold start (20K), 5,000 of breadth (10K rows with solutions)
+stage recipes/data.py --out "$DATA" --cold_start 5000 --breadth 5000
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher
 [ -n "$COLD" ] || stage distill.py --model "$TEACHER" --data "$DATA/cold_start_questions.jsonl" --ask "$ASK" \
     --out "$OUT/cold_start.jsonl" --samples 2 --max_new_tokens 4096 $VLLM $SAME

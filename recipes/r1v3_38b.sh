@@ -16,8 +16,8 @@
 #         weights x 1.6e6 tokens), a third more for checkpointing; at 30% of 32 x 989 TFLOP/s that is 45 s.
 #         Sampling ends with its longest response: 4,096 to 8,192 tokens at about 100 a second and engine, 40
 #         to 80 s. Two minutes a step, 528 steps: 18 h. Cold start: 12K rows x 2 epochs x 3K tokens are 1.6e19
-#         FLOPs, 40 min. Connector tuning: less. MMMU, five runs: 1 h. The teacher's 20K x 4 responses of about
-#         3K tokens at 8,000 a second on 32 GPUs: 8 h.
+#         FLOPs, 40 min. Connector tuning: less. MMMU, five runs: 1 h. The teacher's 20K x 4 responses of
+#         about 3K tokens at 8,000 a second on 32 GPUs: 8 h.
 NODES=${NODES:-4}
 . "$(dirname "$0")/stage.sh"
 CONFIG=recipes/configs/InternVL3-38B
@@ -53,6 +53,6 @@ done
 stage connector_tune.py --model "$OUT/grpo" --data "$OUT/breadth.jsonl" --val "$OUT/breadth_val.jsonl" \
     --out "$OUT/connector" --ask "$ASK" --lr 1e-5 --batch 64 --epochs 2 $BIG
 # MMMU [4]: temperature 1, mean of five runs
-stage eval_mmmu.py --model "$OUT/connector" --data MMMU/MMMU --out "$OUT/connector/eval" --ask "$ASK" --runs 5 \
-    --temperature 1 --max_new_tokens 16384 $JUDGE $VLLM
+stage eval_mmmu.py --model "$OUT/connector" --data MMMU/MMMU --out "$OUT/connector/eval" --ask "$ASK" \
+    --runs 5 --temperature 1 --max_new_tokens 16384 $JUDGE $VLLM
 done_all

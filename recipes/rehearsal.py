@@ -73,9 +73,9 @@ def rows_of_sets(world):
         sets["finqa"].append({"images": [picture], "texts": texts})
         images = {f"image_{n}": picture if n == 1 else None for n in range(1, 8)}
         sets["mmmu_dev"].append({
-            "id": f"dev_{MMMU[i % len(MMMU)]}_{i}", "question": f"<image 1> {question} Which unit?", "explanation": "",
-            "options": str(row["options"]), "answer": row["answer"], "question_type": "multiple-choice",
-            **images})
+            "id": f"dev_{MMMU[i % len(MMMU)]}_{i}", "question": f"<image 1> {question} Which unit?",
+            "options": str(row["options"]), "explanation": "", "answer": row["answer"],
+            "question_type": "multiple-choice", **images})
     return sets
 
 

@@ -1,6 +1,6 @@
 # Read by the recipes. `stage SCRIPT FLAGS` runs a step under torchrun on NODES x GPUS processes.
-#   --dry_run   checks instead, without a GPU: flags, files and what makes them, data columns, versions, memory
-#               (plan.py), disk. Exit code 1 when something is missing.
+#   --dry_run   checks instead, without a GPU: flags, files and what makes them, data columns, versions,
+#               memory (plan.py), disk. Exit code 1 when something is missing.
 #   --rehearse  runs every step of the recipe for real, but small: in minutes, on a CPU, without the network.
 #               The model is the embedded world's, taught the format for a minute; the data sets are small
 #               files of the same columns (rehearsal.py). Everything goes to data/rehearsal and out/rehearsal.
@@ -28,7 +28,8 @@ stage() {
         STEPS+=(-- "$script" "$@")
     elif [ "$NODES" -gt 1 ]; then  # the same recipe is started on every node, with MASTER=host:port of one
         $PY -m torch.distributed.run --nnodes "$NODES" --nproc_per_node "$processes" --rdzv_backend c10d \
-            --rdzv_id nanor1v --rdzv_endpoint "${MASTER:?host:port of one of the nodes}" "${how[@]}" "$@" || exit 1
+            --rdzv_id nanor1v --rdzv_endpoint "${MASTER:?host:port of one of the nodes}" "${how[@]}" "$@" \
+            || exit 1
     else
         $PY -m torch.distributed.run --standalone --nproc_per_node "$processes" "${how[@]}" "$@" || exit 1
     fi
@@ -57,6 +58,8 @@ small() {
 
 # a tiny world, small files of the public sets' columns, and a teacher that knows the format and guesses
 rehearsal() {
+    # a waiting thread spins for a moment, then sleeps: beside other work endless spinning costs tenfold
+    export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-30000}
     $PY tiny/make.py --out $R/tiny --captions 1 --base 6 --cold_start 6 --rl 60 --connector 90 \
         --connector_val 6 --val 12 --math_test 6 --other_test 2 || exit 1
     $PY -m recipes.rehearsal --world $R/tiny --out $R || exit 1
