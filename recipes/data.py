@@ -235,12 +235,12 @@ def read_known(source):
     known = Known()
     if source:
         try:
-            _, files, _ = find_parquet(source, "validation")
-        except Refused as error:
-            raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it is "
-                          f"not there ({error}). --mmmu \"\" goes without.") from error
-        for row in (row for file in files for row in read_parquet(file)):
-            known.add(row["question"], row["images"])
+            for file in find_parquet(source, "validation")[1]:
+                for row in read_parquet(file):
+                    known.add(row["question"], row["images"])
+        except (OSError, ValueError) as error:  # Refused is a ValueError
+            raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it can "
+                          f"not be read ({error}). --mmmu \"\" goes without.") from error
         say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
     return known
 

@@ -64,7 +64,7 @@ rehearsal() {
         --connector_val 6 --val 12 --math_test 6 --other_test 2 || exit 1
     $PY -m recipes.rehearsal --world $R/tiny --out $R || exit 1
     $PY sft.py --model $R/tiny/model --data $R/hub/teacher.jsonl --out $R/teacher --optimizer muon --lr 2e-3 \
-        --epochs 6 --batch 16 --max_tiles 1 --ask "$ASK" || exit 1
+        --epochs 2 --batch 16 --max_tiles 1 --ask "$ASK" || exit 1
     MODEL=${MODEL:-$R/teacher} TEACHER=${TEACHER:-$R/teacher}
 }
 

@@ -272,7 +272,7 @@ FLAGS = [
     (dict(source=("mmk12=~/x",)), "no such file or folder"),
     (dict(source=("mmk12=http://x/y.parquet",)), "no such file or folder"),
     (dict(split=("mmk12=",)), "name a split"), (dict(split=("what=train",)), "--split what=: write"),
-    (dict(split=("mmk12=test",)), "physics, chemistry and biology"),
+    (dict(split=("mmk12=test",), source=()), "physics, chemistry and biology"),
     (dict(split=("mmmu_dev=validation",)), "questions of the evaluation"),
     (dict(subset=("finqa",)), "--subset finqa: write"), (dict(subset=("a=b",)), "--subset a=: write"),
     (dict(mmmu="no/such/folder"), "--mmmu no/such/folder: no such"), (dict(mmmu="F"), "--mmmu"),
