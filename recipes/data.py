@@ -24,15 +24,21 @@ import json
 import math
 import os
 import re
+import sys
 import time
 import unicodedata
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+
+if not __package__:  # started by its path, Python does not look into the top folder
+    sys.exit("run it as a module, from the top folder of the repository: python -m recipes.data")
 
 import numpy as np
 from PIL import Image
 
+from data import Record
 from distill import image_path
 from machinery.files import (
     Refused, append_jsonl, as_read_back, changed_settings, describe_change, hub_name, main, new_folder, say,
@@ -206,42 +212,36 @@ def look(image):
     return (thumb[:, 1:] - thumb[:, :-1] > 2).flatten(), picture.height / picture.width
 
 
-@dataclass
 class Known:
     """Questions and pictures that no set may hold."""
-    texts: set = field(default_factory=set)
-    bits: list = field(default_factory=list)
-    shapes: list = field(default_factory=list)
 
-    def add(self, question, images):
-        self.texts.add(text_key(question))
-        for bits, shape in map(look, images):
-            self.bits.append(bits)
-            self.shapes.append(shape)
+    def __init__(self, rows=()):
+        self.texts = {text_key(row["question"]) for row in rows}
+        looks = [look(image) for row in rows for image in row["images"]]
+        self.bits = np.array([bits for bits, _ in looks]).reshape(-1, 256)
+        self.shapes = np.array([shape for _, shape in looks])
 
     def has(self, question, looks):
         """Why the question is left out, or "". A short text ("What is shown?") alone says nothing."""
         key = text_key(question)
         if len(key) >= 40 and key in self.texts:
             return "text of MMMU's validation"
-        for bits, shape in looks if self.bits else ():
-            near = (np.array(self.bits) != bits).sum(1) <= 6
-            if (near & (np.abs(np.log(np.array(self.shapes) / shape)) < 0.05)).any():
+        for bits, shape in looks:
+            near = (self.bits != bits).sum(1) <= 6
+            if (near & (np.abs(np.log(self.shapes / shape)) < 0.05)).any():
                 return "picture of MMMU's validation"
         return ""
 
 
 def read_known(source):
-    known = Known()
-    if source:
-        try:
-            for file in find_parquet(source, "validation")[1]:
-                for row in read_parquet(file):
-                    known.add(row["question"], row["images"])
-        except (OSError, ValueError) as error:  # Refused is a ValueError
-            raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it can "
-                          f"not be read ({error}). --mmmu \"\" goes without.") from error
-        say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
+    if not source:
+        return Known()
+    try:
+        known = Known([row for file in find_parquet(source, "validation")[1] for row in read_parquet(file)])
+    except (OSError, ValueError) as error:  # Refused is a ValueError
+        raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it can not "
+                      f"be read ({error}). --mmmu \"\" goes without.") from error
+    say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
     return known
 
 
@@ -369,9 +369,9 @@ def look_at(row, known, seen, folder):
     if key in seen:
         return "twice"
     seen.add(key)
-    marks = len(re.findall(r"<image(?: \d+)?>", row["question"]))
-    if marks > len(row["images"]):
-        return "names more pictures than it has"
+    named = Record("", row["question"], row["images"], options=options).named_images()
+    if any(not 0 <= i < len(looks) for i in named):
+        return "names a picture that it does not have"
     return known.has(row["question"], looks)
 
 
@@ -436,7 +436,7 @@ def check_flags(cfg):
 def settings(cfg):
     """What decides the content: the flags, and size and time of local files."""
     files = [Path(source) for _, source, _, _ in sources(cfg)] + [Path(cfg.mmmu)] * bool(cfg.mmmu)
-    files += [file for path in files if path.is_dir() for file in path.rglob("*.parquet")]
+    files += [file for path in files for file in path.rglob("*.parquet")]  # of a file: none
     stamps = {str(f): [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files) if f.is_file()}
     return as_read_back({**{k: v for k, v in asdict(cfg).items() if k != "out"}, "files": stamps})
 
@@ -495,7 +495,7 @@ def write(cfg, now, part):
     sets = choose(cfg, rows)
     for name, chosen in sets.items():
         append_jsonl(part / f"{name}.jsonl", chosen)
-    used = {image for chosen in sets.values() for row in chosen for image in row["images"]}
+    used = {image for row in chain(*sets.values()) for image in row["images"]}
     for file in (part / "images").glob("*"):
         if f"images/{file.name}" not in used:
             file.unlink()

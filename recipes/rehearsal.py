@@ -8,8 +8,12 @@ these the rehearsal trains its teacher, a model that knows the format and guesse
 sampling keeps something, as it does with a real teacher, and with a blank model it would not.
 """
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+if not __package__:  # started by its path, Python does not look into the top folder
+    sys.exit("run it as a module, from the top folder of the repository: python -m recipes.rehearsal")
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -40,9 +40,9 @@ SCIENCES = ("Mathematics", "Physics", "Chemistry", "Biology")  # of the cold sta
 def subject_of(name):
     """The English name of a subject, "Other" for one that is not in the table."""
     text = name.casefold().replace(" ", "_")
-    found = [(at, -len(stem), subject) for subject, stems in STEMS.items() for stem in stems.split()
-             if (at := place(text, stem)) >= 0]
-    return min(found)[2] if found else "Other"
+    places = [(place(text, stem), -len(stem), subject)
+              for subject, stems in STEMS.items() for stem in stems.split()]
+    return min([found for found in places if found[0] >= 0], default=(0, 0, "Other"))[2]
 
 
 def place(text, stem):

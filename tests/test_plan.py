@@ -169,8 +169,8 @@ def test_a_recipe_without_one_of_its_steps(recipe, tmp_path, no_memory):
     (_, _, *words), = commands(recipe, tmp_path, "--dry_run", DATA="data/none", OUT="out/none")
     steps = plan.steps(words[3:])
     for lost in {step[0] for step in steps} - {"entropy_select.py", "eval_mmmu.py"}:
-        left = [word for step in steps if step[0] != lost for word in ["--", *step]]
-        found = plan.dry_run(*words[:3], *left)
+        left = [["--", *step] for step in steps if step[0] != lost]
+        found = plan.dry_run(*words[:3], *sum(left, []))
         assert found and all("no such" in p and " makes it" in p for p in found), (lost, found)
         if lost == "grpo.py":
             assert found[0].startswith("entropy_select.py --folder out/none/grpo: no such folder"), found
