@@ -24,7 +24,7 @@ TEACHER=${TEACHER:-Qwen/Qwen3-VL-8B-Thinking}  # ours; the paper's is Skywork-R1
 VLLM="--rollout vllm"
 
 # the data sets, from public ones: sources, licences and counts in $DATA/README.md. One node makes them
-stage recipes/data.py --out "$DATA"
+stage recipes/data.py --out "$DATA" $SOURCES
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher
 [ -n "$COLD" ] || stage distill.py --model "$TEACHER" --data "$DATA/cold_start_questions.jsonl" --ask "$ASK" \
     --out "$OUT/cold_start.jsonl" --pixels 3136 1003520 $VLLM

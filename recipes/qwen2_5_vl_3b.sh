@@ -24,7 +24,7 @@ VLLM="--rollout vllm"
 
 # the data sets of every step, from public ones: sources, licences and counts in $DATA/README.md
 # Ours: 5,000 questions of the cold start (20K), 5,000 of breadth (10K rows with solutions)
-stage recipes/data.py --out "$DATA" --cold_start 5000 --breadth 5000
+stage recipes/data.py --out "$DATA" $SOURCES --cold_start 5000 --breadth 5000
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher
 [ -n "$COLD" ] || stage distill.py --model "$TEACHER" --data "$DATA/cold_start_questions.jsonl" --ask "$ASK" \
     --out "$OUT/cold_start.jsonl" --samples 2 --max_new_tokens 4096 $VLLM $SAME
