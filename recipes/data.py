@@ -268,9 +268,11 @@ def sources(cfg):
     if split.get("mmk12") == "test" and not where.get("mmk12"):
         raise Refused("--split mmk12=test: half of these are physics, chemistry and biology, and others are "
                       "evaluated on them. Use its train split.")
-    table = [(name, where.get(name, s.hub), subset.get(name, s.subset if where.get(name, s.hub) == s.hub else "") or None,
-              split.get(name, "train" if Path(where.get(name, "")).is_file() else s.split))
-             for name, s in SETS.items()]
+    table = []
+    for name, s in SETS.items():
+        source = where.get(name, s.hub)
+        configuration = subset.get(name, s.subset if source == s.hub else "")
+        table.append((name, source, configuration or None, split.get(name, s.split)))
     return [row for row in table if row[1]]
 
 

@@ -4,8 +4,8 @@
 #   --rehearse  runs every step of the recipe for real, but small: in minutes, on a CPU, without the network.
 #               The model is the embedded world's, taught the format for a minute; the data sets are small
 #               files of the same columns (rehearsal.py). Everything goes to data/rehearsal and out/rehearsal.
-# What stands before the command changes it: MODEL, TEACHER, COLD, DATA, OUT, GPUS, NODES, and SOURCES, flags of
-# recipes/data.py:  SOURCES="--source exams_v= mmk12=my.parquet" bash recipes/internvl3_1b.sh
+# What stands before the command changes it: MODEL, TEACHER, COLD, DATA, OUT, GPUS, NODES, and SOURCES, which
+# are flags of recipes/data.py:  SOURCES="--source exams_v= mmk12=my.parquet" bash recipes/internvl3_1b.sh
 cd "$(dirname "$0")/.." || exit 1
 PY=${PY:-.venv/bin/python}
 NODES=${NODES:-1} GPUS=${GPUS:-8} GIB=${GIB:-80}
