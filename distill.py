@@ -31,9 +31,10 @@ from tqdm import tqdm
 
 from data import Chat, open_image, read_records
 from machinery.files import (
-    Refused, append_jsonl, as_read_back, changed_settings, describe_change, main, read_jsonl, say, write_text,
-)
+    Refused, append_jsonl, as_read_back, changed_settings, check_flags, describe_change, main, read_json,
+    read_jsonl, say, write_text, writing)
 from machinery.processes import gather, start
+from machinery.run import hold
 from machinery.steps import seed_of
 from model import load
 from reward import Verifier, VerifierDown, score_batch
@@ -122,9 +123,10 @@ def image_path(image, folder):
     kind = Image.open(io.BytesIO(content)).format.lower()
     path = folder / "images" / f"{hashlib.sha256(content).hexdigest()[:24]}.{kind}"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".part").write_bytes(content)
-        os.replace(path.with_suffix(".part"), path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".part").write_bytes(content)
+            os.replace(path.with_suffix(".part"), path)
     return os.path.relpath(path, folder)
 
 
@@ -139,14 +141,21 @@ def rows_of(record, texts, pass_rate, folder):
 def finished(out, rates):
     """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there.
 
-    What an interruption has left of other questions is removed from both files.
+    What an interruption has left of other questions is removed from both files: of one question at most.
     """
-    rows = read_jsonl(out)
+    rows, rated = read_jsonl(out, {"id": str}), read_rates(rates)
     there = Counter(question(row) for row in rows)
-    done = {r["id"]: r for r in read_jsonl(rates) if there[r["id"]] == r["fates"].get("kept", 0)}
+    done = {r["id"]: r for r in rated if there[r["id"]] == r["fates"].get("kept", 0)}
+    if len(lost := there.keys() - {r["id"] for r in rated}) > 1:
+        raise Refused(f"{out} has responses to {len(lost)} questions that {rates} does not know: they would "
+                      f"be lost. Put that file back as it was, or take another --out.")
     write_text(out, "".join(json.dumps(row) + "\n" for row in rows if question(row) in done))
     write_text(rates, "".join(json.dumps(rate) + "\n" for rate in done.values()))
     return done
+
+
+def read_rates(path):
+    return read_jsonl(path, {"id": str, "n": int, "right": int, "fates": dict})
 
 
 def question(row):
@@ -155,12 +164,19 @@ def question(row):
 
 
 def check_settings(path, cfg, world):
-    """Refuse to go on with other settings: half of the file would be something else."""
+    """Refuse to go on with other settings, half of the file would be something else; and to write into files
+    that are not ours."""
     now = as_read_back({k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")})
     now["verifier"] = bool(cfg.verifier)  # its address may change
     now["processes"] = world.size  # the random numbers depend on it
+    ours = [Path(f"{cfg.out}{end}") for end in ("", ".pass_rates.jsonl", ".settings.json")]
+    if Path(cfg.data).exists() and any(p.exists() and p.samefile(cfg.data) for p in ours):
+        raise Refused(f"--out {cfg.out}: --data {cfg.data} is one of the files that are written there")
+    if there := [p for p in ours[:2] if p.exists() and not path.exists()]:
+        raise Refused(f"--out {cfg.out}: {there[0]} is there already, and without {path} nobody knows whose "
+                      f"it is: it would be lost. Take another --out, or move it away.")
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         if changed := changed_settings(before, now):
             change = describe_change(before, now, changed)
             raise Refused(f"{cfg.out} was begun with other settings ({change}). "
@@ -196,8 +212,7 @@ def read_questions(cfg):
 
 
 def distill(cfg):
-    if not 1 <= cfg.keep <= cfg.samples:
-        raise Refused(f"--keep {cfg.keep}: must be between 1 and --samples ({cfg.samples})")
+    check_flags(cfg)
     world = start(cfg.seed)
     out, rates = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
     records = read_questions(cfg)
@@ -205,7 +220,9 @@ def distill(cfg):
     prompts = chat.prompts(records, thinking=cfg.thinking)
     done = None
     if world.rank == 0:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        lock = hold(out.with_name(f".{out.name}.lock"), out)  # noqa: F841 (until the end)
         check_settings(Path(f"{cfg.out}.settings.json"), cfg, world)
         done = finished(out, rates)
     done = gather(done, world)[0]
@@ -245,7 +262,7 @@ def distill(cfg):
 
 def summary(out, rates, fates):
     """What happened to all responses, and how hard the questions were."""
-    total, questions = max(1, fates.total()), read_jsonl(rates)
+    total, questions = max(1, fates.total()), read_rates(rates)
     print(f"{fates.total()} responses to {len(questions)} questions: "
           + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
     none, every = sum(q["right"] == 0 for q in questions), sum(q["right"] == q["n"] for q in questions)

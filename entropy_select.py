@@ -37,8 +37,10 @@ from pathlib import Path
 import numpy as np
 
 from data import Chat, read_records
-from machinery.files import Refused, as_read_back, main, read_jsonl, write_text
+from machinery.files import (
+    Refused, as_read_back, check_flags, checked, checkpoints, main, read_jsonl, write_text, writing)
 from machinery.processes import gather, start
+from machinery.run import hold
 from machinery.steps import permutation, seed_of
 from model import load
 from reward import score_batch
@@ -215,16 +217,21 @@ def settings_of(cfg, checkpoint, records, world):
 
 
 def read_probe(path, settings):
-    """Saved responses; None when there are none or they were made with other settings."""
-    rows = read_jsonl(path)
-    return rows[1:] if rows and rows[0] == settings else None
+    """Saved responses; None when there are none, not all of them, or they were made with other settings."""
+    first, *rows = read_jsonl(path, remedy="Delete the file to sample again.") or [None]
+    if first != {**settings, "responses": len(rows)}:
+        return None
+    fields = {"question": int, "tokens": list, "entropy": list, "finish": str, "accuracy": (int, float),
+              "format": (int, float)}
+    return [checked(row, path, fields, "Delete the file to sample again.") for row in rows]
 
 
 def select(cfg):
+    check_flags(cfg)
     world = start(cfg.seed)
     run = Path(cfg.folder)
-    checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())
-    if not checkpoints:
+    steps = checkpoints(run)
+    if not steps:
         raise Refused(f"--folder {cfg.folder}: no step_* folder there. "
                       f"Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
@@ -233,10 +240,11 @@ def select(cfg):
         raise Refused(f"--data {cfg.data}: {len(records)} question(s) are too few to compare checkpoints")
     # rows of --data may stand sorted by subject
     records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]
-    (run / "probe").mkdir(exist_ok=True)
-
+    with writing(run / "probe"):
+        (run / "probe").mkdir(exist_ok=True)
+    lock = hold(run / "probe" / ".lock", run / "probe") if world.rank == 0 else None  # noqa: F841
     table, vlm, sampler, prompts = [], None, None, None
-    for k, checkpoint in enumerate(checkpoints, 1):
+    for k, checkpoint in enumerate(steps, 1):
         path = run / "probe" / f"{checkpoint.name}.jsonl"
         settings = settings_of(cfg, checkpoint, records, world)
         rows = gather(read_probe(path, settings), world)[0]  # rank 0 decides for all
@@ -251,10 +259,11 @@ def select(cfg):
             else:
                 vlm.load_state_dict(weights.state_dict())
             sampler.sync(vlm)
-            name = f"{checkpoint.name} ({k} of {len(checkpoints)})"
+            name = f"{checkpoint.name} ({k} of {len(steps)})"
             rows = sample_probe(cfg, prompts, sampler, world, name)
             if world.rank == 0:
-                write_text(path, "\n".join(json.dumps(row) for row in [settings, *rows]) + "\n")
+                first = {**settings, "responses": len(rows)}
+                write_text(path, "\n".join(json.dumps(row) for row in [first, *rows]) + "\n")
         table.append({"step": int(checkpoint.name[5:]), "checkpoint": checkpoint.name,
                       **measure(rows, cfg.words, cfg.high_entropy)})
     if world.rank == 0:
@@ -350,9 +359,10 @@ def plot(table, chosen, rule, r, rho, path):
     axes["scatter"].set_ylabel("accuracy")
     title = f"orange: step {chosen['step']}, chosen by {NAMES[rule]}; hollow: set aside"
     figure.suptitle(f"{title}; number at a point: its step", x=0.01, ha="left", fontsize=9.5, color="0.35")
-    figure.savefig(f"{path}.part", format="png", dpi=150)
+    with writing(path):
+        figure.savefig(f"{path}.part", format="png", dpi=150)
+        os.replace(f"{path}.part", path)
     plt.close(figure)
-    os.replace(f"{path}.part", path)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,11 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from machinery.files import Refused, changed_settings, main, resolve, say, write_json
+from machinery.files import (
+    Refused, changed_settings, check_flags, checked, main, read_json, resolve, say, write_json, writing)
 from machinery.mmmu_rows import find_parquet, read_parquet, sha256
 from machinery.rows import check_images
+from machinery.torchrun import refuse
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import mark, read_responses, read_rows, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
@@ -74,7 +76,7 @@ def score_rows(rows, mode="auto", verifier=None):
 
 
 def write_rows(path, rows, how="w"):
-    with open(path, how, encoding="utf-8", errors="backslashreplace") as f:  # for half a surrogate pair
+    with writing(path), open(path, how, encoding="utf-8", errors="backslashreplace") as f:  # half a surrogate
         f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -93,6 +95,7 @@ def score(cfg: Score):
 
     Rows hold id, question_type, options, answer, response, and perhaps subject, question, run, finish, mode.
     """
+    check_flags(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     scores, rows = score_rows(read_responses(cfg.responses), cfg.mode, verifier)
     folder = Path(cfg.responses).parent
@@ -105,7 +108,7 @@ def score(cfg: Score):
 def report(scores, rows, folder, out, say):
     """Print the tables and what a reader should know about them; write scores.json."""
     about = Path(folder) / "data.json"  # the run has written there where the questions came from
-    write_json(out, {**scores, "data": json.loads(about.read_text()) if about.exists() else None})
+    write_json(out, {**scores, "data": read_json(about) if about.exists() else None})
     say(tables(scores))
     unsure = [row for row in rows if row["thinking"] is False and not row.get("mode")]
     if unsure and any(row["thinking"] for row in rows):
@@ -266,6 +269,7 @@ def evaluate(cfg: Config):
     from machinery.processes import start
     from machinery.run import Run
     check_flags(cfg)
+    check_budget(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     world = start(cfg.seed)
     checkpoint = resolve(cfg.model)
@@ -274,11 +278,13 @@ def evaluate(cfg: Config):
     about["weights"] = fingerprint(checkpoint) if Path(checkpoint).exists() else None
     run = Run(cfg.out, cfg, world, may_change=("runs", "chunk", "verifier", "verifier_model"))
     path, about_path = run.dir / "responses.jsonl", run.dir / "data.json"
-    before = json.loads(about_path.read_text()) if about_path.exists() else about
+    before = read_json(about_path) if about_path.exists() else about
     if changed := changed_settings(before, about):
         raise Refused(f"{run.dir} holds responses of another {' and '.join(changed)} (see {about_path}). "
                       f"Use another --out, or delete the folder to ask again.")
     done = read_responses(path) if path.exists() else []
+    done = [checked(row, f"{path} row {i}", {"id": str, "run": int}, "Delete that line: it is asked again.")
+            for i, row in enumerate(done, 1)]
     have = {(row["id"], row["run"]) for row in done}
     world.barrier()  # everybody has read before rank 0 writes
     if world.rank == 0:
@@ -296,14 +302,11 @@ def evaluate(cfg: Config):
         report(scores, rows, run.dir, run.dir / "scores.json", say)
 
 
-def check_flags(cfg):
+def check_budget(cfg):
     if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
         raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has "
                       f"to be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the "
                       f"answer.")
-    for flag in ("runs", "max_new_tokens", "chunk"):
-        if getattr(cfg, flag) < 1:
-            raise Refused(f"--{flag} {getattr(cfg, flag)}: at least 1.")
 
 
 @dataclass
@@ -378,4 +381,4 @@ if __name__ == "__main__":
         else:
             main(evaluate, Config)
     except (Refused, VerifierDown) as error:
-        sys.exit(f"\n{error}")
+        refuse(str(error))

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import Chat, read_records
 from machinery.checkpoint import resume, save
 from machinery.collect import sample_and_reward
-from machinery.files import Refused, main, say
+from machinery.files import Refused, check_flags, main, say
 from machinery.metrics import Watch, count_loss, count_tokens, sample_row, summary
 from machinery.processes import gather, start
 from machinery.run import Run
@@ -158,8 +158,7 @@ def kl_penalty(logp, ref_logp):
 # --------------------------------------------------------------------------------------------------- training
 
 def train(cfg):
-    if cfg.samples < 2:
-        raise Refused("--samples must be at least 2: a response is compared with the others of its group")
+    check_flags(cfg)
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data import Chat, read_records, subjects
 from machinery.checkpoint import resume, save
 from machinery.features import forget_features, keep_features
-from machinery.files import Refused, main, read_jsonl, say
+from machinery.files import Refused, check_flags, main, read_jsonl, say
 from machinery.processes import start, total
 from machinery.run import Run
 from machinery.sharding import even_out, shard, share
@@ -90,6 +90,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     """The loop of stages 1 and 3. val_every: steps between validation losses and checkpoints. patience: stop
     after so many validation losses without a new best, and keep only the best checkpoint; None: neither.
     features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
+    check_flags(cfg)
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "hybrid", "offload", *may_change))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
@@ -127,7 +128,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
             break
 
         # ----------------------------------------------------------------------------------------------- loss
-        tokens = sum(len(row.ids) for row in batch)  # of all ranks, however they are packed
+        tokens = sum(row.learned() for row in batch)  # of all ranks, however they are packed
         loss = 0.0
         for pack, weight in even_out(packs, world):
             logp, _ = vlm(pack.to(world.device), features(pack) if features else None)

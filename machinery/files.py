@@ -8,10 +8,17 @@ import os
 import re
 import shutil
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
 
+from machinery.flags import wrong_flags
+from machinery.torchrun import refuse
+
+MODEL_FILES = (  # what transformers reads of a model folder, all of them JSON objects
+    "*config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "chat_template.json", "model.safetensors.index.json")
 TRAINER = "trainer"  # inside a checkpoint folder: what only the trainer reads (fp32 weights, optimizer, step)
 
 
@@ -26,9 +33,16 @@ def main(run, Config):
     import tyro  # only a command line needs it
     cfg = tyro.cli(Config, description=sys.modules[run.__module__].__doc__)
     try:
+        check_flags(cfg)
         run(cfg)
     except Refused as error:
-        sys.exit(f"\n{error}")
+        refuse(str(error))
+
+
+def check_flags(cfg):
+    """Refuse a flag whose value makes no sense, before anything is loaded."""
+    if why := wrong_flags(cfg):
+        raise Refused(why)
 
 
 def say(*words):
@@ -55,26 +69,79 @@ def json_lines(path, errors="strict"):
                     yield number, error
 
 
-def read_jsonl(path):
-    """Rows of a JSON-lines file of our own, [] when there is none. A torn last line (the writer was killed)
-    is left out."""
-    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+def checked(value, name, fields, remedy):
+    """The value, when it is a JSON object with these fields ({name: type, or types}). Otherwise it is refused
+    by its name (a file, perhaps with a line), and the remedy says what to do."""
+    if not isinstance(value, dict):
+        raise Refused(f"{name} holds no JSON object but {str(value)[:60]}. {remedy}")
+    for field, kind in fields.items():
+        if not isinstance(value.get(field), kind):
+            has = f"is {str(value[field])[:60]!r} there" if field in value else "is missing"
+            raise Refused(f"{name} is not what was written: {field!r} {has}. {remedy}")
+    return value
+
+
+def read_json(path, fields=None, remedy="Put the file back as it was, or delete it."):
+    """The JSON object in a file of ours; see `checked`."""
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise Refused(f"{path} is not there. {remedy}") from None
+    except OSError as error:
+        raise Refused(f"{path} can not be read ({error.strerror}). {remedy}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, cut off, or brackets in brackets without end
+        raise Refused(f"{path} is not JSON ({error}). {remedy}") from error
+    return checked(value, path, fields or {}, remedy)
+
+
+def read_jsonl(path, fields=None, remedy="Delete that line or the file, or put the file back as it was."):
+    """Rows of a JSON-lines file of our own, [] when there is none; see `checked`. A torn last line (the
+    writer was killed) is left out."""
+    try:
+        *lines, torn = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise Refused(f"{path} can not be read ({error.strerror}).") from error
+    rows = []
+    for number, line in enumerate([*lines, torn], 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number > len(lines):
+                break
+            raise Refused(f"{path} line {number} is not JSON ({error}). {remedy}") from error
+        rows.append(checked(row, f"{path} line {number}", fields or {}, remedy))
+    return rows
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Say in a sentence that a file can not be written: the disk is full, the folder gone or locked."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"{path} can not be written ({error.strerror or error}). What was complete before is "
+                      f"still there: mend that (free some space?) and run the same command again.") from error
 
 
 def append_jsonl(path, rows):
-    with open(path, "a") as file:
+    with writing(path), open(path, "a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_text(path, text):
     part = Path(f"{path}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with writing(path):
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
 
 
 def write_json(path, value):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -102,6 +169,9 @@ def describe_change(before, now, names):
 def new_folder(path):
     """Yield a temporary folder that becomes `path` only when the block ends well."""
     path, part = Path(path), Path(path).with_name(f".{Path(path).name}.part")
+    if path.is_dir() and any(path.iterdir()):
+        raise Refused(f"{path} is there already, and its files would be lost: "
+                      f"use another --out, or delete the folder.")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -128,7 +198,7 @@ def has_weights(path):
 def newest_checkpoint(run, with_trainer=False):
     """The newest step_* folder of a run folder, or None. with_trainer: only those from which a run can go
     on."""
-    steps = sorted(p for p in Path(run).glob("step_*") if not with_trainer or (p / TRAINER).exists())
+    steps = [p for p in checkpoints(run) if not with_trainer or (p / TRAINER).exists()]
     return steps[-1] if steps else None
 
 
@@ -139,22 +209,64 @@ def hub_name(path):
     return not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path, re.ASCII) is not None
 
 
+def checkpoints(run):
+    """The step_000123 folders of a run folder, in order."""
+    steps = [p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d+", p.name) and p.is_dir()]
+    return sorted(steps, key=lambda p: int(p.name[5:]))
+
+
 def resolve(path, flag="--model", first="make tiny"):
     """A checkpoint folder from a checkpoint folder, a run folder, or a hub name (which is returned as it is).
 
     Of a run folder it is the selected checkpoint (selected.json, which entropy_select.py and
     connector_tune.py write), otherwise the newest one.
     """
-    folder = Path(path)
-    if has_weights(folder):
+    folder, choice = Path(path), Path(path) / "selected.json"
+    if not has_weights(folder) and choice.exists():
+        again = "Select again, or delete the file: then the newest checkpoint counts."
+        chosen = read_json(choice, {"checkpoint": str}, again)["checkpoint"]
+        if not chosen.startswith(("step_", ".")) and not (folder / chosen).exists():
+            return resolve(chosen, flag, first)  # a tuning may keep its start, which may be of the hub
+        folder = Path(os.path.normpath(folder / chosen))
+        if not folder.is_dir():
+            raise Refused(f"{choice} names {folder}, which is not there. {again}")
+    elif not has_weights(folder):
+        folder = newest_checkpoint(folder) or folder
+    if has_weights(folder) or folder != Path(path):
+        check_model_files(folder, flag)
         return str(folder)
-    if (folder / "selected.json").exists():
-        chosen = json.loads((folder / "selected.json").read_text())["checkpoint"]
-        is_local = chosen.startswith(("step_", ".")) or (folder / chosen).exists()
-        return os.path.normpath(folder / chosen) if is_local else chosen  # a tuning may keep its start
-    if newest := newest_checkpoint(folder):
-        return str(newest)
     if folder.exists() or path.count("/") != 1 or path.startswith(("out/", "data/", ".", "/")):
         raise Refused(f"{flag} {path}: no checkpoint there (neither model*.safetensors nor step_* folders). "
                       f"Run {first} first, or name a model folder or a hub model.")
+    look_at_hub(path, flag)
     return path
+
+
+def check_model_files(folder, flag):
+    """Refuse a model folder in which a file is cut off: the libraries would not say which."""
+    for file in (file for pattern in MODEL_FILES for file in folder.glob(pattern)):
+        stat = file.stat()
+        read_model_file(file, stat.st_size, stat.st_mtime_ns, flag)
+
+
+@lru_cache(maxsize=256)
+def read_model_file(file, size, changed, flag):
+    """Once for each version of a file: a tokenizer has megabytes."""
+    read_json(file, remedy=f"It belongs to {flag}: copy it again from where the model came from.")
+
+
+@lru_cache(maxsize=8)
+def look_at_hub(name, flag):
+    """Refuse at once a hub name that can not be had: without a network the libraries would go on trying for
+    minutes. A copy in the cache is as good as the hub."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # of its HTTP client's own kinds, which change with its versions
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        if isinstance(error, ValueError) or not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            raise Refused(f"{flag} {name}: there is no such folder here, and the hub does not give it under "
+                          f"this name ({why}). Is the name right, is there a network, and if the model is "
+                          f"gated, did you log in (hf auth login)?") from error
+        constants.HF_HUB_OFFLINE = True
+        say(f"{flag} {name}: the hub does not answer ({why}), so the copy in its cache is used")

@@ -73,7 +73,8 @@ class Watch:
     again only after it was gone. Compares with the run's first step and best reward, also after a resume."""
 
     def __init__(self, run):
-        self.steps = read_jsonl(run.dir / "metrics.jsonl")
+        needed = dict.fromkeys(("reward", "grad_norm", "entropy", "entropy_high"), (int, float))
+        self.steps = read_jsonl(run.dir / "metrics.jsonl", needed)
         self.said = set()
 
     def __call__(self, step, m):

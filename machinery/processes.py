@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from machinery.files import Refused
+from machinery.torchrun import follow_parent
 
 
 @dataclass
@@ -36,6 +37,7 @@ def start(seed, device="auto"):
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(minutes=30))
         atexit.register(leave)
+        follow_parent()
     torch.manual_seed(seed)
     return World(dist.get_rank() if size > 1 else 0, size, device)
 

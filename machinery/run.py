@@ -16,8 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from machinery.files import (
-    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, describe_change, discard,
-    newest_checkpoint, say, write_text)
+    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checkpoints, describe_change, discard,
+    newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
+
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
 
 
 class Run:
@@ -39,8 +41,10 @@ class Run:
                           f"Put that back, use another --out to start afresh, or delete {self.dir}.")
         world.barrier()  # nobody writes before everybody has read
         if self.rank == 0:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            with writing(self.dir):
+                self.dir.mkdir(parents=True, exist_ok=True)
+            self.lock = hold(self.dir / ".lock", self.dir)
+            self._tell_changed_code(path)
             about = {"config": config, "command": " ".join(sys.argv), "processes": world.size,
                      "device": str(world.device), **versions()}
             write_text(path, json.dumps(about, indent=1))
@@ -49,31 +53,32 @@ class Run:
 
     def _refuse_other_settings(self, path, config, cfg, may_change):
         # config.json alone in the folder is of a run that was refused: it made nothing, so it claims nothing
-        if not path.exists() or all(p.name in (path.name, ".lock") for p in self.dir.iterdir()):
+        there = {p.name for p in self.dir.iterdir()} if self.dir.is_dir() else set()
+        if there <= {path.name, f"{path.name}.part", ".lock"}:
             return
+        remedy = f"Use another --out, or put {path} back as the run in {self.dir} wrote it."
+        if there.isdisjoint({path.name, *LOGS}) and not checkpoints(self.dir):
+            return  # other people's files, which a run does not touch
         defaults = as_read_back(dataclasses.asdict(type(cfg)()))  # of flags that are younger than the run
-        before = {**defaults, **json.loads(path.read_text())["config"]}
+        before = {**defaults, **read_json(path, {"config": dict}, remedy)["config"]}
         if changed := changed_settings(before, config, may_change):
             what = describe_change(before, config, changed)
             raise Refused(f"{self.dir} was made by a run with other settings ({what}). Use the same flags "
                           f"to go on, another --out to start afresh, or delete the folder.")
 
-    def _lock(self):
-        """Hold the folder until this process ends, however it ends."""
-        self.lock = open(self.dir / ".lock", "w")
-        try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
-                raise Refused(f"another process is writing to {self.dir}: "
-                              f"wait until it ends, or use another --out") from error
+    def _tell_changed_code(self, path):
+        """Say what is not as it was when the run was started last; it goes on all the same."""
+        before = read_json(path) if self.last and path.exists() else versions()
+        for what in ("git", "torch", "transformers"):
+            if before.get(what) != (now := versions()[what]):
+                name = "code" if what == "git" else f"version of {what}"
+                say(f"the {name} changed since step {self.step}: {before.get(what)} -> {now}")
 
     def _forget_later_steps(self, path):
         """Remove the lines of steps that are going to be computed again, and a torn last line."""
         if path.exists():
-            lines = path.read_text().splitlines()
-            keep = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
-            write_text(path, "".join(line + "\n" for line in keep))
+            rows = read_jsonl(path, {"step": int})
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= self.step))
 
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
@@ -102,9 +107,22 @@ class Run:
             best = os.path.relpath(start, self.dir) if Path(start).exists() else start
         write_text(self.dir / "selected.json", json.dumps(
             {"step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss}))
-        for old in self.dir.glob("step_*"):
+        for old in checkpoints(self.dir):
             if old.name != best and old != newest_checkpoint(self.dir):
                 discard(old)
+
+
+def hold(path, what):
+    """Lock a file until this process ends, however it ends. Keep what is returned. what: is written to."""
+    with writing(path):
+        lock = open(path, "w")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
+            raise Refused(f"another process is writing to {what}: "
+                          f"wait until it ends, or use another --out") from error
+    return lock
 
 
 def _jsonable(x):
@@ -122,8 +140,12 @@ def _jsonable(x):
 def versions():
     """What a result may depend on: code, libraries, python; and when the run was started."""
     here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    return {"git": git.stdout.strip(), "torch": version("torch"), "transformers": version("transformers"),
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
+    except OSError:  # there is no git here
+        git = ""
+    return {"git": git, "torch": version("torch"), "transformers": version("transformers"),
             "python": sys.version.split()[0], "started": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
@@ -132,7 +154,7 @@ def say_other_words(checkpoint, **words):
     with: the model has seen no other. words: {flag: its text now}."""
     config = Path(checkpoint).parent / "config.json"
     if Path(checkpoint).name.startswith("step_") and config.exists():
-        before = json.loads(config.read_text())["config"]
+        before = read_json(config, {"config": dict})["config"]
         before = {flag: before.get(flag, "") for flag in words}
         if changed := changed_settings(before, words):
             say(f"note: {config.parent} was made with other words "

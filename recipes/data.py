@@ -21,7 +21,6 @@ some hold pictures of others. It runs as a module (-m), from the top folder of t
 """
 import hashlib
 import json
-import math
 import os
 import re
 import sys
@@ -40,12 +39,15 @@ from PIL import Image
 
 from data import Record
 from distill import image_path
+from machinery.fields import BadRow, refuse_no_text, text, value
 from machinery.files import (
     Refused, append_jsonl, as_read_back, changed_settings, describe_change, hub_name, main, new_folder, say,
     write_json, write_text,
 )
 from machinery.mmmu_rows import find_parquet, parse_options, question_of, read_parquet
-from machinery.rows import image_size, image_source, open_image, read_rows, report_bad
+from machinery.pictures import image_size, image_source, open_image
+from machinery.readers import read_rows
+from machinery.rows import report_bad
 from recipes.subjects import SCIENCES, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
@@ -53,25 +55,18 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CYRILLIC = "АБВГД"  # the first letters of the Cyrillic alphabet: options of Bulgarian and Serbian exams
 
 
-class Unusable(ValueError):
-    """Why a row can not be used."""
-
-
 # ------------------------------------------------------- the public sets: a row of each -> rows in our fields
 
-def text_of(row, column):
-    value = row.get(column)
-    if not isinstance(value, str) or not value.strip():
-        raise Unusable(f"its {column} is {'empty' if value in (None, '') else repr(value)[:60]}, "
-                       f"a text was expected")
-    return value.strip()
+def text_of(row, column, read=text):
+    given = read(row, column).strip()
+    if not given:
+        raise BadRow(f"its {column} is empty")
+    return given
 
 
 def answer_of(row, column="answer"):
-    """A text or a number as text. A list, a dictionary, a truth value or NaN is no answer."""
-    value = row.get(column)
-    finite = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return str(value) if finite else text_of(row, column)
+    """A text or a number as text."""
+    return text_of(row, column, value)
 
 
 def pictures(row, *columns):
@@ -84,7 +79,7 @@ def letter(row, column, options):
     """The letter of an option that is given by its index, from 0."""
     index = row.get(column)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
-        raise Unusable(f"its {column} is {index!r}, an index of its {len(options)} options was expected")
+        raise BadRow(f"its {column} is {index!r}, an index of its {len(options)} options was expected")
     return LETTERS[index]
 
 
@@ -101,7 +96,7 @@ def of_geometry3k(row):
 def of_science_qa(row):
     options = row.get("choices")
     if not isinstance(options, list) or not all(isinstance(o, str) and o.strip() for o in options):
-        raise Unusable("its choices are not a list of texts")
+        raise BadRow("its choices are not a list of texts")
     question = "\n".join(part for part in (row.get("hint"), text_of(row, "question")) if part)
     yield {"question": question, "images": pictures(row, "image"), "options": options,
            "answer": letter(row, "answer", options), "subject": text_of(row, "topic")}
@@ -113,7 +108,7 @@ def of_exams_v(row):
     key = answer_of(row, "answer_key").upper()
     place = next((marks.index(key) for marks in (LETTERS[:5], CYRILLIC, "12345") if key in list(marks)), None)
     if place is None:
-        raise Unusable(f"its answer_key {key!r} names no option")
+        raise BadRow(f"its answer_key {key!r} names no option")
     yield {"question": "The picture shows an exam question with its options. Which option is right? Answer "
                        "with A for the first option, B for the second, and so on.",
            "images": pictures(row, "image"), "answer": LETTERS[place], "subject": text_of(row, "subject")}
@@ -127,17 +122,17 @@ def of_medicine(row):
 def of_cauldron(row):
     """Several questions to the same pictures, each {"user", "assistant", "source"}."""
     if not isinstance(row.get("texts"), list):
-        raise Unusable("its texts are not a list")
+        raise BadRow("its texts are not a list")
     for turn in row["texts"]:
         if not isinstance(turn, dict):
-            raise Unusable("one of its texts has no user and assistant")
+            raise BadRow("one of its texts has no user and assistant")
         answer = re.sub(r"^answer:\s*", "", answer_of(turn, "assistant"), flags=re.I).rstrip(".")
         yield {"question": text_of(turn, "user").removeprefix("Question:").strip(),
                "images": pictures(row, "images"), "answer": answer, "subject": "Finance"}
 
 
 def of_mmmu(row):
-    row = question_of(row, row["id"], Path("."))
+    row = question_of(row, text_of(row, "id"), Path("."))
     options = row["shown"] if row["question_type"] == "multiple-choice" else []
     yield {"question": row["question"], "images": row["images"], "options": parse_options(options),
            "answer": answer_of(row), "subject": row["subject"]}
@@ -186,7 +181,7 @@ class Config:
     source: tuple[str, ...] = ()      # SET=FILE or SET=HUB/NAME in its place; SET= leaves it out
     split: tuple[str, ...] = ()       # SET=SPLIT instead of train
     subset: tuple[str, ...] = ()      # SET=CONFIGURATION of the hub data set
-    mmmu: str = "MMMU/MMMU"           # rows of its validation split go into no set; "" does not look
+    mmmu: str = "MMMU/MMMU"           # rows of its validation split go into no set; none: unlooked
     held_out: int = 500               # rows of maths for maths_val.jsonl; ours, the paper does not say
     cold_start: int = 20_000          # most questions of the cold start [2]
     breadth: int = 15_000             # most questions of breadth; the paper has 10K with solutions [3.4]
@@ -200,8 +195,8 @@ class Config:
 
 def text_key(*texts):
     """Letters and digits alone: other spacing, case, marks or width of characters is no other text."""
-    text = re.sub(r"<image(?: \d+)?>", "", " ".join(texts))
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
+    whole = re.sub(r"<image(?: \d+)?>", "", " ".join(texts))
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", whole).casefold())
 
 
 def look(image):
@@ -234,13 +229,13 @@ class Known:
 
 
 def read_known(source):
-    if not source:
+    if source == "none":
         return Known()
     try:
         known = Known([row for file in find_parquet(source, "validation")[1] for row in read_parquet(file)])
     except (OSError, ValueError) as error:  # Refused is a ValueError
         raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it can not "
-                      f"be read ({error}). --mmmu \"\" goes without.") from error
+                      f"be read ({error}). --mmmu none goes without.") from error
     say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
     return known
 
@@ -249,19 +244,19 @@ def read_known(source):
 
 def given(cfg, flag):
     """{set: value} of --source, --split or --subset."""
-    pairs = [text.partition("=") for text in getattr(cfg, flag)]
+    pairs = [pair.partition("=") for pair in getattr(cfg, flag)]
     for name, equals, _ in pairs:
         if not equals or name not in SETS:
             raise Refused(f"--{flag} {name}{equals}: write SET=VALUE, where SET is one of {', '.join(SETS)}")
     if twice := [name for name, n in Counter(name for name, _, _ in pairs).items() if n > 1]:
         raise Refused(f"--{flag}: {twice[0]} is named twice")
-    return {name: value for name, _, value in pairs}
+    return {name: said for name, _, said in pairs}
 
 
 def sources(cfg):
     """[(set, where it is read, configuration or None, split)] of the sets that are used."""
     where, subset, split = given(cfg, "source"), given(cfg, "subset"), given(cfg, "split")
-    if empty := [name for name, value in split.items() if not value.strip()]:
+    if empty := [name for name, said in split.items() if not said.strip()]:
         raise Refused(f"--split {empty[0]}=: name a split, or leave the set out with --source {empty[0]}=")
     if split.get("mmmu_dev") == "validation":
         raise Refused("--split mmmu_dev=validation: these are the questions of the evaluation")
@@ -281,7 +276,7 @@ def inputs(cfg):
     configurations are read as files."""
     found = [(f"--source {name}", source, "dataset", subset, split if name != "mmmu_dev" else None)
              for name, source, subset, split in sources(cfg)]
-    return found + [("--mmmu", cfg.mmmu, "dataset", None, None)] * bool(cfg.mmmu)
+    return found + [("--mmmu", cfg.mmmu, "dataset", None, None)] * (cfg.mmmu != "none")
 
 
 def dry_run(cfg):
@@ -290,12 +285,12 @@ def dry_run(cfg):
     for name, source, subset, split in sources(cfg):
         try:
             if Path(source).exists():
-                check_columns(name, next(raw_rows(name, source, subset, split), None))
+                first = next(raw_rows(name, source, subset, split), None)
+                check_columns(name, first.row if first else {})
         except Refused as error:
             problems.append(f"--source {name}={source}: {error}")
     try:
-        check_flags(cfg)
-        if cfg.mmmu and Path(cfg.mmmu).exists():
+        if Path(cfg.mmmu).exists():
             find_parquet(cfg.mmmu, "validation")
         made_before(Path(cfg.out), settings(cfg))
     except Refused as error:
@@ -307,23 +302,18 @@ def missing(cfg):
     """Sentences about sources that cannot be there, before anything is read."""
     found = [f"--source {name}={source}: no such file or folder, and no hub name (owner/name) either"
              for name, source, _, _ in sources(cfg) if not Path(source).exists() and not hub_name(source)]
-    if cfg.mmmu and not Path(cfg.mmmu).exists() and not hub_name(cfg.mmmu):
+    if cfg.mmmu != "none" and not Path(cfg.mmmu).exists() and not hub_name(cfg.mmmu):
         found.append(f"--mmmu {cfg.mmmu}: no such file or folder, and no hub name (owner/name) either")
     return found
 
 
 def raw_rows(name, source, subset, split):
-    """Rows of a set, each a dictionary, or a text that says why it is none."""
+    """Yield a Found (machinery/readers.py) for each row of a set."""
     if name != "mmmu_dev":
         yield from read_rows(source, split, subset)
         return
-    import pyarrow.parquet as pq
     for file in find_parquet(source, split)[1]:  # 30 configurations: their files are read one after the other
-        try:
-            table = pq.read_table(file)
-        except (OSError, ValueError) as error:
-            raise Refused(f"{file} is no Parquet file that can be read ({error})") from error
-        yield from table.to_pylist()
+        yield from read_rows(str(file))
 
 
 def check_columns(name, row):
@@ -336,22 +326,21 @@ def read_set(cfg, known, seen, entry, part):
     """The usable rows of a set, their pictures written to part/images, and {why: rows left out}."""
     name, source, subset, split = entry
     rows, bad, why = [], [], Counter()
-    folder = Path(source).parent if Path(source).is_file() else Path(source)
-    for i, raw in enumerate(raw_rows(*entry), 1):
+    for i, found in enumerate(raw_rows(*entry), 1):
         if i == 1:
-            check_columns(name, raw)
+            check_columns(name, found.row)
         try:
-            if isinstance(raw, str):
-                raise Unusable(raw)
-            for k, row in enumerate(SETS[name].convert(raw)):
-                reason = look_at(row, known, seen, folder)
+            if isinstance(found.row, BadRow):
+                raise found.row
+            for k, row in enumerate(SETS[name].convert(found.row)):
+                reason = look_at(row, known, seen, found.folder)
                 if reason:
                     why[reason] += 1
                     continue
                 row["images"] = [image_path(image, part) for image in row["images"]]
                 rows.append({"id": f"{name}-{i}" + f"-{k}" * (k > 0), **row, "source": name})
-        except (Unusable, Refused) as error:
-            bad.append((f"{source} row {i}", str(error)))
+        except (BadRow, Refused) as error:
+            bad.append((found.name, str(error)))
     report_bad(f"{source} ({name})", len(rows) + why.total(), bad, cfg.limit_bad)
     why["unusable"] = len(bad)
     return rows, +why
@@ -359,12 +348,14 @@ def read_set(cfg, known, seen, entry, part):
 
 def look_at(row, known, seen, folder):
     """Why a row is left out, or "" when it can be used; its images become what image_path takes."""
+    for column in ("question", "answer", "options"):
+        refuse_no_text(column, row.get(column))
     row["images"] = [image_source(image, folder) for image in row["images"]]
     row["subject"] = subject_of(row["subject"])
     if not row["images"]:
         return "no picture"
     if wrong := [size for size in map(image_size, row["images"]) if isinstance(size, str)]:
-        raise Unusable(wrong[0])
+        raise BadRow(wrong[0])
     looks = [look(image) for image in row["images"]]
     options = [str(o) for o in row.get("options", [])]
     key = (text_key(row["question"], *sorted(options)), *(bits.tobytes() for bits, _ in looks))
@@ -425,19 +416,9 @@ def choose(cfg, rows):
     return sets
 
 
-def check_flags(cfg):
-    for flag in ("held_out", "cold_start", "breadth", "breadth_val"):
-        if getattr(cfg, flag) < 1:
-            raise Refused(f"--{flag} {getattr(cfg, flag)}: must be at least 1")
-    if cfg.least_subjects < 0 or cfg.seed < 0:
-        raise Refused("--least_subjects and --seed: must be at least 0")
-    if not 0 <= cfg.limit_bad <= 1:
-        raise Refused(f"--limit_bad {cfg.limit_bad}: a share between 0 and 1")
-
-
 def settings(cfg):
     """What decides the content: the flags, and size and time of local files."""
-    files = [Path(source) for _, source, _, _ in sources(cfg)] + [Path(cfg.mmmu)] * bool(cfg.mmmu)
+    files = [Path(source) for _, source, _, _ in sources(cfg)] + [Path(cfg.mmmu)]
     files += [file for path in files for file in path.rglob("*.parquet")]  # of a file: none
     stamps = {str(f): [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files) if f.is_file()}
     return as_read_back({**{k: v for k, v in asdict(cfg).items() if k != "out"}, "files": stamps})
@@ -461,7 +442,6 @@ def made_before(out, now):
 
 
 def make(cfg):
-    check_flags(cfg)
     if found := missing(cfg):
         raise Refused("\n".join(found))
     out, now = Path(cfg.out), settings(cfg)
@@ -517,8 +497,8 @@ def readme(cfg, table, counts):
         why = ", ".join(f"{reason} {n}" for reason, n in s["left out"].items()) or "none"
         where = " ".join(filter(None, (s["source"], s["subset"])))
         lines.append(f"| {name} | {where} | {s['split']} | {s['licence']} | {s['usable']} | {why} |")
-    checked = f"Rows that {cfg.mmmu}'s validation has were left out." if cfg.mmmu else \
-        "Rows were NOT compared with MMMU's validation (--mmmu \"\")."
+    checked = f"Rows that {cfg.mmmu}'s validation has were left out." if cfg.mmmu != "none" else \
+        "Rows were NOT compared with MMMU's validation (--mmmu none)."
     lines += ["", checked, "", "| file | rows | subjects |", "|---|---:|---|"]
     for name, s in counts.items():
         subjects = ", ".join(f"{subject} {n}" for subject, n in sorted(s["subjects"].items()))

@@ -14,7 +14,8 @@ from PIL import Image
 
 from conftest import ROOT, write_jsonl
 from data import read_records
-from machinery.files import Refused, hub_name
+from machinery.files import Refused, check_flags, hub_name
+from machinery.readers import Found
 from recipes import data as recipe
 from recipes import rehearsal
 from recipes.subjects import STEMS, subject_of
@@ -58,7 +59,13 @@ def rows(cfg, name):
     return [json.loads(line) for line in open(Path(cfg.out) / f"{name}.jsonl")]
 
 
-def only(tmp_path, mmmu="", **sets):
+def start(cfg):
+    """As main() does it."""
+    check_flags(cfg)
+    recipe.make(cfg)
+
+
+def only(tmp_path, mmmu="none", **sets):
     """A configuration whose sets are these rows alone, and maths of its own where none is given."""
     maths = [{"id": str(i), "question": f"How long is side {i}?", "answer": "7", "subject": "math",
               "image": picture(1000 + i)} for i in range(6)]
@@ -293,7 +300,7 @@ def test_bad_flags(flags, why, tmp_path):
     if "source" not in flags:
         flags["source"] = cfg.source
     with pytest.raises(Refused, match=re.escape(why)):
-        recipe.make(recipe.Config(**{**vars(cfg), **flags}))
+        start(recipe.Config(**{**vars(cfg), **flags}))
     assert (tmp_path / "F").read_text() == "not ours" and not list(tmp_path.glob(".*.part"))
 
 
@@ -349,7 +356,8 @@ def test_bad_rows_are_named_and_counted(name, row, why, tmp_path, capsys):
     source = "made-up rows"
     cfg = recipe.Config(limit_bad=0.5)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(recipe, "read_rows", lambda *_: iter(rows))
+        m.setattr(recipe, "read_rows", lambda *_: (Found(f"{source} row {i}", part, row)
+                                                   for i, row in enumerate(rows, 1)))
         usable, left_out = recipe.read_set(cfg, recipe.Known(), set(), (name, source, None, "train"), part)
         assert len(usable) == 1 and left_out == {"unusable": 1}
         said = capsys.readouterr().out

@@ -155,11 +155,13 @@ def test_full_disk(where, tiny, tmp_path, monkeypatch):
     assert len(metrics(out)) == 4 and (out / "step_000004" / "trainer").exists()
 
 
-def test_other_trouble_while_saving_is_not_hidden(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("trouble, told", [
+    (RuntimeError("a bug"), "a bug"), (PermissionError(13, "Permission denied"), "does not take it.*denied")])
+def test_other_trouble_while_saving_is_not_hidden(trouble, told, tiny, tmp_path, monkeypatch):
     def save(vlm, folder):
-        raise PermissionError("no")
+        raise trouble
     monkeypatch.setattr(model.VLM, "save", save)
-    with pytest.raises(PermissionError):
+    with pytest.raises(type(trouble) if type(trouble) is RuntimeError else Refused, match=told):
         run_sft(tiny, tmp_path / "run")
     assert not list((tmp_path / "run").glob("step_*")) and not list((tmp_path / "run").rglob("*.part"))
 
