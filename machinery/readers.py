@@ -34,10 +34,8 @@ def read_rows(source, split="train", subset=None):
             # images that Parquet names by path lie in the folder, others beside the file that names them
             folder = path if file.suffix == ".parquet" else file.parent
             yield from named(file, folder, rows_of_file(file))
-    elif path.is_file() and kind in KINDS:
-        yield from named(source, path.parent, rows_of_file(path))
     elif path.is_file():
-        raise Refused(f"{source}: data files are {', '.join(KINDS)}, unpacked. Convert it to one of these.")
+        yield from named(source, path.parent, rows_of_file(path))
     elif kind in KINDS:
         raise Refused(f"{source}: no such file. For the tiny world run `make tiny` (or python tiny/make.py) "
                       f"first.")
@@ -67,6 +65,8 @@ def files_of(folder):
 
 def rows_of_file(path):
     """Yield the rows of one file, each a dictionary or a BadRow."""
+    if path.suffix.lower() not in KINDS:
+        raise Refused(f"{path}: data files are {', '.join(KINDS)}, unpacked. Convert it to one of these.")
     with open(path, "rb") as file:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
