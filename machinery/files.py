@@ -208,6 +208,13 @@ def newest_checkpoint(run, with_trainer=False):
     return steps[-1] if steps else None
 
 
+def hub_name(path):
+    """Could this be a name on the hub (owner/name)? What begins or ends like a local path is none."""
+    local = path.startswith((".", "/", "~", "data/", "out/")) or path.endswith(
+        (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".safetensors"))
+    return not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path, re.ASCII) is not None
+
+
 def checkpoints(run):
     """The step_000123 folders of a run folder, in order."""
     steps = [p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d+", p.name) and p.is_dir()]
