@@ -28,7 +28,7 @@ import tyro
 from connector import make_connectors
 from data import Chat, read_records, subjects
 from machinery.families import read_config
-from machinery.files import Refused, main, say
+from machinery.files import Refused, check_flags, main, say
 from machinery.model_folder import blank_hf
 from model import CHUNK, PARTS, VLM
 
@@ -274,6 +274,7 @@ def dry_run(gpus, gpu_gib, config, script, *flags):
     """Everything about a stage's command that can be checked without a GPU. Returns the list of problems."""
     module = importlib.import_module(Path(script).stem)
     cfg = tyro.cli(module.Config, args=list(flags))  # a mistyped flag ends here
+    check_flags(cfg)
     say(f"== {script} {' '.join(flags)}")
     problems, model = [], getattr(cfg, "model", None) or getattr(cfg, "folder", "")
     if not Path(model).exists():

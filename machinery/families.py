@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from machinery.files import Refused
+from machinery.files import Refused, reading
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -242,7 +242,8 @@ def hf_class(family):
 
 def read_config(path, flag="--model"):
     """The configuration of a model folder or hub name, refused when its family is unknown."""
-    config = AutoConfig.from_pretrained(path)
+    with reading(f"{flag} {path}: config.json"):
+        config = AutoConfig.from_pretrained(path)
     if config.model_type not in FAMILIES:
         raise Refused(f"{flag} {path} is a {config.model_type!r} model; "
                       f"the families are {', '.join(FAMILIES)} (machinery/families.py)")

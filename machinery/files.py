@@ -118,6 +118,19 @@ def read_jsonl(path, fields=None, remedy="Delete that line or the file, or put t
 
 
 @contextlib.contextmanager
+def reading(what):
+    """Say in a sentence what can not be read; the libraries' own errors often do not name it."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # of any kind: tokenizers raises plain Exceptions
+        why = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+        raise Refused(f"{what} can not be read ({why}). Is a file missing, or cut off? Copy it again from "
+                      f"where the model came from.") from error
+
+
+@contextlib.contextmanager
 def writing(path):
     """Say in a sentence that a file can not be written: the disk is full, the folder gone or locked."""
     try:
