@@ -121,7 +121,7 @@ class Chat:
         say_other_words(path, ask=ask, system=system)
         self.path, self.config, self.ask, self.system = path, read_config(path, flag), ask, system
         self.family = family_of(self.config)
-        with reading(f"{flag} {path}: tokenizer, preprocessor_config.json or generation_config.json"):
+        with reading(f"{flag} {path}: tokenizer.json, preprocessor_config.json or generation_config.json"):
             self.tokenizer = AutoTokenizer.from_pretrained(path)
             self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
             self.stop_ids = self._stop_ids()

@@ -35,6 +35,12 @@ def parsed(name, flags):
     return tyro.cli(config(name), args=[*NEEDED.get(name, "").split(), *flags.split()])
 
 
+def table(text):
+    """A script and some of its flags in each line -> [(script, flags)]"""
+    lines = [line.split(maxsplit=1) for line in text.strip().splitlines()]
+    return [(name, flags.strip()) for name, row in lines for flags in row.split("|")]
+
+
 BAD = """
 grpo      --steps 0 | --steps -1 | --prompts 0 | --prompts -32 | --samples 1 | --samples 0 | --lr nan
 grpo      --lr inf | --lr -1e-5 | --lr 0 | --lr 3 | --warmup -1 | --temperature 0 | --temperature -1
@@ -74,8 +80,7 @@ connector --queries 0 | --layers 0 | --layers -2 | --seed -1
 reward    --patience nan | --patience -1 | --workers -1 | --time_limit 0 | --time_limit nan | --verifier x
 page      --most 0 | --image_size 0 | --image_size -5 | --words
 """
-BAD = [(name, flags.strip()) for line in BAD.strip().splitlines()
-       for name, rest in [line.split(maxsplit=1)] for flags in rest.split("|")]
+BAD = table(BAD)
 
 
 @pytest.mark.parametrize("name, flags", BAD)
@@ -106,8 +111,7 @@ plan      --rollout none | --visual 0
 reward    --patience 0 | --workers 0
 data      --need question solution | --need
 """
-GOOD = [(name, flags.strip()) for line in GOOD.strip().splitlines()
-        for name, rest in [line.split(maxsplit=1)] for flags in rest.split("|")]
+GOOD = table(GOOD)
 
 
 @pytest.mark.parametrize("name, flags", GOOD + [(name, "") for name in CONFIGS])
