@@ -27,9 +27,8 @@ import tyro
 
 from connector import make_connectors
 from data import Chat, read_records, subjects
-from machinery.families import read_config
 from machinery.files import Refused, check_flags, main, say
-from machinery.model_folder import blank_hf
+from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM
 
 GIB = 2 ** 30
@@ -54,8 +53,8 @@ class Config:
 
 def shape(path):
     """Numbers of a model that is built without weights: parameters by part, of a block, outside of blocks."""
-    config = read_config(path)
-    file = (config.dtype or torch.float32).itemsize  # bytes of a weight in the file; building overwrites it
+    config = read_decided(path)
+    file = (config.dtype or config.text_config.dtype or torch.float32).itemsize  # bytes of a weight on disk
     vlm = VLM(blank_hf(config, make_connectors), str(path)).train_only(PARTS)
     parts = {part: sum(p.numel() for p in tensors.values()) for part, tensors in vlm.parts().items()}
     total, names = sum(parts.values()), set(vlm.hf._no_split_modules)
@@ -251,7 +250,7 @@ def report(cfg):
     prompts = chat.prompts(records, cfg.thinking)
     sizes = [s for r in records for s in r.sizes]
     solutions = [r.solution for r in records if r.solution]
-    written = chat.tokenizer(solutions, add_special_tokens=False)["input_ids"] if solutions else []
+    written = chat.plain.encode([chat.plain.hide(solution) for solution in solutions])
     table = {"images of a row": [len(r.images) for r in records],
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
              "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],

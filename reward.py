@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from scoring.answers import readable_gold, same_answer, same_batch, unreadable_golds  # noqa: F401
 from scoring.golds import report_unreadable  # noqa: F401
-from scoring.responses import Claim, after_thought, last_box, says_something
+from scoring.responses import Claim, after_thought, last_box, opens_thought, says_something, stated_answer
 from scoring.verifier import Verifier, VerifierDown, askable, parse_verdict, second_opinions  # noqa: F401
 from scoring.workers import POOL, TIME_LIMIT
 
@@ -39,27 +39,31 @@ class Reward:
 def extract_answer(response, thinking_prompt=True):
     """What the last balanced \\boxed{} of the answer holds, or None.
 
-    thinking_prompt: "<think>" ended the prompt, so a response without </think> has no answer yet.
+    thinking_prompt: "<think>" ended the prompt, so a response without </think> has no answer yet. Nor has one
+    that opens with a <think> of its own and never closes it.
     """
-    text = after_thought(response, thinking_prompt)
+    text = after_thought(response, thinking_prompt or opens_thought(response))
     return None if text is None else last_box(text)
 
 
 def format_ok(response, thinking_prompt=True):
     """The thinking template is kept: exactly one </think>, a thought before it, an answer behind it.
 
-    Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>.
+    Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>; or it opens
+    its own <think> (the self-incentive prompt, section 6.6).
     """
-    if not thinking_prompt:
+    if not thinking_prompt and not opens_thought(response):
         return "</think>" not in response and extract_answer(response, False) is not None
     thought, tag, answer = response.partition("</think>")
     return bool(tag) and "</think>" not in answer and says_something(thought) and says_something(answer)
 
 
 def read_claim(response, gold, thinking_prompt, options, question):
-    missing = "no </think>" if thinking_prompt and "</think>" not in response else "no answer in a \\boxed{}"
-    return Claim(extract_answer(response, thinking_prompt), missing, format_ok(response, thinking_prompt),
-                 str(gold), options, question or "")
+    text = after_thought(response, thinking_prompt or opens_thought(response))
+    missing = "no </think>" if text is None else "no answer in a \\boxed{}"
+    answer = extract_answer(response, thinking_prompt)
+    return Claim(answer, missing, format_ok(response, thinking_prompt), str(gold), options, question or "",
+                 stated_answer(text) if text and answer is None else None)
 
 
 def judge(claims, verifier):

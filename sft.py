@@ -128,7 +128,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
             break
 
         # ----------------------------------------------------------------------------------------------- loss
-        tokens = sum(len(row.ids) for row in batch)  # of all ranks, however they are packed
+        tokens = sum(row.learned() for row in batch)  # of all ranks, however they are packed
         loss = 0.0
         for pack, weight in even_out(packs, world):
             logp, _ = vlm(pack.to(world.device), features(pack) if features else None)

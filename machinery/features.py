@@ -62,9 +62,12 @@ def keep_features(path, vlm, chat, rows, packs_of, limit_gib, world):
         n = row.prompt.full.count(chat.image_id) // chat.per_tile
         places[id(row.prompt)] = slice(count, count + n)
         count += n
-    like = vlm(even_out(packs_of(rows[:1]), world)[0][0].to(world.device), only_features=True)
+    if not count:
+        return None
+    first = next(row for row in rows if chat.image_id in row.prompt.full)  # others may have no features
+    like = vlm(even_out(packs_of([first]), world)[0][0].to(world.device), only_features=True)
     features = Features(path, like, places, world.device)
-    if not count or features.gib() > limit_gib:
+    if features.gib() > limit_gib:
         say(f"encoder features would take {features.gib():.1f} GiB (--features_gib {limit_gib}): "
             f"computed every time")
         return None

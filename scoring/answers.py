@@ -106,4 +106,4 @@ def _unreadable(answer, g):
 
 
 def _read_at_sight(g, options):
-    return bool(number(g) or choice("A", g, options) or words_of(g) or len(g) == 1)
+    return bool(number(g) or choice("A", g, options, needs_maths) or words_of(g) or len(g) == 1)

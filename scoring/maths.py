@@ -5,16 +5,15 @@ The parser reads LaTeX alone, and nothing is ever evaluated as Python. A reader 
 rewrites plain typing (sqrt(2), x**2) as LaTeX.
 """
 import re
-from fractions import Fraction
 
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
 from math_verify import verify
-from sympy import Basic, Expr, I, Rational
+from sympy import And, Basic, Expr, Float, I, MatrixBase, Or, Rational, Set, Union
 from sympy.core.relational import Eq, Relational
 
-from scoring.numbers import number, split_unit
+from scoring.numbers import number, rounds_to, split_unit
 from scoring.rule import DIFFERENT, verdict
-from scoring.shapes import Kind, shape
+from scoring.shapes import COMMAS, cut, shape, split_label
 from scoring.spelling import words_of
 
 _FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln"
@@ -34,9 +33,9 @@ def compare(a, g):
 def readable(gold):
     """Can every part of this gold be parsed?"""
     found = shape(gold)
-    if found.kind is not Kind.ONE:
+    if found.items != [gold]:
         return all(map(readable, found.items))
-    x = split_unit(found.items[0])[0]
+    x = split_unit(gold)[0]
     if number(x) or words_of(x):
         return True
     try:
@@ -49,11 +48,17 @@ def readable(gold):
 
 
 def same_maths(a, g):
-    """Expressions are compared by their values at fixed points, relations up to a factor, the rest by
-    math-verify."""
+    """Expressions are compared by their values at fixed points, equations up to a factor, inequalities and
+    intervals as sets, matrices cell by cell, the rest by math-verify."""
     own_letters = [set(re.sub(r"\\[A-Za-z]+", "", s)) for s in (a, g)]
     lower = not any(_both_cases(letters) for letters in own_letters)  # R and r in one formula are two things
+    sets = [_solutions(s, lower) for s in (a, g)]
+    if all(sets):
+        (x, names_x), (y, names_y) = sets
+        return not (names_x and names_y and names_x != names_y) and (x == y or not (x ^ y).measure and x ^ y == x - x)
     x, y = _parse(a, lower), _parse(g, lower)
+    if isinstance(x, MatrixBase) and isinstance(y, MatrixBase):
+        return x.shape == y.shape and all(_same_values(p, q, []) for p, q in zip(x, y))
     same = None
     if isinstance(x, Relational) and isinstance(y, Relational):
         same = _same_relations(x, y)
@@ -68,8 +73,23 @@ def _both_cases(letters):
     return any(c.isupper() and c.lower() in letters for c in letters)
 
 
+def _solutions(s, lower):
+    """(set, names) of x > 5, 1 < x < 2, x < 1 or x > 2, (1, 2) \\cup (3, 4); None for anything else."""
+    sets, names = [], set()
+    for part in cut(s, COMMAS):
+        body = split_label(part)[1][-1]
+        found = _parse(body, lower) if re.search(r"[<>()\[\]]|\\(?:le|ge|ne)(?![a-z])", body) else None
+        if isinstance(found, (Relational, And, Or)) and not isinstance(found, Eq) and len(found.free_symbols) == 1:
+            names |= found.free_symbols
+            found = found.as_set()
+        if not isinstance(found, Set):
+            return None
+        sets.append(found)
+    return Union(*sets), names
+
+
 def _same_relations(x, y):
-    """True, False, or None when the values do not settle it. 2x < 4 is x < 2, and -x < -2 is x > 2."""
+    """True, False, or None when the values do not settle it. 2x + 2y < 4 is x + y < 2, and -x - y > -2 too."""
     f, h = x.lhs - x.rhs, y.lhs - y.rhs
     symbols = sorted(f.free_symbols | h.free_symbols, key=str)
     ratios = [p / q for p, q in _values(f, h, symbols) if p != 0 and q != 0]
@@ -88,9 +108,8 @@ def _same_values(x, y, numbers):
     both = _values(x, y, symbols)
     if both and not symbols:
         p, q = both[0]
-        places = max((n.places or 0 for n in numbers if n), default=0)
-        rounded = bool(places) and abs(p - q) < Fraction(1, 10 ** places)  # 1.414214 for the root of 2
-        return _near(p, q) or rounded
+        exact = zip((q, p), numbers)  # 1.414214 for the root of 2
+        return _near(p, q) or any(n and n.places and v.is_real and rounds_to(v, n) for v, n in exact)
     return all(_near(p, q) for p, q in both) if len(both) >= 3 else None
 
 

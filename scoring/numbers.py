@@ -1,109 +1,117 @@
-"""Numbers as exact fractions, with their units. A reader may skip the table of units and the long patterns.
+"""Numbers as exact fractions, with their units. A reader may skip the tables and the long patterns.
 
 There is no tolerance: 0.956 is not 0.963, and 0.33 is not 1/3. What is lenient on purpose: a unit, a currency
 or a per cent sign may be left out on one side (5 cm is 5, 50% is 0.5 and 50), and a decimal of six or more
-significant digits may be a rounded one.
+significant digits may be cut or rounded. A word that stands in no table makes a text of the whole.
 """
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from scoring.limits import MAX_DIGITS
 
-# "dimensions factor names": a few dozen units of school science. Others are compared by name.
+# "dimensions factor names": school science. * takes prefixes: *m is also km, *meter also kilometer
 _UNIT_LINES = """
-m:1 1 m meter metre 米; m:1 0.001 mm millimeter millimetre 毫米; m:1 0.01 cm centimeter centimetre 厘米
-m:1 0.1 dm 分米; m:1 1000 km kilometer kilometre 千米 公里; m:1 0.000001 µm; m:1 0.000000001 nm
-m:1 0.0254 inch inches; m:1 0.3048 ft foot feet; m:1 1609.344 mile mi
-m:2 10000 ha hectare 公顷; m:2 1 平方米; m:2 0.0001 平方厘米; m:3 1 立方米; m:3 0.000001 立方厘米 cc
-m:3 0.001 L l liter litre 升; m:3 0.000001 mL ml milliliter 毫升
-kg:1 1 kg kilogram 千克 公斤; kg:1 0.001 g gram 克; kg:1 0.000001 mg 毫克; kg:1 1000 t ton tonne 吨
-kg:1 0.45359237 lb pound
-s:1 1 s sec second 秒; s:1 0.001 ms; s:1 60 min minute 分钟 分; s:1 3600 h hr hour 小时 时; s:1 86400 day 天
-m:1,s:-1 0.44704 mph
-N:1 1 N newton 牛; N:1 1000 kN; J:1 1 J joule 焦; J:1 1000 kJ 千焦; W:1 1 W watt 瓦; W:1 1000 kW 千瓦
-V:1 1 V volt 伏; V:1 0.001 mV; V:1 1000 kV; A:1 1 A amp ampere 安; A:1 0.001 mA
-Ω:1 1 Ω ohm 欧 欧姆 \\Omega; Ω:1 1000 kΩ; Pa:1 1 Pa pascal 帕; Pa:1 1000 kPa; Pa:1 1000000 MPa
-Hz:1 1 Hz hertz; Hz:1 1000 kHz; Hz:1 1000000 MHz; mol:1 1 mol mole 摩尔; K:1 1 K kelvin
-°:1 1 ° degree deg 度; °C:1 1 °C celsius; °F:1 1 °F fahrenheit; rad:1 1 rad radian
-$:1 1 $ dollar USD 美元; ¥:1 1 ¥ yuan 元 RMB; €:1 1 € euro; £:1 1 £; cent:1 1 cent
+m1 1 *m *meter *metre *米; m1 0.01 cm; m1 0.1 dm; m1 1000 公里; m1 0.0254 in inch inches; m1 0.3048 ft foot feet
+m1 0.9144 yd yard; m1 1609.344 mile mi; m2 10000 ha hectare 公顷; m2 4046.8564224 acre; m3 0.000001 cc
+m3 0.001 *L *l *liter *litre *升; kg1 0.001 *g *gram *克; kg1 1 公斤; kg1 1000 t ton tonne 吨; kg1 0.45359237 lb pound
+s1 1 s sec *second 秒; s1 0.001 ms; s1 60 min minute 分钟 分; s1 3600 h hr hour 小时 时; s1 86400 day 天
+s1 604800 week 周; y1 1 year yr 年; mo1 1 month; m1s-1 0.44704 mph; s-1 1 *Hz *hertz; K1 1 K kelvin
+kg1m1s-2 1 *N *newton 牛; kg1m2s-2 1 *J *joule *焦; kg1m2s-3 1 *W *watt *瓦; kg1m-1s-2 1 *Pa *pascal *帕
+A1 1 *A *amp *ampere *安; A1s1 1 *C *coulomb; kg1m2s-3A-1 1 *V *volt *伏; kg-1m-2s4A2 1 *F *farad
+kg1m2s-3A-2 1 *Ω *ohm 欧 欧姆 \\Omega; kg1s-2A-1 1 *T *tesla; kg1m2s-2A-2 1 *H *henry; mol1 1 *mol mole 摩尔
+°1 1 ° degree deg 度; °C1 1 °C celsius; °F1 1 °F fahrenheit; rad1 1 rad radian; eV1 1 *eV; cal1 1 *cal *calorie
+$1 1 $ dollar USD 美元; ¥1 1 ¥ yuan 元 RMB; €1 1 € euro; £1 1 £; cent1 1 cent; unit1 1 unit 单位
 """
+_COUNTED = ("apple orange ball marble coin card book page letter word digit point line side edge face vertex "
+            "vertices triangle square circle person people student child children boy girl man men woman women "
+            "car ticket way time step bus buses box boxes 个 只 本 张 条 件 人 次 名 位 种 棵 块 支 页 岁")
+_PREFIXES = {**dict(zip("G M k m µ n giga mega kilo milli micro nano".split(),
+                        2 * [Fraction(f"1e{n}") for n in (9, 6, 3, -3, -6, -9)])),
+             "centi": Fraction("0.01"), "deci": Fraction("0.1"),
+             **dict(zip("千分厘毫微", map(Fraction, "1e3 1e-1 1e-2 1e-3 1e-6".split())))}
 
 
 def _units():
     """name -> (factor, dimensions): "km" -> (1000, {"m": 1})"""
-    table = {}
+    table = {name: (Fraction(1), {name.removesuffix("es"): 1}) for name in _COUNTED.split()}
     for entry in re.split("[;\n]", _UNIT_LINES.strip()):
         dims, factor, *names = entry.split()
-        powers = [dim.split(":") for dim in dims.split(",")]
+        powers = {dim: int(power) for dim, power in re.findall(r"([^\d-]+)(-?\d)", dims)}
         for name in names:
-            table[name] = (Fraction(factor), {dim: int(power) for dim, power in powers})
+            bare = name.lstrip("*")
+            table[bare] = (Fraction(factor), powers)
+            for prefix, times in _PREFIXES.items() if name != bare else ():
+                if (prefix > "一") == (bare > "一") and (len(prefix) > 1) == (len(bare) > 3):
+                    table.setdefault(prefix + bare, (Fraction(factor) * times, powers))
     return table
 
 
 UNITS = _units()
-_GLUED = set("mgsLJNWV°%")  # one-letter units that may touch their number: 5m is five metres, 5x is algebra
-_NOT_UNITS = set("or and not to is are be but if than the of in on at a an for from no with without nor "
-                 "either neither".split())
+_GLUED = set("m g s L N J W V ° % cm mm km dm kg mL ml Hz kW kJ °C °F".split())  # 5m is five metres, 5x algebra
 _UNIT_TOKEN = re.compile(
-    r"\s*(/|\\cdot|\\times|\*|per\b)?\s*(\\Omega|°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥])\s*"
-    r"(?:\^\s*\{?\s*(-?\d)\s*\}?)?")
+    r" ?(/|\\cdot|\\times|\*|per\b)? ?(\\Omega|°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥]) ?"
+    r"(?:\^ ?\{? ?(-?\d) ?\}?)?")
+_POWERS = {"square": 2, "sq": 2, "cubic": 3}
 
 
 def unit_of(text):
-    """"km/h" -> (5/18, (("m", 1), ("s", -1))); "" -> (1, ()); not a unit -> None."""
+    """"km/h" -> (5/18, (("m", 1), ("s", -1))); "" -> (1, ()); anything but units of the table -> None."""
     text, glued = text.rstrip(), text[:1] != " "
     factor, dims, at, power = Fraction(1), {}, 0, 1
     while at < len(text):
         m = _UNIT_TOKEN.match(text, at)
         if not m or len(dims) > 4:
             return None
-        name, over = m[2], m[1] in ("/", "per")
-        at = m.end()
-        if name.lower() in ("square", "sq", "cubic"):
-            power = 3 if name.lower() == "cubic" else 2
+        name, at = m[2], m.end()
+        if name.lower() in _POWERS:
+            power = _POWERS[name.lower()]
             continue
-        known = _known_unit(name, glued)
+        if name[:2] in ("平方", "立方"):
+            name, power = name[2:], 2 + (name[0] == "立")
+        if glued and name.isascii() and len(name) < 3 and name not in _GLUED:
+            return None
+        known = UNITS.get(name) or len(name) > 1 and (UNITS.get(name.lower()) or
+                                                      UNITS.get(name.lower().removesuffix("s")))
         if not known:
             return None
-        power *= int(m[3] or 1) * (-1 if over else 1)
+        power *= int(m[3] or 1) * (-1 if m[1] in ("/", "per") else 1)
         factor *= known[0] ** power
         for d, p in known[1].items():
             dims[d] = dims.get(d, 0) + p * power
         power, glued = 1, False
-    return factor, tuple(sorted(dims.items()))
-
-
-def _known_unit(name, glued):
-    """(factor, dimensions) of one name; an unknown word is a unit of its own; None for "5x", "5 or 6", "5 is
-    wrong"."""
-    if len(name) == 1 and name.isascii() and glued and name not in _GLUED:
-        return None
-    singular = name.lower().removesuffix("s")
-    known = UNITS.get(name) or UNITS.get(name.lower()) or UNITS.get(singular)
-    if known:
-        return known
-    too_short = name.isascii() and (len(name) < 3 or glued)
-    if name.lower() in _NOT_UNITS or too_short or re.search("[不非或和没]", name):
-        return None
-    return Fraction(1), {singular: 1}
+    return factor, tuple(sorted((d, p) for d, p in dims.items() if p))
 
 
 @dataclass(frozen=True)
 class Number:
     value: Fraction
-    places: int | None  # decimals written, if it has six significant digits or more: then it may be rounded
-    percent: bool
-    unit: tuple         # (factor, dimensions)
+    places: int | None = None  # decimals written, of six significant digits or more: then it may be rounded
+    percent: bool = False
+    unit: tuple = (Fraction(1), ())  # (factor, dimensions)
 
 
-_DIGITS = r"(?:\d[\d,. ]*\d|\d)\.?|\.\d+"
-_NUMBER = re.compile(
-    r"([+-]?)\s*([$€£¥]?)\s*(-?)(?:(?P<whole>\d{1,20})\s*)??(?:"
-    rf"\\frac\s*\{{\s*(?P<a>-?\d{{1,40}})\s*\}}\s*\{{\s*(?P<b>-?\d{{1,40}})\s*\}}"
-    rf"|(?P<c>\d{{1,40}})\s*/\s*(?P<d>\d{{1,40}})|(?P<digits>{_DIGITS})"
-    r"(?:(?:\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*|[eE])[{(]?\s*(?P<power>[+-]?\d{1,3})\s*[})]?)?)"
-    r"(?P<unit>(?!\s*[\d.^!:]|\s*/\s*\d).*)?", re.DOTALL)
+_SMALL = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+          "seventeen eighteen nineteen").split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SPELLED = {word: i for i, word in enumerate(_SMALL)}  # "twenty one" -> 21
+_SPELLED |= {f"{ten} {one}".strip(): 10 * i + k for i, ten in enumerate(_TENS, 2)
+             for k, one in enumerate(["", *_SMALL[1:10]])}
+_MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+                "dozen": 12, "百": 100, "万": 10**4, "亿": 10**8, "half": Fraction(1, 2), "halves": Fraction(1, 2),
+                **{f"{part}{s}": Fraction(1, n) for n, part in
+                   enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3) for s in ("", "s")},
+                "quarter": Fraction(1, 4), "quarters": Fraction(1, 4)}
+_MULTIPLIER = re.compile(rf" ?({'|'.join(sorted(_MULTIPLIERS, key=len, reverse=True))})(?![A-Za-z])", re.I)
+_VALUE = re.compile(
+    r"([+-]?) ?([$€£¥]?) ?(-?) ?(?:"
+    r"(?:(?P<n>\d{1,20}) ?)?\\frac ?\{ ?(?P<a>-?\d{1,40}) ?\} ?\{ ?(?P<b>-?\d{1,40}) ?\}"
+    r"|(?:(?P<m>\d{1,20}) )?(?P<c>\d{1,40}) ?/ ?(?P<d>\d{1,40})"
+    r"|(?P<before>\d*\.\d*)(?:\\overline ?\{ ?|\\dot ?\{? ?|\()(?P<again>\d{1,40})[)} ]*"
+    r"|(?P<digits>\d(?:[,. ]?\d)*\.?|\.\d+)"
+    r"(?:(?: ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?|[eE])[{(]? ?(?P<power>[+-]?\d{1,3}) ?[})]?)?)")
+_MORE = re.compile(r" ?[\d.^!:,]| ?/ ?\d")  # behind a value: so it was none
+_PART = re.compile(r" ?(?:and )?(\d{1,40}(?:\.\d{1,40})?) ?([^\d\s]+)")  # of "1 h 30 min"
 
 
 def _decimal(body):
@@ -124,79 +132,100 @@ def _decimal(body):
     return Fraction(body.rstrip(".")), len(fraction) if fraction and significant >= 6 else None
 
 
-def _value(m, s):
-    """(value, decimals written) of a match of _NUMBER in s, without its sign; None when it is no number."""
+def _value(m):
+    """(value, decimals written) of a match of _VALUE without its sign; None when it is no number."""
     if m["a"] or m["c"]:
-        top, bottom = int(m["a"] or m["c"]), int(m["b"] or m["d"])
-        glued = m["whole"] and m["c"] and not re.search(r"\d\s+\d", s)  # "31/2" is no mixed number
-        if not bottom or glued:
-            return None
-        return Fraction(top, bottom) + int(m["whole"] or 0), None
-    found = None if m["whole"] else _decimal(m["digits"])
-    if found and m["power"]:
-        return found[0] * Fraction(10) ** int(m["power"]), None
-    return found
+        bottom = int(m["b"] or m["d"])
+        return (Fraction(int(m["a"] or m["c"]), bottom) + int(m["n"] or m["m"] or 0), None) if bottom else None
+    if m["again"]:  # 0.1\overline{6} is 0.1 and 6/90
+        places = len(m["before"].partition(".")[2])
+        again = Fraction(int(m["again"]), (10 ** len(m["again"]) - 1) * 10 ** places)
+        return Fraction("0" + m["before"] + "0") + again, None
+    found = _decimal(m["digits"])
+    return (found[0] * Fraction(10) ** int(m["power"]), None) if found and m["power"] else found
 
 
 def number(s):
-    """A plain number with its unit, or None: digits, fractions, mixed numbers, powers of ten, money, per
-    cent."""
-    m = _NUMBER.fullmatch(s)
-    found = _value(m, s) if m else None
+    """A plain number with its unit, or None: digits, words, fractions, powers of ten, money, per cent."""
+    s = _digits(s) if s[:1].isalpha() else s
+    m = _VALUE.match(s)
+    found = _value(m) if m and not _MORE.match(s, m.end()) else None
     if not found:
-        return None
-    value, places = found
+        return _compound(s) if m else None
+    (value, places), rest, percent = found, s[m.end():], False
     if (m[1] == "-") != (m[3] == "-"):
         value = -value
-    rest, percent = m["unit"] or "", False
-    if rest.lstrip().startswith("%") or rest.strip().lower() in ("percent", "per cent"):
-        rest, percent = rest.lstrip()[1:] if "%" in rest else "", True
+    while times := _MULTIPLIER.match(rest):
+        value, places, rest = value * _MULTIPLIERS[times[1].lower()], None, rest[times.end():]
+    if sign := re.match(r" ?(?:%|per ?cent\b)", rest, re.IGNORECASE):
+        rest, percent = rest[sign.end():], True
     unit = unit_of((" " + m[2] if m[2] else "") + rest)
-    return None if unit is None else Number(value, places, percent, unit)
+    return Number(value, places, percent, unit) if unit else _compound(s)
+
+
+def _digits(s):
+    """"twenty-one apples" -> "21 apples\""""
+    words = s.replace("-", " ").split(" ")
+    for k in (2, 1):
+        head = " ".join(words[:k]).lower()
+        if head in _SPELLED:
+            return " ".join([str(_SPELLED[head]), *words[k:]])
+    article = len(words) > 1 and words[0].lower() in ("a", "an") and words[1].lower() in _MULTIPLIERS
+    return " ".join(["1", *words[article:]]) if article or words[0].lower() == "half" else s
+
+
+def _compound(s):
+    """"1 h 30 min", "5 ft 6 in": parts of one dimension, each unit smaller than the one before."""
+    parts, at = [], 0
+    while m := _PART.match(s, at):
+        parts.append((Fraction(m[1]), unit_of(" " + m[2])))
+        at = m.end()
+    units = [unit for _, unit in parts]
+    if len(parts) < 2 or at < len(s) or None in units or len({dims for _, dims in units}) > 1:
+        return None
+    factors = [factor for factor, _ in units]
+    fits = all(big > small for big, small in zip(factors, factors[1:]))
+    return Number(sum(x * f for x, (f, _) in parts) / factors[0], unit=units[0]) if fits and units[0][1] else None
 
 
 def same_number(x, y):
-    if x.unit[1] and y.unit[1]:  # both have a unit: it must measure the same thing
-        same_value = x.value * x.unit[0] == y.value * y.unit[0]
-        return x.unit[1] == y.unit[1] and same_value and x.percent == y.percent
     if x.percent != y.percent:  # 50% is 0.5; and the sign left out, as any unit may be
         p, n = (x, y) if x.percent else (y, x)
-        return p.value in (n.value, n.value * 100)
+        return _close(p, n) or _close(p, replace(n, value=n.value * 100))
+    if x.unit[1] and y.unit[1]:  # both have a unit: it must measure the same thing
+        if x.unit[1] != y.unit[1]:
+            return False
+        y = replace(y, value=y.value * y.unit[0] / x.unit[0], places=y.places if x.unit == y.unit else None)
     return _close(x, y)
 
 
 def _close(x, y):
-    """Exact equality; or one is a decimal of six or more significant digits, cut or rounded from an exact
-    fraction."""
+    """Exact equality; or one is a decimal of six or more significant digits for a fraction without an end."""
     if x.value == y.value:
         return True
-    for a, b in ((x, y), (y, x)):
-        rounded = a.places and not b.places and abs(a.value - b.value) < Fraction(1, 10 ** a.places)
-        if rounded and not _terminates(b.value):
-            return True
-    return False
+    return any(a.places and not b.places and not _terminates(b.value) and rounds_to(b.value, a)
+               for a, b in ((x, y), (y, x)))
+
+
+def rounds_to(exact, decimal):
+    """Is the decimal the exact value, cut or rounded to the places it has?"""
+    scaled, written = abs(exact) * 10 ** decimal.places, abs(decimal.value) * 10 ** decimal.places
+    return (exact > 0) == (decimal.value > 0) and written in (int(scaled), int(scaled + Fraction(1, 2)))
 
 
 def _terminates(value):
     """Can the fraction be written as a decimal with an end?"""
-    d = value.denominator
-    for p in (2, 5):
-        while d % p == 0:
-            d //= p
-    return d == 1
+    return pow(10, value.denominator.bit_length(), value.denominator) in (0, 1 % value.denominator)
 
 
 _TRAILING_UNIT = re.compile(
-    r"(?<=[\d})])\s*((?:°[CF]?|[A-Za-zµΩ]+)(?:\s*\^\s*\{?-?\d\}?)?(?:\s*/\s*[A-Za-z]+(?:\^\{?-?\d\}?)?)?)$")
+    r"(?<=[\d})]) ((?:°[CF]?|[A-Za-zµΩ]+)(?: ?\^ ?\{?-?\d\}?)?(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?)$"
+    r"|(?<=[\d})])(°)$")
 
 
 def split_unit(s):
     """"2\\sqrt{3} cm^2" -> ("2\\sqrt{3}", unit). Only units of the table, and only behind a number or a
     bracket."""
     m = _TRAILING_UNIT.search(s)
-    if not m or m.start() == 0 or s[m.start()] not in " °":
-        return s, None
-    unit = unit_of(" " + m[1])
-    if unit is None or any(len(dim) > 3 for dim, _ in unit[1]):
-        return s, None
-    return s[:m.start()], unit
+    unit = unit_of(" " + (m[1] or m[2])) if m else None
+    return (s[:m.start()], unit) if unit else (s, None)

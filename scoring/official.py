@@ -39,8 +39,8 @@ def official_normal(text):
 
 _CUES = ["could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result "]
 _NUMBERS = (r"-?\b\d{1,3}(?:,\d{3})+\b",  # 1,234,567
-            r"-?\d+(?:\.\d+)?[eE][+-]?\d+",  # 1.5e-3
-            r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")  # 12, 1.5, .5
+            r"(?:-|(?<!\d))\d+(?:\.\d+)?[eE][+-]?\d+",  # 1.5e-3; begun where its digits begin: linear
+            r"(?:-|(?<!\d)|(?=\.))(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d)(?![,\d])")  # 12, 1.5, .5
 
 
 def official_open(response):

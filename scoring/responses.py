@@ -18,12 +18,31 @@ class Claim:
     gold: str
     options: list | None = None  # the texts of A, B, C, ...
     question: str = ""
+    stated: str | None = None    # an unboxed answer, plainly stated: for a verifier, never for the rule
 
 
 def after_thought(response, thinking_prompt):
     """The text behind the last </think>; None when a thought was prompted and never closed."""
     _, tag, tail = response.rpartition("</think>")
     return tail if tag or not thinking_prompt else None
+
+
+def opens_thought(response):
+    """Did it write the <think> that its prompt lacks? Then it is judged like one that was prompted."""
+    return response.lstrip().startswith("<think>")
+
+
+_STATED = re.compile(r"(?:^|[.!?。！？] ?)(?:(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?"
+                     r"(?:(?:final|correct) )?answer(?: is:?|:)|(?:所以|因此)?,?答案(?:是|为|[:：])) *(\S.{0,199})$",
+                     re.IGNORECASE)
+
+
+def stated_answer(text):
+    """The 5 of a text whose last sentence is "The answer is 5."; None when there is more or less to read."""
+    m = _STATED.search(text.replace("**", "").strip().rpartition("\n")[2])
+    once = len(re.findall(r"\banswer(?: is|:)|答案(?:是|为|[:：])", text, re.IGNORECASE)) == 1
+    answer = m[1].rstrip(" .。") if m and once else ""
+    return answer if answer and not re.search(r"[.!?] |[。！？;；]", answer) else None
 
 
 def last_box(text):

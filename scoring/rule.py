@@ -8,7 +8,7 @@ import re
 from enum import Enum
 
 from scoring.numbers import number, same_number, split_unit
-from scoring.shapes import Kind, shape, split_label
+from scoring.shapes import RELATION, shape, split_label
 from scoring.spelling import is_maths, key_of, plain, words_of
 
 
@@ -35,23 +35,25 @@ def equal(a, g, options, maths):
     """The Verdict on two plain strings. maths(a, g) gives the one on two expressions."""
     if not a or not g:
         return DIFFERENT
-    settled = choice(a, g, options) or simple(a, g)
+    settled = choice(a, g, options, maths) or simple(a, g)
     if settled:
         return settled
     x, y = shape(a), shape(g)
     equations = "=" in a and "=" in g
     if x.label and y.label and x.label.casefold() != y.label.casefold():  # y = x + 1 against x = y - 1
-        return maths(a, g) if x.kind is y.kind is Kind.ONE and equations else DIFFERENT
-    if x.kind is y.kind is Kind.ONE:
-        inner_a, inner_g = x.items[0], y.items[0]
-        if "=" in inner_a or "=" in inner_g:
-            return maths(a, g) if equations else DIFFERENT
-        if (inner_a, inner_g) != (a, g):
-            return equal(inner_a, inner_g, None, maths)
-        return _expressions(a, g, maths)
-    if Kind.ONE in (x.kind, y.kind):
-        return DIFFERENT if {x.kind, y.kind} & {Kind.LIST, Kind.RATIO} or "=" in a + g else maths(a, g)
-    if x.kind is y.kind is Kind.RATIO:
+        return maths(a, g) if x.kind == y.kind == "one" and equations else DIFFERENT
+    if x.kind == y.kind == "one":
+        if equations and not (x.label and y.label):
+            return maths(a, g)
+        if (x.items, y.items) == ([a], [g]):
+            return _expressions(a, g, maths)
+        # all values of a chain must be the same: x = 6 = 5 is neither 6 nor 5
+        first = [y.items[0]] * len(x.items) + [x.items[0]] * (len(y.items) - 1)
+        return _in_order(first, x.items + y.items[1:], maths)
+    if "one" in (x.kind, y.kind):
+        relation = re.search(RELATION, a if x.kind == "one" else g)
+        return DIFFERENT if {x.kind, y.kind} & {"list", "ratio"} and not relation else maths(a, g)
+    if x.kind == y.kind == "ratio":
         return verdict(_same_ratio(x.items, y.items))
     return _pieces(x, y, maths) if len(x.items) == len(y.items) else DIFFERENT
 
@@ -59,18 +61,17 @@ def equal(a, g, options, maths):
 def _pieces(x, y, maths):
     """Two shapes with equally many items."""
     kinds = {x.kind, y.kind}
-    if kinds <= {Kind.LIST, Kind.SET}:
+    if kinds <= {"list", "{}"}:
         labels = [_labels(x.items), _labels(y.items)]
         # x = 1, y = 2 against 1, 2: the order is all that says which is which
         ordered = bool(labels[0]) != bool(labels[1]) and max(map(len, labels)) > 1
         return _in_order(x.items, y.items, maths) if ordered else _in_any_order(x.items, y.items, maths)
-    if kinds == {Kind.LIST, Kind.TUPLE}:
-        several = x if x.kind is Kind.LIST else y
+    if kinds == {"list", "()"}:
+        several = x if x.kind == "list" else y
         if len(_labels(several.items)) == 1:
             return DIFFERENT  # x = 1, x = 2 are two solutions, no point and no interval
         return _in_order(x.items, y.items, maths)
-    same_kind = x.kind is y.kind and x.columns == y.columns
-    return _in_order(x.items, y.items, maths) if same_kind else DIFFERENT
+    return _in_order(x.items, y.items, maths) if x.kind == y.kind else DIFFERENT
 
 
 def _labels(items):
@@ -78,10 +79,9 @@ def _labels(items):
 
 
 def _same_ratio(xs, ys):
-    """1:2:3 is 2:4:6."""
+    """1:2:3 is 2:4:6; a nought has no multiple."""
     x, y = [number(item).value for item in xs], [number(item).value for item in ys]
-    proportional = len(x) == len(y) and all(x[0] * q == y[0] * p for p, q in zip(x, y))
-    return proportional and (x[0] != 0) == (y[0] != 0)
+    return len(x) == len(y) and (x == y or all(x) and all(x[0] * q == y[0] * p for p, q in zip(x, y)))
 
 
 def _in_order(xs, ys, maths):
@@ -113,11 +113,10 @@ def _expressions(a, g, maths):
     """Two expressions without a shape: units off, then mathematics."""
     (a, unit_a), (g, unit_g) = split_unit(a), split_unit(g)
     if unit_a and unit_g:
-        (factor_a, dims_a), (factor_g, dims_g) = unit_a, unit_g
-        if dims_a != dims_g:
+        if unit_a[1] != unit_g[1]:
             return DIFFERENT
-        if factor_a != factor_g:
-            a, g = _times(a, factor_a), _times(g, factor_g)
+        if unit_a[0] != unit_g[0]:
+            a, g = _times(a, unit_a[0]), _times(g, unit_g[0])
     if unit_a or unit_g:
         settled = simple(a, g)
         if settled:
@@ -133,9 +132,14 @@ def _times(s, factor):
 
 
 def simple(a, g):
-    """A Verdict from spelling and plain numbers alone, or None: these do not settle it."""
+    """A Verdict from spelling, clocks and plain numbers alone, or None: these do not settle it."""
     if key_of(a) == key_of(g):
         return SAME
+    clocks = _clock(a), _clock(g)
+    if all(clocks):
+        return verdict(_same_time(*clocks))
+    if any(clocks) and re.search("m|:0|^0", "".join(s for s, clock in zip((a, g), clocks) if clock)):
+        return DIFFERENT  # 12:00 is a time and no ratio
     x, y = number(a), number(g)
     if x and y:
         if same_number(x, y):
@@ -147,33 +151,50 @@ def simple(a, g):
     return verdict(a.casefold() == g.casefold()) if len(a) == len(g) == 1 else None
 
 
+def _clock(s):
+    """(minutes since midnight as written, "a", "p" or "") of "2:30", "2:30 p.m.", "2 pm"; None: no time."""
+    m = re.fullmatch(r"([01]?\d|2[0-4])(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:([ap])\.? ?m\.?)?", s, re.IGNORECASE)
+    if not m or not (m[2] or m[4]) or m[4] and not 1 <= int(m[1]) <= 12:
+        return None
+    return int(m[1]) % 24 * 60 + int(m[2] or 0) + int(m[3] or 0) / 60, (m[4] or "").lower()
+
+
+def _same_time(x, y):
+    """2:30 pm is 14:30; and the half of the day may be left out on one side, as a unit may."""
+    hours = [minutes % 720 + 720 * (half == "p") if half else minutes for minutes, half in (x, y)]
+    bare = [minutes for minutes, half in (x, y) if not half]
+    lenient = len(bare) == 1 and bare[0] < 780 and hours[0] % 720 == hours[1] % 720
+    return hours[0] == hours[1] or lenient
+
+
 # --------------------------------------------------------------------------------------------- choice letters
 
-_SEVERAL = r"[A-J](?:[\s,;]*(?:and )?[A-J])+"
-_BARE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|选项|答案)\s*:?\s*)?\(?([A-J])\)?")
-_LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案)\s*(?:is\s*)?[:：]?\s*)?"
-                     r"[(\[]?\s*([A-Ja-j])\s*[)\]]?[.:)]*", re.IGNORECASE)
-_LETTER_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])\s*[.):,])\s*(.+)", re.DOTALL)
-_MORE_LETTERS = re.compile(r"(?:^|[\s,;/(])[A-J][.):]|\b(?:or|and)\s+\(?[A-J]\b|[,;/]\s*[A-J]\b"
-                           r"|^\(?[A-J]\)?$|或|和")
+_SEVERAL = r"[A-J](?:[ ,;]*(?:and )?[A-J])+"
+_BARE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|选项|答案) ?:? ?)?\(?([A-J])\)?")
+_LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案) ?(?:is )?:? ?)?[(\[]? ?([A-Ja-j]) ?[)\]]?[.:)]*"
+                     r"(?: is (?:correct|right))?", re.IGNORECASE)
+_LETTER_TEXT = re.compile(r"(?:[Oo]ption )?(?:\(([A-J])\):?|([A-J]) ?(?:[.)]|[:,-] )) ?([^=]+)", re.DOTALL)
 
 
-def choice(a, g, options):
+def choice(a, g, options, maths):
     """A Verdict when this is about choice letters, None when it is not. a and g are plain."""
     letters = "ABCDEFGHIJ"[:len(options)] if options else "ABCDEFGHIJ"
     texts = [plain(str(option)) for option in options or ()]
     several = re.fullmatch(_SEVERAL, g) and re.fullmatch(_SEVERAL, a, re.IGNORECASE)
-    if several and (options or re.search(r"[\s,;]", a + g)):  # else AC and CA may be segments
+    if several and (options or re.search(r"[ ,;]", a + g)):  # else AC and CA may be segments
         return verdict(_picked(a) == _picked(g))  # "AC" is "A, C" and "C, A"
     bare = _BARE.fullmatch(g)
-    wanted = _wanted(g, bare, letters, texts)
-    if not wanted:
+    want, text = _wanted(g, bare, letters, texts)
+    if not want:
         return None
-    want, text = wanted
     m = _LETTER.fullmatch(a)
     if m and (m[1].isupper() or bare) and m[1].upper() in letters:
         return verdict(m[1].upper() == want)
-    return _letter_and_text(a, want, text, letters, texts) or _text_alone(a, bare, text, texts)
+    m = _LETTER_TEXT.fullmatch(a)
+    if m and (m[1] or m[2]) in letters:  # "B. dog": the right letter, and no other text than its own
+        ours = (m[1] or m[2]) == want
+        return (equal(m[3], text, None, maths) if text else verdict(_harmless(m[3]))) if ours else DIFFERENT
+    return None if text is None else _text_alone(a, bare, text, texts, maths)
 
 
 def _picked(s):
@@ -182,15 +203,14 @@ def _picked(s):
 
 
 def _wanted(g, bare, letters, texts):
-    """(letter, text or None) that the gold asks for: "B", "B. dog", or an option's text; None for any other
-    gold."""
+    """(letter, text) that the gold asks for: "B", "B. dog", or an option's text; each None where unknown."""
     if bare and bare[1] in letters:
         return bare[1], texts[ord(bare[1]) - 65] if texts else None
     told = None if bare else _LETTER_TEXT.fullmatch(g)
-    if told and not _MORE_LETTERS.search(told[3]):
+    if told and not re.search(r"\b[A-J][.):]|\b(?:or|and) \(?[A-J]\b|[,;/] ?[A-J]\b|^\(?[A-J]\)?$", told[3]):
         return told[1] or told[2], told[3]
     named = _named(g, texts)
-    return (named[0], g) if len(named) == 1 else None
+    return (named[0], g) if len(named) == 1 else (None, None)
 
 
 def _named(s, texts):
@@ -198,27 +218,16 @@ def _named(s, texts):
     return [chr(65 + i) for i, text in enumerate(texts) if simple(s, text) is SAME]
 
 
-def _letter_and_text(a, want, text, letters, texts):
-    """The answer is "B. dog": the letter must be the wanted one, and the text must not be another
-    option's."""
-    m = _LETTER_TEXT.fullmatch(a)
-    if not m:
-        return None
-    letter, rest = m[1] or m[2], m[3].strip()
-    named = _named(rest, texts[:len(letters)])
-    if named:
-        return verdict(letter == want and want in named)  # "B. the text of C" is not B
-    if letter == want and text is not None and simple(rest, text) is SAME:
-        return SAME
-    return verdict(letter == want and not _MORE_LETTERS.search(rest)) if letter in letters else None
+def _harmless(text):
+    """Behind the right letter of options that we do not know: a number or a formula, no word, no letter."""
+    text = split_unit(text)[0]
+    return bool(number(text)) or is_maths(text) and not re.search(
+        r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])|[A-Za-z]{2}|[^\x00-\x7f]", re.sub(r"\\[A-Za-z]+", " ", text))
 
 
-def _text_alone(a, bare, text, texts):
+def _text_alone(a, bare, text, texts, maths):
     """The answer is "dog". When two options have this text, it decides for neither."""
-    if text is not None:
-        if len(_named(a, texts)) > 1:
-            return DIFFERENT
-        if simple(a, text) is SAME:
-            return SAME
-    names_several = bare and len(set(re.findall(r"\b[A-J]\b", a))) > 1
-    return DIFFERENT if names_several else None
+    if len(_named(a, texts)) > 1:
+        return DIFFERENT
+    found = simple(a, text)
+    return equal(a, text, None, maths) if bare and not found and is_maths(text) else found or None

@@ -9,8 +9,8 @@ import pytest
 
 import make as world
 
-SIZES = dict(base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40, math_test=150,
-             other_test=40)
+SIZES = dict(captions=40, base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40,
+             math_test=150, other_test=40)
 SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl")
 
 
