@@ -11,7 +11,7 @@ import make as world
 
 SIZES = dict(captions=40, base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40,
              math_test=150, other_test=40)
-SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl")
+SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl", "captions")
 
 
 class NoBar:
@@ -59,7 +59,7 @@ def test_made_once(folder, capsys):
 
 
 def test_rows(folder, sets):
-    for name, rows in sets.items():
+    for name, rows in ((name, sets[name]) for name in SETS[:-1]):
         assert len(rows) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
         for row in rows:
             assert all((folder / path).exists() for path in row["images"]), row["id"]
@@ -100,6 +100,22 @@ def test_solutions(sets):
                 assert end == answer or "Alternatively" in thought, row
                 value = answer if not row["options"] else row["options"]["ABCD".index(answer)]
                 assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
+
+
+def test_captions_read_all_that_they_ask(sets):
+    """Every value of the picture, or of the two lines asked for, in words of the question."""
+    rows = sets["captions"]
+    assert {r["subject"] for r in rows} == set(world.SUBJECTS) and all(len(r["images"]) == 1 for r in rows)
+    for row in rows:
+        asked, text = row["question"].removeprefix("<image 1> Read "), row["solution"]
+        assert row["answer"] == text.rstrip(".") and "</think>" not in text
+        lines = re.findall(r"(\w+ \w+): ((?:[\w ]+, ){2}[\w ]+)\.", text)
+        if row["subject"] == "Economics":
+            assert asked == "all." and len(text.split(", ")) == 3
+        elif asked == "all.":
+            assert [name for name, _ in lines] == ["top row", "middle row", "bottom row"]
+        else:
+            assert asked == " and ".join(f"the {name}" for name, _ in lines) + "." and len(lines) == 2
 
 
 def test_manners_and_critical_words(sets):
