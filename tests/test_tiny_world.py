@@ -14,16 +14,24 @@ SIZES = dict(captions=40, base=900, cold_start=400, rl=60, connector=60, connect
 SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl", "captions")
 
 
-class NoBar:
-    def update(self, n):
-        pass
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder, the sets that were written into it)"""
+    out, sets, make_sets = tmp_path_factory.mktemp("world") / "tiny", {}, world.make_sets
+
+    def make_and_keep(*args):
+        sets.update(make_sets(*args))
+        return sets
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(world, "make_sets", make_and_keep)
+        world.make(world.Config(out=str(out), seed=3, **SIZES))
+    return out, sets
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("world") / "tiny"
-    world.make(world.Config(out=str(out), seed=3, **SIZES))
-    return out
+def folder(made):
+    return made[0]
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +137,9 @@ def test_manners_and_critical_words(sets):
     assert all("once" not in r["solution"] for r in sets["connector"])
 
 
-def test_evaluation_handwriting_is_unseen():
-    cfg = world.Config(**SIZES)
+def test_evaluation_handwriting_is_unseen(made):
     sources = {}
-    for name, rows in world.make_sets(cfg, NoBar()).items():
+    for name, rows in made[1].items():
         maths = [row for row in rows if row["subject"] == "Math"]
         scenes = [scene for row in maths for scene in row["scenes"]]
         sources[name] = {tile.source for scene in scenes for tile in scene.tiles}
