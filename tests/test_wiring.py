@@ -542,6 +542,13 @@ def test_who_truncates_importance_weights(rollout, is_clip, largest):
     assert loss.item() == pytest.approx(-float(weights.sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("advantages, kl, kept", [
+    ((0.0, 1.0, -1.0), 0.0, True), ((0.0, 0.0, 0.0), 0.0, False), ((0.0, 0.0, 0.0), 0.1, True)])
+def test_groups_that_have_a_gradient(advantages, kl, kept):
+    group = SimpleNamespace(rollouts=[SimpleNamespace(advantage=a) for a in advantages])
+    assert grpo.has_gradient(group, grpo.Config(kl=kl)) is kept
+
+
 def test_a_sampler_is_made_of_what_it_is_given(vlm, chat, monkeypatch):
     monkeypatch.setattr(rollout, "VLLMSampler", lambda *args: args)
     world = World(0, 1, torch.device("cpu"))
