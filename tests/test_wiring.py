@@ -428,8 +428,8 @@ def test_grpo_pays_its_reward(thinking, tiny, tmp_path, monkeypatch):
     judge = seen["Verifier"][0].out
     assert ("asked?" * 4, "a small feline", "cat") in judge.items
     assert all(gold != "12" or answer != "12" for _, answer, gold in judge.items)  # the rule's yes is enough
-    asked_about = [r for group in groups.values() for r in group.rollouts if r.reward.asked]
-    assert row["asked_rate"] == len(asked_about) / 16 and len(judge.items) == len(asked_about)
+    were_asked = sum(r.reward.asked for group in groups.values() for r in group.rollouts)
+    assert row["asked_rate"] == were_asked / 16 and len(judge.items) == were_asked
     about = {gold: question for question, _, gold in judge.items}
     assert about["B"] == "letter?" * 2 + "\nA. 12\nB. 15\nC. 20"
     learned_from(groups, tiny, tmp_path, seen["make_sampler"][0].chat)
