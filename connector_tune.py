@@ -26,10 +26,13 @@ class Config:
     model: str = "out/tiny/rl"              # where to start; of a run folder the selected checkpoint
     data: str = "data/tiny/connector.jsonl"  # rows of many subjects with question, images, solution
     columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    image_root: str = ""                    # folder that image paths start from; "": the data file's
     val: str = "data/tiny/connector_val.jsonl"  # rows for the validation loss
     out: str = "out/connector"              # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = ("connector",)  # parts that train: encoder connector llm
     thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
+    ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                        # system prompt; "": what the chat template has
     lr: float = 1e-5                        # peak learning rate [3.4]
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                    # share of the steps that warm up [3.4]
@@ -59,8 +62,10 @@ def train(cfg):
                             patience=cfg.patience, features_gib=cfg.features_gib)
     if gave_up(losses, cfg.patience):
         say(f"stopped early: {cfg.patience} validation losses without a new best")
-    run.keep_best(losses)
-    say(f"done: best validation loss {min(losses)[0]:.4f} at step {min(losses)[1]} (selected.json)")
+    loss, step = min(losses)
+    say(f"done: best validation loss {loss:.4f} at step {step} (selected.json)" if step else
+        f"done: no checkpoint has a lower validation loss than the start, {loss:.4f}: selected.json names "
+        f"{cfg.model}. A lower --lr?")
 
 
 if __name__ == "__main__":

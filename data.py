@@ -18,12 +18,16 @@ from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from connector import visual_tokens
 from machinery.families import family_of, read_config
-from machinery.files import Refused, resolve, say
-from machinery.rows import (
-    check_images, image_source, open_image, parse_columns, read_rows, report_bad, unusable, usual_fields)
+from machinery.files import Refused, reading, resolve, say
+from machinery.fields import BadRow
+from machinery.pictures import open_image
+from machinery.plain_text import CLOSE, OPEN, PlainText
+from machinery.readers import read_rows
+from machinery.rows import check_images, id_of, our_fields, parse_columns, refuse_unusable, report_bad
+from machinery.run import say_other_words
+from machinery.talks import IMAGE_MARK, THINK, fill_answers, messages
 
-THINK = "<think>\n"
-IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")
+EDGE = re.compile(f"[{OPEN}{CLOSE}]")
 
 
 # ---------------------------------------------------------------------------------------------------- records
@@ -37,6 +41,7 @@ class Record:
     solution: str | None = None                    # supervised stages: exactly what the model is to write
     options: list = field(default_factory=list)    # multiple choice: the texts of A, B, C, ...
     subject: str = ""
+    turns: list = field(default_factory=list)      # of a longer talk: what was said before (talks.py)
     sizes: list = field(default_factory=list)      # (height, width) of each image, filled in by read_records
 
     def text(self):
@@ -45,49 +50,36 @@ class Record:
         return "\n".join([self.question.strip(), *options])
 
     def named_images(self):
-        """The image that each mark of the text names, from 0. A mark without a number names the next
+        """The image that each mark of the user's texts names, from 0. A mark without a number names the next
         image."""
-        return [int(number) - 1 if number else i for i, number in enumerate(IMAGE_MARK.findall(self.text()))]
+        texts = [turn["content"] for turn in self.turns if turn["role"] == "user"] + [self.text()]
+        marks = [number for text in texts for number in IMAGE_MARK.findall(text)]
+        return [int(number) - 1 if number else i for i, number in enumerate(marks)]
 
 
-def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.01, split="train"):
-    """Rows of a JSONL or Parquet file, a folder of them, or a hub data set -> [Record].
+def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.01, split="train",
+                 image_root=""):
+    """Rows of a file (JSONL, JSON, CSV, TSV, Parquet), a folder of them, or a hub data set -> [Record].
 
     columns maps our field names to the source's ("answer=ground_truth", ...). Conversations (LLaVA's and
-    ShareGPT's) are read as question and solution, and MMMU's image_1 ... image_7 and printed options as what
-    they mean. Rows that can not be used (a field of `need` is empty, an image is missing or unreadable) are
-    skipped and counted; more than limit_bad of them is refused.
+    ShareGPT's) are read as earlier turns, question and solution, and MMMU's image_1 ... image_7 and printed
+    options as what they mean. Paths of images are relative to image_root, "": to the file that names them.
+    Rows that can not be used (a field of `need` is empty, an image is missing or unreadable, ...) are skipped
+    and counted; more than limit_bad of them is refused.
     """
     records, bad, columns = [], [], parse_columns(columns)
-    folder = Path(source).parent if Path(str(source)).is_file() else Path(source)
-    for i, row in enumerate(read_rows(source, split), 1):
-        name = f"{source} row {i}"
-        lost = [] if isinstance(row, str) else [theirs for theirs in columns.values() if theirs not in row]
-        if isinstance(row, str):
-            bad.append((name, row))
-        elif lost:
-            bad.append((name, f"no column {lost[0]!r} (--columns); its columns are {', '.join(row)}"))
-        else:
-            row = usual_fields({**row, **{ours: row[theirs] for ours, theirs in columns.items()}})
-            record = make_record(row, f"{Path(str(source)).stem}-{i}", folder)
-            if why := unusable(record, need):
-                bad.append((f"{name} (id {record.id})", why))
-            else:
-                records.append(record)
+    for i, found in enumerate(read_rows(source, split, image_root), 1):
+        own_id = id_of(found.row, columns)
+        try:
+            fields = our_fields(found.row, columns, found.folder)
+            record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}"})
+            refuse_unusable(record, need, found.row)
+            records.append(record)
+        except BadRow as why:
+            bad.append((f"{found.name} (id {own_id})" if own_id else found.name, str(why)))
     records, broken = check_images(records)
     report_bad(source, len(records), bad + broken, limit_bad)
     return records
-
-
-def make_record(row, default_id, folder):
-    """A row in our fields -> Record. folder: what paths of images are relative to."""
-    images, options = row.get("images") or row.get("image") or [], row.get("options") or []
-    images = images if isinstance(images, list) else [images]
-    return Record(
-        id=str(row.get("id") or default_id), question=str(row.get("question") or ""),
-        images=[image_source(image, folder) for image in images],
-        answer=str(row["answer"]) if row.get("answer") is not None else "", solution=row.get("solution"),
-        options=options if isinstance(options, list) else [options], subject=str(row.get("subject") or ""))
 
 
 def subjects(records):
@@ -102,6 +94,7 @@ class Prompt:
     record: Record
     ids: list        # one placeholder per image: what vLLM and the chat template know
     full: list       # every placeholder expanded to its visual tokens: what the model sees
+    learned: list = field(default_factory=list)  # of a supervised talk, its earlier answers: (start, stop)
 
     def continued(self, ids):
         """The same prompt with the beginning of a response appended."""
@@ -112,20 +105,24 @@ class Chat:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and
     sampler."""
 
-    def __init__(self, path, max_tiles=12, pixels=(0, 0), flag="--model", cache_gib=2.0):
+    def __init__(self, path, max_tiles=12, pixels=(0, 0), ask="", system="", flag="--model", cache_gib=2.0):
         """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen-VL, 0 keeps the model's
-        own."""
+        own. ask: an instruction below every question. system: what the system turn says, "" as the template
+        has it (Qwen2.5-VL's has one of its own, the others' have none)."""
         path = resolve(path, flag)
-        self.path, self.config = path, read_config(path, flag)
+        say_other_words(path, ask=ask, system=system)
+        self.path, self.config, self.ask, self.system = path, read_config(path, flag), ask, system
         self.family = family_of(self.config)
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+        with reading(f"{flag} {path}: tokenizer.json, preprocessor_config.json or generation_config.json"):
+            self.tokenizer = AutoTokenizer.from_pretrained(path)
+            self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+            self.stop_ids = self._stop_ids()
         self.family.limit_images(self.processor, max_tiles, pixels)
         self.image_id = self.config.image_token_id
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
         self.marks = self.family.marks(self.tokenizer)
+        self.plain = PlainText(self.tokenizer, self.image_mark)  # data that spell control tokens
         self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
-        self.stop_ids = self._stop_ids()
         self.context = self.config.text_config.max_position_embeddings
         self.cache, self.cache_left = {}, cache_gib * 2 ** 30
         self._texts = {}
@@ -136,12 +133,13 @@ class Chat:
         ids = ids if isinstance(ids, list) else [ids]
         return sorted({i for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
 
-    def prompts(self, records, thinking=True, limit=None):
+    def prompts(self, records, thinking=True, limit=None, learn=False):
         """Records -> Prompts, in order. Those longer than `limit` tokens (images expanded) are left out and
-        counted: a prompt is never truncated, because the cut could go through an image."""
-        texts = [self._text(r, thinking) for r in records]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        prompts = [Prompt(r, i, self._expand(r, i)) for r, i in zip(records, ids)]
+        counted: a prompt is never truncated, because the cut could go through an image. learn: earlier
+        answers of a talk are to be learned, too."""
+        texts = [EDGE.split(self._text(r, thinking)) for r in records]  # every second: an earlier answer
+        ids = iter(self.plain.encode([piece for pieces in texts for piece in pieces]))
+        prompts = [self._prompt(r, [next(ids) for _ in pieces], learn) for r, pieces in zip(records, texts)]
         limit = min(limit or self.context, self.context)
         fits = [p for p in prompts if len(p.full) < limit]
         if len(fits) < len(prompts):
@@ -156,39 +154,36 @@ class Chat:
 
     def _text(self, record, thinking):
         """The record as the chat template writes it, an image where its mark stands; images without a mark
-        come first."""
-        text, parts, at = record.text(), [], 0
+        come first. Answers of earlier turns stand between marks (EDGE)."""
         used = record.named_images()
-        for mark, number in zip(IMAGE_MARK.finditer(text), used):
-            if number >= len(record.images):
-                raise Refused(f"row {record.id} names more images than its {len(record.images)}")
-            parts += [{"type": "text", "text": text[at:mark.start()]}, {"type": "image"}]
-            at = mark.end()
+        if used and max(used) >= len(record.images):
+            raise Refused(f"row {record.id} names more images than its {len(record.images)}")
         rest = [i for i in range(len(record.images)) if i not in used]
-        extra = [{"type": "image"} for _ in rest]
-        text = {"type": "text", "text": text[at:]}
-        parts = [*parts, text, *extra] if used else [*extra, text]
         record.shown = used + rest  # the order in which the images stand in the prompt; one can stand twice
-        parts = [p for p in parts if p["type"] == "image" or p["text"]]
-        out = self.tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False,
-                                                 add_generation_prompt=True)
+        turns = messages(record, len(rest), self.ask, self.system, self.plain.hide)
+        out = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        out = fill_answers(out, turns, record, self.plain.hide, self.path)
         out = out.removesuffix(THINK)  # the template of Qwen3-VL-Thinking ends with it already
         return out + THINK if thinking else out
 
-    def _expand(self, record, ids):
-        """Each placeholder as many times as its image has visual tokens."""
+    def _prompt(self, record, pieces, learn):
+        """Pieces of a prompt -> Prompt: each placeholder as many times as its image has visual tokens. Every
+        second piece is an earlier answer, which is learned with the token behind it, that ends the turn."""
+        ids = [i for piece in pieces for i in piece]
         if ids.count(self.image_id) != len(record.shown):
-            raise Refused(f"row {record.id}: {ids.count(self.image_id)} image placeholders for "
-                          f"{len(record.shown)} images; does its text contain {self.image_mark} literally?")
+            raise Refused(f"row {record.id}: its chat template writes {ids.count(self.image_id)} image "
+                          f"placeholders ({self.image_mark}) for {len(record.shown)} images")
         begin, end = self.marks
-        sizes, full = iter(self.shown_sizes(record)), []
-        for i in ids:
-            if i == self.image_id:
-                tokens = self.family.image_tokens(self.processor, next(sizes), self.per_tile)
-                full += begin + [i] * tokens + end
-            else:
-                full.append(i)
-        return full
+        sizes, full, spans = iter(self.shown_sizes(record)), [], []
+        for k, piece in enumerate(pieces):
+            spans += [(len(full), len(full) + len(piece) + 1)] if k % 2 else []
+            for i in piece:
+                if i == self.image_id:
+                    tokens = self.family.image_tokens(self.processor, next(sizes), self.per_tile)
+                    full += begin + [i] * tokens + end
+                else:
+                    full.append(i)
+        return Prompt(record, ids, full, spans if learn else [])
 
     def shown_sizes(self, record):
         return [record.sizes[i] for i in record.shown]

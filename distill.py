@@ -31,9 +31,11 @@ from tqdm import tqdm
 
 from data import Chat, open_image, read_records
 from machinery.files import (
-    Refused, append_jsonl, as_read_back, changed_settings, describe_change, main, read_jsonl, say, write_text,
-)
+    Refused, append_jsonl, as_read_back, changed_settings, check_flags, describe_change, main, read_json,
+    read_jsonl, say, write_text, writing)
 from machinery.processes import gather, start
+from machinery.run import hold
+from machinery.rows import rows_fingerprint
 from machinery.steps import seed_of
 from model import load
 from reward import Verifier, VerifierDown, score_batch
@@ -48,10 +50,13 @@ class Config:
     model: str = "out/tiny/rl"        # the teacher: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"  # questions with answers; solutions in it are not looked at
     columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
+    image_root: str = ""              # folder that image paths start from; "": the data file's
     out: str = "out/distill/cold_start.jsonl"  # kept responses; OUT.pass_rates.jsonl stands beside it
     samples: int = 4                  # responses to each question
     keep: int = 1                     # at most so many of them are kept
     thinking: bool = True             # end the prompt with <think>
+    ask: str = ""                     # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                  # system prompt; "": what the chat template has
     max_new_tokens: int = 8192        # longest response; one that reaches it is cut off, so it is dropped
     max_length: int = 0               # drop responses of more tokens; 0: no limit beside max_new_tokens
     max_repetition: float = 0.3       # drop responses that repeat more than this share of their text
@@ -120,16 +125,19 @@ def image_path(image, folder):
     kind = Image.open(io.BytesIO(content)).format.lower()
     path = folder / "images" / f"{hashlib.sha256(content).hexdigest()[:24]}.{kind}"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".part").write_bytes(content)
-        os.replace(path.with_suffix(".part"), path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".part").write_bytes(content)
+            os.replace(path.with_suffix(".part"), path)
     return os.path.relpath(path, folder)
 
 
 def rows_of(record, texts, pass_rate, folder):
     """Rows for sft.py of a question's kept responses. The id gains "#0", "#1", ..."""
     images = [image_path(image, folder) for image in record.images]
-    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question,
+    # what was said before is only read: the teacher did not write it
+    turns = {"turns": [{**turn, "learn": False} for turn in record.turns]} if record.turns else {}
+    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, **turns,
              "options": record.options, "answer": record.answer, "subject": record.subject, "solution": text,
              "pass_rate": pass_rate} for i, text in enumerate(texts)]
 
@@ -137,14 +145,21 @@ def rows_of(record, texts, pass_rate, folder):
 def finished(out, rates):
     """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there.
 
-    What an interruption has left of other questions is removed from both files.
+    What an interruption has left of other questions is removed from both files: of one question at most.
     """
-    rows = read_jsonl(out)
+    rows, rated = read_jsonl(out, {"id": str}), read_rates(rates)
     there = Counter(question(row) for row in rows)
-    done = {r["id"]: r for r in read_jsonl(rates) if there[r["id"]] == r["fates"].get("kept", 0)}
+    done = {r["id"]: r for r in rated if there[r["id"]] == r["fates"].get("kept", 0)}
+    if len(lost := there.keys() - {r["id"] for r in rated}) > 1:
+        raise Refused(f"{out} has responses to {len(lost)} questions that {rates} does not know: they would "
+                      f"be lost. Put that file back as it was, or take another --out.")
     write_text(out, "".join(json.dumps(row) + "\n" for row in rows if question(row) in done))
     write_text(rates, "".join(json.dumps(rate) + "\n" for rate in done.values()))
     return done
+
+
+def read_rates(path):
+    return read_jsonl(path, {"id": str, "n": int, "right": int, "fates": dict})
 
 
 def question(row):
@@ -152,13 +167,25 @@ def question(row):
     return row["id"].rpartition("#")[0]
 
 
-def check_settings(path, cfg, world):
-    """Refuse to go on with other settings: half of the file would be something else."""
+def check_settings(path, cfg, world, rows):
+    """Refuse to go on with other settings, half of the file would be something else; and to write into files
+    that are not ours."""
     now = as_read_back({k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")})
     now["verifier"] = bool(cfg.verifier)  # its address may change
     now["processes"] = world.size  # the random numbers depend on it
+    now["rows"] = rows
+    ours = [Path(f"{cfg.out}{end}") for end in ("", ".pass_rates.jsonl", ".settings.json")]
+    if Path(cfg.data).exists() and any(p.exists() and p.samefile(cfg.data) for p in ours):
+        raise Refused(f"--out {cfg.out}: --data {cfg.data} is one of the files that are written there")
+    if there := [p for p in ours[:2] if p.exists() and not path.exists()]:
+        raise Refused(f"--out {cfg.out}: {there[0]} is there already, and without {path} nobody knows whose "
+                      f"it is: it would be lost. Take another --out, or move it away.")
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
+        if before.setdefault("rows", rows) != rows:
+            raise Refused(f"--data {cfg.data}: its rows or images are not those with which {cfg.out} was "
+                          f"begun ({before['rows']['rows']} rows then, {rows['rows']} now). Put the old ones "
+                          f"back to go on, or use another --out.")
         if changed := changed_settings(before, now):
             change = describe_change(before, now, changed)
             raise Refused(f"{cfg.out} was begun with other settings ({change}). "
@@ -185,26 +212,29 @@ def judge_chunk(cfg, prompts, groups, verifier):
 
 
 def read_questions(cfg):
-    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad)[:cfg.limit or None]
+    """(the first --limit questions, fingerprint of all)"""
+    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
+    rows, records = rows_fingerprint(records), records[:cfg.limit or None]
     twice = [i for i, n in Counter(r.id for r in records).items() if n > 1]
     if twice:
         raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such "
                       f"ids). Pass rates are kept by id, so give every row its own.")
-    return records
+    return records, rows
 
 
 def distill(cfg):
-    if not 1 <= cfg.keep <= cfg.samples:
-        raise Refused(f"--keep {cfg.keep}: must be between 1 and --samples ({cfg.samples})")
+    check_flags(cfg)
     world = start(cfg.seed)
     out, rates = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
-    records = read_questions(cfg)
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    records, rows = read_questions(cfg)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     prompts = chat.prompts(records, thinking=cfg.thinking)
     done = None
     if world.rank == 0:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        check_settings(Path(f"{cfg.out}.settings.json"), cfg, world)
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        lock = hold(out.with_name(f".{out.name}.lock"), out)  # noqa: F841 (until the end)
+        check_settings(Path(f"{cfg.out}.settings.json"), cfg, world, rows)
         done = finished(out, rates)
     done = gather(done, world)[0]
     fates = sum((Counter(row["fates"]) for row in done.values()), Counter())
@@ -243,7 +273,7 @@ def distill(cfg):
 
 def summary(out, rates, fates):
     """What happened to all responses, and how hard the questions were."""
-    total, questions = max(1, fates.total()), read_jsonl(rates)
+    total, questions = max(1, fates.total()), read_rates(rates)
     print(f"{fates.total()} responses to {len(questions)} questions: "
           + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
     none, every = sum(q["right"] == 0 for q in questions), sum(q["right"] == q["n"] for q in questions)

@@ -19,7 +19,7 @@ Wait" or "W" + "ait". In the run folder:
     selection.json, .png      the table, and the indicator drawn against validation accuracy
     selected.json             the choice; a stage whose --model is this run folder starts from it
 
-What the paper does not say, and what is done here: the word list (signals.py, from the NoWait study), the
+What the paper does not say, and what is done here: the word list (signals.py, ten of the NoWait study's), the
 averaging (mean over all occurrences, not over responses), the log base (e), the probe set (random rows of
 --data), how large a difference counts (a bootstrap interval over responses stands beside each mean), and
 the rule: the highest mean among the checkpoints with at least --min_count occurrences. One guard is
@@ -27,7 +27,6 @@ added, because entropy also shoots up when a policy falls apart: a checkpoint wh
 than 2 standard errors below the best one (paired by question) is set aside. When fewer than two
 checkpoints are left there is nothing to compare, and validation accuracy chooses. Both are said.
 """
-import hashlib
 import json
 import math
 import os
@@ -37,8 +36,11 @@ from pathlib import Path
 import numpy as np
 
 from data import Chat, read_records
-from machinery.files import Refused, as_read_back, main, read_jsonl, write_text
+from machinery.files import (
+    Refused, as_read_back, check_flags, checked, checkpoints, main, read_jsonl, write_text, writing)
 from machinery.processes import gather, start
+from machinery.rows import rows_fingerprint
+from machinery.run import hold
 from machinery.steps import permutation, seed_of
 from model import load
 from reward import score_batch
@@ -53,11 +55,14 @@ class Config:
     folder: str = "out/tiny/rl"       # run folder whose step_* checkpoints are compared
     data: str = "data/tiny/val.jsonl"  # questions with answers; not the ones that RL trained on
     columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
+    image_root: str = ""              # folder that image paths start from; "": the data file's
     probe: int = 128                  # how many of them, drawn with --seed; the same for every checkpoint
     samples: int = 4                  # responses to each question
     max_new_tokens: int = 8192        # longest response
     temperature: float = 1.0          # of sampling, and of the distributions whose entropy is measured
     thinking: bool = True             # end the prompt with <think>
+    ask: str = ""                     # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                  # system prompt; "": what the chat template has
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words that open a new line of thought
     high_entropy: float = 6.8         # count tokens above so many nats [6.5]; too high for tiny vocabularies
     min_count: int = 50               # with fewer critical tokens a mean is noise: the checkpoint has no rank
@@ -203,38 +208,43 @@ def sample_probe(cfg, prompts, sampler, world, name):
 def settings_of(cfg, checkpoint, records, world):
     """What the responses depend on. Responses made with other settings are sampled again."""
     files = sorted(checkpoint.glob("model*.safetensors"))
-    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "rollout",
-             "max_tiles", "pixels", "dtype", "seed")
-    questions = json.dumps([[r.id, r.text(), r.answer] for r in records])
+    flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "ask", "system",
+             "rollout", "max_tiles", "pixels", "dtype", "seed")
     return as_read_back({
         **{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size,
         "weights": {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files},
-        "questions": hashlib.sha256(questions.encode()).hexdigest()})
+        "questions": rows_fingerprint(records)})
 
 
 def read_probe(path, settings):
-    """Saved responses; None when there are none or they were made with other settings."""
-    rows = read_jsonl(path)
-    return rows[1:] if rows and rows[0] == settings else None
+    """Saved responses; None when there are none, not all of them, or they were made with other settings."""
+    first, *rows = read_jsonl(path, remedy="Delete the file to sample again.") or [None]
+    if first != {**settings, "responses": len(rows)}:
+        return None
+    fields = {"question": int, "tokens": list, "entropy": list, "finish": str, "accuracy": (int, float),
+              "format": (int, float)}
+    return [checked(row, path, fields, "Delete the file to sample again.") for row in rows]
 
 
 def select(cfg):
+    check_flags(cfg)
     world = start(cfg.seed)
     run = Path(cfg.folder)
-    checkpoints = sorted(p for p in run.glob("step_*") if p.is_dir())
-    if not checkpoints:
+    steps = checkpoints(run)
+    if not steps:
         raise Refused(f"--folder {cfg.folder}: no step_* folder there. "
                       f"Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
-    records = read_records(cfg.data, cfg.columns)
+    records = read_records(cfg.data, cfg.columns, image_root=cfg.image_root)
     if len(records) < 2:
         raise Refused(f"--data {cfg.data}: {len(records)} question(s) are too few to compare checkpoints")
     # rows of --data may stand sorted by subject
     records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]
-    (run / "probe").mkdir(exist_ok=True)
-
+    with writing(run / "probe"):
+        (run / "probe").mkdir(exist_ok=True)
+    lock = hold(run / "probe" / ".lock", run / "probe") if world.rank == 0 else None  # noqa: F841
     table, vlm, sampler, prompts = [], None, None, None
-    for k, checkpoint in enumerate(checkpoints, 1):
+    for k, checkpoint in enumerate(steps, 1):
         path = run / "probe" / f"{checkpoint.name}.jsonl"
         settings = settings_of(cfg, checkpoint, records, world)
         rows = gather(read_probe(path, settings), world)[0]  # rank 0 decides for all
@@ -242,17 +252,18 @@ def select(cfg):
             weights = load(str(checkpoint), dtype=cfg.dtype, flag="--folder")
             if sampler is None:  # one model and one sampler (vLLM: one engine) take all checkpoints' weights
                 vlm = weights.to(world.device)
-                chat = Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, flag="--folder")
+                chat = Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system, "--folder")
                 prompts = chat.prompts(records, thinking=cfg.thinking)
                 sampler = make_sampler(  # memory: of the GPU for vLLM, because vlm stands there, too
                     cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel, memory=0.45)
             else:
                 vlm.load_state_dict(weights.state_dict())
             sampler.sync(vlm)
-            name = f"{checkpoint.name} ({k} of {len(checkpoints)})"
+            name = f"{checkpoint.name} ({k} of {len(steps)})"
             rows = sample_probe(cfg, prompts, sampler, world, name)
             if world.rank == 0:
-                write_text(path, "\n".join(json.dumps(row) for row in [settings, *rows]) + "\n")
+                first = {**settings, "responses": len(rows)}
+                write_text(path, "\n".join(json.dumps(row) for row in [first, *rows]) + "\n")
         table.append({"step": int(checkpoint.name[5:]), "checkpoint": checkpoint.name,
                       **measure(rows, cfg.words, cfg.high_entropy)})
     if world.rank == 0:
@@ -348,9 +359,10 @@ def plot(table, chosen, rule, r, rho, path):
     axes["scatter"].set_ylabel("accuracy")
     title = f"orange: step {chosen['step']}, chosen by {NAMES[rule]}; hollow: set aside"
     figure.suptitle(f"{title}; number at a point: its step", x=0.01, ha="left", fontsize=9.5, color="0.35")
-    figure.savefig(f"{path}.part", format="png", dpi=150)
+    with writing(path):
+        figure.savefig(f"{path}.part", format="png", dpi=150)
+        os.replace(f"{path}.part", path)
     plt.close(figure)
-    os.replace(f"{path}.part", path)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """MMMU: answers a model's questions (900 at validation), keeps every response, and scores them in two ways.
 
-The paper's evaluation (section 4; 6.2 for the modes, 6.3 for the thinking budget): temperature 1.0, up to
-16,384 new tokens, the mean over 5 runs, a rule plus a judge. The two halves of this file are the two halves
-of the job:
+The paper's evaluation (section 4; 6.2 for the modes): temperature 1.0, up to 16,384 new tokens, the mean over
+5 runs, a rule plus a judge. Its "thinking budget" (section 6.3) is the number of generated tokens, here
+--max_new_tokens 1024, 2048, ... With --budget the thought is closed by force and the model has to answer:
+another experiment. The two halves of this file are the two halves of the job:
 
     score   responses -> tables. No model, no torch, seconds. `score_rows` is the function.
     run     questions -> responses.jsonl, in chunks. After a stop, the same command goes on. Then it scores.
@@ -35,12 +36,14 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from machinery.files import Refused, changed_settings, main, resolve, say, write_json
+from machinery.files import (
+    Refused, changed_settings, check_flags, checked, main, read_json, resolve, say, write_json, writing)
 from machinery.mmmu_rows import find_parquet, read_parquet, sha256
-from machinery.rows import check_images
+from machinery.rows import check_images, rows_fingerprint
+from machinery.torchrun import refuse
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import mark, read_responses, read_rows, summary, tables
-from signals import CRITICAL_WORDS, critical_spans
+from signals import NOWAIT_WORDS, critical_spans
 
 
 # ------------------------------------------------------------------------------------------------------ score
@@ -73,7 +76,7 @@ def score_rows(rows, mode="auto", verifier=None):
 
 
 def write_rows(path, rows, how="w"):
-    with open(path, how, encoding="utf-8", errors="backslashreplace") as f:  # for half a surrogate pair
+    with writing(path), open(path, how, encoding="utf-8", errors="backslashreplace") as f:  # half a surrogate
         f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -92,6 +95,7 @@ def score(cfg: Score):
 
     Rows hold id, question_type, options, answer, response, and perhaps subject, question, run, finish, mode.
     """
+    check_flags(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     scores, rows = score_rows(read_responses(cfg.responses), cfg.mode, verifier)
     folder = Path(cfg.responses).parent
@@ -104,7 +108,7 @@ def score(cfg: Score):
 def report(scores, rows, folder, out, say):
     """Print the tables and what a reader should know about them; write scores.json."""
     about = Path(folder) / "data.json"  # the run has written there where the questions came from
-    write_json(out, {**scores, "data": json.loads(about.read_text()) if about.exists() else None})
+    write_json(out, {**scores, "data": read_json(about) if about.exists() else None})
     say(tables(scores))
     unsure = [row for row in rows if row["thinking"] is False and not row.get("mode")]
     if unsure and any(row["thinking"] for row in rows):
@@ -127,19 +131,21 @@ Mode = Literal["think", "nothink", "nowait"]
 @dataclass
 class Config:
     model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected one) or a hub name
-    data: str = "data/tiny/mmmu"  # Parquet in MMMU's schema (a folder or file), a JSONL file, or a hub name
+    data: str = "data/tiny/mmmu"  # Parquet in MMMU's schema (a folder or file), JSONL, CSV, or a hub name
+    image_root: str = ""          # folder that image paths start from; "": the data file's
     split: str = "validation"     # which Parquet files: those whose names start with it
     revision: str = ""            # commit of the hub data set; default: its newest, which is written down
     subjects: tuple[str, ...] = ()  # only these
     limit: int = 0                # at most so many questions, evenly from all subjects; 0: all
     out: str = "out/eval"         # for responses.jsonl, scores.json, ...; run again, it goes on
     mode: Mode = "think"          # does <think> end the prompt? nowait: it does, and --ban holds
-    ban: tuple[str, ...] = CRITICAL_WORDS  # words that nowait bans (the paper: --ban wait alternatively hmm)
-    ask: str = ""                 # said at the end of each question: "Put the final answer in \\boxed{}."
+    ban: tuple[str, ...] = NOWAIT_WORDS  # words that nowait bans (the paper: --ban wait alternatively hmm)
+    ask: str = ""                 # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""              # system prompt; "": what the chat template has
     temperature: float = 1.0      # 0: always the most likely token
     runs: int = 1                 # how often each question is asked; the paper reports the mean of 5
-    max_new_tokens: int = 16384   # thought and answer together; the model's context is the other limit
-    budget: int = 0               # tokens for the thought; 0: no budget
+    max_new_tokens: int = 16384   # thought and answer together: the paper's "thinking budget" [6.3]
+    budget: int = 0               # force the thought closed after so many tokens (not the paper's); 0: never
     on_budget: Literal["close", "cut"] = "close"  # when it ends: ask for the answer, or stop
     closing: str = "\n</think>\n\n\\boxed{"  # what closes an unfinished thought; the model goes on from there
     chunk: int = 512              # questions sampled and written together: what an interruption can lose
@@ -157,13 +163,13 @@ class Config:
 def read_questions(cfg):
     """(questions, where they came from: source, revision, hash of every file)."""
     about = {"source": cfg.data, "split": cfg.split, "revision": None, "files": {}}
-    if cfg.data.endswith(".jsonl"):
-        questions = questions_of_jsonl(cfg.data)
+    if Path(cfg.data).suffix.lower() in (".jsonl", ".json", ".csv", ".tsv"):
+        questions = questions_of_rows(cfg.data, cfg.image_root)
         about["files"][Path(cfg.data).name] = sha256(cfg.data)
     else:
         folder, files, about["revision"] = find_parquet(cfg.data, cfg.split, cfg.revision, cfg.subjects)
         about["files"] = {str(file.relative_to(folder)): sha256(file) for file in files}
-        questions = questions_of_parquet(files, cfg.data)
+        questions = questions_of_parquet(files, cfg.data, cfg.image_root)
     have = Counter(q["subject"] for q in questions)
     if unknown := sorted(set(cfg.subjects) - set(have)):
         there = ", ".join(sorted(have))
@@ -177,25 +183,24 @@ def read_questions(cfg):
             count[q["subject"]] += 1
             q["nth"] = count[q["subject"]]
         questions = sorted(questions, key=lambda q: q["nth"])[:cfg.limit]
+    about["questions"] = rows_fingerprint([q["record"] for q in questions])  # images beside the files, too
     for q in questions:
         q["question"] = q["record"].question
-        if cfg.ask:  # it stands after the options, so they become a part of the question's text
-            q["record"].question, q["record"].options = f"{q['record'].text()}\n{cfg.ask}", []
     return questions, about
 
 
-def questions_of_jsonl(path):
+def questions_of_rows(path, image_root):
     from data import read_records
     return [{"id": r.id, "subject": r.subject or "unknown", "options": r.options, "answer": r.answer,
              "question_type": "multiple-choice" if r.options else "open", "record": r}
-            for r in read_records(path, limit_bad=0.0)]
+            for r in read_records(path, limit_bad=0.0, image_root=image_root)]
 
 
-def questions_of_parquet(files, source):
+def questions_of_parquet(files, source, image_root):
     from data import Record
     questions = []
     for file in files:
-        for row in read_parquet(file):
+        for row in read_parquet(file, image_root):
             images, shown = row.pop("images"), row.pop("shown")
             row["record"] = Record(row["id"], row["question"], images, options=shown, subject=row["subject"])
             questions.append(row)
@@ -232,7 +237,7 @@ def banned_ids(chat, words):
 
 
 def respond(sampler, chat, prompts, cfg, ban, seed, label):
-    """One response to each prompt, within the thinking budget: [{"response", "finish", "tokens", "forced"}].
+    """One response to each prompt, within --budget: [{"response", "finish", "tokens", "forced"}].
 
     A thought that is still open when its budget ends is closed with cfg.closing, and the model goes on from
     there; an answer that the budget caught in the middle simply goes on. (--on_budget cut: both stay as they
@@ -266,6 +271,7 @@ def evaluate(cfg: Config):
     from machinery.processes import start
     from machinery.run import Run
     check_flags(cfg)
+    check_budget(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     world = start(cfg.seed)
     checkpoint = resolve(cfg.model)
@@ -274,11 +280,13 @@ def evaluate(cfg: Config):
     about["weights"] = fingerprint(checkpoint) if Path(checkpoint).exists() else None
     run = Run(cfg.out, cfg, world, may_change=("runs", "chunk", "verifier", "verifier_model"))
     path, about_path = run.dir / "responses.jsonl", run.dir / "data.json"
-    before = json.loads(about_path.read_text()) if about_path.exists() else about
+    before = {"questions": about["questions"], **(read_json(about_path) if about_path.exists() else about)}
     if changed := changed_settings(before, about):
         raise Refused(f"{run.dir} holds responses of another {' and '.join(changed)} (see {about_path}). "
                       f"Use another --out, or delete the folder to ask again.")
     done = read_responses(path) if path.exists() else []
+    done = [checked(row, f"{path} row {i}", {"id": str, "run": int}, "Delete that line: it is asked again.")
+            for i, row in enumerate(done, 1)]
     have = {(row["id"], row["run"]) for row in done}
     world.barrier()  # everybody has read before rank 0 writes
     if world.rank == 0:
@@ -296,14 +304,11 @@ def evaluate(cfg: Config):
         report(scores, rows, run.dir, run.dir / "scores.json", say)
 
 
-def check_flags(cfg):
+def check_budget(cfg):
     if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
         raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has "
                       f"to be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the "
                       f"answer.")
-    for flag in ("runs", "max_new_tokens", "chunk"):
-        if getattr(cfg, flag) < 1:
-            raise Refused(f"--{flag} {getattr(cfg, flag)}: at least 1.")
 
 
 @dataclass
@@ -331,7 +336,7 @@ def ask(cfg, questions, chunks, have, path, world):
     from machinery.steps import seed_of
     from model import load
     from rollout import make_sampler
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     prompts = chat.prompts([q["record"] for q in questions], thinking=cfg.mode != "nothink")
     prompts = {p.record.id: p for p in prompts}
     if long := [q["id"] for q in questions if q["id"] not in prompts]:
@@ -378,4 +383,4 @@ if __name__ == "__main__":
         else:
             main(evaluate, Config)
     except (Refused, VerifierDown) as error:
-        sys.exit(f"\n{error}")
+        refuse(str(error))

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import Chat, read_records
 from machinery.checkpoint import resume, save
 from machinery.collect import sample_and_reward
-from machinery.files import Refused, main, say
+from machinery.files import Refused, check_flags, main, say
 from machinery.metrics import Watch, count_loss, count_tokens, sample_row, summary
 from machinery.processes import gather, start
 from machinery.run import Run
@@ -45,12 +45,13 @@ class Config:
     model: str = "out/tiny/cold_start"      # where to start: model folder, run folder or hub name
     data: str = "data/tiny/rl.jsonl"        # rows with question, images, answer (maths only in the paper)
     columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    image_root: str = ""                    # folder that image paths start from; "": the data file's
     out: str = "out/grpo"                   # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
     steps: int = 528                        # gradient batches; the released evaluation hints at step 528
     prompts: int = 32                       # prompts of a step, over all processes [3.3]
     samples: int = 32                       # responses to each prompt: the group [3.3]
-    lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.3]
+    lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.4]
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
     warmup: int = 0                         # steps of linear warm-up
     temperature: float = 1.0                # of sampling; the trainer divides its logits by it too
@@ -59,6 +60,8 @@ class Config:
     max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
     pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
     thinking: bool = True                   # the prompt ends with <think>
+    ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                        # system prompt; "": what the chat template has
     clip_low: float = 0.2                   # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2                  # larger: "clip-higher"; matters only with several minibatches
     minibatches: int = 1                    # gradient steps a batch; 1 is on-policy
@@ -156,16 +159,16 @@ def kl_penalty(logp, ref_logp):
 # --------------------------------------------------------------------------------------------------- training
 
 def train(cfg):
-    if cfg.samples < 2:
-        raise Refused("--samples must be at least 2: a response is compared with the others of its group")
+    check_flags(cfg)
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
                       f"{cfg.minibatches} minibatches")
     run = Run(cfg.out, cfg, world, MAY_CHANGE + (("steps",) if cfg.schedule == "constant" else ()))
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
+    run.refuse_other_data(data=[p.record for p in pool], curriculum=[p.record for p in hard])
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     reference = None
@@ -330,7 +333,7 @@ def make_batches(groups, vlm, reference, chat, cfg, world):
 
 def load_prompts(cfg, source, chat):
     """Rows -> prompts. Gold answers that the rule cannot read are reported now, not at step 412."""
-    records = read_records(source, cfg.columns, limit_bad=cfg.limit_bad)
+    records = read_records(source, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
     report_unreadable(source, records, cfg.limit_bad, cfg.verifier)
     return chat.prompts(records, cfg.thinking, cfg.max_prompt)
 

@@ -12,7 +12,7 @@ responses (pack.py).
 The paper's hero, the connector, is written out in connector.py. What differs between families is in
 machinery/families.py. Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under
 torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts, `python model.py
-plan --help` what a run needs of memory.
+plan --help` what a run needs of memory; `python model.py convert --help` takes the authors' own release.
 """
 import contextlib
 import runpy
@@ -201,9 +201,9 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["plan"]:  # memory of a run, before anything is rented: the same as `python plan.py`
-        sys.argv.pop(1)
-        runpy.run_path(str(Path(__file__).with_name("plan.py")), run_name="__main__")
+    commands = {"plan": "plan.py", "convert": "machinery/chat_format.py"}  # which run without this file, too
+    if sys.argv[1:] and sys.argv[1] in commands:
+        runpy.run_path(str(Path(__file__).parent / commands[sys.argv.pop(1)]), run_name="__main__")
     else:
         for argument in sys.argv[1:] or ["data/tiny/model"]:
             try:

@@ -22,7 +22,7 @@ import tyro
 matplotlib.use("Agg")  # draw into files; no screen needed
 import matplotlib.pyplot as plt
 
-from machinery.files import Refused, main, read_jsonl, write_text
+from machinery.files import Refused, checked, main, read_json, read_jsonl, write_text, writing
 from machinery.page import write_page
 from signals import CRITICAL_WORDS, critical_tokens
 
@@ -35,10 +35,13 @@ PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wr
     "response length (tokens)": ["length"],
     "entropy of all tokens (nats)": ["entropy"],
     "entropy of critical tokens (nats)": ["critical_entropy"],
+    "share of tokens with high entropy": ["entropy_high"],
     "gradient norm": ["grad_norm"],
     "loss": ["loss", "val_loss"],
     "learning rate": ["lr"],
 }
+NUMBER = (int, float)
+ROLLOUT = {"step": int, "id": str, "question": str, "text": str, "images": list}  # what the page cannot lack
 plt.rcParams.update({
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
@@ -79,7 +82,7 @@ class Seeds:
 
 def read_metrics(run):
     """{metric: (steps, values)} of a run, as arrays."""
-    by_step = {row["step"]: row for row in read_jsonl(Path(run) / "metrics.jsonl")}
+    by_step = {row["step"]: row for row in read_jsonl(Path(run) / "metrics.jsonl", {"step": int})}
     if not by_step:
         raise Refused(f"{run}/metrics.jsonl is not there or holds no step yet: "
                       f"name the folder of a run, wait for its first step")
@@ -161,8 +164,9 @@ def curves(cfg):
 
 
 def save_figure(figure, path):
-    figure.savefig(f"{path}.part", format="png")
-    os.replace(f"{path}.part", path)  # nobody ever finds half a picture
+    with writing(path):
+        figure.savefig(f"{path}.part", format="png")
+        os.replace(f"{path}.part", path)  # nobody ever finds half a picture
     plt.close(figure)
 
 
@@ -180,18 +184,18 @@ def page_row(cfg, row):
     """A row of rollouts.jsonl -> what the page shows of it."""
     tokens = row.get("tokens") or [row["text"]]
     entropy = row.get("entropy") or [0.0] * len(tokens)
-    if len(tokens) != len(entropy):
-        raise Refused(f"{cfg.run}/rollouts.jsonl step {row['step']} ({row['id']}): "
-                      f"{len(tokens)} tokens but {len(entropy)} entropies")
+    if [type(t) for t in tokens] != [str] * len(entropy) or not all(isinstance(e, NUMBER) for e in entropy):
+        raise Refused(f"{cfg.run}/rollouts.jsonl step {row['step']} ({row['id']}): {len(tokens)} tokens but "
+                      f"{len(entropy)} entropies, or one is no text or number. Delete that line.")
     same = ("step", "id", "question", "images", "reward", "accuracy", "format", "finish", "advantage")
     return {**{key: row.get(key) for key in same},
-            "options": row.get("options") or [], "gold": str(row["gold"]), "tokens": tokens,
+            "options": row.get("options") or [], "gold": str(row.get("gold")), "tokens": tokens,
             "entropy": [round(e, 3) if math.isfinite(e) else None for e in entropy],
             "critical": marked_tokens(tokens, cfg.words)}
 
 
 def page(cfg):
-    rows = read_jsonl(Path(cfg.run) / "rollouts.jsonl")
+    rows = read_jsonl(Path(cfg.run) / "rollouts.jsonl", ROLLOUT)
     if not rows:
         raise Refused(f"{cfg.run}/rollouts.jsonl is not there or empty: "
                       f"name the folder of a GRPO run, wait for its first step")
@@ -207,6 +211,15 @@ def page(cfg):
 
 # ------------------------------------------------------------------------------------------------- table
 
+def read_scores(path):
+    """scores.json of an evaluation."""
+    again = "Evaluate that stage again."
+    scores = read_json(path, {"subjects": dict}, again)
+    for name, s in scores["subjects"].items():
+        checked(s, f"{path}, {name}", {"n": int, "rule": NUMBER, "rule_se": (*NUMBER, type(None))}, again)
+    return checked(scores, path, {"length": (*NUMBER, type(None))}, again)
+
+
 def stage_result(scores, maths="Math"):
     """One stage's line of results.json from its scores.json. `others` is the mean over the other subjects."""
     by_subject = dict(sorted(scores["subjects"].items()))
@@ -214,7 +227,7 @@ def stage_result(scores, maths="Math"):
     for name, s in by_subject.items():  # as the evaluation measured it, otherwise that of a share
         error[name] = s.get("rule_se")
         if error[name] is None:
-            error[name] = math.sqrt(s["rule"] * (1 - s["rule"]) / s["n"])
+            error[name] = math.sqrt(max(0.0, s["rule"] * (1 - s["rule"])) / max(1, s["n"]))
     rest = [name for name in accuracy if name != maths]
     return {"maths": accuracy.get(maths), "maths_se": error.get(maths),
             "others": sum(accuracy[n] for n in rest) / len(rest) if rest else None,
@@ -259,21 +272,12 @@ def print_table(header, rows):
     print("\n".join(lines) + "\n")
 
 
-def read_json(path, otherwise):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refused(f"{path} is not there: {otherwise}") from None
-    except json.JSONDecodeError as error:
-        raise Refused(f"{path} is not JSON ({error}): {otherwise}") from error
-
-
 def table(cfg):
     folder, results = Path(cfg.folder), {}
     for stage in STAGES:
         path = folder / stage / "eval" / "scores.json"
         if path.is_file():
-            results[stage] = stage_result(read_json(path, "evaluate that stage again"), cfg.maths)
+            results[stage] = stage_result(read_scores(path), cfg.maths)
         else:
             print(f"{STAGES[stage]}: no scores at {path} yet")
     if not results:
@@ -372,12 +376,16 @@ def seeds(cfg):
         raise Refused("name the folders: python report.py seeds out/tiny out/tiny-seed1 out/tiny-seed2")
     tables = []
     for folder in cfg.folders:
-        tables.append(read_json(f"{folder}/results.json", f"run `python report.py table {folder}` first"))
+        again = f"Run `python report.py table {folder}` first."
+        results = read_json(f"{folder}/results.json", remedy=again)
+        fields = {key: (*NUMBER, type(None)) for key in ("maths", "others", "length")}
+        tables.append({s: checked(r, f"{folder}/results.json", fields, again) for s, r in results.items()})
     stages = [s for s in STAGES if all(s in t for t in tables)]
     columns = {"maths": 100, "others": 100, "length": 1}  # key: scale
     lines = []
     for s in stages:
-        lines.append([STAGES[s], *(spread([t[s][k] for t in tables], scale) for k, scale in columns.items())])
+        cells = (spread([t[s].get(k) for t in tables], scale) for k, scale in columns.items())
+        lines.append([STAGES[s], *cells])
     print_table(["", "maths %", "others %", "length"], lines)
     lines = []
     for one, two in zip(stages, stages[1:]):  # the gain is taken run by run

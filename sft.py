@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data import Chat, read_records, subjects
 from machinery.checkpoint import resume, save
 from machinery.features import forget_features, keep_features
-from machinery.files import Refused, main, read_jsonl, say
+from machinery.files import Refused, check_flags, main, read_jsonl, say
 from machinery.processes import start, total
 from machinery.run import Run
 from machinery.sharding import even_out, shard, share
@@ -36,10 +36,13 @@ class Config:
     model: str = "out/tiny/base"            # where to start: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"  # rows with question, images, answer and solution
     columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    image_root: str = ""                    # folder that image paths start from; "": the data file's
     out: str = "out/cold_start"             # run folder; the same command again goes on where it stopped
     val: str = ""                           # rows for a validation loss, measured with every save ("" = none)
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
     thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
+    ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                        # system prompt; "": what the chat template has
     lr: float = 1e-5                        # peak learning rate [3.4]
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                    # share of the steps that warm up
@@ -63,7 +66,8 @@ class Config:
 
 def read_rows(source, cfg, chat, limit_bad):
     """The rows of a file that fit, and all its records."""
-    records = read_records(source, cfg.columns, need=("question", "solution"), limit_bad=limit_bad)
+    records = read_records(source, cfg.columns, ("question", "solution"), limit_bad,
+                           image_root=cfg.image_root)
     return rows_with_solutions(records, chat, cfg.thinking, cfg.max_length), records
 
 
@@ -88,11 +92,13 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     """The loop of stages 1 and 3. val_every: steps between validation losses and checkpoints. patience: stop
     after so many validation losses without a new best, and keep only the best checkpoint; None: neither.
     features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
+    check_flags(cfg)
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "hybrid", "offload", *may_change))
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     rows, records = read_rows(cfg.data, cfg, chat, cfg.limit_bad)
-    val = read_rows(cfg.val, cfg, chat, limit_bad_val)[0] if cfg.val else []
+    val, val_records = read_rows(cfg.val, cfg, chat, limit_bad_val) if cfg.val else ([], [])
+    run.refuse_other_data(data=records, val=val_records)
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
                       f"{world.size} processes")
@@ -114,6 +120,9 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
 
     before = read_jsonl(run.dir / "metrics.jsonl")
     losses = [(m["val_loss"], m["step"]) for m in before if m.get("val_loss") is not None]
+    if patience is not None and not losses:  # a tuning that only harms keeps its start
+        losses.append((round(validation_loss(vlm, chat, val, cfg, world, features), 6), 0))
+        run.log(0, {"val_loss": losses[0][0]})
     bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
                dynamic_ncols=True)
     begin = time.time()
@@ -122,7 +131,7 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
             break
 
         # ----------------------------------------------------------------------------------------------- loss
-        tokens = sum(len(row.ids) for row in batch)  # of all ranks, however they are packed
+        tokens = sum(row.learned() for row in batch)  # of all ranks, however they are packed
         loss = 0.0
         for pack, weight in even_out(packs, world):
             logp, _ = vlm(pack.to(world.device), features(pack) if features else None)
@@ -144,19 +153,21 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
         if measure:
             save(run, step + 1, vlm, optimizer, world)
             if patience is not None:
-                run.keep_best(losses)
+                run.keep_best(losses, chat.path)
         bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
         bar.update()
         begin = time.time()
     bar.close()
+    if patience is not None:
+        run.keep_best(losses, chat.path)  # once more: the run may have been killed before it did
     if world.rank == 0:
         forget_features(file)
     return run, losses
 
 
 def gave_up(losses, patience):
-    """losses: [(validation loss, step)] in order. True when the last `patience` of them brought no new
-    best."""
+    """losses: [(validation loss, step)] in order, the first of step 0. True when the last `patience` of them
+    brought no new best."""
     return len(losses) > patience and min(losses)[1] < losses[-patience][1]
 
 

@@ -14,8 +14,11 @@ from itertools import accumulate
 
 from scoring.denial import denies_image  # noqa: F401 (re-exported)
 
-# The paper names "Wait" and "Alternatively" and keeps its list to itself; this is the list of the related
-# NoWait study.
+# The 17 words that the NoWait study bans.
+NOWAIT_WORDS = ("wait", "alternatively", "hmm", "but", "however", "alternative", "another", "check",
+                "double-check", "oh", "maybe", "verify", "other", "again", "now", "ah", "any")
+# The paper names "Wait" and "Alternatively" and keeps its list to itself. These are ten of NoWait's words:
+# those that are left out stand in ordinary sentences of a solution, too ("now add the other two").
 CRITICAL_WORDS = ("wait", "alternatively", "hmm", "but", "however", "check", "double-check", "maybe",
                   "verify", "again")
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters: written without spaces

@@ -1,11 +1,14 @@
 """Checkpoints: save a run, go on from it bit for bit. A reader of the recipe may skip this file."""
 import errno
 import os
+import pickle
 import shutil
 import warnings
 
+import torch
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException  # it is a BaseException, not an Exception
+from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from machinery.files import TRAINER, Refused, newest_checkpoint, say
@@ -33,11 +36,11 @@ def save(run, step, vlm, optimizer, world):
     except (Exception, CheckpointException) as error:
         if world.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
-        if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
-            raise  # only a full disk is explained; everything else is raised as it is
-        raise Refused(f"The disk is full: {final} could not be saved and nothing half-written was left. "
+        if not (why := disk_trouble(error)):
+            raise  # only the disk's troubles are explained; everything else is raised as it is
+        raise Refused(f"{why}: {final} could not be saved and nothing half-written was left. "
                       f"The newest complete checkpoint is {newest_checkpoint(run.dir)}. "
-                      f"Free some space and run again.") from None
+                      f"{'Free some space' if 'full' in why else 'Mend that'} and run again.") from None
     if world.rank == 0:
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)
@@ -46,6 +49,54 @@ def save(run, step, vlm, optimizer, world):
                 shutil.rmtree(old)
     world.barrier()
     run.last = final
+
+
+def disk_trouble(error):
+    """"The disk is full", or another thing that keeps files from being written, or ""."""
+    chain = [error, *(e for e, _ in getattr(error, "failures", {}).values())]  # those of dcp's other ranks
+    for e in chain:  # grows while it is read
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return "The disk is full"
+        chain += [up for up in (e.__cause__, e.__context__) if up is not None and up not in chain]
+    # what safetensors says, and torch's zip file, which counts bytes that the disk did not take
+    if any(text in str(error) for text in ("No space left", "unexpected pos", "failed writing file")):
+        return "The disk is full"
+    return f"The disk does not take it ({error})" if isinstance(error, OSError) else ""
+
+
+class Reader(dcp.FileSystemReader):
+    """As dcp's own, but what it unpickles cannot run code: a checkpoint may come from anybody."""
+
+    def read_metadata(self, *args, **kwargs):
+        with open(self._get_metadata_path(kwargs.get("rank")), "rb") as file:
+            metadata = Unpickler(file).load()
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class Unpickler(pickle.Unpickler):
+    """Makes the classes that dcp's .metadata consists of, and nothing else."""
+
+    known = {"torch": ("Size",), "torch.serialization": ("_get_layout",),
+             "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+             "torch.distributed.checkpoint.metadata": (
+                 "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
+                 "TensorProperties", "_MEM_FORMAT_ENCODING", "MetadataIndex", "StorageMeta")}
+
+    def find_class(self, module, name):
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        is_path = module.startswith("pathlib") and name in ("PosixPath", "WindowsPath")
+        if is_dtype or is_path or name in self.known.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no checkpoint needs")
+
+
+class Planner(dcp.DefaultLoadPlanner):
+    def load_bytes(self, read_item, value):
+        torch.load(value, weights_only=True)  # dcp would load anything; here what may run code is an error
+        value.seek(0)
+        super().load_bytes(read_item, value)
 
 
 def resume(run, vlm, optimizer, world):
@@ -58,11 +109,12 @@ def resume(run, vlm, optimizer, world):
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(loaded, checkpoint_id=str(run.last / TRAINER), no_dist=world.size == 1)
+            dcp.load(loaded, storage_reader=Reader(str(run.last / TRAINER)), planner=Planner(),
+                     no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:
-        why = str(error).strip().splitlines()[-1]
-        raise Refused(f"{run.last / TRAINER} does not fit this model and optimizer ({why}). "
-                      f"Was --train or the model changed? Use another --out.") from error
+        why = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise Refused(f"{run.last / TRAINER} does not fit this model and optimizer ({why}). Was --train or "
+                      f"the model changed, or is a file of it cut off? Use another --out.") from error
     set_state_dict(vlm, optimizer, model_state_dict=loaded["vlm"], optim_state_dict=loaded["optimizer"],
                    options=StateDictOptions(strict=True))
     say(f"resumed {run.last}")

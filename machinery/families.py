@@ -8,17 +8,20 @@ import math
 
 import torch
 import transformers
-from transformers import AutoConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
 
 from machinery.files import Refused
 
 PARTS = ("encoder", "connector", "llm")
+# model types of InternVL3 and Skywork-R1V as their authors published them: machinery/chat_format.py
+CHAT_FORMATS = ("internvl_chat", "skywork_chat")
 
 
 class Family:
     """Defaults are those of most families in transformers. A parameter belongs to the part with the longest
     prefix that fits. "Freeze the vision tower" freezes the connector too in many codebases, and a frozen
-    connector is exactly what the paper shows collapsing (section 5.6); here each part has a name of its own,
+    connector is exactly what the paper shows collapsing (section 5.2); here each part has a name of its own,
     and tests list its tensors."""
 
     model_type = ""                                   # as in config.json
@@ -242,8 +245,31 @@ def hf_class(family):
 
 def read_config(path, flag="--model"):
     """The configuration of a model folder or hub name, refused when its family is unknown."""
-    config = AutoConfig.from_pretrained(path)
-    if config.model_type not in FAMILIES:
-        raise Refused(f"{flag} {path} is a {config.model_type!r} model; "
+    kind = raw_config(path, flag).get("model_type")
+    if kind in CHAT_FORMATS:
+        raise Refused(f"{flag} {path} is a {kind!r} model, the format of its authors' own code. Convert it "
+                      f"once (python model.py convert --model {path} --out NEW_FOLDER) and use NEW_FOLDER.")
+    if kind not in FAMILIES:
+        raise Refused(f"{flag} {path} is a {kind!r} model; "
                       f"the families are {', '.join(FAMILIES)} (machinery/families.py)")
-    return config
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise unreadable(flag, path, error) from error
+
+
+def raw_config(path, flag="--model"):
+    """What config.json itself says: a key that it lacks is missing here and has no default of a class."""
+    try:
+        raw = PreTrainedConfig.get_config_dict(path)[0]
+        if not raw or not isinstance(raw, dict):
+            raise ValueError("it is not there, or no JSON object")
+        return raw
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise unreadable(flag, path, error) from error
+
+
+def unreadable(flag, path, error):
+    why = str(error).strip().splitlines()[0]
+    return Refused(f"{flag} {path}: its config.json can not be read ({why}). Is the name right, and the file "
+                   f"whole? Without a network, name a folder that is on this machine.")

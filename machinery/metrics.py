@@ -1,5 +1,7 @@
 """What grpo.py logs of a step, and the paper's failure signatures in it. A reader of the recipe may skip this
 file."""
+from statistics import median
+
 from machinery.files import read_jsonl, say
 from machinery.processes import total
 
@@ -67,26 +69,27 @@ def sample_row(step, rollout):
 
 
 class Watch:
-    """Says in one line when one of the paper's failure signatures appears (sections 5.3 to 5.6, 6.5), and
+    """Says in one line when one of the paper's failure signatures appears (sections 5.2 to 5.6, 6.5), and
     again only after it was gone. Compares with the run's first step and best reward, also after a resume."""
 
     def __init__(self, run):
-        before = read_jsonl(run.dir / "metrics.jsonl")
-        self.first = before[0] if before else None
-        self.best = max((m["reward"] for m in before), default=0)
+        needed = dict.fromkeys(("reward", "grad_norm", "entropy", "entropy_high"), (int, float))
+        self.steps = read_jsonl(run.dir / "metrics.jsonl", needed)
         self.said = set()
 
     def __call__(self, step, m):
-        self.first, self.best = self.first or m, max(self.best, m["reward"])
-        signs = failure_signs(m, self.first["entropy"], self.best)
+        self.steps.append(m)
+        signs = failure_signs(m, self.steps[0], max(m["reward"] for m in self.steps),
+                              median(m["grad_norm"] for m in self.steps))
         for name in sorted(signs.keys() - self.said):
             say(f"step {step}: {name}: {signs[name]}")
         self.said = set(signs)
 
 
-def failure_signs(m, entropy, best):
-    """{name: what is seen} of the signs that a step's metrics show. entropy: of the first step; best: highest
-    reward yet."""
+def failure_signs(m, first, best, norm):
+    """{name: what is seen} of the signs that a step's metrics m show. first: metrics of the first step; best:
+    highest reward yet; norm: median gradient norm yet."""
+    entropy, high = first["entropy"], first["entropy_high"]
     signs = (
         ("reward collapse", m["reward"] < 0.5 * best,
          f"reward {m['reward']:.2f}, its best was {best:.2f}: a lower --lr?"),
@@ -96,6 +99,11 @@ def failure_signs(m, entropy, best):
          f"{m['entropy']:.2f}, at the start {entropy:.2f}: it unlearns; a lower --lr?"),
         ("entropy vanishes", m["entropy"] < 0.05 * entropy,
          f"{m['entropy']:.4f}, at the start {entropy:.2f}: nothing is explored any more"),
+        ("high entropy spreads", m["entropy_high"] > 3 * high + 0.02 and m["entropy"] < entropy,
+         f"{m['entropy_high']:.1%} of the tokens are above --high_entropy, at the start {high:.1%}, and the "
+         f"mean entropy is lower"),
+        ("gradient norm explodes", m["grad_norm"] > 10 * norm,
+         f"{m['grad_norm']:.2g}, its median is {norm:.2g}: a lower --lr or --clip_high?"),
         ("lengths at the limit", m["truncated"] > 0.2,
          f"{m['truncated']:.0%} of the responses are cut off: raise --max_new_tokens, or it rambles"),
         ("image denial", m["denial"] > 0.05,

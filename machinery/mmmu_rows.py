@@ -7,28 +7,40 @@ import hashlib
 import re
 from pathlib import Path
 
+from machinery.fields import BadRow, refuse_no_text, text, value
 from machinery.files import Refused
+from machinery.pictures import image_source
+from machinery.readers import rows_of_file
 
 COLUMNS = {"id", "question", "options", "answer", "question_type"}  # and image_1 ... image_7
 
 
+def printed_list(text):
+    """The list that a text prints (MMMU's options). literal_eval executes nothing. A ValueError says what is
+    wrong."""
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"its options are not the printed form of a Python list ({error}): "
+                         f"{text[:200]!r}") from error
+    if not isinstance(found, (list, tuple)):
+        raise ValueError(f"its options are {type(found).__name__}, a list was expected: {text[:200]!r}")
+    return list(found)
+
+
 def parse_options(options):
-    """The texts of a row's options, a list or one in print (MMMU's). literal_eval executes nothing.
+    """The texts of a row's options, a list or one in print (MMMU's).
 
     A ValueError says what is wrong; callers add the row's name.
     """
     if isinstance(options, str):
-        try:
-            options = ast.literal_eval(options.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            raise ValueError(f"its options are not the printed form of a Python list ({error}): "
-                             f"{options[:200]!r}") from error
-    if options is None:
-        return []
-    if not isinstance(options, (list, tuple)):
+        options = printed_list(options)
+    if not isinstance(options, (list, tuple, type(None))):
         raise ValueError(f"its options are {type(options).__name__}, a list was expected: "
                          f"{str(options)[:200]!r}")
-    return [str(option) for option in options]
+    if wrong := [o for o in options or [] if o is None or isinstance(o, (bool, dict)) or o != o]:
+        raise ValueError(f"one of its options is {wrong[0]!r}, text or a number was expected")
+    return [str(option) for option in options or []]
 
 
 def options_of(row, name):
@@ -93,37 +105,45 @@ def _download(source, patterns, revision):
                       f"Is the name right (MMMU/MMMU), and is the network there?") from error
 
 
-def read_parquet(file):
+def read_parquet(file, image_root=""):
     """The questions of one Parquet file in MMMU's schema, as dictionaries (see question_of)."""
-    import pyarrow.parquet as pq
-    table = pq.read_table(file)
-    if lacking := COLUMNS - set(table.column_names):
-        raise Refused(f"{file} lacks the columns {', '.join(sorted(lacking))} of MMMU's schema "
-                      f"(it has {', '.join(table.column_names)}).")
-    for i, row in enumerate(table.to_pylist(), 1):
-        yield question_of(row, f"{row['id']} ({file.name} row {i})", file.parent)
+    folder = Path(image_root) if image_root else file.parent
+    for i, row in enumerate(rows_of_file(file), 1):
+        if isinstance(row, BadRow):
+            raise Refused(f"{file.name} row {i}: {row}")
+        if lacking := COLUMNS - set(row):
+            raise Refused(f"{file} lacks the columns {', '.join(sorted(lacking))} of MMMU's schema "
+                          f"(it has {', '.join(row)}).")
+        name = f"{ascii(row['id'])[1:-1]} ({file.name} row {i})"
+        try:
+            yield question_of(row, name, folder, file.parent.name)
+        except BadRow as error:
+            raise Refused(f"Row {name}: {error}") from error
 
 
-def question_of(row, name, folder):
+def question_of(row, name, folder, subject=""):
     """A row of MMMU's schema as {"id", "subject", "question_type", "options", "answer", "question", "images",
-    "shown"}.
+    "shown"}. folder: what paths of images are relative to. subject: where the id does not tell it.
 
     options: as they are stored. question, shown (the options as the model reads them): <image N> is
     renumbered, because MMMU names the column image_N, and for us it is the N-th image of the row; columns may
     be empty.
     """
     columns = [n for n in range(1, 8) if row.get(f"image_{n}")]
-    images = [row[f"image_{n}"]["bytes"] or str(folder / row[f"image_{n}"]["path"]) for n in columns]
+    images = [image_source(row[f"image_{n}"], folder, f"image_{n}") for n in columns]
 
     def renumber(mark):
         if int(mark[1]) not in columns:
-            raise Refused(f"Row {name}: its text names <image {mark[1]}>, "
-                          f"and the column image_{mark[1]} is empty.")
+            raise BadRow(f"its text names <image {mark[1]}>, and the column image_{mark[1]} is empty.")
         return f"<image {columns.index(int(mark[1])) + 1}>"
 
-    options, subject = options_of(row, name), subject_of(row["id"])
-    texts = [row["question"] or "", *options]
-    question, *shown = [re.sub(r"<image (\d+)>", renumber, text) for text in texts]
-    return {"id": row["id"], "subject": folder.name if subject == "unknown" else subject,
-            "question_type": row["question_type"], "options": options, "answer": str(row["answer"]),
-            "question": question, "images": images, "shown": shown}
+    options, answer, row_id = options_of(row, name), row["answer"], value(row, "id")
+    # several answers are printed as a list
+    answer = str(answer) if isinstance(answer, list) else value(row, "answer")
+    texts = [text(row, "question"), *options]
+    refuse_no_text("text", [row_id, answer, *texts])
+    question, *shown = [re.sub(r"<image (\d+)>", renumber, part) for part in texts]
+    said = subject_of(row_id)
+    return {"id": row_id, "subject": subject if said == "unknown" else said, "question_type":
+            text(row, "question_type"), "options": options, "answer": answer, "question": question,
+            "images": images, "shown": shown}

@@ -1,47 +1,21 @@
-"""Rows as people have them: JSONL, Parquet, folders and hub data sets; other columns, conversations, MMMU.
+"""Rows as people have them in our fields: other columns, talks, MMMU's; what is wrong with a row is named.
 
-data.py makes records of them. A reader of the recipe may skip this file. No torch here.
+machinery/readers.py reads the files, machinery/pictures.py the images, machinery/talks.py the conversations.
+data.py makes records of what comes out. A reader of the recipe may skip these files. No torch here.
 """
-import io
+import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from machinery.fields import NO_TEXT, BadRow, described, refuse_no_text, text, value
+from machinery.files import Refused, say
+from machinery.mmmu_rows import printed_list
+from machinery.pictures import image_size, image_source
+from machinery.talks import COLUMNS, talk_fields, turns_of
 
-from machinery.files import Refused, json_lines, say
-from machinery.mmmu_rows import parse_options
-
-FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations")
-
-
-def read_rows(source, split):
-    """Yield each row as a dictionary, or a text that says why it is none."""
-    path = Path(source)
-    if path.suffix == ".jsonl" or (path.suffix == ".json" and path.is_file()):
-        if not path.is_file():
-            raise Refused(f"{source}: no such file. "
-                          f"For the tiny world run `make tiny` (or python tiny/make.py) first.")
-        for _, row in json_lines(path):
-            if isinstance(row, ValueError):
-                yield f"no JSON: {row}"
-            else:
-                yield row if isinstance(row, dict) else f"no JSON object but {json.dumps(row)[:40]}"
-        return
-    import datasets  # it takes a second to import
-    try:
-        if path.is_dir() or path.suffix == ".parquet":
-            files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
-            if not files:
-                raise Refused(f"{source}: no Parquet file in this folder")
-            found = datasets.load_dataset("parquet", data_files=files, split="train")
-        else:
-            found = datasets.load_dataset(source, split=split)
-        for table in found.with_format("arrow").iter(100):  # as it is stored: images stay files
-            yield from table.to_pylist()
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set "
-                      f"that the hub knows ({error})") from error
+FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations",
+          "turns")
 
 
 def parse_columns(columns):
@@ -55,61 +29,85 @@ def parse_columns(columns):
     return columns
 
 
-def usual_fields(row):
-    """Other shapes of a row in our fields. Of a conversation the first question and its answer are taken."""
-    talk = row.get("conversations") or row.get("messages")
-    if isinstance(talk, list) and not row.get("question"):
-        said = {}
-        for turn in talk:
-            who = turn.get("from") or turn.get("role")
-            who = {"human": "user", "gpt": "assistant"}.get(who, who)
-            said.setdefault(who, turn.get("value") or turn.get("content"))
-        answer = said.get("assistant")
-        row = {"answer": answer, "solution": answer, **row, "question": said.get("user")}
-    if not row.get("images") and not row.get("image"):
-        row = {**row, "images": [row[f"image_{i}"] for i in range(1, 8) if row.get(f"image_{i}")]}
+# -------------------------------------------------------------------------------------------- fields of a row
+
+def our_fields(row, columns, folder):
+    """A row as it was found -> our fields, of the right types. folder: what paths of images are relative to.
+    A BadRow says what can not be used."""
+    if isinstance(row, BadRow):
+        raise row
+    if lost := [theirs for theirs in columns.values() if theirs not in row]:
+        raise BadRow(f"no column {lost[0]!r} (--columns); its columns are {', '.join(row)}"[:400])
+    row = talk_fields({**row, **{ours: row[theirs] for ours, theirs in columns.items()}})
+    turns, more_images = turns_of(row["turns"]) if row.get("turns") else ([], [])
+    if more_images or turns and turns[-1]["role"] == "user":
+        raise BadRow("its turns hold images, or end with the user: they are the texts before its question")
+    images = [image_source(image, folder, f"image {n}") for n, image in enumerate(images_of(row), 1)]
+    fields = {"id": value(row, "id"), "question": text(row, "question"), "images": images,
+              "answer": value(row, "answer"), "solution": text(row, "solution", None), "turns": turns,
+              "options": options_of(row), "subject": value(row, "subject")}
+    for name, what in fields.items():
+        refuse_no_text(name, what)
+    return fields
+
+
+def id_of(row, columns):
+    """The id that a row names, "" where there is none or it is unusable. For messages, so it refuses
+    nothing."""
+    given = row.get(columns.get("id", "id")) if isinstance(row, dict) else None
+    usable = isinstance(given, (str, int, float)) and given and not NO_TEXT.search(str(given))
+    return str(given) if usable else ""
+
+
+def options_of(row):
     options = row.get("options")
     if isinstance(options, str) and options.strip().startswith("["):
         try:
-            row = {**row, "options": parse_options(options)}
+            options = printed_list(options)
         except ValueError:
-            pass  # a single option that begins with a bracket
-    return row
+            options = [options]  # a single option that begins with a bracket
+    elif isinstance(options, str):
+        options = [options] if options.strip() else []
+    if options is not None and not isinstance(options, list):
+        raise BadRow(f"its options are {described(options)}, a list was expected")
+    options = options or []
+    if wrong := [i for i, option in enumerate(options, 1) if option is None]:
+        raise BadRow(f"its option {wrong[0]} is null")
+    options = [value({f"option {i}": option}, f"option {i}") for i, option in enumerate(options, 1)]
+    if len(options) > 26:
+        raise BadRow(f"{len(options)} options, more than there are letters")
+    return options
 
 
-def image_source(image, folder):
-    """A path or the bytes of a file, from what a row holds: a path relative to its file, or how Parquet
-    stores images."""
-    if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
-    return str(folder / image) if isinstance(image, str) else image
-
-
-def open_image(image):
-    """A path, bytes or PIL image as RGB."""
-    if isinstance(image, (str, bytes)):
-        image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-    return image.convert("RGB")
-
-
-def image_size(image):
-    """(height, width) of an image that can be decoded, else a text that says why it can not."""
-    try:
-        return open_image(image).size[::-1]
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        name = image if isinstance(image, str) else "(bytes)"
-        return f"image {name} can not be read ({error.__class__.__name__}: {error})"
+def images_of(row):
+    """What stands for the images of a row: MMMU has a column for each."""
+    found = [given for name in ("images", "image") if (given := row.get(name))]
+    if len(found) == 2 and found[1] not in found[0]:
+        raise BadRow("it has a column image and a column images: which is meant? (--columns)")
+    images = found[0] if found else [row[f"image_{i}"] for i in range(1, 8) if row.get(f"image_{i}")]
+    if isinstance(images, str) and images.strip().startswith("["):  # a cell of a CSV file
+        try:
+            images = json.loads(images)
+        except ValueError:
+            pass  # a path that begins with a bracket
+    return images if isinstance(images, list) else [images]
 
 
 # ---------------------------------------------------------------------------------- rows that can not be used
 
-def unusable(record, need):
-    """Why a record can not be used, or None."""
+def refuse_unusable(record, need, row):
+    """Raise a BadRow where a record lacks what the stage needs, or an image that its text names."""
+    if unknown := [f for f in need if not hasattr(record, f)]:
+        raise Refused(f"--need {unknown[0]}: no such field; there are {', '.join(vars(record))}")
     if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
-        return f"no {' and no '.join(empty)}"
+        why = ""
+        if any(row.get(column) for column in COLUMNS):
+            why = ": its conversation ends with the user"
+        elif any(f not in row for f in empty):
+            why = f"; its columns are {', '.join(row)} (--columns)"[:400]
+        raise BadRow(f"no {' and no '.join(empty)}{why}")
     if wrong := [i + 1 for i in record.named_images() if not 0 <= i < len(record.images)]:
-        return f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)"
-    return None
+        raise BadRow(f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)")
 
 
 def check_images(records):
@@ -140,7 +138,27 @@ def report_bad(source, good, bad, limit_bad):
     if bad:
         rows = good + len(bad)
         listed = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
+        listed = listed.encode("utf-8", "backslashreplace").decode()  # it may not be printable
         if not good or len(bad) > limit_bad * rows:
             raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
                           f"Mend them, or allow such a share with --limit_bad (now {limit_bad}).")
         say(f"skipped {len(bad)} of {rows} rows of {source}:\n{listed}")
+
+
+# --------------------------------------------------------------------------- data that changed between starts
+
+def rows_fingerprint(records):
+    """Tells whether a run's data are still the same: {"rows": their number, "sha256": of all fields}.
+
+    An image counts with its bytes where the data hold them, else with its file's name and size, its height
+    and its width: reading all files once more would take long."""
+    total = hashlib.sha256()
+    for r in records:
+        fields = [r.id, r.question, r.options, r.answer, r.solution, r.subject, r.turns, r.sizes]
+        total.update(json.dumps(fields).encode())
+        for image in r.images:
+            if isinstance(image, str):
+                total.update(f"{os.path.basename(image)} {os.stat(image).st_size}".encode())
+            else:
+                total.update(image if isinstance(image, bytes) else image.tobytes())
+    return {"rows": len(records), "sha256": total.hexdigest()}

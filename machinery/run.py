@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -15,8 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from machinery.files import (
-    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, describe_change, discard,
-    newest_checkpoint, write_text)
+    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checkpoints, describe_change, discard,
+    newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
+from machinery.rows import rows_fingerprint
+
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
 
 
 class Run:
@@ -36,43 +40,61 @@ class Run:
         if not self.last and (other := newest_checkpoint(self.dir)):
             raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run can not go on. "
                           f"Put that back, use another --out to start afresh, or delete {self.dir}.")
+        self.about = {"config": config, "command": " ".join(sys.argv), "processes": world.size,
+                      "device": str(world.device), **versions(),
+                      "data": read_json(path).get("data", {}) if self.last and path.exists() else {}}
         world.barrier()  # nobody writes before everybody has read
         if self.rank == 0:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            self._lock()
-            about = {"config": config, "command": " ".join(sys.argv), "processes": world.size,
-                     "device": str(world.device), **versions()}
-            write_text(path, json.dumps(about, indent=1))
+            with writing(self.dir):
+                self.dir.mkdir(parents=True, exist_ok=True)
+            self.lock = hold(self.dir / ".lock", self.dir)
+            self._tell_changed_code(path)
+            write_text(path, json.dumps(self.about, indent=1))
             for name in ("metrics.jsonl", "rollouts.jsonl"):
                 self._forget_later_steps(self.dir / name)
 
     def _refuse_other_settings(self, path, config, cfg, may_change):
         # config.json alone in the folder is of a run that was refused: it made nothing, so it claims nothing
-        if not path.exists() or all(p.name in (path.name, ".lock") for p in self.dir.iterdir()):
+        there = {p.name for p in self.dir.iterdir()} if self.dir.is_dir() else set()
+        if there <= {path.name, f"{path.name}.part", ".lock"}:
             return
+        remedy = f"Use another --out, or put {path} back as the run in {self.dir} wrote it."
+        if there.isdisjoint({path.name, *LOGS}) and not checkpoints(self.dir):
+            return  # other people's files, which a run does not touch
         defaults = as_read_back(dataclasses.asdict(type(cfg)()))  # of flags that are younger than the run
-        before = {**defaults, **json.loads(path.read_text())["config"]}
+        before = {**defaults, **read_json(path, {"config": dict}, remedy)["config"]}
         if changed := changed_settings(before, config, may_change):
             what = describe_change(before, config, changed)
             raise Refused(f"{self.dir} was made by a run with other settings ({what}). Use the same flags "
                           f"to go on, another --out to start afresh, or delete the folder.")
 
-    def _lock(self):
-        """Hold the folder until this process ends, however it ends."""
-        self.lock = open(self.dir / ".lock", "w")
-        try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
-                raise Refused(f"another process is writing to {self.dir}: "
-                              f"wait until it ends, or use another --out") from error
+    def refuse_other_data(self, **data):
+        """Refuse to go on with data that are not those of the first start: an epoch would be half of these
+        and half of those. data: {flag: records}; their fingerprints stand in config.json."""
+        for flag, records in data.items():
+            now = rows_fingerprint(records)
+            before = self.about["data"].setdefault(flag, now)
+            if before != now:
+                source = self.about["config"][flag] or self.about["config"]["data"]
+                raise Refused(f"--{flag} {source}: its rows or images are not those with which {self.dir} "
+                              f"was begun ({before['rows']} rows then, {now['rows']} now). Put the old ones "
+                              f"back to go on, or use another --out to start afresh.")
+        if self.rank == 0:
+            write_text(self.dir / "config.json", json.dumps(self.about, indent=1))
+
+    def _tell_changed_code(self, path):
+        """Say what is not as it was when the run was started last; it goes on all the same."""
+        before = read_json(path) if self.last and path.exists() else versions()
+        for what in ("git", "torch", "transformers"):
+            if before.get(what) != (now := versions()[what]):
+                name = "code" if what == "git" else f"version of {what}"
+                say(f"the {name} changed since step {self.step}: {before.get(what)} -> {now}")
 
     def _forget_later_steps(self, path):
         """Remove the lines of steps that are going to be computed again, and a torn last line."""
         if path.exists():
-            lines = path.read_text().splitlines()
-            keep = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
-            write_text(path, "".join(line + "\n" for line in keep))
+            rows = read_jsonl(path, {"step": int})
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= self.step))
 
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
@@ -86,21 +108,37 @@ class Run:
         if self.rank == 0:
             append_jsonl(self.dir / name, [_jsonable(row)])
 
-    def keep_best(self, losses):
+    def keep_best(self, losses, start):
         """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume
         needs).
 
-        losses: [(validation loss, step)], one of each checkpoint.
+        losses: [(validation loss, step)], one of each checkpoint, and of step 0. start: folder or hub name of
+        the model that the run began with; step 0 is not saved once more.
         """
         if self.rank:
             return
         loss, step = min(losses)
         best = f"step_{step:06d}"
+        if step == 0:
+            best = os.path.relpath(start, self.dir) if Path(start).exists() else start
         write_text(self.dir / "selected.json", json.dumps(
             {"step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss}))
-        for old in self.dir.glob("step_*"):
+        for old in checkpoints(self.dir):
             if old.name != best and old != newest_checkpoint(self.dir):
                 discard(old)
+
+
+def hold(path, what):
+    """Lock a file until this process ends, however it ends. Keep what is returned. what: is written to."""
+    with writing(path):
+        lock = open(path, "w")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
+            raise Refused(f"another process is writing to {what}: "
+                          f"wait until it ends, or use another --out") from error
+    return lock
 
 
 def _jsonable(x):
@@ -118,6 +156,22 @@ def _jsonable(x):
 def versions():
     """What a result may depend on: code, libraries, python; and when the run was started."""
     here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    return {"git": git.stdout.strip(), "torch": version("torch"), "transformers": version("transformers"),
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
+    except OSError:  # there is no git here
+        git = ""
+    return {"git": git, "torch": version("torch"), "transformers": version("transformers"),
             "python": sys.version.split()[0], "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def say_other_words(checkpoint, **words):
+    """Say when a run's checkpoint is now to be used with another instruction or system prompt than it learned
+    with: the model has seen no other. words: {flag: its text now}."""
+    config = Path(checkpoint).parent / "config.json"
+    if Path(checkpoint).name.startswith("step_") and config.exists():
+        before = read_json(config, {"config": dict})["config"]
+        before = {flag: before.get(flag, "") for flag in words}
+        if changed := changed_settings(before, words):
+            say(f"note: {config.parent} was made with other words "
+                f"({describe_change(before, words, changed)})")

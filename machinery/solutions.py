@@ -3,17 +3,20 @@ this file."""
 from dataclasses import dataclass
 
 from machinery.files import Refused, say
-
-END_THINK = "</think>"
+from machinery.talks import END_THINK, answers_of
 
 
 @dataclass
 class Row:
-    prompt: object  # data.Prompt
+    prompt: object  # data.Prompt; of a longer talk, its earlier answers are learned, too (prompt.learned)
     ids: list       # of the solution and the end token: what is learned
 
     def __len__(self):
         return len(self.prompt.full) + len(self.ids)
+
+    def learned(self):
+        """Number of tokens that are learned"""
+        return len(self.ids) + sum(stop - start for start, stop in self.prompt.learned)
 
 
 def rows_with_solutions(records, chat, thinking, max_length):
@@ -21,18 +24,20 @@ def rows_with_solutions(records, chat, thinking, max_length):
     mode."""
     for r in records:
         r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
-        if thinking and END_THINK not in r.solution:
-            raise Refused(f"row {r.id}: the solution has no {END_THINK}, but --thinking teaches the thinking "
-                          f"mode. Mend the row, or train the direct mode with --no-thinking.")
-        if not thinking and END_THINK in r.solution:
-            raise Refused(f"row {r.id}: the solution has a {END_THINK}, but --no-thinking teaches the direct "
-                          f"mode")
-    prompts = chat.prompts(records, thinking, max_length)
-    ids = chat.tokenizer([p.record.solution for p in prompts], add_special_tokens=False)["input_ids"]
+        for answer in [*(answer for answer, learned in answers_of(r) if learned), r.solution]:
+            if thinking and END_THINK not in answer:
+                raise Refused(f"row {r.id}: the solution has no {END_THINK}, but --thinking teaches the "
+                              f"thinking mode. Mend the row, or train the direct mode with --no-thinking.")
+            if not thinking and END_THINK in answer:
+                raise Refused(f"row {r.id}: the solution has a {END_THINK}, but --no-thinking teaches the "
+                              f"direct mode")
+    prompts = chat.prompts(records, thinking, max_length, learn=True)
+    ids = chat.plain.encode([chat.plain.hide(p.record.solution) for p in prompts])
     rows = [Row(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
-    if wrong := [row.prompt.record.id for row in rows if chat.image_id in row.ids]:
-        raise Refused(f"row {wrong[0]}: the solution contains {chat.image_mark} literally, "
-                      f"which stands for an image. Mend the row.")
+    for row in rows:
+        if any(row.prompt.full[stop - 1] not in chat.stop_ids for _, stop in row.prompt.learned):
+            raise Refused(f"row {row.prompt.record.id}: the chat template ends an answer with a token at "
+                          f"which sampling would not stop; several turns can not be learned with it")
     longest = min(max_length, chat.context)
     fits = [row for row in rows if len(row) <= longest]
     if len(fits) < len(rows):

@@ -14,6 +14,7 @@ import atexit
 import gc
 import os
 import warnings
+from functools import partial
 
 # the engine runs in this process, so that weights are handed over in memory; set before vllm is imported
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -30,9 +31,11 @@ from tqdm import tqdm  # noqa: E402
 from transformers.utils import logging as hf_logging  # noqa: E402
 
 from machinery.files import Refused  # noqa: E402
-from machinery.processes import compute_dtype  # noqa: E402
+from machinery.model_folder import read_decided, set_tied  # noqa: E402
+from machinery.processes import compute_dtype, refuse_vllm  # noqa: E402
 from machinery.steps import seed_of  # noqa: E402
 
+refuse_vllm()
 try:
     from vllm import LLM, SamplingParams
 except ImportError as error:
@@ -76,11 +79,13 @@ class Engine:
         limits["use_fast"] = False  # PIL like ours: torchvision rounds resized pixels in other places
         if not gpu:  # seeds and prompts in chunks do not go together on a CPU (vLLM 0.32)
             more = dict(enable_chunked_prefill=False, max_num_batched_tokens=max(8192, chat.context))
+        path = self.vlm.source if self.vlm else chat.path
+        tied = read_decided(path).tie_word_embeddings  # what vLLM would read may be missing or wrong
         hf_logging.set_verbosity_error()
         with torch.random.fork_rng(), warnings.catch_warnings():  # the engine seeds the whole process
             warnings.simplefilter("ignore", FutureWarning)
             self.llm = LLM(
-                self.vlm.source if self.vlm else chat.path, dtype=self.dtype,
+                path, dtype=self.dtype, hf_overrides=partial(set_tied, tied=tied),
                 tensor_parallel_size=self.tensor_parallel, gpu_memory_utilization=memory,
                 max_model_len=-1,  # the model's context, or as much of it as fits the memory
                 distributed_executor_backend="external_launcher" if size > 1 else None,
@@ -260,14 +265,13 @@ def check_sums(here, sent, parts):
 
 
 def check_tie(model, vlm, rename):
-    """Tied weights stay one tensor."""
-    if vlm.hf.lm_head.weight is not vlm.hf.model.language_model.embed_tokens.weight:
-        return
+    """Tied weights stay one tensor, others two."""
+    tied = vlm.hf.lm_head.weight is vlm.hf.model.language_model.embed_tokens.weight
     head = model.get_parameter(rename("lm_head.weight"))
     words = model.get_parameter(rename("model.language_model.embed_tokens.weight"))
-    if head.data_ptr() != words.data_ptr():
-        raise Refused("vLLM untied the word embeddings from the output layer in a sync")
-    if head.device.type == "cpu":  # it multiplies by a packed copy there, which a reload forgets
+    if (head.data_ptr() == words.data_ptr()) != tied:
+        raise Refused(f"vLLM {'untied' if tied else 'tied'} the word embeddings and the output layer")
+    if tied and head.device.type == "cpu":  # it multiplies by a packed copy there, which a reload forgets
         head = model.get_submodule(rename("lm_head.weight").removesuffix(".weight"))
         head.quant_method.process_weights_after_loading(head)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from machinery.files import Refused, json_lines
+from machinery.files import Refused, check_flags, json_lines
 from machinery.mmmu_rows import parse_options
 from scoring.answers import unreadable_golds
 from scoring.responses import Claim
@@ -18,7 +18,9 @@ from scoring.verifier import VerifierDown
 def command(main, Config, doc):
     """The command line. Whatever stops it, it says so in a sentence."""
     try:
-        main(tyro.cli(Config, description=doc.split("\n\n")[0]))
+        cfg = tyro.cli(Config, description=doc.split("\n\n")[0])
+        check_flags(cfg)
+        main(cfg)
     except VerifierDown as error:
         sys.exit(f"{error} (nothing was written)")
     except Refused as error:

@@ -1,7 +1,7 @@
 """The second opinion: a language model behind any OpenAI-compatible server says whether two answers mean the
 same.
 
-reward.py asks it only where the rule says no (the paper's "rule OR verifier", section 3.3). Verifiers can be
+reward.py asks it only where the rule says no (the paper's "rule OR verifier", section 3.1). Verifiers can be
 talked into a yes (arXiv 2507.08794), so: only the extracted answer is sent, short and inside JSON; openers
 and symbols are not worth a question; a reply that is not one of four words is no verdict. The prompt is ours,
 because the paper does not give its own. A reader may skip how a server in trouble is waited for (`_one`).

@@ -13,11 +13,12 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("stages")  # or its assertions say nothing
 ROOT = Path(__file__).parent.parent
 # for a script that is started from here: python itself puts no folder on the path but the script's own
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in (".", "tests", "tiny"))}
-SIZES = dict(base=48, cold_start=60, rl=60, connector=60, connector_val=24, val=24, math_test=24,
-             other_test=6)
+SIZES = dict(captions=24, base=48, cold_start=60, rl=60, connector=60, connector_val=24, val=24,
+             math_test=24, other_test=6)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +57,8 @@ def vlm(model_path):
 
 @pytest.fixture(scope="session")
 def rows(tiny, tmp_path_factory):
-    """Eight records: one image, two images, one of several tiles, no image; from a file."""
+    """Eight records: one image, two images, one of several tiles, no image, solutions of 8 to 60 tokens;
+    from a file."""
     from data import read_records
     folder = tmp_path_factory.mktemp("rows")
     files = sorted((tiny / "images" / "rl").glob("*.png"))[:4]
@@ -73,9 +75,11 @@ def rows(tiny, tmp_path_factory):
              ("f", "How many?", [], ["4", "5"]),
              ("g", "<image 1> What is the middle digit? It is not in <image 2>.", ["2.png", "3.png"], []),
              ("h", "What is the top left digit?", ["3.png"], [])]
+    steps = dict(zip("abcdefgh", (1, 4, 0, 7, 2, 0, 9, 3)))  # a mean over tokens is none over solutions
     write_jsonl(folder / "rows.jsonl",
                 [{"id": i, "question": q, "images": im, "options": o, "answer": "7", "subject": "Math",
-                  "solution": f"3 + 4 = 7.\n</think>\n\n\\boxed{{{i}}}"} for i, q, im, o in table])
+                  "solution": f"{'3 + 4 = 7. ' * steps[i] or 'So'}\n</think>\n\n\\boxed{{{i}}}"}
+                 for i, q, im, o in table])
     return read_records(folder / "rows.jsonl")
 
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, LlavaConfig,
                           LlavaForConditionalGeneration, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
@@ -74,6 +75,13 @@ def copy_all_but_weights(like, folder):
             shutil.copy(file, folder)
 
 
+def save_blank_model(folder, seed):
+    """InternVL as the embedded world has it, without the world."""
+    from tiny import blank_model
+    blank_model.save_blank_model(folder, seed)
+    return folder
+
+
 def qwen_tokenizer():
     """The tokenizer, and ids for the configuration: those of SPECIALS and those that end a text."""
     from tiny import blank_model
@@ -139,4 +147,59 @@ def save_qwen(folder, kind, config, tokenizer, images, seed):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
+    return folder
+
+
+# ---------------------------------------------------------------------------------------- the hub's own shape
+
+OLD_VISION = {  # what the published files say beside what a configuration class of today writes
+    "internvl": dict(architectures=["InternVisionModel"], dropout=0.0, initializer_factor=0.1,
+                     torch_dtype="float32"),
+    "qwen2_5_vl": dict(in_chans=3, spatial_patch_size=4, tokens_per_second=2),
+    "qwen3_vl": dict(in_channels=3, initializer_range=0.02)}
+OLD_TEXT = {
+    "internvl": dict(architectures=["Qwen2ForCausalLM"], max_window_layers=70, sliding_window=None,
+                     use_cache=True, use_bfloat16=True, torch_dtype="float32", moe_config=None),
+    "qwen2_5_vl": dict(max_window_layers=70, sliding_window=32768, use_cache=True, vision_token_id=3),
+    "qwen3_vl": dict(use_cache=True, dtype="float32")}
+
+
+def hub_shaped(folder, **ties):
+    """Write config.json as the hub has it: keys of transformers 4, extra keys, missing keys. ties: what is
+    said of tied embeddings, root and text; a place that is not named says nothing."""
+    path = Path(folder) / "config.json"
+    now = json.loads(path.read_text())
+    kind, text, vision = now["model_type"], now.pop("text_config"), now.pop("vision_config")
+    rope = text.pop("rope_parameters")
+    for part in (now, text, vision):
+        for new in ("dtype", "tie_word_embeddings", "layer_types", "rope_parameters"):
+            part.pop(new, None)
+    text |= OLD_TEXT[kind] | {"rope_theta": rope.pop("rope_theta")}
+    old = {k: v for k, v in rope.items() if k.startswith("mrope")}
+    text["rope_scaling"] = {"internvl": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+                            "qwen2_5_vl": {"type": "mrope", **old},
+                            "qwen3_vl": {"rope_type": "default", **old}}[kind]
+    vision |= OLD_VISION[kind] | ({} if kind == "internvl" else {"model_type": kind})
+    now |= {"transformers_version": "4.52.0.dev0"}
+    if "text" in ties:
+        text["tie_word_embeddings"] = ties["text"]
+    if kind == "qwen2_5_vl":  # its LLM's keys stand at the root
+        now = {**now, **text, "model_type": kind, "vision_config": vision}
+    else:
+        now |= {"text_config": text, "vision_config": vision}
+    if kind != "qwen3_vl":  # which names it in its LLM's configuration alone
+        now["torch_dtype"] = "float32"
+    if "root" in ties:
+        now["tie_word_embeddings"] = ties["root"]
+    path.write_text(json.dumps(now, indent=2))
+    return folder
+
+
+def tie_weights_of(folder, both=False):
+    """Make the output layer the word embeddings. both: the file holds it under both names."""
+    path = Path(folder) / "model.safetensors"
+    state = load_file(path)
+    head, words = (next(n for n in state if n.endswith(end)) for end in ("lm_head.weight", "tokens.weight"))
+    del state[head]
+    save_file(state | ({head: state[words].clone()} if both else {}), path, metadata={"format": "pt"})
     return folder

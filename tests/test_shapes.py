@@ -67,7 +67,10 @@ def test_conversations(tmp_path, names):
              {who: model, what: "</think>\n\nA cat."}, {who: user, what: "Sure?"}, {who: model, what: "Yes."}]
     (tmp_path / "t.json").write_text(json.dumps({"id": "x", "image": "a.jpg", column: turns}))
     record, = read_records(tmp_path / "t.json", need=("question", "solution"))
-    assert (record.question, record.solution) == ("<image>\nWhat is it?", "</think>\n\nA cat.")
+    assert (record.question, record.solution, record.answer) == ("Sure?", "Yes.", "Yes.")
+    assert record.turns == [{"role": "system", "content": "Be kind."},
+                            {"role": "user", "content": "<image>\nWhat is it?"},
+                            {"role": "assistant", "content": "</think>\n\nA cat."}]
     assert record.images == [str(tmp_path / "a.jpg")]
 
 

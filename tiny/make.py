@@ -179,12 +179,43 @@ def write_sets(cfg, folder, sets, bar):
         bar.update(len(rows))
 
 
+def check_flags(cfg):
+    """Stop, with a sentence, where a value makes no sense."""
+    for name, value in asdict(cfg).items():
+        if isinstance(value, float) and not 0 <= value <= 1:  # NaN is not either
+            sys.exit(f"\n--{name} {value}: a share is between 0 and 1")
+        if isinstance(value, int) and value < 0:
+            sys.exit(f"\n--{name} {value}: it must be at least 0")
+        if isinstance(value, str) and not value.strip():
+            sys.exit(f"\n--{name}: it is empty; leave it out for its default")
+
+
+def read_note(path):
+    """The sizes and the seed that a world was made with, {} without a note."""
+    try:
+        made = json.loads(path.read_text())
+        return made if isinstance(made, dict) else {}
+    except (OSError, ValueError, RecursionError):  # not there, or cut off
+        return {}
+
+
 def make(cfg):
-    out, wanted = Path(cfg.out), {k: v for k, v in asdict(cfg).items() if k != "out"}
+    check_flags(cfg)
+    out = Path(cfg.out)
+    try:
+        make_world(cfg, out)
+    except OSError as error:  # a full disk, a folder that may not be written, a file in its place
+        sys.exit(f"\n--out {out} can not be written: {error}")
+
+
+def make_world(cfg, out):
+    wanted = {k: v for k, v in asdict(cfg).items() if k != "out"}
     if out.exists():
-        note = out / "world.json"
-        made = json.loads(note.read_text()) if note.exists() else {}
+        made = read_note(out / "world.json")
         changed = [f"{k}={made.get(k)!r} instead of {v!r}" for k, v in wanted.items() if made.get(k) != v]
+        if not made:
+            sys.exit(f"\n{out} exists, and no {out}/world.json tells how it was made (it is missing, or no "
+                     f"JSON object). Remove that folder, or give another one with --out.")
         if changed:
             sys.exit(f"\n{out} exists, made with {', '.join(changed)}. "
                      f"Remove that folder, or give another one with --out.")

@@ -1,0 +1,109 @@
+"""--ask and --system: the same words in every stage, where the chat template puts them."""
+import json
+from types import SimpleNamespace
+
+import pytest
+
+import connector_tune
+import distill
+import entropy_select
+import eval_mmmu
+import grpo
+import plan
+import sft
+from data import Chat, Record
+from machinery.files import Refused
+
+BOX = "Put the final answer in \\boxed{}."
+# Qwen2.5-VL's template writes a system turn of its own when the conversation has none
+OWN_SYSTEM = """{%- if messages[0]['role'] != 'system' -%}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif -%}"""
+
+
+def text_of(chat, thinking=True, **fields):
+    [prompt] = chat.prompts([Record("r", **fields)], thinking)
+    return chat.tokenizer.decode(prompt.ids, clean_up_tokenization_spaces=False)
+
+
+def test_the_words_of_a_prompt(model_path):
+    plain, both = Chat(model_path), Chat(model_path, ask=BOX, system="Think first.")
+    fields = {"question": "Which?", "options": ["4", "5"]}
+    user = "<|im_start|>user\nWhich?\nA. 4\nB. 5{}<|im_end|>\n<|im_start|>assistant\n{}"
+    assert text_of(plain, **fields) == user.format("", "<think>\n")
+    system = "<|im_start|>system\nThink first.<|im_end|>\n"
+    assert text_of(both, **fields) == system + user.format(f"\n{BOX}", "<think>\n")
+    # the self-incentive prompt: asked to think, and free to
+    assert text_of(both, thinking=False, **fields) == system + user.format(f"\n{BOX}", "")
+
+
+def test_an_image_mark_in_the_instruction_is_text(model_path):
+    text = text_of(Chat(model_path, ask="Never write <image>."), question="Why?")
+    assert text.count("<image>") == 1
+
+
+def test_a_template_with_a_system_turn_of_its_own(model_path):
+    chat, own = Chat(model_path), Chat(model_path, system="Be brief.")
+    for c in (chat, own):
+        c.tokenizer.chat_template = OWN_SYSTEM + c.tokenizer.chat_template
+    system = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user"
+    assert text_of(chat, question="Why?").startswith(system.format("You are a helpful assistant."))
+    assert text_of(own, question="Why?").startswith(system.format("Be brief."))
+
+
+def test_a_template_without_system_turns_is_refused(model_path):
+    chat = Chat(model_path, system="Be brief.")
+    chat.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
+    with pytest.raises(Refused, match="--system: the chat template of .* leaves a system turn out"):
+        text_of(chat, question="Why?")
+
+
+class Made(Exception):
+    """Chat was made: nothing behind it needs to run."""
+
+
+def made(path, max_tiles, pixels, ask, system, flag="--model"):
+    raise Made(ask, system)
+
+
+@pytest.mark.parametrize("stage, train, rows", [
+    (grpo, grpo.train, "rl"), (sft, sft.train, "base"), (connector_tune, connector_tune.train, "connector"),
+    (distill, distill.distill, "cold_start"), (plan, plan.report, "rl")])
+def test_every_stage_says_them(tiny, tmp_path, monkeypatch, stage, train, rows):
+    monkeypatch.setattr(sft if stage is connector_tune else stage, "Chat", made)
+    config = getattr(stage, "DataConfig", None) or stage.Config
+    flags = {"model": str(tiny / "model"), "data": str(tiny / f"{rows}.jsonl"), "out": str(tmp_path / "out")}
+    cfg = config(**{k: v for k, v in flags.items() if k in config.__dataclass_fields__})
+    cfg.ask, cfg.system = BOX, "Think."
+    with pytest.raises(Made) as seen:
+        train(cfg)
+    assert seen.value.args == (BOX, "Think.")
+
+
+def test_selection_and_evaluation_say_them(tiny, tmp_path, monkeypatch):
+    import data
+    import model
+    monkeypatch.setattr(entropy_select, "Chat", made)
+    monkeypatch.setattr(data, "Chat", made)
+    weights = SimpleNamespace(to=lambda device: None)
+    monkeypatch.setattr(entropy_select, "load", lambda *_, **__: weights)
+    monkeypatch.setattr(model, "load", lambda *_, **__: weights)
+    (tmp_path / "step_000001").mkdir()
+    words = {"ask": BOX, "system": "Think."}
+    with pytest.raises(Made) as seen:
+        entropy_select.select(entropy_select.Config(str(tmp_path), str(tiny / "val.jsonl"), **words))
+    assert seen.value.args == (BOX, "Think.")
+    with pytest.raises(Made) as seen:
+        where = {"model": str(tiny / "model"), "data": str(tiny / "mmmu"), "out": str(tmp_path / "eval")}
+        eval_mmmu.evaluate(eval_mmmu.Config(**where, **words))
+    assert seen.value.args == (BOX, "Think.")
+
+
+def test_a_checkpoint_that_learned_with_other_words(model_path, tmp_path, capsys):
+    (tmp_path / "step_000005").symlink_to(model_path)
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"ask": BOX}}))
+    Chat(str(tmp_path), ask=BOX)
+    assert capsys.readouterr().out == ""
+    Chat(str(tmp_path), system="Think.")
+    assert capsys.readouterr().out == (f"note: {tmp_path} was made with other words (--ask was {BOX!r}, "
+                                       "now ''; --system was '', now 'Think.')\n")
