@@ -154,7 +154,7 @@ def test_an_unboxed_answer_goes_to_the_verifier(server):
     assert sorted(sent) == ["cat", "dog"]
     assert [r.total for r in rewards] == [1.0, 0.2, 0.2, 0.2, 0.2, 0.2, 1.0, 0.0]
     assert rewards[0].extracted is None and not rewards[0].rule and rewards[0].why == "verifier"
-    assert score("thought</think>The answer is cat.", "cat").total == 0.2  # the rule alone pays for a box only
+    assert score("thought</think>The answer is cat.", "cat").total == 0.2  # the rule pays for a box only
     server.reply = lambda data, count: "INCORRECT"
     assert score("thought</think>The answer is dog.", "cat", verifier=server.verifier()).total == 0.2
 
