@@ -97,6 +97,8 @@ def images_of(row):
 
 def refuse_unusable(record, need, row):
     """Raise a BadRow where a record lacks what the stage needs, or an image that its text names."""
+    if unknown := [f for f in need if not hasattr(record, f)]:
+        raise Refused(f"--need {unknown[0]}: no such field; there are {', '.join(vars(record))}")
     if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
         why = ""
         if any(row.get(column) for column in COLUMNS):
@@ -145,7 +147,7 @@ def report_bad(source, good, bad, limit_bad):
 
 # --------------------------------------------------------------------------- data that changed between starts
 
-def fingerprint(records):
+def rows_fingerprint(records):
     """Tells whether a run's data are still the same: {"rows": their number, "sha256": of all fields}.
 
     An image counts with its bytes where the data hold them, else with its file's name and size, its height

@@ -144,7 +144,8 @@ def both(tmp_path_factory):
         Image.fromarray(pixels.numpy()).save(given / name)
     images = [["a.png"], [], ["b.png", "c.png"], [], ["b.png"], ["c.png"]]
     write_jsonl(given / "rows.jsonl", [{"question": "What is it?", "images": names, "answer": "7",
-                                        "solution": f"It is {i}."} for i, names in enumerate(images)])
+                                        "solution": f"It is {i}." + " Yes." * i}
+                                       for i, names in enumerate(images)])
     three_steps(given, out[2] / "back", 1)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                __file__, str(out[2]), str(given)]
