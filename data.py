@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from connector import visual_tokens
 from machinery.families import family_of, read_config
-from machinery.files import Refused, resolve, say
+from machinery.files import Refused, reading, resolve, say
 from machinery.fields import BadRow
 from machinery.pictures import open_image
 from machinery.plain_text import CLOSE, OPEN, PlainText
@@ -113,15 +113,16 @@ class Chat:
         say_other_words(path, ask=ask, system=system)
         self.path, self.config, self.ask, self.system = path, read_config(path, flag), ask, system
         self.family = family_of(self.config)
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+        with reading(f"{flag} {path}: tokenizer.json, preprocessor_config.json or generation_config.json"):
+            self.tokenizer = AutoTokenizer.from_pretrained(path)
+            self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+            self.stop_ids = self._stop_ids()
         self.family.limit_images(self.processor, max_tiles, pixels)
         self.image_id = self.config.image_token_id
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
         self.marks = self.family.marks(self.tokenizer)
         self.plain = PlainText(self.tokenizer, self.image_mark)  # data that spell control tokens
         self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
-        self.stop_ids = self._stop_ids()
         self.context = self.config.text_config.max_position_embeddings
         self.cache, self.cache_left = {}, cache_gib * 2 ** 30
         self._texts = {}

@@ -16,9 +16,15 @@ from tqdm import tqdm
 from machinery.flags import wrong_flags
 from machinery.torchrun import refuse
 
-MODEL_FILES = (  # what transformers reads of a model folder, all of them JSON objects
-    "*config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "chat_template.json", "model.safetensors.index.json")
+if sys.platform == "win32":  # every script comes by here before anything needs what Windows lacks
+    sys.exit("Plain Windows is not supported: file locks and the reward's time limits need Linux or macOS. "
+             "Run this inside WSL2.")
+
+# what transformers reads of a model folder: JSON objects, and fields without which it would take defaults
+MODEL_FILES = {
+    "*config.json": {}, "config.json": {"model_type": str}, "tokenizer.json": {"model": dict},
+    "preprocessor_config.json": {"image_processor_type": str}, "special_tokens_map.json": {},
+    "added_tokens.json": {}, "vocab.json": {}, "chat_template.json": {}, "model.safetensors.index.json": {}}
 TRAINER = "trainer"  # inside a checkpoint folder: what only the trainer reads (fp32 weights, optimizer, step)
 
 
@@ -120,6 +126,19 @@ def read_jsonl(path, fields=None, remedy="Delete that line or the file, or put t
 
 
 @contextlib.contextmanager
+def reading(what):
+    """Say in a sentence what can not be read; the libraries' own errors often do not name it."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # of any kind: tokenizers raises plain Exceptions
+        why = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+        raise Refused(f"{what} can not be read ({why}). Is a file missing, or cut off? Copy it again from "
+                      f"where the model came from.") from error
+
+
+@contextlib.contextmanager
 def writing(path):
     """Say in a sentence that a file can not be written: the disk is full, the folder gone or locked."""
     try:
@@ -204,6 +223,13 @@ def newest_checkpoint(run, with_trainer=False):
     return steps[-1] if steps else None
 
 
+def hub_name(path):
+    """Could this be a name on the hub (owner/name)? What begins or ends like a local path is none."""
+    local = path.startswith((".", "/", "~", "data/", "out/")) or path.endswith(
+        (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".safetensors"))
+    return not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path, re.ASCII) is not None
+
+
 def checkpoints(run):
     """The step_000123 folders of a run folder, in order."""
     steps = [p for p in Path(run).glob("step_*") if re.fullmatch(r"step_\d+", p.name) and p.is_dir()]
@@ -220,8 +246,8 @@ def resolve(path, flag="--model", first="make tiny"):
     if not has_weights(folder) and choice.exists():
         again = "Select again, or delete the file: then the newest checkpoint counts."
         chosen = read_json(choice, {"checkpoint": str}, again)["checkpoint"]
-        if not chosen.startswith(("step_", ".")) and not (folder / chosen).exists():
-            return resolve(chosen, flag, first)  # a tuning may keep its start, which may be of the hub
+        if chosen.count("/") == 1 and chosen[0] != "." and not (folder / chosen).exists():
+            return chosen  # a tuning may keep its start, which may be of the hub
         folder = Path(os.path.normpath(folder / chosen))
         if not folder.is_dir():
             raise Refused(f"{choice} names {folder}, which is not there. {again}")
@@ -239,15 +265,17 @@ def resolve(path, flag="--model", first="make tiny"):
 
 def check_model_files(folder, flag):
     """Refuse a model folder in which a file is cut off: the libraries would not say which."""
-    for file in (file for pattern in MODEL_FILES for file in folder.glob(pattern)):
-        stat = file.stat()
-        read_model_file(file, stat.st_size, stat.st_mtime_ns, flag)
+    for pattern in MODEL_FILES:
+        for file in folder.glob(pattern):
+            stat = file.stat()
+            read_model_file(file, pattern, stat.st_size, stat.st_mtime_ns, flag)
 
 
 @lru_cache(maxsize=256)
-def read_model_file(file, size, changed, flag):
+def read_model_file(file, pattern, size, changed, flag):
     """Once for each version of a file: a tokenizer has megabytes."""
-    read_json(file, remedy=f"It belongs to {flag}: copy it again from where the model came from.")
+    remedy = f"It belongs to {flag}: copy it again from where the model came from."
+    read_json(file, MODEL_FILES[pattern], remedy)
 
 
 @lru_cache(maxsize=8)

@@ -24,16 +24,16 @@ class Found:
     row: dict | BadRow
 
 
-def read_rows(source, split="train", image_root=""):
-    """Yield a Found for each row of a file, a folder of files of one kind, or a hub data set. image_root:
-    what paths of images are relative to, "": to the file that names them."""
+def read_rows(source, split="train", image_root="", subset=None):
+    """Yield a Found for each row of a file, a folder of files of one kind, or a hub data set (subset: its
+    configuration). image_root: what paths of images are relative to, "": to the file that names them."""
     if image_root and not Path(image_root).is_dir():
         raise Refused(f"--image_root {image_root}: no such folder")
-    for found in rows_of(source, split):
+    for found in rows_of(source, split, subset):
         yield replace(found, folder=Path(image_root)) if image_root else found
 
 
-def rows_of(source, split):
+def rows_of(source, split, subset):
     path = Path(source)
     if not str(source):
         raise Refused("--data is empty: name a file, a folder or a hub data set")
@@ -43,15 +43,13 @@ def rows_of(source, split):
             # images that Parquet names by path lie in the folder, others beside the file that names them
             folder = path if file.suffix == ".parquet" else file.parent
             yield from named(file, folder, rows_of_file(file))
-    elif path.is_file() and kind in KINDS:
-        yield from named(source, path.parent, rows_of_file(path))
     elif path.is_file():
-        raise Refused(f"{source}: data files are {', '.join(KINDS)}, unpacked. Convert it to one of these.")
+        yield from named(source, path.parent, rows_of_file(path))
     elif kind in KINDS:
         raise Refused(f"{source}: no such file. For the tiny world run `make tiny` (or python tiny/make.py) "
                       f"first.")
     else:
-        yield from named(source, path, hub_rows(source, split))
+        yield from named(source, path, hub_rows(source, split, subset))
 
 
 def named(source, folder, rows):
@@ -77,6 +75,8 @@ def files_of(folder):
 
 def rows_of_file(path):
     """Yield the rows of one file, each a dictionary or a BadRow."""
+    if path.suffix.lower() not in KINDS:
+        raise Refused(f"{path}: data files are {', '.join(KINDS)}, unpacked. Convert it to one of these.")
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -211,10 +211,10 @@ def one_row(batch):
         return BadRow(f"a text of it is no UTF-8 ({error})")
 
 
-def hub_rows(source, split):
+def hub_rows(source, split, subset=None):
     import datasets  # it takes a second to import
     try:
-        found = datasets.load_dataset(source, split=split)
+        found = datasets.load_dataset(source, subset, split=split)
         for table in found.with_format("arrow").iter(100):
             yield from table.to_pylist()
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

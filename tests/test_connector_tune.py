@@ -1,6 +1,9 @@
 """Stage 3: only the connector changes, features are kept, validation stops it."""
 import json
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +11,8 @@ import torch
 import connector_tune
 import model
 import sft
-from machinery.files import resolve
+from machinery import features
+from machinery.files import Refused, resolve
 from machinery.run import Run
 from stages import ONE, Stop, metrics, run_connector, same_run, tensors
 
@@ -128,4 +132,74 @@ def test_features_of_a_stopped_run_do_not_stay(tiny, tmp_path, monkeypatch):
         with pytest.raises(Stop):
             run_connector(tiny, tmp_path / "run")
     run_connector(tiny, tmp_path / "run", features_gib=0.0)
+    assert not list((tmp_path / "run").glob("features*"))
+
+
+def size_of(path):
+    return path.stat().st_size
+
+
+SPOILT = {
+    "gone": lambda out, tiny: (out / "features.bin").unlink(),
+    "zeros": lambda out, tiny: (out / "features.bin").write_bytes(bytes(size_of(out / "features.bin"))),
+    "cut off": lambda out, tiny: os.truncate(out / "features.bin", 1000),
+    "longer": lambda out, tiny: os.truncate(out / "features.bin", 10 ** 6),
+    "another model": lambda out, tiny: os.utime(tiny / "model" / "model.safetensors"),
+    "another image": lambda out, tiny: os.utime(next((tiny / "images" / "connector").iterdir())),
+    "an empty mark": lambda out, tiny: (out / "features.bin.done").write_text(""),
+    "a mark of nothing": lambda out, tiny: (out / "features.bin.done").write_text("{}")}
+
+
+@pytest.fixture(scope="module")
+def with_features(tiny, tmp_path_factory):
+    """A run that stopped after its first checkpoint, with the file of features still there, and a whole
+    one."""
+    out, real = tmp_path_factory.mktemp("stopped") / "run", sft.save
+    run_connector(tiny, whole := tmp_path_factory.mktemp("whole") / "run", 3)
+
+    def save_and_stop(*args):
+        real(*args)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(sft, "save", save_and_stop)
+        with pytest.raises(Stop):
+            run_connector(tiny, out, 3)
+    assert (out / "features.bin").exists() and (out / "features.bin.done").stat().st_size
+    return out, whole
+
+
+@pytest.mark.parametrize("how", [None, *SPOILT])
+def test_kept_features_belong_to_their_mark(how, tiny, with_features, tmp_path, monkeypatch, capsys):
+    """Features of another model or other data, or none behind the mark, are computed again: no zeros are
+    trained on. The right ones are read."""
+    stopped, whole = with_features
+    out = shutil.copytree(stopped, tmp_path / "run")
+    times = {path: path.stat().st_mtime_ns for path in tiny.rglob("*") if path.is_file()}
+    if how:
+        SPOILT[how](out, tiny)
+    encode, calls = model.VLM.encode, []
+    monkeypatch.setattr(model.VLM, "encode", lambda vlm, pack: calls.append(1) or encode(vlm, pack))
+    if how in (None, "zeros"):
+        run_connector(tiny, out, 3)
+        same_run(out, whole, 3)
+        assert (len(calls) > 1) == bool(how)
+    else:  # as far as the decision, which is the same
+        monkeypatch.setattr(features, "make_room", stop_here)
+        with pytest.raises(Stop):
+            run_connector(tiny, out, 3)
+    for path, time in times.items():
+        os.utime(path, ns=(time, time))
+    assert bool(how) == ("computed again" in capsys.readouterr().out)
+
+
+def stop_here(_):
+    raise Stop
+
+
+def test_no_room_for_features(tiny, tmp_path, monkeypatch):
+    """A file that is memory would kill the process on a full disk, so its room is asked for before."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(Refused, match="features.bin needs 0.0 GiB and the disk has 0.0.*--features_gib 0"):
+        run_connector(tiny, tmp_path / "run")
     assert not list((tmp_path / "run").glob("features*"))

@@ -1,6 +1,7 @@
 """distill.py with a made-up teacher: what is kept, what is counted, and going on after an interruption."""
 import io
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -153,3 +154,84 @@ def test_refusals(cfg, monkeypatch, tmp_path):
     (tmp_path / "twice.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with pytest.raises(Refused, match="id same stands there more than once"):
         d.distill(d.Config(**{**vars(cfg), "data": str(tmp_path / "twice.jsonl")}))
+
+
+@pytest.mark.parametrize("taken", ["", ".pass_rates.jsonl", ".settings.json"])
+def test_out_that_is_its_data(taken, cfg, monkeypatch, tmp_path):
+    """By any of the names that are written, and through a link."""
+    teacher, questions = Teacher(monkeypatch), open(cfg.data, "rb").read()
+    out = cfg.data.removesuffix(".jsonl") + "_out.jsonl"
+    os.link(cfg.data, out + taken)
+    with pytest.raises(Refused, match="--out .*(is the --data|--data .*is one of the files)"):
+        d.distill(d.Config(**{**vars(cfg), "out": out}))
+    assert open(cfg.data, "rb").read() == questions == open(out + taken, "rb").read() and not teacher.calls
+
+
+@pytest.mark.parametrize("taken", ["", ".pass_rates.jsonl"])
+def test_out_that_is_of_somebody_else(taken, cfg, monkeypatch):
+    Teacher(monkeypatch)
+    os.makedirs(os.path.dirname(cfg.out))
+    open(cfg.out + taken, "w").write("precious\n")
+    with pytest.raises(Refused, match="is there already, and without .*settings.json nobody knows whose"):
+        d.distill(cfg)
+    assert open(cfg.out + taken).read() == "precious\n"
+
+
+def test_responses_are_not_lost_with_their_pass_rates(cfg, monkeypatch):
+    Teacher(monkeypatch)
+    d.distill(cfg)
+    rows, rates = files(cfg)
+    os.remove(cfg.out + ".pass_rates.jsonl")
+    with pytest.raises(Refused, match="responses to 15 questions that .*pass_rates.jsonl does not know"):
+        d.distill(cfg)
+    assert open(cfg.out).read() == rows
+    open(cfg.out + ".pass_rates.jsonl", "w").write(rates)
+    d.distill(cfg)
+    assert files(cfg) == (rows, rates)
+
+
+def test_two_distills_do_not_write_to_one_file(cfg, monkeypatch):
+    """The first runs while the second one begins (in a process of its own: a process may lock twice)."""
+    teacher, told = Teacher(monkeypatch), []
+
+    def second(*args, **kwargs):
+        if not told:
+            reader, writer = os.pipe()
+            if os.fork() == 0:
+                try:
+                    d.distill(cfg)
+                except Refused as error:
+                    os.write(writer, str(error).encode())
+                finally:
+                    os._exit(0)
+            os.close(writer)
+            os.wait()
+            told.append(os.read(reader, 1000).decode())
+        return Teacher.generate(teacher, *args, **kwargs)
+
+    monkeypatch.setattr(teacher, "generate", second, raising=False)
+    d.distill(cfg)
+    assert "another process is writing to" in told[0] and cfg.out in told[0]
+    assert len(files(cfg)[1].splitlines()) == 20
+
+
+def test_full_disk_while_rows_are_written(cfg, monkeypatch):
+    """Said in a sentence; the same command goes on when there is space again."""
+    Teacher(monkeypatch)
+    whole = d.Config(**{**vars(cfg), "out": cfg.out + "_whole.jsonl"})
+    d.distill(whole)
+    append, calls = d.append_jsonl, []
+
+    def full(path, rows):
+        calls.append(path)
+        if len(calls) < 9:
+            return append(path, rows)
+        with d.writing(path):
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(d, "append_jsonl", full)
+        with pytest.raises(Refused, match="cold.jsonl.* can not be written .No space.*same command again"):
+            d.distill(cfg)
+    d.distill(cfg)
+    assert sorted(files(cfg)[0].splitlines()) == sorted(files(whole)[0].splitlines())

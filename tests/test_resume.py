@@ -75,7 +75,11 @@ def test_resume_is_bit_identical(name, when, tiny, straight, tmp_path, monkeypat
 
 
 def test_training_learns_and_differs_by_step(straight):
-    """What the runs above compare is not trivially equal."""
+    """What the runs above compare is not trivially equal: supervised losses fall, no two steps are alike."""
+    first, *_, last = (row["loss"] for row in metrics(straight["sft"]))
+    assert last < first - 1
+    early, late = (row["val_loss"] for row in metrics(straight["connector"]) if row.get("val_loss"))
+    assert late < early - 0.05
     for name, out in straight.items():
         rows = metrics(out)[-4:]
         assert len({r["loss"] for r in rows}) > 1 and all(r["grad_norm"] > 0 for r in rows), name
@@ -303,7 +307,6 @@ def test_resolve(tmp_path):
     assert resolve(str(tmp_path)).endswith("step_000010")
     (tmp_path / "step_000005" / "model.safetensors").touch()
     assert resolve(str(tmp_path / "step_000005")).endswith("step_000005")
-    assert resolve("OpenGVLab/InternVL3-8B-hf") == "OpenGVLab/InternVL3-8B-hf"
     with pytest.raises(Refused, match="--teacher out/grpo: no checkpoint there.*Run sft.py first"):
         resolve("out/grpo", "--teacher", "sft.py")
 

@@ -275,10 +275,12 @@ def test_nobody_at_the_address():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{s.getsockname()[1]}/v1"
-    v = Verifier(url, "judge", patience=0.3, first_wait=0.02)
+    v = Verifier(url, "judge", patience=0.3, first_wait=0.02, audit=0.0)
     with pytest.raises(VerifierDown, match="ConnectError"):
         score(SAME, "cat", verifier=v)
-    assert score(RIGHT, "cat", verifier=v).total == 1.0 or v.audit  # what the rule accepts needs no server
+    assert score(RIGHT, "cat", verifier=v).total == 1.0  # what the rule accepts needs no server,
+    with pytest.raises(VerifierDown):  # but for the share that is audited
+        score(RIGHT, "cat", verifier=Verifier(url, "judge", patience=0.1, first_wait=0.02, audit=1.0))
 
 
 def test_a_server_that_comes_back(server):

@@ -195,7 +195,7 @@ def read_note(path):
     try:
         made = json.loads(path.read_text())
         return made if isinstance(made, dict) else {}
-    except (OSError, ValueError):  # not there, or cut off
+    except (OSError, ValueError, RecursionError):  # not there, or cut off
         return {}
 
 
