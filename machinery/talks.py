@@ -47,7 +47,7 @@ def talk_fields(row):
     if answered and row.get("solution") not in (None, "", answer):
         raise BadRow(f"it has a solution, and {column} that end with another answer: which is meant?")
     *turns, question = talk[:-1] if answered else talk
-    given = {name: value for name, value in row.items() if value is not None}
+    given = {name: value for name, value in row.items() if value not in (None, "")}
     return {"answer": answer, "solution": answer, **({"images": images} if images else {}), **given,
             "turns": turns, "question": question["content"]}
 
