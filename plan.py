@@ -237,7 +237,7 @@ def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
 
 @dataclass
 class DataConfig:
-    data: str = "data/tiny/rl.jsonl"              # JSONL, Parquet, folder or hub name
+    data: str = "data/tiny/rl.jsonl"              # JSON, CSV, Parquet, folder, hub name
     model: str = "out/tiny/cold_start"        # whose tokens are counted: model folder, run folder or hub name
     columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
     image_root: str = ""                          # folder that image paths start from; "": the data file's
@@ -263,7 +263,7 @@ def report(cfg):
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
              "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],
              "prompt tokens": [len(p.full) for p in prompts], "solution tokens": [len(x) for x in written],
-             "options": [len(r.options) for r in records]}
+             "options": [len(r.options) for r in records], "earlier turns": [len(r.turns) for r in records]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
         f"{chat.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")
