@@ -33,7 +33,8 @@ import tyro
 
 from connector import make_connectors
 from data import Chat, read_records, subjects
-from machinery.files import Refused, check_flags, hub_name, main, resolve, say
+from machinery.files import Refused, hub_name, main, resolve, say
+from machinery.flags import wrong_flags
 from machinery.mmmu_rows import find_parquet
 from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM
@@ -288,12 +289,13 @@ def dry_run(gpus, gpu_gib, config, *words):
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         cfg = tyro.cli(module.Config, args=flags)  # a mistyped flag ends here
         say(f"== {script} {' '.join(flags)}")
-        try:
-            check_flags(cfg)
-        except Refused as error:
-            problems.append(f"{script} {error}")
+        before = dict(made)
+        made |= {os.path.normpath(path): script for path in outputs(cfg, script, module)}
+        if why := wrong_flags(cfg):
+            problems.append(f"{script} {why}")
+            continue
         for flag, path, kind, subset, split in inputs(cfg, script, module):
-            said = where(path, made) or on_hub(path, kind, subset, split)
+            said = where(path, before) or on_hub(path, kind, subset, split)
             say(f"  {flag} {path}: {said or 'MISSING'}")
             if said.startswith(UNASKED):
                 unasked.add(path)
@@ -301,7 +303,6 @@ def dry_run(gpus, gpu_gib, config, *words):
                 problems.append(f"{script} {flag} {path}: {said or hint(path, kind)}")
         problems += [f"{script} {why}" for why in check_files(cfg, script, module)]
         problems += check_machine(cfg, script, gpus, gpu_gib, config)
-        made |= {os.path.normpath(path): script for path in outputs(cfg, script, module)}
         if hasattr(cfg, "ask"):
             asked.setdefault((cfg.ask, cfg.system), script)
     if len(asked) > 1:
