@@ -145,7 +145,8 @@ def test_odd_text_does_not_raise():
         for answer, kind in (("B", "multiple-choice"), ("nan", "open"), ("[0, 1)", "open"),
                              ("['a', 3]", "open")):
             for mode in ("think", "nothink"):
-                E.score_rows([row(text, answer, OPTIONS, kind, mode=mode)])
+                _, (r,) = E.score_rows([row(text, answer, OPTIONS, kind, mode=mode)])
+                assert r["rule"] == (text == answer and mode == "nothink"), (text, answer, mode)
     assert mmmu.accepted_answers("[0, 1]") == ["[0, 1]"]  # an interval, no list of texts
 
 

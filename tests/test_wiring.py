@@ -1,5 +1,5 @@
 """Every flag arrives: one run of each command in which no flag is as by default, and a table that says for
-each flag what it has to have done there. A flag that is in no table is told by `test_no_flag_is_forgotten`.
+each flag what it has to have done there. A flag that is in no table has a test that fails.
 """
 import dataclasses
 import math
