@@ -261,7 +261,8 @@ def test_reading_is_linear():
 READERS = (  # everything with a pattern that meets what a model wrote
     plain, words_of, is_maths, number, split_unit, shape, stated_answer, denies_image, askable, official_open,
     lambda s: too_heavy(s[:1000]), lambda s: choice(s, "B", ["cat", "5"], needs_maths),
-    lambda s: simple(s, "5 cm"), lambda s: official_choice(s, ["cat", "dog"]), lambda s: parse_verdict(s[:199]))
+    lambda s: simple(s, "5 cm"), lambda s: official_choice(s, ["cat", "dog"]),
+    lambda s: parse_verdict(s[:199]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
          "answer: ", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{", "\\frac", "\\sqrt(", "**", "$",
          "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "image but it is ", "I cannot see the ", "图没有",
