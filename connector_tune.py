@@ -26,6 +26,7 @@ class Config:
     model: str = "out/tiny/rl"              # where to start; of a run folder the selected checkpoint
     data: str = "data/tiny/connector.jsonl"  # rows of many subjects with question, images, solution
     columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    image_root: str = ""                    # folder that image paths start from; "": the data file's
     val: str = "data/tiny/connector_val.jsonl"  # rows for the validation loss
     out: str = "out/connector"              # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = ("connector",)  # parts that train: encoder connector llm

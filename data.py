@@ -1,7 +1,7 @@
 """From rows to prompts: Record (a row of a data set) -> Prompt (chat-formatted ids and images). pack.py lays
 them into packs.
 
-    records = read_records("data/tiny/rl.jsonl")      # JSONL, Parquet, a folder or a hub name
+    records = read_records("data/tiny/rl.jsonl")      # JSON, CSV, Parquet, a folder or a hub name
     chat    = Chat("out/tiny/cold_start")             # tokenizer, image processor, chat template of a model
     prompts = chat.prompts(records, thinking=True)    # the prompt ends with <think> (paper section 6.2)
 
@@ -68,12 +68,10 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
     and counted; more than limit_bad of them is refused.
     """
     records, bad, columns = [], [], parse_columns(columns)
-    if image_root and not Path(image_root).is_dir():
-        raise Refused(f"--image_root {image_root}: no such folder")
-    for i, found in enumerate(read_rows(source, split), 1):
+    for i, found in enumerate(read_rows(source, split, image_root), 1):
         own_id = id_of(found.row, columns)
         try:
-            fields = our_fields(found.row, columns, Path(image_root or found.folder))
+            fields = our_fields(found.row, columns, found.folder)
             record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}"})
             refuse_unusable(record, need, found.row)
             records.append(record)

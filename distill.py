@@ -35,6 +35,7 @@ from machinery.files import (
     read_jsonl, say, write_text, writing)
 from machinery.processes import gather, start
 from machinery.run import hold
+from machinery.rows import rows_fingerprint
 from machinery.steps import seed_of
 from model import load
 from reward import Verifier, VerifierDown, score_batch
@@ -49,6 +50,7 @@ class Config:
     model: str = "out/tiny/rl"        # the teacher: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"  # questions with answers; solutions in it are not looked at
     columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
+    image_root: str = ""              # folder that image paths start from; "": the data file's
     out: str = "out/distill/cold_start.jsonl"  # kept responses; OUT.pass_rates.jsonl stands beside it
     samples: int = 4                  # responses to each question
     keep: int = 1                     # at most so many of them are kept
@@ -133,7 +135,9 @@ def image_path(image, folder):
 def rows_of(record, texts, pass_rate, folder):
     """Rows for sft.py of a question's kept responses. The id gains "#0", "#1", ..."""
     images = [image_path(image, folder) for image in record.images]
-    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question,
+    # what was said before is only read: the teacher did not write it
+    turns = {"turns": [{**turn, "learn": False} for turn in record.turns]} if record.turns else {}
+    return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, **turns,
              "options": record.options, "answer": record.answer, "subject": record.subject, "solution": text,
              "pass_rate": pass_rate} for i, text in enumerate(texts)]
 
@@ -163,12 +167,13 @@ def question(row):
     return row["id"].rpartition("#")[0]
 
 
-def check_settings(path, cfg, world):
+def check_settings(path, cfg, world, rows):
     """Refuse to go on with other settings, half of the file would be something else; and to write into files
     that are not ours."""
     now = as_read_back({k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")})
     now["verifier"] = bool(cfg.verifier)  # its address may change
     now["processes"] = world.size  # the random numbers depend on it
+    now["rows"] = rows
     ours = [Path(f"{cfg.out}{end}") for end in ("", ".pass_rates.jsonl", ".settings.json")]
     if Path(cfg.data).exists() and any(p.exists() and p.samefile(cfg.data) for p in ours):
         raise Refused(f"--out {cfg.out}: --data {cfg.data} is one of the files that are written there")
@@ -177,6 +182,10 @@ def check_settings(path, cfg, world):
                       f"it is: it would be lost. Take another --out, or move it away.")
     if path.exists():
         before = read_json(path)
+        if before.setdefault("rows", rows) != rows:
+            raise Refused(f"--data {cfg.data}: its rows or images are not those with which {cfg.out} was "
+                          f"begun ({before['rows']['rows']} rows then, {rows['rows']} now). Put the old ones "
+                          f"back to go on, or use another --out.")
         if changed := changed_settings(before, now):
             change = describe_change(before, now, changed)
             raise Refused(f"{cfg.out} was begun with other settings ({change}). "
@@ -203,19 +212,21 @@ def judge_chunk(cfg, prompts, groups, verifier):
 
 
 def read_questions(cfg):
-    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad)[:cfg.limit or None]
+    """(the first --limit questions, fingerprint of all)"""
+    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
+    rows, records = rows_fingerprint(records), records[:cfg.limit or None]
     twice = [i for i, n in Counter(r.id for r in records).items() if n > 1]
     if twice:
         raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such "
                       f"ids). Pass rates are kept by id, so give every row its own.")
-    return records
+    return records, rows
 
 
 def distill(cfg):
     check_flags(cfg)
     world = start(cfg.seed)
     out, rates = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
-    records = read_questions(cfg)
+    records, rows = read_questions(cfg)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     prompts = chat.prompts(records, thinking=cfg.thinking)
     done = None
@@ -223,7 +234,7 @@ def distill(cfg):
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
         lock = hold(out.with_name(f".{out.name}.lock"), out)  # noqa: F841 (until the end)
-        check_settings(Path(f"{cfg.out}.settings.json"), cfg, world)
+        check_settings(Path(f"{cfg.out}.settings.json"), cfg, world, rows)
         done = finished(out, rates)
     done = gather(done, world)[0]
     fates = sum((Counter(row["fates"]) for row in done.values()), Counter())

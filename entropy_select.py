@@ -27,7 +27,6 @@ added, because entropy also shoots up when a policy falls apart: a checkpoint wh
 than 2 standard errors below the best one (paired by question) is set aside. When fewer than two
 checkpoints are left there is nothing to compare, and validation accuracy chooses. Both are said.
 """
-import hashlib
 import json
 import math
 import os
@@ -40,6 +39,7 @@ from data import Chat, read_records
 from machinery.files import (
     Refused, as_read_back, check_flags, checked, checkpoints, main, read_jsonl, write_text, writing)
 from machinery.processes import gather, start
+from machinery.rows import rows_fingerprint
 from machinery.run import hold
 from machinery.steps import permutation, seed_of
 from model import load
@@ -55,6 +55,7 @@ class Config:
     folder: str = "out/tiny/rl"       # run folder whose step_* checkpoints are compared
     data: str = "data/tiny/val.jsonl"  # questions with answers; not the ones that RL trained on
     columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
+    image_root: str = ""              # folder that image paths start from; "": the data file's
     probe: int = 128                  # how many of them, drawn with --seed; the same for every checkpoint
     samples: int = 4                  # responses to each question
     max_new_tokens: int = 8192        # longest response
@@ -209,11 +210,10 @@ def settings_of(cfg, checkpoint, records, world):
     files = sorted(checkpoint.glob("model*.safetensors"))
     flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "ask", "system",
              "rollout", "max_tiles", "pixels", "dtype", "seed")
-    questions = json.dumps([[r.id, r.text(), r.answer] for r in records])
     return as_read_back({
         **{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size,
         "weights": {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files},
-        "questions": hashlib.sha256(questions.encode()).hexdigest()})
+        "questions": rows_fingerprint(records)})
 
 
 def read_probe(path, settings):
@@ -235,7 +235,7 @@ def select(cfg):
         raise Refused(f"--folder {cfg.folder}: no step_* folder there. "
                       f"Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
-    records = read_records(cfg.data, cfg.columns)
+    records = read_records(cfg.data, cfg.columns, image_root=cfg.image_root)
     if len(records) < 2:
         raise Refused(f"--data {cfg.data}: {len(records)} question(s) are too few to compare checkpoints")
     # rows of --data may stand sorted by subject

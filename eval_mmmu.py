@@ -39,7 +39,7 @@ from tqdm import tqdm
 from machinery.files import (
     Refused, changed_settings, check_flags, checked, main, read_json, resolve, say, write_json, writing)
 from machinery.mmmu_rows import find_parquet, read_parquet, sha256
-from machinery.rows import check_images
+from machinery.rows import check_images, rows_fingerprint
 from machinery.torchrun import refuse
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import mark, read_responses, read_rows, summary, tables
@@ -131,7 +131,8 @@ Mode = Literal["think", "nothink", "nowait"]
 @dataclass
 class Config:
     model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected one) or a hub name
-    data: str = "data/tiny/mmmu"  # Parquet in MMMU's schema (a folder or file), a JSONL file, or a hub name
+    data: str = "data/tiny/mmmu"  # Parquet in MMMU's schema (a folder or file), JSONL, CSV, or a hub name
+    image_root: str = ""          # folder that image paths start from; "": the data file's
     split: str = "validation"     # which Parquet files: those whose names start with it
     revision: str = ""            # commit of the hub data set; default: its newest, which is written down
     subjects: tuple[str, ...] = ()  # only these
@@ -162,13 +163,13 @@ class Config:
 def read_questions(cfg):
     """(questions, where they came from: source, revision, hash of every file)."""
     about = {"source": cfg.data, "split": cfg.split, "revision": None, "files": {}}
-    if cfg.data.endswith(".jsonl"):
-        questions = questions_of_jsonl(cfg.data)
+    if Path(cfg.data).suffix.lower() in (".jsonl", ".json", ".csv", ".tsv"):
+        questions = questions_of_rows(cfg.data, cfg.image_root)
         about["files"][Path(cfg.data).name] = sha256(cfg.data)
     else:
         folder, files, about["revision"] = find_parquet(cfg.data, cfg.split, cfg.revision, cfg.subjects)
         about["files"] = {str(file.relative_to(folder)): sha256(file) for file in files}
-        questions = questions_of_parquet(files, cfg.data)
+        questions = questions_of_parquet(files, cfg.data, cfg.image_root)
     have = Counter(q["subject"] for q in questions)
     if unknown := sorted(set(cfg.subjects) - set(have)):
         there = ", ".join(sorted(have))
@@ -182,23 +183,24 @@ def read_questions(cfg):
             count[q["subject"]] += 1
             q["nth"] = count[q["subject"]]
         questions = sorted(questions, key=lambda q: q["nth"])[:cfg.limit]
+    about["questions"] = rows_fingerprint([q["record"] for q in questions])  # images beside the files, too
     for q in questions:
         q["question"] = q["record"].question
     return questions, about
 
 
-def questions_of_jsonl(path):
+def questions_of_rows(path, image_root):
     from data import read_records
     return [{"id": r.id, "subject": r.subject or "unknown", "options": r.options, "answer": r.answer,
              "question_type": "multiple-choice" if r.options else "open", "record": r}
-            for r in read_records(path, limit_bad=0.0)]
+            for r in read_records(path, limit_bad=0.0, image_root=image_root)]
 
 
-def questions_of_parquet(files, source):
+def questions_of_parquet(files, source, image_root):
     from data import Record
     questions = []
     for file in files:
-        for row in read_parquet(file):
+        for row in read_parquet(file, image_root):
             images, shown = row.pop("images"), row.pop("shown")
             row["record"] = Record(row["id"], row["question"], images, options=shown, subject=row["subject"])
             questions.append(row)
@@ -278,7 +280,7 @@ def evaluate(cfg: Config):
     about["weights"] = fingerprint(checkpoint) if Path(checkpoint).exists() else None
     run = Run(cfg.out, cfg, world, may_change=("runs", "chunk", "verifier", "verifier_model"))
     path, about_path = run.dir / "responses.jsonl", run.dir / "data.json"
-    before = read_json(about_path) if about_path.exists() else about
+    before = {"questions": about["questions"], **(read_json(about_path) if about_path.exists() else about)}
     if changed := changed_settings(before, about):
         raise Refused(f"{run.dir} holds responses of another {' and '.join(changed)} (see {about_path}). "
                       f"Use another --out, or delete the folder to ask again.")

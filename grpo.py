@@ -45,6 +45,7 @@ class Config:
     model: str = "out/tiny/cold_start"      # where to start: model folder, run folder or hub name
     data: str = "data/tiny/rl.jsonl"        # rows with question, images, answer (maths only in the paper)
     columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    image_root: str = ""                    # folder that image paths start from; "": the data file's
     out: str = "out/grpo"                   # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
     steps: int = 528                        # gradient batches; the released evaluation hints at step 528
@@ -167,6 +168,7 @@ def train(cfg):
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
+    run.refuse_other_data(data=[p.record for p in pool], curriculum=[p.record for p in hard])
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     reference = None
@@ -331,7 +333,7 @@ def make_batches(groups, vlm, reference, chat, cfg, world):
 
 def load_prompts(cfg, source, chat):
     """Rows -> prompts. Gold answers that the rule cannot read are reported now, not at step 412."""
-    records = read_records(source, cfg.columns, limit_bad=cfg.limit_bad)
+    records = read_records(source, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
     report_unreadable(source, records, cfg.limit_bad, cfg.verifier)
     return chat.prompts(records, cfg.thinking, cfg.max_prompt)
 

@@ -9,25 +9,33 @@ compares them with measured peaks.
 `python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images,
 lengths.
 
-`python plan.py dry_run GPUS GIB CONFIG grpo.py --flags ...` parses a stage's own flags and checks paths,
-data, versions, disk and memory without a GPU; the recipes' --dry_run is made of it. CONFIG is a folder with
-the config.json of the model that is to be trained (recipes/configs), for when its weights are not there yet.
+`python plan.py dry_run GPUS GIB CONFIG sft.py --flags ... -- grpo.py --flags ...` parses the steps' own
+flags and checks paths, data, versions, disk and memory without a GPU; the recipes' --dry_run is made of it.
+CONFIG is a folder with the config.json of the model that is to be trained (recipes/configs), for when its
+weights are not there yet.
 """
 import dataclasses
 import importlib
 import importlib.metadata
-import re
+import os
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import torch
 import tyro
 
 from connector import make_connectors
 from data import Chat, read_records, subjects
-from machinery.files import Refused, check_flags, main, say
+from machinery.files import Refused, hub_name, main, resolve, say
+from machinery.flags import wrong_flags
+from machinery.mmmu_rows import find_parquet
 from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM
 
@@ -230,9 +238,10 @@ def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
 
 @dataclass
 class DataConfig:
-    data: str = "data/tiny/rl.jsonl"              # JSONL, Parquet, folder or hub name
+    data: str = "data/tiny/rl.jsonl"              # JSON, CSV, Parquet, folder, hub name
     model: str = "out/tiny/cold_start"        # whose tokens are counted: model folder, run folder or hub name
     columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
+    image_root: str = ""                          # folder that image paths start from; "": the data file's
     # fields that may not be empty; supervised stages need question and solution
     need: tuple[str, ...] = ("question", "answer")
     max_tiles: int = 12                           # tiles of an image (InternVL)
@@ -246,7 +255,7 @@ class DataConfig:
 def report(cfg):
     """What a data set will be to a model: rows that drop out and why, images, lengths."""
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0)
+    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0, image_root=cfg.image_root)
     prompts = chat.prompts(records, cfg.thinking)
     sizes = [s for r in records for s in r.sizes]
     solutions = [r.solution for r in records if r.solution]
@@ -255,7 +264,7 @@ def report(cfg):
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
              "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],
              "prompt tokens": [len(p.full) for p in prompts], "solution tokens": [len(x) for x in written],
-             "options": [len(r.options) for r in records]}
+             "options": [len(r.options) for r in records], "earlier turns": [len(r.turns) for r in records]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
         f"{chat.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")
@@ -269,22 +278,160 @@ def report(cfg):
 
 # ---------------------------------------------------------------------------------------------------- dry run
 
-def dry_run(gpus, gpu_gib, config, script, *flags):
-    """Everything about a stage's command that can be checked without a GPU. Returns the list of problems."""
-    module = importlib.import_module(Path(script).stem)
-    cfg = tyro.cli(module.Config, args=list(flags))  # a mistyped flag ends here
-    check_flags(cfg)
-    say(f"== {script} {' '.join(flags)}")
-    problems, model = [], getattr(cfg, "model", None) or getattr(cfg, "folder", "")
-    if not Path(model).exists():
-        say(f"  model {model}: {origin(model) or 'MISSING'}")
-        problems += [] if origin(model) else [f"--model {model}: no such folder"]
-    problems += check_data(cfg, script)
-    for package in ["torch", "transformers", "datasets"] + ["vllm"] * (getattr(cfg, "rollout", "") == "vllm"):
+def dry_run(gpus, gpu_gib, config, *words):
+    """Everything about a recipe that can be checked without a GPU. words: its steps in order, each a script
+    and its flags, with "--" between them. What a step makes is there for the steps behind it. Returns the
+    problems."""
+    problems, made, unasked, asked = [], {}, set(), {}
+    for script, *flags in steps(words):
+        if not Path(script).is_file():
+            raise Refused(f"{script}: no such script")
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        cfg = tyro.cli(module.Config, args=flags)  # a mistyped flag ends here
+        say(f"== {script} {' '.join(flags)}")
+        before = dict(made)
+        made |= {os.path.normpath(path): script for path in outputs(cfg, script, module)}
+        if why := wrong_flags(cfg):
+            problems.append(f"{script} {why}")
+            continue
+        for flag, path, kind, subset, split in inputs(cfg, script, module):
+            said = where(path, before) or on_hub(path, kind, subset, split)
+            say(f"  {flag} {path}: {said or 'MISSING'}")
+            if said.startswith(UNASKED):
+                unasked.add(path)
+            elif not said or said.startswith(WRONG):
+                problems.append(f"{script} {flag} {path}: {said or hint(path, kind)}")
+        problems += [f"{script} {why}" for why in check_files(cfg, script, module)]
+        problems += check_machine(cfg, script, gpus, gpu_gib, config)
+        if hasattr(cfg, "ask"):
+            asked.setdefault((cfg.ask, cfg.system), script)
+    if len(asked) > 1:
+        say("NOTE: --ask and --system are not the same in all steps: "
+            + "; ".join(f"{script} {words}" for words, script in asked.items()))
+    if unasked:
+        say(f"NOT CHECKED, because the hub could not be asked: {', '.join(sorted(unasked))}")
+    if not problems:
+        say("nothing is missing" + " of what could be checked" * bool(unasked))
+    return problems
+
+
+UNASKED, WRONG = "NOT CHECKED", "WRONG"  # how an answer about a hub name begins
+
+
+def steps(words):
+    """["a", "1", "--", "b"] -> [["a", "1"], ["b"]]"""
+    table = [[]]
+    for word in words:
+        if word == "--":
+            table.append([])
+        else:
+            table[-1].append(word)
+    return [step for step in table if step]
+
+
+def inputs(cfg, script, module):
+    """[(flag, path or hub name, "model" or "dataset", configuration, split)] that a step reads."""
+    if script == "recipes/data.py":
+        return module.inputs(cfg)
+    model = "folder" if hasattr(cfg, "folder") else "model"
+    found = [(f"--{model}", getattr(cfg, model), "model", None, None)]
+    found += [(f"--{name}", getattr(cfg, name, ""), "dataset", None, "train")
+              for name in ("data", "val", "curriculum")]
+    if script == "eval_mmmu.py":  # 30 configurations: it reads their files
+        found[1] = ("--data", cfg.data, "dataset", None, None)
+    return [row for row in found if row[1]]
+
+
+def outputs(cfg, script, module):
+    """Paths that a step makes."""
+    if script == "recipes/data.py":
+        return [cfg.out, *(f"{cfg.out}/{name}.jsonl" for name in module.FILES)]
+    return [cfg.out] if hasattr(cfg, "out") else []
+
+
+def where(path, made):
+    """Why a local path will be there when its step begins, or ""."""
+    if Path(path).exists():
+        return "is there"
+    maker = made.get(os.path.normpath(path))
+    return f"will be made by {maker}, above" if maker else ""
+
+
+def hint(path, kind):
+    """What makes a thing that is missing."""
+    name = Path(path).name
+    if kind == "model":
+        return (f"no such folder, no hub name (owner/name), and no step before this one makes it. sft.py, "
+                f"grpo.py or connector_tune.py make a model with --out {path}")
+    if "_questions" in name or name.startswith("maths"):
+        return (f"no such file, and no step before this one makes it: "
+                f"python -m recipes.data --out {Path(path).parent}")
+    return (f"no such file, no hub name (owner/name), and no step before this one makes it. Questions are "
+            f"made by recipes/data.py, their solutions by distill.py --out {path}")
+
+
+@lru_cache(None)
+def on_hub(name, kind, subset, split):
+    """What the hub says of a name: "" where it can be none."""
+    if not hub_name(name):
+        return ""
+    what = f"{kind} of the hub" + f", configuration {subset}" * bool(subset)
+    what += f", split {split}" * bool(split)
+    unasked = f"{UNASKED} (the hub could not be asked): {what}"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return unasked
+    request = urllib.request.Request(f"{huggingface_hub.constants.ENDPOINT}/api/{kind}s/{name}")
+    if token := huggingface_hub.get_token():
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+        splits = datasets.get_dataset_split_names(name, subset) if kind == "dataset" and split else [split]
+    except urllib.error.HTTPError as error:
+        return f"{WRONG}: the hub has no such {kind}" if error.code in (401, 403, 404) else unasked
+    except datasets.exceptions.DatasetNotFoundError as error:  # it is there, but its terms are not accepted
+        return f"{WRONG}: {error}"
+    except OSError:
+        return unasked
+    except ValueError as error:
+        return f"{WRONG}: {error}"
+    return f"{what}: is there" if split in splits else f"{WRONG}: it has no split {split} but {splits}"
+
+
+def check_files(cfg, script, module):
+    """Reads every local file that a step names. Returns the problems."""
+    if script == "recipes/data.py":
+        return module.dry_run(cfg)
+    problems, need = [], ("question", "answer")
+    if script in ("sft.py", "connector_tune.py"):
+        need = ("question", "solution")
+    for name in ("data", "val", "curriculum", "model", "folder"):
+        path = getattr(cfg, name, "")
+        try:
+            if not path or not Path(path).exists():
+                continue
+            if name in ("model", "folder"):
+                resolve(path, f"--{name}")
+            elif script == "eval_mmmu.py":
+                say(f"  --{name} {path}: {len(find_parquet(path, cfg.split)[1])} files")
+            else:
+                records = read_records(path, getattr(cfg, "columns", ()), need,
+                                       image_root=getattr(cfg, "image_root", ""))
+                say(f"  --{name} {path}: {len(records):,} rows can be used")
+        except Refused as error:
+            problems.append(f"--{name} {path}: {error}")
+    return problems
+
+
+def check_machine(cfg, script, gpus, gpu_gib, config):
+    """Versions, memory and disk of a step. Returns the problems."""
+    problems, vllm = [], getattr(cfg, "rollout", "") == "vllm"
+    for package in ("torch", "transformers", "datasets", *["vllm"] * vllm):
         try:
             say(f"  {package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             say(f"  {package} is not installed here: on the GPU machine, pip install -r requirements-gpu.txt")
+    if getattr(cfg, "verifier", ""):
+        say(f"  --verifier {cfg.verifier}: not asked here; it has to answer when this step begins")
     if hasattr(cfg, "train"):
         fits = plan(Config(
             model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, tokens=cfg.max_tokens,
@@ -292,37 +439,11 @@ def dry_run(gpus, gpu_gib, config, script, *flags):
             tensor_parallel=getattr(cfg, "tensor_parallel", 1), checkpointing=cfg.checkpointing,
             max_new_tokens=getattr(cfg, "max_new_tokens", 8192), hybrid=cfg.hybrid, offload=cfg.offload))
         problems += [] if fits else [f"{script}: more memory than {gpus} GPUs of {gpu_gib} GiB have"]
-    out = getattr(cfg, "out", model)
-    free = shutil.disk_usage(next(p for p in Path(out).absolute().parents if p.exists())).free / GIB
-    say(f"  disk: {free:.0f} GiB free for {out}")
-    return problems
-
-
-def origin(path):
-    """Where a path that is not there yet will come from; "" when it comes from nowhere."""
-    if str(path).startswith("out/"):
-        return "made by an earlier stage"
-    return "from the hub" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
-
-
-def check_data(cfg, script):
-    """Reads every data set that the stage names. Returns the problems."""
-    problems, need = [], ("question", "answer")
-    if script in ("sft.py", "connector_tune.py"):
-        need = ("question", "solution")
-    for name in ("data", "val", "curriculum"):
-        path = getattr(cfg, name, "")
-        if path and Path(path).exists():
-            try:
-                records = read_records(path, getattr(cfg, "columns", ()), need)
-                say(f"  --{name} {path}: {len(records):,} rows can be used")
-            except Refused as error:
-                problems.append(f"--{name} {path}: {error}")
-        elif path and origin(path):
-            unseen = ", not looked at here" * (origin(path) == "from the hub")
-            say(f"  --{name} {path}: {origin(path)}{unseen}")
-        elif path:
-            problems.append(f"--{name} {path}: no such file")
+    out = Path(getattr(cfg, "out", None) or getattr(cfg, "folder", "")).absolute()
+    there = next(p for p in (out, *out.parents) if p.exists())
+    say(f"  disk: {shutil.disk_usage(there).free / GIB:.0f} GiB free for {out}")
+    if not os.access(there, os.W_OK):
+        problems.append(f"{script} --out {out}: {there} can not be written to")
     return problems
 
 

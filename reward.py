@@ -16,8 +16,7 @@ The rules and the verifier's prompt are ours: the paper does not give its own. N
 import time
 from dataclasses import dataclass, field
 
-from scoring.answers import readable_gold, same_answer, same_batch, unreadable_golds  # noqa: F401
-from scoring.golds import report_unreadable  # noqa: F401
+from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds  # noqa: F401
 from scoring.responses import Claim, after_thought, last_box, opens_thought, says_something, stated_answer
 from scoring.verifier import Verifier, VerifierDown, askable, parse_verdict, second_opinions  # noqa: F401
 from scoring.workers import POOL, TIME_LIMIT
@@ -49,8 +48,8 @@ def extract_answer(response, thinking_prompt=True):
 def format_ok(response, thinking_prompt=True):
     """The thinking template is kept: exactly one </think>, a thought before it, an answer behind it.
 
-    Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>; or it opens
-    its own <think> (the self-incentive prompt, section 6.6).
+    Without <think> in the prompt (NoThink) the format is an answer in a \\boxed{} and no </think>, unless the
+    response opens its own <think> (the self-incentive prompt, section 6.6).
     """
     if not thinking_prompt and not opens_thought(response):
         return "</think>" not in response and extract_answer(response, False) is not None

@@ -36,6 +36,7 @@ class Config:
     model: str = "out/tiny/base"            # where to start: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"  # rows with question, images, answer and solution
     columns: tuple[str, ...] = ()           # OURS=THEIRS for columns with other names, e.g. question=problem
+    image_root: str = ""                    # folder that image paths start from; "": the data file's
     out: str = "out/cold_start"             # run folder; the same command again goes on where it stopped
     val: str = ""                           # rows for a validation loss, measured with every save ("" = none)
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
@@ -65,7 +66,8 @@ class Config:
 
 def read_rows(source, cfg, chat, limit_bad):
     """The rows of a file that fit, and all its records."""
-    records = read_records(source, cfg.columns, need=("question", "solution"), limit_bad=limit_bad)
+    records = read_records(source, cfg.columns, ("question", "solution"), limit_bad,
+                           image_root=cfg.image_root)
     return rows_with_solutions(records, chat, cfg.thinking, cfg.max_length), records
 
 
@@ -95,7 +97,8 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "hybrid", "offload", *may_change))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     rows, records = read_rows(cfg.data, cfg, chat, cfg.limit_bad)
-    val = read_rows(cfg.val, cfg, chat, limit_bad_val)[0] if cfg.val else []
+    val, val_records = read_rows(cfg.val, cfg, chat, limit_bad_val) if cfg.val else ([], [])
+    run.refuse_other_data(data=records, val=val_records)
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
                       f"{world.size} processes")

@@ -28,9 +28,9 @@ import plan
 from connector import make_connectors, visual_tokens
 from data import Chat, Prompt, Record
 from machinery import attention
-from machinery.families import family_of, read_config
+from machinery.families import family_of
 from machinery.files import Refused, main, say
-from machinery.model_folder import blank_hf
+from machinery.model_folder import blank_hf, read_decided
 from machinery.processes import World
 from model import PARTS, VLM, load, make_optimizer
 from tests.families import make_qwen, make_qwen3
@@ -154,7 +154,7 @@ def seconds_of(vlm, row, optimizer, cfg):
 
 
 def step_of(shape, cfg):
-    config, s = read_config(shape, "--shapes"), plan.shape(shape)
+    config, s = read_decided(shape, "--shapes"), plan.shape(shape)
     vlm = VLM(blank_hf(config, make_connectors, cfg.device), shape, torch.bfloat16).train_only(PARTS).train()
     vlm.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     row = synthetic(config, cfg.tokens).to(cfg.device)
@@ -192,7 +192,7 @@ def random_checkpoint(shape, folder):
     """A folder of this shape with random weights in bf16, the embedded world's tokenizer and a processor for
     its tiles. Returns height and width of a tile."""
     save_blank_model(folder, seed=0)
-    small, config = read_config(folder), read_config(shape)
+    small, config = read_decided(folder), read_decided(shape)
     config.image_token_id = small.image_token_id
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config.text_config, name, getattr(small.text_config, name))

@@ -243,8 +243,8 @@ def write_tokenizer(source, folder, raw, model):
         tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens=roles)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = str(error).strip().splitlines()[0]
-        raise Refused(f"--model {model}: its tokenizer can not be read ({name}: {why}). Are tokenizer.json, or "
-                      f"vocab.json and merges.txt, and tokenizer_config.json all there?") from error
+        raise Refused(f"--model {model}: its tokenizer can not be read ({name}: {why}). Are tokenizer.json, "
+                      f"or vocab.json and merges.txt, and tokenizer_config.json all there?") from error
     size = (raw.get("llm_config") or {}).get("vocab_size", 0)
     if lost := [t for t in (*roles.values(), "<|im_start|>", "<|im_end|>") if known.get(t, size) >= size]:
         raise Refused(f"--model {model}: its tokenizer has no token {lost[0]}, or one outside of the "

@@ -16,6 +16,10 @@ from tqdm import tqdm
 from machinery.flags import wrong_flags
 from machinery.torchrun import refuse
 
+if sys.platform == "win32":  # every script comes by here before anything needs what Windows lacks
+    sys.exit("Plain Windows is not supported: file locks and the reward's time limits need Linux or macOS. "
+             "Run this inside WSL2.")
+
 # what transformers reads of a model folder: JSON objects, and fields without which it would take defaults
 MODEL_FILES = {
     "*config.json": {}, "config.json": {"model_type": str}, "tokenizer.json": {"model": dict},
@@ -69,6 +73,8 @@ def json_lines(path, errors="strict"):
                     yield number, json.loads(line)
                 except ValueError as error:  # also a number of more digits than python converts
                     yield number, error
+                except RecursionError as error:
+                    yield number, ValueError(str(error))
 
 
 def checked(value, name, fields, remedy):
@@ -215,6 +221,13 @@ def newest_checkpoint(run, with_trainer=False):
     on."""
     steps = [p for p in checkpoints(run) if not with_trainer or (p / TRAINER).exists()]
     return steps[-1] if steps else None
+
+
+def hub_name(path):
+    """Could this be a name on the hub (owner/name)? What begins or ends like a local path is none."""
+    local = path.startswith((".", "/", "~", "data/", "out/")) or path.endswith(
+        (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".safetensors"))
+    return not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path, re.ASCII) is not None
 
 
 def checkpoints(run):

@@ -38,7 +38,7 @@ def parse_options(options):
     if not isinstance(options, (list, tuple, type(None))):
         raise ValueError(f"its options are {type(options).__name__}, a list was expected: "
                          f"{str(options)[:200]!r}")
-    if wrong := [o for o in options or [] if isinstance(o, bool) or not isinstance(o, (str, int, float))]:
+    if wrong := [o for o in options or [] if o is None or isinstance(o, (bool, dict)) or o != o]:
         raise ValueError(f"one of its options is {wrong[0]!r}, text or a number was expected")
     return [str(option) for option in options or []]
 

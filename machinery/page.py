@@ -7,17 +7,16 @@ import io
 import json
 
 import numpy as np
-from PIL import Image
 
 from machinery.files import write_text
+from machinery.pictures import BROKEN, open_image
 
 
 def inline_image(path, size):
     """An image file as a data: address; None when it cannot be read."""
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-    except (OSError, ValueError):
+        image = open_image(path)
+    except BROKEN:
         return None
     image.thumbnail((size, size))
     png, jpeg = io.BytesIO(), io.BytesIO()

@@ -35,7 +35,9 @@ def image_source(image, folder, name="image"):
         return str(folder / image)
     if isinstance(image, (bytes, Image.Image)) and image != b"":
         return image
-    kind = "empty" if image in ("", b"") else "null" if image is None else type(image).__name__
+    kind = "null" if image is None else type(image).__name__
+    if isinstance(image, (str, bytes)):
+        kind = "empty"
     raise BadRow(f"{name} is {kind}, not a path, a file's bytes or {{bytes, path}}")
 
 

@@ -7,7 +7,7 @@ import csv
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from machinery.fields import BadRow
@@ -24,24 +24,32 @@ class Found:
     row: dict | BadRow
 
 
-def read_rows(source, split="train"):
-    """Yield a Found for each row of a file, a folder of files of one kind, or a hub data set."""
+def read_rows(source, split="train", image_root="", subset=None):
+    """Yield a Found for each row of a file, a folder of files of one kind, or a hub data set (subset: its
+    configuration). image_root: what paths of images are relative to, "": to the file that names them."""
+    if image_root and not Path(image_root).is_dir():
+        raise Refused(f"--image_root {image_root}: no such folder")
+    for found in rows_of(source, split, subset):
+        yield replace(found, folder=Path(image_root)) if image_root else found
+
+
+def rows_of(source, split, subset):
     path = Path(source)
+    if not str(source):
+        raise Refused("--data is empty: name a file, a folder or a hub data set")
     kind = path.suffix.lower()
     if path.is_dir():
         for file in files_of(path):
             # images that Parquet names by path lie in the folder, others beside the file that names them
             folder = path if file.suffix == ".parquet" else file.parent
             yield from named(file, folder, rows_of_file(file))
-    elif path.is_file() and kind in KINDS:
-        yield from named(source, path.parent, rows_of_file(path))
     elif path.is_file():
-        raise Refused(f"{source}: data files are {', '.join(KINDS)}, unpacked. Convert it to one of these.")
+        yield from named(source, path.parent, rows_of_file(path))
     elif kind in KINDS:
         raise Refused(f"{source}: no such file. For the tiny world run `make tiny` (or python tiny/make.py) "
                       f"first.")
     else:
-        yield from named(source, path, hub_rows(source, split))
+        yield from named(source, path, hub_rows(source, split, subset))
 
 
 def named(source, folder, rows):
@@ -57,22 +65,28 @@ def files_of(folder):
     kinds = Counter(f.suffix.lower() for f in files)
     if not files:
         raise Refused(f"{folder}: no Parquet file in this folder, nor another data file ({', '.join(KINDS)})")
-    if len(kinds) > 1 and ".parquet" not in kinds or ".arrow" in kinds:
+    if ".arrow" in kinds:
+        raise Refused(f"{folder} holds .arrow files, as save_to_disk writes them: use to_parquet instead.")
+    if len(kinds) > 1 and ".parquet" not in kinds:
         there = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        raise Refused(f"{folder} holds files of several kinds, or of none that is read here ({there}): name "
-                      f"the file that is meant. (What save_to_disk wrote: write it with to_parquet instead.)")
+        raise Refused(f"{folder} holds files of several kinds ({there}): name the file that is meant.")
     return [f for f in files if ".parquet" not in kinds or f.suffix.lower() == ".parquet"]
 
 
 def rows_of_file(path):
     """Yield the rows of one file, each a dictionary or a BadRow."""
-    with open(path, "rb") as file:
-        head = file.read(64)
+    if path.suffix.lower() not in KINDS:
+        raise Refused(f"{path}: data files are {', '.join(KINDS)}, unpacked. Convert it to one of these.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise broken(path, f"it can not be read ({error})") from error
     if head.startswith(b"version https://git-lfs"):
         raise Refused(f"{path} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`.")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise Refused(f"{path} is written in UTF-16: save it as UTF-8.")
-    if head:
+    if head or path.suffix.lower() == ".parquet":  # which is never empty
         yield from KINDS[path.suffix.lower()](path)
 
 
@@ -197,15 +211,15 @@ def one_row(batch):
         return BadRow(f"a text of it is no UTF-8 ({error})")
 
 
-def hub_rows(source, split):
+def hub_rows(source, split, subset=None):
     import datasets  # it takes a second to import
     try:
-        found = datasets.load_dataset(source, split=split)
+        found = datasets.load_dataset(source, subset, split=split)
         for table in found.with_format("arrow").iter(100):
             yield from table.to_pylist()
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise Refused(f"{source}: neither a file, nor a folder with Parquet files, nor a data set "
-                      f"that the hub knows ({error})") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise Refused(f"{source}: neither a file, nor a folder with data files, nor a data set that the hub "
+                      f"knows with its split {split!r} ({' '.join(str(error).split())[:300]})") from error
 
 
 KINDS = {".jsonl": json_rows, ".ndjson": json_rows, ".json": json_rows, ".csv": csv_rows, ".tsv": csv_rows,

@@ -16,6 +16,7 @@ from machinery.talks import COLUMNS, talk_fields, turns_of
 
 FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations",
           "turns")
+NOT_READ = ("video", "videos", "audio", "audios", "tools", "history")  # columns of other people's talks
 
 
 def parse_columns(columns):
@@ -81,6 +82,8 @@ def options_of(row):
 
 def images_of(row):
     """What stands for the images of a row: MMMU has a column for each."""
+    if lost := [name for name in NOT_READ if row.get(name)]:
+        raise BadRow(f"it has {lost[0]}, which would be lost: only texts and images are read")
     found = [given for name in ("images", "image") if (given := row.get(name))]
     if len(found) == 2 and found[1] not in found[0]:
         raise BadRow("it has a column image and a column images: which is meant? (--columns)")
@@ -97,6 +100,8 @@ def images_of(row):
 
 def refuse_unusable(record, need, row):
     """Raise a BadRow where a record lacks what the stage needs, or an image that its text names."""
+    if unknown := [f for f in need if not hasattr(record, f)]:
+        raise Refused(f"--need {unknown[0]}: no such field; there are {', '.join(vars(record))}")
     if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
         why = ""
         if any(row.get(column) for column in COLUMNS):
@@ -145,7 +150,7 @@ def report_bad(source, good, bad, limit_bad):
 
 # --------------------------------------------------------------------------- data that changed between starts
 
-def fingerprint(records):
+def rows_fingerprint(records):
     """Tells whether a run's data are still the same: {"rows": their number, "sha256": of all fields}.
 
     An image counts with its bytes where the data hold them, else with its file's name and size, its height

@@ -18,6 +18,7 @@ from pathlib import Path
 from machinery.files import (
     TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checkpoints, describe_change, discard,
     newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
+from machinery.rows import rows_fingerprint
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
 
@@ -39,15 +40,16 @@ class Run:
         if not self.last and (other := newest_checkpoint(self.dir)):
             raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run can not go on. "
                           f"Put that back, use another --out to start afresh, or delete {self.dir}.")
+        self.about = {"config": config, "command": " ".join(sys.argv), "processes": world.size,
+                      "device": str(world.device), **versions(),
+                      "data": read_json(path).get("data", {}) if self.last and path.exists() else {}}
         world.barrier()  # nobody writes before everybody has read
         if self.rank == 0:
             with writing(self.dir):
                 self.dir.mkdir(parents=True, exist_ok=True)
             self.lock = hold(self.dir / ".lock", self.dir)
             self._tell_changed_code(path)
-            about = {"config": config, "command": " ".join(sys.argv), "processes": world.size,
-                     "device": str(world.device), **versions()}
-            write_text(path, json.dumps(about, indent=1))
+            write_text(path, json.dumps(self.about, indent=1))
             for name in ("metrics.jsonl", "rollouts.jsonl"):
                 self._forget_later_steps(self.dir / name)
 
@@ -65,6 +67,20 @@ class Run:
             what = describe_change(before, config, changed)
             raise Refused(f"{self.dir} was made by a run with other settings ({what}). Use the same flags "
                           f"to go on, another --out to start afresh, or delete the folder.")
+
+    def refuse_other_data(self, **data):
+        """Refuse to go on with data that are not those of the first start: an epoch would be half of these
+        and half of those. data: {flag: records}; their fingerprints stand in config.json."""
+        for flag, records in data.items():
+            now = rows_fingerprint(records)
+            before = self.about["data"].setdefault(flag, now)
+            if before != now:
+                source = self.about["config"][flag] or self.about["config"]["data"]
+                raise Refused(f"--{flag} {source}: its rows or images are not those with which {self.dir} "
+                              f"was begun ({before['rows']} rows then, {now['rows']} now). Put the old ones "
+                              f"back to go on, or use another --out to start afresh.")
+        if self.rank == 0:
+            write_text(self.dir / "config.json", json.dumps(self.about, indent=1))
 
     def _tell_changed_code(self, path):
         """Say what is not as it was when the run was started last; it goes on all the same."""

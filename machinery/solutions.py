@@ -3,7 +3,7 @@ this file."""
 from dataclasses import dataclass
 
 from machinery.files import Refused, say
-from machinery.talks import END_THINK
+from machinery.talks import END_THINK, answers_of
 
 
 @dataclass
@@ -24,7 +24,7 @@ def rows_with_solutions(records, chat, thinking, max_length):
     mode."""
     for r in records:
         r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
-        for answer in [*(t["content"] for t in r.turns if t["role"] == "assistant"), r.solution]:
+        for answer in [*(answer for answer, learned in answers_of(r) if learned), r.solution]:
             if thinking and END_THINK not in answer:
                 raise Refused(f"row {r.id}: the solution has no {END_THINK}, but --thinking teaches the "
                               f"thinking mode. Mend the row, or train the direct mode with --no-thinking.")

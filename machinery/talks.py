@@ -2,12 +2,13 @@
 template takes. No torch here.
 
 A turn is {"role": "system", "user" or "assistant", "content": text}. A user's text names its images in place,
-<image> or <image N>, and counts them over the whole talk.
+<image> or <image N>, and counts them over the whole talk. Of an answer, "learn": False says that it is only
+read ("weight": 0 in other people's files).
 """
 import json
 import re
 
-from machinery.fields import BadRow
+from machinery.fields import BadRow, text
 from machinery.files import Refused
 from machinery.plain_text import ANSWER, CLOSE, OPEN
 
@@ -33,16 +34,20 @@ def talk_fields(row):
                          f"away")
         return row
     talk, images = turns_of(row[column], column)
+    if row.get("system") and all(turn["role"] != "system" for turn in talk):
+        talk.insert(0, {"role": "system", "content": text(row, "system")})  # ShareGPT has it as a column
     if not talk or talk[-1]["role"] == "system":
         raise BadRow(f"its {column} have no turn of the user")
     if images and (row.get("images") or row.get("image")):
         raise BadRow(f"it has images in its {column} and in a column")
     answered = talk[-1]["role"] == "assistant"
     answer = talk[-1]["content"] if answered else None
+    if "learn" in talk[-1]:
+        raise BadRow(f"the last turn of its {column} is not to be learned: leave it away")
     if answered and row.get("solution") not in (None, "", answer):
         raise BadRow(f"it has a solution, and {column} that end with another answer: which is meant?")
     *turns, question = talk[:-1] if answered else talk
-    given = {name: value for name, value in row.items() if value is not None}
+    given = {name: value for name, value in row.items() if value not in (None, "")}
     return {"answer": answer, "solution": answer, **({"images": images} if images else {}), **given,
             "turns": turns, "question": question["content"]}
 
@@ -63,6 +68,8 @@ def turns_of(talk, column="turns"):
         if not isinstance(turn, dict):
             raise BadRow(f"{name} is {type(turn).__name__}, not an object with its role and text")
         turns.append({"role": role_of(turn, name), "content": text_of(turn, name, images)})
+        if turn.get("learn") is False or turn.get("weight") == 0:
+            turns[-1]["learn"] = False
     roles = [t["role"] for t in turns if t["role"] != "system"]
     system = [n for n, t in enumerate(turns) if t["role"] == "system"]
     wrong = [n for n, role in enumerate(roles) if role != ("user", "assistant")[n % 2]]
@@ -151,18 +158,25 @@ def parts_of(turn, hide):
     return [part for part in parts if part["type"] == "image" or part["text"]]
 
 
+def answers_of(record):
+    """[(text, is it learned?)] of its earlier turns"""
+    return [(t["content"], t.get("learn", True)) for t in record.turns if t["role"] == "assistant"]
+
+
 def fill_answers(out, turns, record, hide, path):
-    """The text that a template made, with the answers in their places, between OPEN and CLOSE. A thought is
-    opened before them: the model does not learn to write that, because its prompts end with it."""
-    answers = [turn["content"] for turn in record.turns if turn["role"] == "assistant"]
+    """The text that a template made, with the answers in their places. Those that are learned stand between
+    OPEN and CLOSE. A thought is opened before that: the model does not learn to write <think>, because its
+    prompts end with it."""
+    answers = answers_of(record)
     system = turns[0]["content"][0]["text"] if turns[0]["role"] == "system" else ""
     if system.strip() not in out:
         of = f"row {record.id}" if len(turns) == len(record.turns) + 1 else "--system"
         raise Refused(f"{of}: the chat template of {path} leaves a system turn out. Use --ask.")
     if out.count(ANSWER) != len(answers):
         raise Refused(f"row {record.id}: the chat template of {path} leaves answers of earlier turns out")
-    for answer in answers:
+    for answer, learned in answers:
         if thinks := END_THINK in answer:
             answer = answer.removeprefix("<think>").lstrip("\n")
-        out = out.replace(ANSWER, f"{THINK * thinks}{OPEN}{hide(answer)}{CLOSE}", 1)
+        answer = f"{OPEN}{hide(answer)}{CLOSE}" if learned else hide(answer)
+        out = out.replace(ANSWER, THINK * thinks + answer, 1)
     return out

@@ -1,8 +1,9 @@
 #!/bin/bash
-# GRPO of an 8B model on several nodes by plain torchrun; the pattern for any stage and size.
+# Cold start and GRPO of an 8B model on several nodes by plain torchrun; the pattern for any stage and size.
 #
 #   NODES=2 MASTER=node0:29500 bash recipes/multi_node.sh     the same line on both nodes (srun, ssh, by hand)
 #   bash recipes/multi_node.sh --dry_run                      checks everything that needs no GPU
+#   bash recipes/multi_node.sh --rehearse                     every step, small, in one process on a CPU
 #
 # GPUs    two nodes of 8 x 80 GB. --hybrid keeps a whole copy on each node, so that only gradients cross the
 #         network between them. `python model.py plan --model recipes/configs/InternVL3-8B --gpus 16 --hybrid`
@@ -17,6 +18,21 @@
 NODES=${NODES:-2}
 . "$(dirname "$0")/stage.sh"
 CONFIG=recipes/configs/InternVL3-8B
-stage grpo.py --model "${MODEL:-OpenGVLab/InternVL3-8B-hf}" --data "${MATHS:-FanqingM/MMK12}" \
-    --out out/8b/grpo --max_prompt 6144 --checkpointing --hybrid --rollout vllm
+DATA=${DATA:-data/recipe} OUT=${OUT:-out/8b}
+MODEL=${MODEL:-OpenGVLab/InternVL3-8B-hf}
+TEACHER=${TEACHER:-Qwen/Qwen3-VL-8B-Thinking}  # ours; the paper's is Skywork-R1V2-38B
+VLLM="--rollout vllm"
+
+# the data sets, from public ones: sources, licences and counts in $DATA/README.md. One node makes them
+stage recipes/data.py --out "$DATA" $SOURCES
+# stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher
+[ -n "$COLD" ] || stage distill.py --model "$TEACHER" --data "$DATA/cold_start_questions.jsonl" --ask "$ASK" \
+    --out "$OUT/cold_start.jsonl" --pixels 3136 1003520 $VLLM
+stage sft.py --model "$MODEL" --data "${COLD:-$OUT/cold_start.jsonl}" --out "$OUT/cold_start" --ask "$ASK" \
+    --checkpointing --hybrid
+# stage 2: GRPO [3.1, 3.3], with the paper's numbers
+stage grpo.py --model "$OUT/cold_start" --data "$DATA/maths.jsonl" --out "$OUT/grpo" --ask "$ASK" \
+    --max_prompt 6144 --checkpointing --hybrid $VLLM
+# the checkpoint with the highest entropy at critical tokens [5.1]; stage 3 goes on as in r1v3_38b.sh
+stage entropy_select.py --folder "$OUT/grpo" --data "$DATA/maths_val.jsonl" --ask "$ASK" $VLLM
 done_all

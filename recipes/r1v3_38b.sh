@@ -1,6 +1,7 @@
 #!/bin/bash
 # Skywork-R1V3 with the paper's numbers: InternVL3-38B, cold start, GRPO, selection, connector tuning, MMMU.
 #
+#   bash recipes/r1v3_38b.sh --rehearse                    every step, small, on a CPU
 #   bash recipes/r1v3_38b.sh --dry_run                     checks everything that needs no GPU
 #   NODES=4 MASTER=host:29500 bash recipes/r1v3_38b.sh     on each of four nodes
 # Started again it goes on where it stopped.
@@ -15,35 +16,43 @@
 #         weights x 1.6e6 tokens), a third more for checkpointing; at 30% of 32 x 989 TFLOP/s that is 45 s.
 #         Sampling ends with its longest response: 4,096 to 8,192 tokens at about 100 a second and engine, 40
 #         to 80 s. Two minutes a step, 528 steps: 18 h. Cold start: 12K rows x 2 epochs x 3K tokens are 1.6e19
-#         FLOPs, 40 min. Connector tuning: less. MMMU, five runs: 1 h.
+#         FLOPs, 40 min. Connector tuning: less. MMMU, five runs: 1 h. The teacher's 20K x 4 responses of
+#         about 3K tokens at 8,000 a second on 32 GPUs: 8 h.
 NODES=${NODES:-4}
 . "$(dirname "$0")/stage.sh"
 CONFIG=recipes/configs/InternVL3-38B
+DATA=${DATA:-data/recipe} OUT=${OUT:-out/38b}
 MODEL=${MODEL:-OpenGVLab/InternVL3-38B-hf}
-# about 12K traces: python distill.py --model TEACHER --data QUESTIONS --out data/cold_start.jsonl
-COLD=${COLD:-data/cold_start.jsonl}
-MATHS=${MATHS:-FanqingM/MMK12}                 # about 15K maths problems; the paper's are not published
-HELD_OUT=${HELD_OUT:-data/maths_val.jsonl}     # maths that GRPO does not see: the probe of the selection
-BREADTH=${BREADTH:-data/breadth.jsonl}         # about 10K rows of 20 subjects with solutions
-BREADTH_VAL=${BREADTH_VAL:-data/breadth_val.jsonl}
+TEACHER=${TEACHER:-Qwen/Qwen3-VL-32B-Thinking}  # ours; the paper's is Skywork-R1V2-38B
 # on two more GPUs: vllm serve Qwen/Qwen2.5-32B-Instruct --tensor-parallel-size 2 --port 8000
 VERIFIER=${VERIFIER:-http://localhost:8000/v1}
-BIG="--checkpointing"                          # not --hybrid: a copy on every node of 8 does not fit 80 GB
+BIG="--checkpointing"                           # not --hybrid: a copy on every node of 8 does not fit 80 GB
 VLLM="--rollout vllm --tensor_parallel 4"
+JUDGE="--verifier $VERIFIER"
 
-# stage 1: cold start [2, 3.2]
-stage sft.py --model "$MODEL" --data "$COLD" --out out/38b/cold_start --lr 1e-5 --batch 64 --epochs 2 $BIG
-# stage 2: GRPO [3.1, 3.3]; the length limit rises half way (the paper does not say when)
-RL="--model out/38b/cold_start --data $MATHS --out out/38b/grpo --prompts 32 --samples 32 --lr 1e-5"
-RL="$RL --max_prompt 6144 --verifier $VERIFIER $VLLM $BIG"
-stage grpo.py $RL --steps 264 --max_new_tokens 4096
-stage grpo.py $RL --steps 528 --max_new_tokens 8192
-# the checkpoint with the highest entropy at critical tokens [5.1]
-stage entropy_select.py --folder out/38b/grpo --data "$HELD_OUT" $VLLM
-# stage 3: the connector alone [3.4, 5.6]
-stage connector_tune.py --model out/38b/grpo --data "$BREADTH" --val "$BREADTH_VAL" --out out/38b/connector \
+# the data sets of every step, from public ones: sources, licences and counts in $DATA/README.md. The paper's
+# are not published; the sizes are: 20K questions, 15K maths problems, 10K rows of 20 subjects with solutions
+stage recipes/data.py --out "$DATA" $SOURCES --cold_start 20000 --breadth 15000
+# stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher
+[ -n "$COLD" ] || stage distill.py --model "$TEACHER" --data "$DATA/cold_start_questions.jsonl" --ask "$ASK" \
+    --out "$OUT/cold_start.jsonl" --pixels 3136 1003520 $JUDGE $VLLM
+stage sft.py --model "$MODEL" --data "${COLD:-$OUT/cold_start.jsonl}" --out "$OUT/cold_start" --ask "$ASK" \
     --lr 1e-5 --batch 64 --epochs 2 $BIG
+# stage 2: GRPO [3.1, 3.3]; the length limit rises half way (the paper does not say when)
+RL="--model $OUT/cold_start --data $DATA/maths.jsonl --out $OUT/grpo --prompts 32 --samples 32 --lr 1e-5"
+RL="$RL --max_prompt 6144 $JUDGE $VLLM $BIG"
+stage grpo.py $RL --ask "$ASK" --steps 264 --max_new_tokens 4096
+stage grpo.py $RL --ask "$ASK" --steps 528 --max_new_tokens 8192
+# the checkpoint with the highest entropy at critical tokens [5.1]
+stage entropy_select.py --folder "$OUT/grpo" --data "$DATA/maths_val.jsonl" --ask "$ASK" $VLLM
+# stage 3: the connector alone [3.4, 5.6], on solutions that the chosen checkpoint writes itself
+for set in breadth breadth_val; do
+    stage distill.py --model "$OUT/grpo" --data "$DATA/${set}_questions.jsonl" --out "$OUT/$set.jsonl" \
+        --ask "$ASK" $JUDGE $VLLM
+done
+stage connector_tune.py --model "$OUT/grpo" --data "$OUT/breadth.jsonl" --val "$OUT/breadth_val.jsonl" \
+    --out "$OUT/connector" --ask "$ASK" --lr 1e-5 --batch 64 --epochs 2 $BIG
 # MMMU [4]: temperature 1, mean of five runs
-stage eval_mmmu.py --model out/38b/connector --data MMMU/MMMU --out out/38b/connector/eval --runs 5 \
-    --temperature 1 --max_new_tokens 16384 --verifier "$VERIFIER" $VLLM
+stage eval_mmmu.py --model "$OUT/connector" --data MMMU/MMMU --out "$OUT/connector/eval" --ask "$ASK" \
+    --runs 5 --temperature 1 --max_new_tokens 16384 $JUDGE $VLLM
 done_all

@@ -1,22 +1,18 @@
 """Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
-ours).
+ours). It goes from cheap to dear:
 
-same_answer(answer, gold) reads numbers, fractions, percentages, units, LaTeX, intervals, inequalities, sets,
-tuples, matrices, equations, expressions, text, choice letters, and several answers in one string. It goes
-from cheap to dear:
+1. spelling.py  one form for the many ways to type the same thing                      microseconds, here
+2. numbers.py   exact fractions with units                                             microseconds, here
+3. shapes.py    lists, tuples, intervals, ratios, labels and chains, piece by piece    microseconds, here
+4. maths.py     expressions, equations, inequalities, matrices: math-verify parses    milliseconds, workers.py
 
-1. spelling.py  one form for the many ways to type the same thing                     microseconds, here
-2. numbers.py   exact fractions with units                                            microseconds, here
-3. shapes.py    lists, intervals, sets, matrices, equations, piece by piece           microseconds, here
-4. maths.py     what is left is parsed by math-verify and compared by value           milliseconds, workers.py
-
-rule.py puts these together. Here is what others call; a reader may skip `unreadable_golds`, which checks data
-sets.
+rule.py puts these together. Here is what others call; a reader may skip what checks the golds of data sets.
 """
 import re
 import time
 import unicodedata
 
+from machinery.files import Refused, say
 from scoring.limits import MAX_CHARS, too_heavy
 from scoring.numbers import number
 from scoring.rule import NEEDS_MATHS, SAME, choice, equal, needs_maths, verdict
@@ -64,12 +60,6 @@ def first_look(answer, gold, options):
     return (verdict(False), reason) if reason else (equal(a, g, options, needs_maths), "not equal")
 
 
-def readable_gold(answer, options=None):
-    """None when the rule can read this gold answer, else the reason. Run it over a data set before training
-    on it."""
-    return unreadable_golds([answer], [options]).get(0)
-
-
 def unreadable_golds(answers, options=None):
     """{index: reason} of the gold answers that the rule cannot compare with anything but themselves."""
     bad, unsure = {}, {}
@@ -107,3 +97,16 @@ def _unreadable(answer, g):
 
 def _read_at_sight(g, options):
     return bool(number(g) or choice("A", g, options, needs_maths) or words_of(g) or len(g) == 1)
+
+
+def report_unreadable(source, records, limit_bad, verifier):
+    """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
+    share of limit_bad is refused, unless there is a verifier that can read them."""
+    unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
+    if not unreadable:
+        return
+    listed = "; ".join(f"row {records[i].id}: {why}" for i, why in list(unreadable.items())[:5])
+    if len(unreadable) > limit_bad * len(records) and not verifier:
+        raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
+                      f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
+    say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")

@@ -1,8 +1,6 @@
-"""What is too heavy to compare. A reader may skip this file: it only keeps hostile strings away from the
-parser.
+"""What is too heavy to compare, because sympy crawls or eats all memory on a short string (5^5^5^5).
 
-sympy crawls or eats all memory on a short string (5^5^5^5). What passes here still meets the worker's time
-limit.
+A reader may skip this file. What passes here still meets the worker's time limit.
 """
 import re
 
@@ -14,7 +12,7 @@ MAX_FACTORIAL = 1000
 
 _BRACKET = r"[\s{(\[]*"
 _POWER = rf"(?:\^|\*\*){_BRACKET}"  # ^ or **, then what opens the exponent
-_THREE_POWERS = re.compile(rf"{_POWER}[\w.]*{_BRACKET}{_POWER}[\w.]*{_BRACKET}(?:\^|\*\*)")
+_THREE_POWERS = re.compile(rf"{_POWER}(?:[\w.]+{_BRACKET})?{_POWER}(?:[\w.]+{_BRACKET})?(?:\^|\*\*)")
 _TWO_POWERS = re.compile(rf"{_POWER}(\d+)[\s)}}]*{_POWER}(\d+)")
 _EXPONENT = re.compile(rf"\^{_BRACKET}[-+]?(\d+)")
 
@@ -38,12 +36,6 @@ def too_heavy(s):
     for lower, upper in _TWO_POWERS.findall(s):
         if len(lower) * int(upper) > 5 or len(lower) > 4:
             return "a tower of exponents"
-    return "a factorial too large to compute" if _large_factorial(s) else None
-
-
-def _large_factorial(s):
-    if "!" not in s and "binom" not in s:
-        return False
-    if any(int(digits) > MAX_FACTORIAL for digits in re.findall(r"\d+", s)) or re.search(r"![\s)}\]]*!", s):
-        return True
-    return bool(re.search(r"[)}\]]\s*!", s) and re.search(r"\^|!.*!", s))
+    large = re.search("!|binom", s) and any(int(digits) > MAX_FACTORIAL for digits in re.findall(r"\d+", s))
+    of_power = re.search(r"[)}\]]\s*!", s) and re.search(r"\^|!.*!", s)
+    return "a factorial too large to compute" if large or of_power or re.search(r"![\s)}\]]*!", s) else None

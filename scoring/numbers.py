@@ -12,20 +12,20 @@ from scoring.limits import MAX_DIGITS
 
 # "dimensions factor names": school science. * takes prefixes: *m is also km, *meter also kilometer
 _UNIT_LINES = """
-m1 1 *m *meter *metre *米; m1 0.01 cm; m1 0.1 dm; m1 1000 公里; m1 0.0254 in inch inches; m1 0.3048 ft foot feet
-m1 0.9144 yd yard; m1 1609.344 mile mi; m2 10000 ha hectare 公顷; m2 4046.8564224 acre; m3 0.000001 cc
-m3 0.001 *L *l *liter *litre *升; kg1 0.001 *g *gram *克; kg1 1 公斤; kg1 1000 t ton tonne 吨; kg1 0.45359237 lb pound
-s1 1 s sec *second 秒; s1 0.001 ms; s1 60 min minute 分钟 分; s1 3600 h hr hour 小时 时; s1 86400 day 天
-s1 604800 week 周; y1 1 year yr 年; mo1 1 month; m1s-1 0.44704 mph; s-1 1 *Hz *hertz; K1 1 K kelvin
-kg1m1s-2 1 *N *newton 牛; kg1m2s-2 1 *J *joule *焦; kg1m2s-3 1 *W *watt *瓦; kg1m-1s-2 1 *Pa *pascal *帕
-A1 1 *A *amp *ampere *安; A1s1 1 *C *coulomb; kg1m2s-3A-1 1 *V *volt *伏; kg-1m-2s4A2 1 *F *farad
-kg1m2s-3A-2 1 *Ω *ohm 欧 欧姆 \\Omega; kg1s-2A-1 1 *T *tesla; kg1m2s-2A-2 1 *H *henry; mol1 1 *mol mole 摩尔
-°1 1 ° degree deg 度; °C1 1 °C celsius; °F1 1 °F fahrenheit; rad1 1 rad radian; eV1 1 *eV; cal1 1 *cal *calorie
-$1 1 $ dollar USD 美元; ¥1 1 ¥ yuan 元 RMB; €1 1 € euro; £1 1 £; cent1 1 cent; unit1 1 unit 单位
+m1 1 *m *meter *metre *米; m1 0.01 cm; m1 0.1 dm; m1 1000 公里; m1 0.0254 in inch inches; m1 0.9144 yd yard
+m1 0.3048 ft foot feet; m1 1609.344 mile mi; m2 10000 ha hectare 公顷; m2 4046.8564224 acre; m3 0.000001 cc
+m3 0.001 *L *l *liter *litre *升; kg1 0.001 *g *gram *克; kg1 1 公斤; kg1 1000 t ton tonne 吨
+kg1 0.45359237 lb pound; s1 1 s sec *second 秒; s1 0.001 ms; s1 60 min minute 分钟 分; s1 86400 day 天
+s1 3600 h hr hour 小时 时; s1 604800 week 周; y1 1 year 年; mo1 1 month; m1s-1 0.44704 mph
+kg1m1s-2 1 *N *newton *牛; kg1m2s-2 1 *J *joule *焦; kg1m2s-3 1 *W *watt *瓦; kg1m-1s-2 1 *Pa *pascal *帕
+A1 1 *A *amp *ampere *安; A1s1 1 *C *coulomb; kg1m2s-3A-1 1 *V *volt *伏; kg1m2s-3A-2 1 *Ω *ohm 欧 欧姆
+kg1s-2A-1 1 *T *tesla; kg1m2s-2A-2 1 *H *henry; mol1 1 *mol mole 摩尔; K1 1 K kelvin; °1 1 ° degree deg 度
+°C1 1 °C celsius; °F1 1 °F; rad1 1 rad radian; eV1 1 *eV; cal1 1 *cal; $1 1 $ dollar USD 美元
+¥1 1 ¥ yuan 元 RMB; €1 1 € euro; £1 1 £; s-1 1 *Hz *hertz; cent1 1 cent; unit1 1 unit 单位; kg-1m-2s4A2 1 *F
 """
 _COUNTED = ("apple orange ball marble coin card book page letter word digit point line side edge face vertex "
-            "vertices triangle square circle person people student child children boy girl man men woman women "
-            "car ticket way time step bus buses box boxes 个 只 本 张 条 件 人 次 名 位 种 棵 块 支 页 岁")
+            "vertices triangle square circle person people student child children boy girl man men woman "
+            "women car ticket way time step bus buses box boxes 个只本张条件人次名位种棵块支页岁")
 _PREFIXES = {**dict(zip("G M k m µ n giga mega kilo milli micro nano".split(),
                         2 * [Fraction(f"1e{n}") for n in (9, 6, 3, -3, -6, -9)])),
              "centi": Fraction("0.01"), "deci": Fraction("0.1"),
@@ -34,7 +34,7 @@ _PREFIXES = {**dict(zip("G M k m µ n giga mega kilo milli micro nano".split(),
 
 def _units():
     """name -> (factor, dimensions): "km" -> (1000, {"m": 1})"""
-    table = {name: (Fraction(1), {name.removesuffix("es"): 1}) for name in _COUNTED.split()}
+    table = {name: (Fraction(1), {name.removesuffix("es"): 1}) for name in re.findall(r"[a-z]+|\S", _COUNTED)}
     for entry in re.split("[;\n]", _UNIT_LINES.strip()):
         dims, factor, *names = entry.split()
         powers = {dim: int(power) for dim, power in re.findall(r"([^\d-]+)(-?\d)", dims)}
@@ -48,20 +48,21 @@ def _units():
 
 
 UNITS = _units()
-_GLUED = set("m g s L N J W V ° % cm mm km dm kg mL ml Hz kW kJ °C °F".split())  # 5m is five metres, 5x algebra
+_GLUED = set("m g s L N J W V cm mm km dm kg mL ml Hz kW kJ °C °F".split())  # 5m is metres, 5mg is algebra
 _UNIT_TOKEN = re.compile(
-    r" ?(/|\\cdot|\\times|\*|per\b)? ?(\\Omega|°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥]) ?"
+    r" ?(/|\\cdot|\\times|\*|per\b)? ?(°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥]) ?"
     r"(?:\^ ?\{? ?(-?\d) ?\}?)?")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3}
 
 
 def unit_of(text):
     """"km/h" -> (5/18, (("m", 1), ("s", -1))); "" -> (1, ()); anything but units of the table -> None."""
-    text, glued = text.rstrip(), text[:1] != " "
-    factor, dims, at, power = Fraction(1), {}, 0, 1
+    glued, text = text[:1] != " ", text.rstrip().replace("\\Omega", "Ω").replace("k Ω", "kΩ")
+    text = re.sub(r"\\mu ?", "µ", text)
+    factor, dims, at, power, count = Fraction(1), {}, 0, 1, 0
     while at < len(text):
-        m = _UNIT_TOKEN.match(text, at)
-        if not m or len(dims) > 4:
+        m, count = _UNIT_TOKEN.match(text, at), count + 1
+        if not m or count > 8:
             return None
         name, at = m[2], m.end()
         if name.lower() in _POWERS:
@@ -91,17 +92,16 @@ class Number:
     unit: tuple = (Fraction(1), ())  # (factor, dimensions)
 
 
-_SMALL = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-          "seventeen eighteen nineteen").split()
+_SMALL = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+          "sixteen seventeen eighteen nineteen").split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SPELLED = {word: i for i, word in enumerate(_SMALL)}  # "twenty one" -> 21
 _SPELLED |= {f"{ten} {one}".strip(): 10 * i + k for i, ten in enumerate(_TENS, 2)
              for k, one in enumerate(["", *_SMALL[1:10]])}
-_MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-                "dozen": 12, "百": 100, "万": 10**4, "亿": 10**8, "half": Fraction(1, 2), "halves": Fraction(1, 2),
-                **{f"{part}{s}": Fraction(1, n) for n, part in
-                   enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3) for s in ("", "s")},
-                "quarter": Fraction(1, 4), "quarters": Fraction(1, 4)}
+_MULTIPLIERS = {name: Fraction(entry.split()[0]) for entry in (
+    "100 hundred 百;1000 thousand;1e6 million;1e9 billion;1e12 trillion;12 dozen;10000 万;1e8 亿;1/2 half "
+    "halves;1/3 third thirds;1/4 quarter quarters fourth fourths;1/5 fifth fifths;1/6 sixth sixths;1/8 eighth"
+    " eighths;1/10 tenth tenths").split(";") for name in entry.split()[1:]}
 _MULTIPLIER = re.compile(rf" ?({'|'.join(sorted(_MULTIPLIERS, key=len, reverse=True))})(?![A-Za-z])", re.I)
 _VALUE = re.compile(
     r"([+-]?) ?([$€£¥]?) ?(-?) ?(?:"
@@ -136,7 +136,8 @@ def _value(m):
     """(value, decimals written) of a match of _VALUE without its sign; None when it is no number."""
     if m["a"] or m["c"]:
         bottom = int(m["b"] or m["d"])
-        return (Fraction(int(m["a"] or m["c"]), bottom) + int(m["n"] or m["m"] or 0), None) if bottom else None
+        whole, top = int(m["n"] or m["m"] or 0), int(m["a"] or m["c"])
+        return (whole + Fraction(top, bottom), None) if bottom else None
     if m["again"]:  # 0.1\overline{6} is 0.1 and 6/90
         places = len(m["before"].partition(".")[2])
         again = Fraction(int(m["again"]), (10 ** len(m["again"]) - 1) * 10 ** places)
@@ -177,21 +178,21 @@ def _digits(s):
 def _compound(s):
     """"1 h 30 min", "5 ft 6 in": parts of one dimension, each unit smaller than the one before."""
     parts, at = [], 0
-    while m := _PART.match(s, at):
+    while len(parts) < 4 and (m := _PART.match(s, at)):
         parts.append((Fraction(m[1]), unit_of(" " + m[2])))
         at = m.end()
     units = [unit for _, unit in parts]
     if len(parts) < 2 or at < len(s) or None in units or len({dims for _, dims in units}) > 1:
         return None
     factors = [factor for factor, _ in units]
-    fits = all(big > small for big, small in zip(factors, factors[1:]))
-    return Number(sum(x * f for x, (f, _) in parts) / factors[0], unit=units[0]) if fits and units[0][1] else None
+    fits = units[0][1] and all(big > small for big, small in zip(factors, factors[1:]))
+    return Number(sum(x * f for x, (f, _) in parts) / factors[0], unit=units[0]) if fits else None
 
 
 def same_number(x, y):
     if x.percent != y.percent:  # 50% is 0.5; and the sign left out, as any unit may be
         p, n = (x, y) if x.percent else (y, x)
-        return _close(p, n) or _close(p, replace(n, value=n.value * 100))
+        return not n.unit[1] and (_close(p, n) or _close(p, replace(n, value=n.value * 100)))
     if x.unit[1] and y.unit[1]:  # both have a unit: it must measure the same thing
         if x.unit[1] != y.unit[1]:
             return False
@@ -215,12 +216,12 @@ def rounds_to(exact, decimal):
 
 def _terminates(value):
     """Can the fraction be written as a decimal with an end?"""
-    return pow(10, value.denominator.bit_length(), value.denominator) in (0, 1 % value.denominator)
+    return pow(10, value.denominator.bit_length(), value.denominator) == 0
 
 
 _TRAILING_UNIT = re.compile(
-    r"(?<=[\d})]) ((?:°[CF]?|[A-Za-zµΩ]+)(?: ?\^ ?\{?-?\d\}?)?(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?)$"
-    r"|(?<=[\d})])(°)$")
+    r"(?:(?<=[\d})])|(?<=\\pi)) ((?:(?:square|cubic) )?(?:°[CF]?|[A-Za-zµΩ]+)(?: ?\^ ?\{?-?\d\}?)?"
+    r"(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?)$|(?<=[\d})])(°)$")
 
 
 def split_unit(s):

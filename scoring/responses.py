@@ -33,8 +33,8 @@ def opens_thought(response):
 
 
 _STATED = re.compile(r"(?:^|[.!?。！？] ?)(?:(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?"
-                     r"(?:(?:final|correct) )?answer(?: is:?|:)|(?:所以|因此)?,?答案(?:是|为|[:：])) *(\S.{0,199})$",
-                     re.IGNORECASE)
+                     r"(?:(?:final|correct) )?answer(?: is:?|:)|(?:所以|因此)?,?答案(?:是|为|[:：])) *"
+                     r"(\S.{0,199})$", re.IGNORECASE)
 
 
 def stated_answer(text):

@@ -12,13 +12,8 @@ from scoring.shapes import RELATION, shape, split_label
 from scoring.spelling import is_maths, key_of, plain, words_of
 
 
-class Verdict(Enum):
-    SAME = 1
-    DIFFERENT = 2
-    NEEDS_MATHS = 3  # spelling, numbers and shapes do not settle it: a worker has to look
-
-
-SAME, DIFFERENT, NEEDS_MATHS = Verdict
+# NEEDS_MATHS: spelling, numbers and shapes do not settle it, a worker has to look
+SAME, DIFFERENT, NEEDS_MATHS = Enum("Verdict", "SAME DIFFERENT NEEDS_MATHS")
 
 
 def verdict(same):
@@ -39,7 +34,7 @@ def equal(a, g, options, maths):
     if settled:
         return settled
     x, y = shape(a), shape(g)
-    equations = "=" in a and "=" in g
+    equations = a.count("=") == g.count("=") == 1
     if x.label and y.label and x.label.casefold() != y.label.casefold():  # y = x + 1 against x = y - 1
         return maths(a, g) if x.kind == y.kind == "one" and equations else DIFFERENT
     if x.kind == y.kind == "one":
@@ -94,8 +89,7 @@ def _in_order(xs, ys, maths):
 
 
 def _in_any_order(xs, ys, maths):
-    """Is there a partner for each? Equality is (nearly) transitive here, so the first free partner is good
-    enough."""
+    """Is there a partner for each? Equality is (nearly) transitive, so the first free one is good enough."""
     free, unsettled = list(ys), False
     for x in xs:
         for i, y in enumerate(free):
@@ -116,7 +110,7 @@ def _expressions(a, g, maths):
         if unit_a[1] != unit_g[1]:
             return DIFFERENT
         if unit_a[0] != unit_g[0]:
-            a, g = _times(a, unit_a[0]), _times(g, unit_g[0])
+            a, g = (f"({s})({f.numerator}/{f.denominator})" for s, (f, _) in [(a, unit_a), (g, unit_g)])
     if unit_a or unit_g:
         settled = simple(a, g)
         if settled:
@@ -125,10 +119,6 @@ def _expressions(a, g, maths):
     short = [bool(re.fullmatch("[a-z]{2,3}", s)) for s in (a, g)]
     both_maths = (is_maths(a) or short[0]) and (is_maths(g) or short[1]) and not all(short)
     return maths(a, g) if both_maths else DIFFERENT
-
-
-def _times(s, factor):
-    return f"({s})\\cdot ({factor.numerator}/{factor.denominator})"
 
 
 def simple(a, g):
@@ -153,7 +143,7 @@ def simple(a, g):
 
 def _clock(s):
     """(minutes since midnight as written, "a", "p" or "") of "2:30", "2:30 p.m.", "2 pm"; None: no time."""
-    m = re.fullmatch(r"([01]?\d|2[0-4])(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:([ap])\.? ?m\.?)?", s, re.IGNORECASE)
+    m = re.fullmatch(r"([01]?\d|2[0-4])(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:([ap])\.? ?m\.?)?", s, re.I)
     if not m or not (m[2] or m[4]) or m[4] and not 1 <= int(m[1]) <= 12:
         return None
     return int(m[1]) % 24 * 60 + int(m[2] or 0) + int(m[3] or 0) / 60, (m[4] or "").lower()
@@ -175,6 +165,9 @@ _LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案) ?(?:is )?:? ?)?
                      r"(?: is (?:correct|right))?", re.IGNORECASE)
 _LETTER_TEXT = re.compile(r"(?:[Oo]ption )?(?:\(([A-J])\):?|([A-J]) ?(?:[.)]|[:,-] )) ?([^=]+)", re.DOTALL)
 
+_DOUBTED = re.compile(r"\b[A-J][.):]|\b(?:or|and) \(?[A-J]\b|[,;/] ?[A-J]\b|^\(?[A-Ja-j]\)?$|\b[B-J]$|错|不"
+                      r"|^(?:is|not|never|wrong|incorrect)\b")  # no option's text: a text about the letter
+
 
 def choice(a, g, options, maths):
     """A Verdict when this is about choice letters, None when it is not. a and g are plain."""
@@ -182,7 +175,8 @@ def choice(a, g, options, maths):
     texts = [plain(str(option)) for option in options or ()]
     several = re.fullmatch(_SEVERAL, g) and re.fullmatch(_SEVERAL, a, re.IGNORECASE)
     if several and (options or re.search(r"[ ,;]", a + g)):  # else AC and CA may be segments
-        return verdict(_picked(a) == _picked(g))  # "AC" is "A, C" and "C, A"
+        picked = [sorted(c for c in s.upper().replace("AND", "") if c.isalpha()) for s in (a, g)]
+        return verdict(picked[0] == picked[1])  # "AC" is "A, C" and "C, A"
     bare = _BARE.fullmatch(g)
     want, text = _wanted(g, bare, letters, texts)
     if not want:
@@ -192,14 +186,10 @@ def choice(a, g, options, maths):
         return verdict(m[1].upper() == want)
     m = _LETTER_TEXT.fullmatch(a)
     if m and (m[1] or m[2]) in letters:  # "B. dog": the right letter, and no other text than its own
-        ours = (m[1] or m[2]) == want
-        return (equal(m[3], text, None, maths) if text else verdict(_harmless(m[3]))) if ours else DIFFERENT
+        if (m[1] or m[2]) != want or not text:
+            return verdict((m[1] or m[2]) == want and _harmless(m[3]))
+        return equal(m[3], text, None, maths)
     return None if text is None else _text_alone(a, bare, text, texts, maths)
-
-
-def _picked(s):
-    """The letters of "A, C" in their order."""
-    return sorted(c for c in s.upper().replace("AND", "") if c.isalpha())
 
 
 def _wanted(g, bare, letters, texts):
@@ -207,7 +197,7 @@ def _wanted(g, bare, letters, texts):
     if bare and bare[1] in letters:
         return bare[1], texts[ord(bare[1]) - 65] if texts else None
     told = None if bare else _LETTER_TEXT.fullmatch(g)
-    if told and not re.search(r"\b[A-J][.):]|\b(?:or|and) \(?[A-J]\b|[,;/] ?[A-J]\b|^\(?[A-J]\)?$", told[3]):
+    if told and not _DOUBTED.search(told[3]):
         return told[1] or told[2], told[3]
     named = _named(g, texts)
     return (named[0], g) if len(named) == 1 else (None, None)
@@ -221,7 +211,7 @@ def _named(s, texts):
 def _harmless(text):
     """Behind the right letter of options that we do not know: a number or a formula, no word, no letter."""
     text = split_unit(text)[0]
-    return bool(number(text)) or is_maths(text) and not re.search(
+    return bool(number(text)) or is_maths(text) and text != "-" and not re.search(
         r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])|[A-Za-z]{2}|[^\x00-\x7f]", re.sub(r"\\[A-Za-z]+", " ", text))
 
 

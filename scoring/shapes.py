@@ -1,9 +1,10 @@
-"""Shapes of answers: lists, sets, tuples, intervals and ratios are taken apart, to be compared piece by piece.
+"""Shapes of answers: lists, sets, tuples, intervals, ratios are taken apart, to be compared piece by piece.
 
 `shape` is the function that others use. Inequalities, unions and matrices are left to math-verify (maths.py).
 """
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 
 from scoring.numbers import number
 
@@ -12,12 +13,14 @@ _NAME = (r"(?:\\?[A-Za-zα-ω]'*(?:_\{?\w+\}?)?|\\(?!le\b|ge\b|ne\b|in\b|sqrt|fr
          r"|[A-Z]{2,3}|(?:\\angle|\\triangle) ?[A-Z]{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3})")
 _LABEL = re.compile(rf"{_NAME}(?: ?\([^()=]{{1,20}}\))?|\( ?\w ?(?:, ?\w ?){{1,3}}\)")
 _MEASURES = re.compile(  # \cos A, \vec a, f(x), \alpha: the names in \frac{AB}{BC}, AB + BC, |AB|, A : B
-    r"\\(?:sin|cos|tan|cot|vec|overline|overrightarrow|hat|bar) ?\{?[A-Za-z]+\}?|m? ?\\(?:angle|triangle|alpha|beta"
-    r"|gamma|theta|varphi|phi|rho|sigma|lambda|omega|Delta)(?![a-z])|[A-Za-z]_(?:\{\w+\}|\w)|[a-zA-Z]\([A-Za-z]\)")
+    r"\\(?:sin|cos|tan|cot|vec|overline|overrightarrow|hat|bar) ?\{?\\?[A-Za-z]+\}?|m? ?\\(?:angle|triangle"
+    r"|alpha|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega|Delta)(?![a-z])|[A-Za-z]_(?:\{\w+\}|\w)"
+    r"|[a-zA-Z]\([A-Za-z]\)")
 RELATION = r"\\(?:le|ge|ne|in)(?![a-z])|<|>"
-COMMAS = r"[,;]|\\cup(?![a-z])|\s(?:or|and|\\lor|\\vee)\s|或|(?<=[^\u3400-\u9fff])和"
+OR = r"\\cup(?![a-z])|\s(?:or|\\lor|\\vee)\s|或"
+_COMMAS = rf"[,;]|{OR}|\sand\s|(?<=[^\u3400-\u9fff])和"
 _BUILDER = re.compile(r"\\\{ ?(\w) ?(?:\\in ?(?:\\mathbb ?\{?R\}?|R) ?)?(?:\||\\mid|:) ?(.+)\\\}")
-_COLUMN = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr|]+\})?([^&]+)\\end ?\{\1\} ?[)\]]?")
+_COLUMN = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?([^&]+)\\end ?\{\1\} ?[)\]]?")
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Shape:
 
 def shape(s):
     """What kind of answer the string is, with its pieces."""
-    items = [p for p in cut(s, COMMAS) if p]
+    items = [p for p in cut(s, _COMMAS) if p]
     if len(items) == 1 and "\\pm" in items[0]:
         items = [_with_sign(items[0], sign) for sign in "+-"]
     if len(items) > 1:
@@ -56,8 +59,8 @@ def cut(s, separators):
 
 
 def split_label(s):
-    """"x = 5", "5 = x", "|AB| = 5" -> (name, ["5"]); a chain "x = 2+3 = 5" -> ("x", ["2+3", "5"]); no label ->
-    (None, parts)."""
+    """"x = 5", "5 = x" -> ("x", ["5"]); a chain "x = 2+3 = 5" -> ("x", ["2+3", "5"]); no label -> (None,
+    parts)."""
     if cond := _BUILDER.fullmatch(s):
         s = cond[2] if re.search(RELATION, cond[2]) else s
     parts = cut(s, r"=|\\approx(?![a-z])|\\in(?![a-z])")
@@ -91,19 +94,18 @@ def _brackets(body, label):
     if kind not in ("\\{\\}", "{}", "()", "[]", "(]", "[)") or not inside or not _balanced(inside):
         return None
     inner = [p for p in cut(inside, "[,;]") if p]
-    if len(inner) > 1 or size == 2:
-        return Shape(kind.replace("\\", ""), inner, label)
-    return Shape("one", inner, label) if label else shape(inner[0]) if kind in ("()", "{}") and inner else None
+    kind = kind.replace("\\", "")
+    if len(inner) > 1:
+        return Shape(kind, inner, label)
+    if kind in ("()", "{}") and inner:
+        return Shape("one", inner, label) if label else shape(inner[0])
+    return None
 
 
 def _balanced(s):
     """Does every bracket close, so that the outer pair belongs together? Not in (1, 2) and (3, 4)."""
-    depth = 0
-    for m in re.finditer(r"[()\[\]{}]", s):
-        depth += 1 if m.group() in _OPEN else -1
-        if depth < 0:
-            return False
-    return depth == 0
+    depths = [0, *accumulate(1 if c in _OPEN else -1 for c in s if c in _OPEN + _CLOSE)]
+    return min(depths) == depths[-1] == 0
 
 
 def _ratio(body, label):

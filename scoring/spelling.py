@@ -20,7 +20,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     # \( \), and **bold**
     (r"(?<!\\)\\[()\[\]]", ""), (r"\*\*([^*]+)\*\*$", r"\1"),
     # how large, how coloured or how visible something is
-    (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\.?", ""),
+    (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\.?", ""),
     (r"\\(?:(?:display|text|script)style|(?:no)?limits|mathstrut|bf|it|rm|large|Large|LARGE|huge|Huge|small)"
      r"(?![A-Za-z])", ""),
     (r"\\(?:[hv]?phantom|[hv]space|label|tag|(?:text)?color|colorbox|fcolorbox ?\{\w*\})\*? ?\{[^{}]*\}", ""),
@@ -37,20 +37,20 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"\\varnothing", r"\\emptyset"), (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
     (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"), (r"\\colon(?![A-Za-z])", ":"), (r"\\(?:lt)(?![A-Za-z])", "<"),
     (r"\\(?:gt)(?![A-Za-z])", ">"), (r"\\(?:dots|ldots|cdots)(?![A-Za-z])", "..."),
-    (r"\\[lr]angle(?![A-Za-z])", lambda m: "()"[m[0] == "\\rangle"]), (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"),
+    (r"\\[lr]angle(?![A-Za-z])", lambda m: "()"[m[0][1] == "r"]), (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"),
     (rf"\]{_EDGE}\[", r"(\1)"), (rf"\]{_EDGE}\]", r"(\1]"), (rf"\[{_EDGE}\[", r"[\1)"))]
 _WRAPPER = (r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt)|operatorname|mbox|boldsymbol|bm|emph"
             r"|underline|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?")
 _WRAPPED = re.compile(_WRAPPER + r"\{([^{}]*)\}")  # \text{..}, \mathbf{..}: only what is inside counts
-_MARKUP = re.compile(r"[\\$*~^<>{}\]]|\.\.\.")  # an ASCII string without any of these is spelled plainly already
+_MARKUP = re.compile(r"[\\$*~^<>{}\[\]]|\.\.\.")  # ASCII without any of these is spelled plainly already
 _OPENING = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct|right) )?answer|solution|result"
-    r"|(?:value|measure|length|area|perimeter|volume|radius|sum)(?: of \\?[A-Za-z]{1,5}(?: ?[A-Z]{1,4})?)?)"
-    r"(?: is| are|:| =)+ (?=.)", re.IGNORECASE)
-_PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number", "every real number", "全体实数",
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct) )?answer|solution"
+    r"|result|(?:value|measure|length|area|perimeter|volume|radius)(?: of \\?[A-Za-z]{1,5}(?: ?[A-Z]{1,4})?"
+    r")?)(?: is| are|:| =)+ (?=.)|^(?:所以|因此)?,?(?:答案(?:是|为|:)|选(?=[A-J]$)) ?|^\\approx ?", re.I)
+_PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number", "全体实数",
                              "\\mathbb{R}", "\\mathbb R", "\\R", "\\Reals"), "(-\\infty, \\infty)"),
             **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "无解",
-                             "the empty set", "empty set", "\\{\\}", "\\{ \\}"), "\\emptyset"),
+                             "empty set", "\\{\\}", "\\{ \\}"), "\\emptyset"),
             "noon": "12:00 pm", "midnight": "12:00 am", "infinity": "\\infty"}
 
 
@@ -66,6 +66,8 @@ def _unmarked(s):
     s = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", s)
     s = re.sub("[¼-¾⅐-⅞]", lambda m: " " + unicodedata.normalize("NFKC", m[0]), s)  # 3½ is 3 1/2
     s = unicodedata.normalize("NFKC", s.translate(_UNICODE)).translate(_UNICODE)
+    if "{cases}" in s:
+        s = s.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ", ")
     for pattern, to in _REWRITES:
         s = pattern.sub(to, s)
     for _ in range(3):

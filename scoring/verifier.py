@@ -48,16 +48,16 @@ def parse_verdict(reply):
 
 _OPENERS = re.compile(  # what judges are known to say yes to although it answers nothing (arXiv 2507.08794)
     "so(?!l)|thus|therefore|hence|the|my|your|our|final|correct|right|reference|same|as|above|thought|process"
-    "|reasoning|analysis|answer|solution|result|explanation|response|this|is|student|let'?s|let|us|me|solve|think"
-    "|problem|question|step|by|begin|start|true|yes|okay|ok|sure|here|see|unknown|none"
+    "|reasoning|analysis|answer|solution|result|explanation|response|this|is|student|let'?s|let|us|me|solve"
+    "|think|problem|question|step|by|begin|start|true|yes|okay|ok|sure|here|see|unknown|none"
     "|解答?|答案?|解析|思考|过程|正确", re.IGNORECASE)
 
 
 def askable(answer):
     """Is this extracted answer worth a question? Not when it is empty, symbols only, or a mere opening
     phrase."""
-    words = re.sub(r"\\[A-Za-z]+|[^\S ]", " ", (answer or "")[:300])
-    return any(c.isalnum() for c in words) and any(c.isalnum() for c in _OPENERS.sub(" ", words))
+    words = re.sub(r"\\[A-Za-z]+|[^\S ]", " ", answer or "")
+    return any(c.isalnum() for c in _OPENERS.sub(lambda m: " " * len(m[0]), words)[:300])  # more is not sent
 
 
 class Verifier:
@@ -65,16 +65,15 @@ class Verifier:
 
     url, model: any OpenAI-compatible server ("http://host:8000/v1") and the name it serves. Greedy decoding,
     at most `concurrency` requests at a time, `timeout` seconds for each. When there is trouble:
-    - no connection, time-out, HTTP 408, 429, 5xx: wait (0.5 s, 1 s, ... 30 s, or Retry-After) and ask again.
-      After `patience` seconds without any answer from the server: VerifierDown.
+    - no connection, time-out, HTTP 408, 429, 5xx: wait (0.5 s, 1 s, ... 30 s, or Retry-After) and ask again;
+      VerifierDown after `patience` seconds without any answer from the server.
     - one question fails 5 times while others are answered, or HTTP 400, 413, 422: no verdict for that one,
       counted.
     - any other status (401, 404, ...): VerifierDown at once, because waiting does not help.
     - a reply outside the grammar: no verdict, counted. A question that got a reply is never asked again.
-    Only the extracted answer is sent, cut at max_chars, inside JSON. Answers to equal questions come from a
-    cache. audit: share of the answers accepted by the rule that are sent as well, only to count
-    disagreements. The requests are plain POSTs through httpx: a client library's own retries would double the
-    ones here.
+    Only the extracted answer is sent, cut at max_chars, inside JSON; equal questions are asked once. audit:
+    share of the answers accepted by the rule that are sent as well, only to count disagreements. The requests
+    are plain POSTs: a client library's own retries would double the ones here.
     """
 
     def __init__(self, url, model, concurrency=32, timeout=60.0, patience=900.0, max_chars=300, audit=0.02,
@@ -130,7 +129,7 @@ class Verifier:
         async with gate:  # kept while waiting: a server in trouble is not met by everybody at once
             begun, attempt = time.monotonic(), 0
             while True:
-                attempt, wait = attempt + 1, min(30.0, self.first_wait * 2 ** attempt)
+                attempt, wait = attempt + 1, min(30.0, self.first_wait * 2 ** min(attempt, 9))
                 reply, trouble = await self._post(client, body)
                 if not trouble:
                     return self._count(parse_verdict(_content(reply)) if reply.status_code == 200 else None)

@@ -1,9 +1,8 @@
 """The processes that compare expressions. A reader may skip this file: POOL.map is all that others use.
 
-sympy can be made to crawl or to eat all memory by a short string, and its own time-outs do not work in
-threads. So expressions are compared in a few child processes: a pair that uses up its processor time is
-killed by the system, counts as not equal, and its process is replaced. The second half of this file runs in
-the children, which import no torch.
+A short string can make sympy crawl or eat all memory, and its own time-outs do not work in threads. So
+expressions are compared in a few child processes: the system kills a pair that uses up its processor time, it
+counts as not equal, and its process is replaced. The second half of this file runs in the children.
 """
 import atexit
 import json

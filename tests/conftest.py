@@ -57,7 +57,7 @@ def vlm(model_path):
 
 @pytest.fixture(scope="session")
 def rows(tiny, tmp_path_factory):
-    """Eight records: one image, two images, one of several tiles, no image, solutions of 6 to 60 tokens;
+    """Eight records: one image, two images, one of several tiles, no image, solutions of 8 to 60 tokens;
     from a file."""
     from data import read_records
     folder = tmp_path_factory.mktemp("rows")
@@ -78,7 +78,7 @@ def rows(tiny, tmp_path_factory):
     steps = dict(zip("abcdefgh", (1, 4, 0, 7, 2, 0, 9, 3)))  # a mean over tokens is none over solutions
     write_jsonl(folder / "rows.jsonl",
                 [{"id": i, "question": q, "images": im, "options": o, "answer": "7", "subject": "Math",
-                  "solution": f"{'3 + 4 = 7. ' * steps[i]}\n</think>\n\n\\boxed{{{i}}}"}
+                  "solution": f"{'3 + 4 = 7. ' * steps[i] or 'So'}\n</think>\n\n\\boxed{{{i}}}"}
                  for i, q, im, o in table])
     return read_records(folder / "rows.jsonl")
 

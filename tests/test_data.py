@@ -1,7 +1,10 @@
 """data.py: rows of every format, what is refused by name, prompts, tiles, and no image is lost."""
+import base64
+import csv
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -147,6 +150,10 @@ def test_empty_and_missing_data(folder):
         read_records(folder / "sub")
     with pytest.raises(Refused, match="nobody/nothing-at-all: neither a file"):
         read_records("nobody/nothing-at-all")
+    with pytest.raises(Refused, match="--data is empty"):
+        read_records("")
+    with pytest.raises(Refused, match="--need solutions: no such field; there are id, question"):
+        read(folder, [row(1)], need=("solutions",))
 
 
 # ---------------------------------------------------------------------------------------------------- prompts
@@ -191,9 +198,9 @@ def test_expansion_keeps_everything_else(chat, prompts):
         assert p.full.count(chat.image_id) == len(chat.pixels(p).get("pixel_values", [])) * chat.per_tile
 
 
-def test_literal_placeholder_is_refused(chat, folder):
-    with pytest.raises(Refused, match="row r1: 2 image placeholders for 1 images.*<IMG_CONTEXT> literally"):
-        chat.prompts(read(folder, [row(0), row(1, question="What does <IMG_CONTEXT> mean?")]))
+def test_literal_placeholder_is_text(chat, folder):
+    p, = chat.prompts(read(folder, [row(1, question="What does <IMG_CONTEXT> mean?")]))
+    assert p.ids.count(chat.image_id) == 1 and "What does <IMG_CONTEXT> mean?" in chat.tokenizer.decode(p.ids)
 
 
 def test_long_prompts_are_left_out_and_counted(chat, rows, prompts, capsys):
@@ -265,3 +272,159 @@ def test_images_in_memory(chat, folder):
 
 def test_stop_ids(chat):
     assert chat.tokenizer.eos_token_id in chat.stop_ids and chat.image_id not in chat.stop_ids
+
+
+# ---------------------------------------------------------------------------------- files as people have them
+
+GOOD = [{"id": "x", "question": "How many?", "options": ["a", "b"], "answer": "3", "images": ["a.png"]},
+        {"id": "y", "question": "Why, \"you\"?\nSay; it, now", "options": [], "answer": "4", "images": []}]
+
+
+def as_array(rows):
+    return json.dumps(rows, indent=2)
+
+
+def as_csv(separator, bom=""):
+    def write(rows):
+        out = io.StringIO()
+        table = csv.writer(out, delimiter=separator)
+        table.writerow(rows[0])
+        table.writerows([json.dumps(v) if isinstance(v, list) else v for v in row.values()] for row in rows)
+        return bom + out.getvalue()
+    return write
+
+
+@pytest.mark.parametrize("name, write", {
+    "t.json": as_array, "u.jsonl": as_array, "v.json": lambda rows: "\ufeff  " + json.dumps(rows),
+    "w.JSONL": lambda rows: "\ufeff" + "\n".join(map(json.dumps, rows)), "t.csv": as_csv(","),
+    "t.tsv": as_csv("\t"), "u.csv": as_csv(";", bom="\ufeff"), "v.csv": as_csv("\t")}.items())
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_formats_hold_the_same(folder, name, write, as_folder):
+    (folder / "sub").mkdir()
+    (folder / "a.png").rename(folder / "sub" / "a.png")
+    (folder / "sub" / name).write_text(write(GOOD), encoding="utf-8")
+    records = read_records(folder if as_folder else folder / "sub" / name)
+    want = [(r["id"], r["question"], r["options"], r["answer"]) for r in GOOD]
+    assert [(r.id, r.question, r.options, r.answer) for r in records] == want
+    assert records[0].images == [str(folder / "sub" / "a.png")] and records[0].sizes == [(48, 48)]
+    assert records[1].images == []
+
+
+def test_one_object_over_several_lines(folder):
+    (folder / "t.json").write_text(json.dumps(GOOD[0], indent=2))
+    assert read_records(folder / "t.json")[0].options == ["a", "b"]
+
+
+def test_folder_of_several_kinds(folder):
+    (folder / "t.json").write_text(as_array(GOOD))
+    (folder / "u.csv").write_text(as_csv(",")(GOOD))
+    with pytest.raises(Refused, match="holds files of several kinds .*1 .json, 1 .csv"):
+        read_records(folder)
+    (folder / "u.csv").rename(folder / ".u.csv")
+    assert len(read_records(folder)) == 2
+
+
+def test_broken_parquet(folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    table = pa.table({"question": ["Why?"] * 2000, "answer": [str(i) for i in range(2000)]})
+    pq.write_table(table, folder / "t.parquet", row_group_size=500)
+    whole = (folder / "t.parquet").read_bytes()
+    assert len(read_records(folder / "t.parquet")) == 2000
+    for broken in (whole[:-100], whole[:50], whole[:1000] + b"?" * 900 + whole[1900:]):
+        (folder / "t.parquet").write_bytes(broken)
+        with pytest.raises(Refused, match="t.parquet: it can not be read as Parquet .*Mend the file"):
+            read_records(folder / "t.parquet", limit_bad=1.0)
+    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Why?", b"\xff\xfe"], pa.binary()).buffers())
+    pq.write_table(pa.table({"question": bad, "answer": ["1", "2"]}), folder / "t.parquet")
+    with pytest.raises(Refused, match="t.parquet row 2: a text of it is no UTF-8"):
+        read_records(folder / "t.parquet")
+
+
+def test_image_root(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere")
+    (other / "a.png").write_bytes(png(9, (60, 50)))
+    assert read(folder, [row(1)], image_root=str(other))[0].images == [str(other / "a.png")]
+    whole = row(1, images=[str(folder / "b.png")])
+    assert read(folder, [whole], image_root=str(other))[0].sizes == [(48, 48)]
+    with pytest.raises(Refused, match="--image_root .*nowhere: no such folder"):
+        read(folder, [row(1)], image_root=str(other / "nowhere"))
+
+
+# -------------------------------------------------------------------------------------- pictures of all kinds
+
+def saved(image, kind="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_data_address_is_decoded(folder):
+    text = "data:image/png;base64," + base64.b64encode(png(5)).decode()
+    assert read(folder, [row(1, images=[text])])[0].images == [png(5)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotation_of_cameras(folder, orientation):
+    """The picture as it is to be looked at, and its size"""
+    upright = Image.new("RGB", (60, 40), "white")
+    upright.paste((255, 0, 0), (0, 0, 20, 10))  # a red corner, top left
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's number of the turn that the camera made
+    turned = upright.transpose(Image.Transpose(back[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned.save(folder / "camera.png", exif=exif)
+    record, = read(folder, [row(1, images=["camera.png"])])
+    assert record.sizes == [(40, 60)]
+    assert data.open_image(record.images[0]).tobytes() == upright.tobytes()
+
+
+@pytest.mark.parametrize("image, kind, want", [
+    (Image.fromarray(np.uint16([[0, 257, 32768, 65535]])), "PNG", [0, 1, 128, 255]),
+    (Image.fromarray(np.uint16([[0, 100, 100, 200]])), "TIFF", [0, 0, 0, 1]),  # the file says 16 bits
+    (Image.fromarray(np.int32([[0, 257, 32768, 65535]])), "TIFF", [0, 1, 128, 255]),
+    (Image.fromarray(np.int32([[0, 1, 128, 255]])), "TIFF", [0, 1, 128, 255]),
+    (Image.fromarray(np.int32([[-100, -100, 0, 100000]])), "TIFF", [0, 0, 0, 255]),
+    (Image.fromarray(np.float32([[0, 0.25, 0.5, 1]])), "TIFF", [0, 64, 128, 255]),
+    (Image.fromarray(np.float32([[0, 1, 128, 255]])), "TIFF", [0, 1, 128, 255]),
+    (Image.fromarray(np.float32([[5e5, 5e5, 5e5, 5e5]])), "TIFF", [0, 0, 0, 0])])
+def test_deep_pictures_are_scaled(image, kind, want):
+    opened = data.open_image(saved(image, kind))
+    assert opened.mode == "RGB" and [p[0] for p in opened.get_flattened_data()] == want
+
+
+def with_alpha(mode, *pixels):
+    image = Image.new(mode, (len(pixels), 1))
+    image.putdata(pixels)
+    return image
+
+
+def test_what_is_transparent_is_white():
+    """It lies over black in most files, and would be black on black."""
+    rgba = with_alpha("RGBA", (0, 0, 0, 0), (10, 20, 30, 255), (0, 0, 0, 127))
+    seen = [(255, 255, 255), (10, 20, 30), (128, 128, 128)]
+    assert list(data.open_image(saved(rgba)).get_flattened_data()) == seen
+    la = with_alpha("LA", (0, 0), (10, 255), (0, 127))
+    assert [p[0] for p in data.open_image(saved(la)).get_flattened_data()] == [255, 10, 128]
+    palette = with_alpha("P", 0, 1, 2)
+    palette.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
+    assert list(data.open_image(saved(palette, transparency=0)).get_flattened_data()) == [
+        (255, 255, 255), (10, 20, 30), (40, 50, 60)]
+    rgb = with_alpha("RGB", (1, 2, 3), (4, 5, 6))
+    assert list(data.open_image(saved(rgb, transparency=(1, 2, 3))).get_flattened_data()) == [
+        (255, 255, 255), (4, 5, 6)]
+    assert list(data.open_image(saved(rgb)).get_flattened_data()) == [(1, 2, 3), (4, 5, 6)]
+
+
+def test_ink_of_printers():
+    """CMYK, and as Adobe writes it into JPEG: inverted"""
+    ink = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    for kind in ("TIFF", "JPEG"):
+        red, green, blue = data.open_image(saved(ink, kind)).getpixel((8, 8))
+        assert red < 5 and green > 250 and blue > 250
+
+
+def test_photo_with_a_small_one_behind_it(folder):
+    big, small = Image.new("RGB", (40, 30), (200, 0, 0)), Image.new("RGB", (4, 3))
+    (folder / "phone.jpg").write_bytes(saved(big, "MPO", save_all=True, append_images=[small]))
+    assert read(folder, [row(1, images=["phone.jpg"])])[0].sizes == [(30, 40)]

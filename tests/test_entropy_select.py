@@ -154,7 +154,7 @@ class World:
         monkeypatch.setattr(es, "load", lambda path, **_: Weights(step=int(path[-6:])))
         monkeypatch.setattr(es, "Chat", lambda *_, **__: SimpleNamespace(prompts=prompts))
         monkeypatch.setattr(es, "make_sampler", lambda *_, **__: self)
-        monkeypatch.setattr(es, "read_records", lambda *_: records)
+        monkeypatch.setattr(es, "read_records", lambda *_, **__: records)
 
     def sync(self, vlm):
         pass
@@ -209,7 +209,7 @@ def test_measuring_again_samples_nothing(run, monkeypatch):
     es.select(es.Config(**{**vars(cfg), "samples": 2}))
     assert world.sampled == 2 * [10, 20, 30] + [20]
     new = [Record(f"q{i}", "new?", answer="4") for i in range(40)]
-    monkeypatch.setattr(es, "read_records", lambda *_: new)
+    monkeypatch.setattr(es, "read_records", lambda *_, **__: new)
     es.select(es.Config(**{**vars(cfg), "samples": 2}))  # the same ids, other questions
     assert world.sampled == 2 * [10, 20, 30] + [20] + [10, 20, 30]
 
@@ -229,7 +229,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, run, monkeypatch):
     World(monkeypatch)
     with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):
         es.select(es.Config(folder=str(tmp_path)))
-    monkeypatch.setattr(es, "read_records", lambda *_: [Record("q", "?", answer="4")])
+    monkeypatch.setattr(es, "read_records", lambda *_, **__: [Record("q", "?", answer="4")])
     with pytest.raises(Refused, match="too few to compare"):
         es.select(es.Config(folder=str(run)))
 

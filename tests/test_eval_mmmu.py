@@ -145,7 +145,8 @@ def test_odd_text_does_not_raise():
         for answer, kind in (("B", "multiple-choice"), ("nan", "open"), ("[0, 1)", "open"),
                              ("['a', 3]", "open")):
             for mode in ("think", "nothink"):
-                E.score_rows([row(text, answer, OPTIONS, kind, mode=mode)])
+                _, (r,) = E.score_rows([row(text, answer, OPTIONS, kind, mode=mode)])
+                assert r["rule"] == (text == answer and mode == "nothink"), (text, answer, mode)
     assert mmmu.accepted_answers("[0, 1]") == ["[0, 1]"]  # an interval, no list of texts
 
 
@@ -360,9 +361,9 @@ def test_questions_of_the_schema(data):
     limited, _ = E.read_questions(config(data, limit=5))
     assert sorted(q["subject"] for q in limited) == ["Art_Theory"] * 3 + ["Math"] * 2  # evenly
     asked, _ = E.read_questions(config(data, subjects=("Art_Theory",), ask="Box it."))
-    # what a judge is told; options and the request are no part of it
+    # what a judge is told; options and the request (which the chat appends) are no part of it
     assert asked[0]["question"] == "Which? <image 1>"
-    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>\nBox it."
+    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>"
     assert len(asked) == 3
 
 
@@ -379,12 +380,32 @@ def test_jsonl_questions(tmp_path):
     ({"image_1": {"bytes": b"no picture", "path": None}}, "can not be read"),
     ({"question": "See <image 3>"}, "<image 3>, and the column image_3 is empty"),
     ({"options": "['a"}, "not the printed form"),
+    ({"options": "{'a': 1}"}, "a list was expected"),
+    ({"options": "['a', None]"}, "one of its options is None"),
+    ({"image_1": "https://a.org/b.png"}, "image_1 is an address (https://a.org/b.png)"),
+    ({"image_1": {"bytes": b"", "path": None}}, "image_1 has neither bytes nor a path"),
+    ({"image_1": {"bytes": None, "path": "gone.png"}}, "can not be read (FileNotFoundError"),
+    ({"image_1": 5}, "image_1 is int"),
+    ({"question": ["a", "b"]}, "its question is a list"),
+    ({"question": 5}, "its question is a number"),
+    ({"answer": True}, "its answer is true"),
+    ({"answer": float("nan")}, "its answer is nan"),
+    ({"answer": {"a": 1}}, "its answer is an object"),
+    ({"question_type": 5}, "its question_type is a number"),
+    ({"question": "\ufdd0?"}, "no character at place 1"),
 ])
 def test_bad_questions_are_named(data, change, sentence):
-    write_parquet(data, "Math", [question(1), question(2, **change)])
+    write_parquet(data, "Math", [question(2, **change)])
     with pytest.raises(E.Refused, match="validation_Math_2") as error:
         E.read_questions(config(data))
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no Parquet", b"version https://git-lfs.github.com/spec/v1"])
+def test_broken_file_is_named(data, content):
+    (data / "Math" / "validation-00000-of-00001.parquet").write_bytes(content)
+    with pytest.raises(E.Refused, match="Math/validation-00000-of-00001.parquet"):
+        E.read_questions(config(data))
 
 
 def test_bad_sources_are_named(data, monkeypatch):
@@ -518,7 +539,8 @@ def test_a_whole_run(world):
     scores = json.loads((world.folder / "out" / "scores.json").read_text())
     assert scores["subjects"]["Math"]["rule"] == 1.0 and scores["subjects"]["Art_Theory"]["rule"] == 0
     assert scores["runs"] == [0.7, 0.7]
-    assert set(scores["data"]) == {"source", "split", "revision", "files", "checkpoint", "weights"}
+    assert set(scores["data"]) == {"source", "split", "revision", "files", "checkpoint", "weights",
+                                   "questions"}
 
 
 def test_an_interrupted_run_goes_on(world):

@@ -1,6 +1,7 @@
 """model.py against plain transformers and fp64: packs, the chunked head, parts by name, saving, refusing."""
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ import connector
 import model
 from conftest import gradients, plain, plain_forward
 from data import Chat, open_image
-from machinery.files import Refused
-from model import PARTS, load
+from machinery.checkpoint import save
+from machinery.files import Refused, newest_checkpoint
+from machinery.model_folder import not_finite
+from machinery.processes import World
+from model import PARTS, load, make_optimizer
 from pack import Layout, make_pack, make_packs
 
 LAYERS = ("layer_norm", "linear_1", "linear_2")
@@ -398,6 +402,45 @@ def test_weights_that_do_not_match_are_refused(model_path, tmp_path):
     save_file(state, lost / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Refused, match=r"1 missing, e.g. .*linear_2.bias"):
         load(str(lost))
+
+
+NOT_FINITE = [("lm_head.weight", "nan"), ("linear_2.bias", "inf"), ("cls_token", "-inf"),
+              ("3.mlp.up_proj.weight", "nan")]
+
+
+@pytest.mark.parametrize("end, value", NOT_FINITE)
+def test_weights_that_are_not_finite_are_not_started_from(model_path, tmp_path, end, value):
+    from safetensors.torch import save_file
+    folder = copy_of(model_path, tmp_path / "bad")
+    state = load_file(folder / "model.safetensors")
+    state[next(n for n in state if n.endswith(end))].flatten()[-1] = float(value)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Refused, match=rf"NaN or infinity in 1 of its tensors, e.g. .*{end}"):
+        load(str(folder))
+
+
+def test_weights_that_are_not_finite_are_not_saved(vlm, tmp_path):
+    """The checkpoint from before stays the newest, and nothing half-written is left."""
+    run, one = SimpleNamespace(dir=tmp_path, last=None), World(0, 1, torch.device("cpu"))
+    optimizer = make_optimizer(vlm, 0.0)
+    save(run, 1, vlm, optimizer, one)
+    for end, value in NOT_FINITE:
+        p = next(p for n, p in vlm.hf.named_parameters() if n.endswith(end)).detach().flatten()
+        before = float(p[-1])
+        p[-1] = float(value)
+        with pytest.raises(Refused, match=rf"NaN or infinity in 1 tensors of the model, e.g. .*{end}: it is"):
+            save(run, 2, vlm, optimizer, one)
+        p[-1] = before
+        assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
+    assert newest_checkpoint(tmp_path, with_trainer=True) == run.last
+
+
+def test_large_weights_are_finite(model_path):
+    """Their sum in fp32 may be infinite although none of them is."""
+    vlm = load(model_path)
+    with torch.no_grad():
+        vlm.hf.lm_head.weight.fill_(3e38)
+    assert not not_finite(vlm.hf)
 
 
 def test_torn_weights_are_refused(model_path, tmp_path):

@@ -13,6 +13,7 @@ from machinery.steps import seed_of
 from model import load
 from pack import Layout, make_pack, make_packs
 from rollout import Rollout, TorchSampler, make_sampler
+from signals import critical_spans
 
 ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model hardly writes the true one
 
@@ -276,12 +277,14 @@ def test_pieces_join_to_the_text(model_path_chat, ids):
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.text(max_size=20))
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("abB .\u00e9"), max_size=20))
 def test_pieces_of_any_text(model_path_chat, text):
+    """An id is a byte here: a word of one letter stands at the number of bytes before it."""
     chat = model_path_chat
     ids = spell(chat, text) if text else []
     assert "".join(chat.pieces(ids)) == text
-    assert rollout_of(chat, ids).critical(tuple("ab")) is not None
+    words = [i for i, _, _ in critical_spans(text, tuple("ab"))]
+    assert rollout_of(chat, ids).critical(tuple("ab")) == [len(text[:i].encode()) for i in words]
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,27 @@ import make as world
 
 SIZES = dict(captions=40, base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40,
              math_test=150, other_test=40)
-SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl")
-
-
-class NoBar:
-    def update(self, n):
-        pass
+SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl", "captions")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("world") / "tiny"
-    world.make(world.Config(out=str(out), seed=3, **SIZES))
-    return out
+def made(tmp_path_factory):
+    """(folder, the sets that were written into it)"""
+    out, sets, make_sets = tmp_path_factory.mktemp("world") / "tiny", {}, world.make_sets
+
+    def make_and_keep(*args):
+        sets.update(make_sets(*args))
+        return sets
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(world, "make_sets", make_and_keep)
+        world.make(world.Config(out=str(out), seed=3, **SIZES))
+    return out, sets
+
+
+@pytest.fixture(scope="module")
+def folder(made):
+    return made[0]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +67,7 @@ def test_made_once(folder, capsys):
 
 
 def test_rows(folder, sets):
-    for name, rows in sets.items():
+    for name, rows in ((name, sets[name]) for name in SETS[:-1]):
         assert len(rows) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
         for row in rows:
             assert all((folder / path).exists() for path in row["images"]), row["id"]
@@ -102,6 +110,22 @@ def test_solutions(sets):
                 assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
 
 
+def test_captions_read_all_that_they_ask(sets):
+    """Every value of the picture, or of the two lines asked for, in words of the question."""
+    rows = sets["captions"]
+    assert {r["subject"] for r in rows} == set(world.SUBJECTS) and all(len(r["images"]) == 1 for r in rows)
+    for row in rows:
+        asked, text = row["question"].removeprefix("<image 1> Read "), row["solution"]
+        assert row["answer"] == text.rstrip(".") and "</think>" not in text
+        lines = re.findall(r"(\w+ \w+): ((?:[\w ]+, ){2}[\w ]+)\.", text)
+        if row["subject"] == "Economics":
+            assert asked == "all." and len(text.split(", ")) == 3
+        elif asked == "all.":
+            assert [name for name, _ in lines] == ["top row", "middle row", "bottom row"]
+        else:
+            assert asked == " and ".join(f"the {name}" for name, _ in lines) + "." and len(lines) == 2
+
+
 def test_manners_and_critical_words(sets):
     for name in ("base", "cold_start"):
         first = {r["id"]: r["solution"][0] for r in sets[name]}  # character of each solution
@@ -113,10 +137,9 @@ def test_manners_and_critical_words(sets):
     assert all("once" not in r["solution"] for r in sets["connector"])
 
 
-def test_evaluation_handwriting_is_unseen():
-    cfg = world.Config(**SIZES)
+def test_evaluation_handwriting_is_unseen(made):
     sources = {}
-    for name, rows in world.make_sets(cfg, NoBar()).items():
+    for name, rows in made[1].items():
         maths = [row for row in rows if row["subject"] == "Math"]
         scenes = [scene for row in maths for scene in row["scenes"]]
         sources[name] = {tile.source for scene in scenes for tile in scene.tiles}

@@ -1,8 +1,10 @@
 """Every flag arrives: one run of each command in which no flag is as by default, and a table that says for
-each flag what it has to have done there. A flag that is in no table is told by `test_no_flag_is_forgotten`.
+each flag what it has to have done there. A flag that is in no table has a test that fails.
 """
 import dataclasses
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +12,18 @@ from PIL import Image
 
 import connector_tune
 import grpo
+import pack
+import rollout
 import sft
 from conftest import plain, plain_forward, write_jsonl
-from data import read_records
+from data import Record, read_records
+from machinery import attention, sharding
 from machinery.families import InternVL
 from machinery.files import read_jsonl
+from machinery.processes import World
 from machinery.steps import batch_indices, seed_of
-from rollout import TorchSampler
+from model import make_optimizer
+from rollout import Rollout, TorchSampler
 from signals import critical_spans
 from stages import Seen, as_the_table_says, flags_of, near, reward_of
 
@@ -31,8 +38,9 @@ def folder(tiny, tmp_path_factory):
     one row whose prompt is too long, one whose solution is, one that can not be used."""
     folder = tmp_path_factory.mktemp("wiring")
     pictures = sorted((tiny / "images" / "rl").glob("*.png"))[:4]
+    (folder / "pictures").mkdir()
     for i, file in enumerate(pictures):
-        Image.open(file).save(folder / f"{i}.png")
+        Image.open(file).save(folder / "pictures" / f"{i}.png")
     for name, first in (("rows", 0), ("hard", 40), ("val", 80)):
         rows = []
         for i in range(first, first + 14):
@@ -62,16 +70,23 @@ def watch_stage(seen, stage, loop):
     return seen
 
 
+def prompts_of(seen):
+    """All prompts of all packs"""
+    return [prompt for call in seen["make_packs"] for prompt, _ in call.groups]
+
+
 def texts(seen):
     """All prompts of all packs, as the model reads them."""
     decode = seen["Chat"][0].out.tokenizer.decode
-    return {decode(prompt.ids) for call in seen["make_packs"] for prompt, _ in call.groups}
+    return {decode(prompt.ids) for prompt in prompts_of(seen)}
 
 
 # {flag: (what was seen, what has to be seen)}; these are of every stage
 STAGE = {
     "model": lambda s: ({s["Chat"][0].path, *(c.path for c in s["load"])}, {s.cfg.model}),
     "out": lambda s: (s.out.joinpath("config.json").exists(), True),
+    "image_root": lambda s: ({str(Path(image).parent) for p in prompts_of(s) for image in p.record.images},
+                             {s.cfg.image_root}),
     "ask": lambda s: ({t.split("<|im_end|>")[1][-7:] for t in texts(s)}, {"Box it."}),
     "system": lambda s: ({t.split("<|im_end|>")[0] for t in texts(s)}, {"<|im_start|>system\nBe brief."}),
     "train": lambda s: (s.parts_that_changed(), set(s.cfg.train)),
@@ -96,7 +111,8 @@ def grpo_seen(tiny, folder, tmp_path_factory):
         seen.folder, seen.out, seen.model = folder, tmp_path_factory.mktemp("grpo") / "run", tiny / "model"
         seen.cfg = cfg = grpo.Config(
             model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
-            out=str(seen.out), train=("connector", "llm"), ask="Box it.", system="Be brief.",
+            image_root=str(folder / "pictures"), out=str(seen.out),
+            train=("connector", "llm"), ask="Box it.", system="Be brief.",
             steps=4, prompts=4, samples=3, lr=2e-3, schedule="linear", warmup=1, temperature=0.7,
             max_new_tokens=5, max_prompt=200, max_tiles=2, pixels=(64, 4096), thinking=False,
             clip_low=0.02, clip_high=0.01, minibatches=2,
@@ -232,7 +248,8 @@ def supervised(m, stage, tiny, folder, out, **flags):
     seen.folder, seen.out = folder, out
     seen.cfg = stage.Config(
         model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
-        out=str(out), val=str(folder / "val.jsonl"), thinking=False, ask="Box it.", system="Be brief.",
+        image_root=str(folder / "pictures"), out=str(out), val=str(folder / "val.jsonl"),
+        thinking=False, ask="Box it.", system="Be brief.",
         lr=2e-3, schedule="linear", warmup=0.3, batch=4, epochs=1.75, max_tokens=90, max_length=200,
         max_tiles=2, pixels=(64, 4096), weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True,
         hybrid=True, offload=True, limit_bad=0.2, seed=5, **flags)
@@ -275,7 +292,8 @@ def measured(seen):
 def validation_by_hand(seen):
     """Of the last weights, by plain transformers: a mean over all tokens of the validation solutions."""
     chat, ids = seen["Chat"][0].out, []
-    records = read_records(seen.folder / "val.jsonl", seen.cfg.columns, ("question", "solution"))
+    records = read_records(seen.folder / "val.jsonl", seen.cfg.columns, ("question", "solution"),
+                           image_root=seen.cfg.image_root)
     prompts = [p for p in chat.prompts(records, thinking=False) if p.record.id in seen.rows[1]]
     for p in prompts:
         text = chat.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"]
@@ -330,3 +348,231 @@ def test_flag_of_sft(flag, sft_seen):
 @pytest.mark.parametrize("flag", flags_of(connector_tune.Config))
 def test_flag_of_connector_tune(flag, connector_seen):
     as_the_table_says(CONNECTOR, flag, connector_seen)
+
+
+# ----------------------------------------------------------------------- stage 2 with the reward that it pays
+
+DOG, NUMBERS = ["cat", "dog", "16 cm"], ["12", "15", "20"]
+# a question: its gold, options, and four responses with what each is paid with and without a thought
+PAID = {
+    "open": ("12", [], [("3 + 9 = 12.</think>\\boxed{12}", 1.0, 0.8), ("\\boxed{12}", 0.0, 1.0),
+                        ("t</think>It is 12.", 0.2, 0.0), ("</think>\\boxed{12.0} indeed", 0.8, 0.8)]),
+    "letter": ("B", NUMBERS, [("t</think>\\boxed{B}", 1.0, 0.8), ("so 15</think>\\boxed{15}", 1.0, 0.8),
+                              ("I add 3 and 9</think>\\boxed{C}", 0.2, 0.0), ("\\boxed{15}", 0.0, 1.0)]),
+    "text": ("dog", DOG, [("t</think>\\boxed{B}", 1.0, 0.8), ("t</think>\\boxed{A}", 0.2, 0.0),
+                          ("Wait, I think of it.</think>\\boxed{dog}", 1.0, 0.8), ("dog", 0.0, 0.0)]),
+    # the rule says no to both; the verifier accepts the first
+    "asked": ("cat", [], [("t</think>\\boxed{a small feline}", 1.0, 0.8),
+                          ("\\boxed{a small feline}", 0.0, 1.0),
+                          ("so</think>\\boxed{a small dog}", 0.2, 0.0), ("t", 0.0, 0.0)]),
+}
+
+
+class Judge:
+    """Stands in for the verifier: knows what a small feline is, and keeps what it was asked."""
+
+    def __init__(self, url, name):
+        self.items, self.counts = [], {}
+
+    def audited(self, *_):
+        return False
+
+    def ask(self, items):
+        self.items += items
+        return [answer == "a small feline" for _, answer, _ in items]
+
+
+class Writes:
+    """A sampler that gives each question its four responses."""
+
+    def __init__(self, chat):
+        self.chat = chat
+
+    def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
+        for i, group in enumerate(out := [[self.rollout(p, text) for text, *_ in PAID[p.record.id][2]]
+                                          for p in prompts]):
+            done(i, group)
+        return out
+
+    def rollout(self, prompt, text):
+        ids = self.chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+        logp = torch.full((len(ids),), -3.0)
+        return Rollout(prompt, ids, logp, logp, text, self.chat.pieces(ids), "stop")
+
+    def sync(self, vlm):
+        pass
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_grpo_pays_its_reward(thinking, tiny, tmp_path, monkeypatch):
+    """A step with the rule, options and a verifier. What each response is paid, and with that its advantage,
+    stand in PAID. They reach the loss, at the tokens of that response; then the better ones are likelier."""
+    write_jsonl(tmp_path / "rows.jsonl", [
+        {"id": name, "question": f"{name}?" * (1 + k), "answer": gold, "options": options}
+        for k, (name, (gold, options, _)) in enumerate(PAID.items())])
+    seen = Seen(monkeypatch)
+    seen.spy(grpo, "make_sampler", lambda kind, vlm, chat, *_: Writes(chat))
+    seen.spy(grpo, "Verifier", Judge)
+    seen.spy(grpo, "grpo_loss")
+    seen.spy(grpo, "make_batches")
+    grpo.train(grpo.Config(model=str(tiny / "model"), data=str(tmp_path / "rows.jsonl"), prompts=4, samples=4,
+                           steps=1, lr=1e-3, out=str(tmp_path / "run"), thinking=thinking, max_gap=1e9,
+                           verifier="http://there:1/v1", dtype="fp32", max_tokens=60))
+    groups = {group.prompt.record.id: group for group in seen["make_batches"][0].groups}
+    by_hand, seen_by_loss = {}, {}
+    for name, (_, _, responses) in PAID.items():
+        pay = torch.tensor([paid[not thinking] for _, *paid in responses])
+        assert [r.reward.total for r in groups[name].rollouts] == pytest.approx(pay.tolist()), name
+        adv = (pay - pay.mean()) / (pay.std() + 1e-6)
+        for r, a in zip(groups[name].rollouts, adv.tolist()):
+            by_hand[name, tuple(r.ids)] = near([len(r.ids), a])
+    rollouts = seen["make_batches"][0].out[0].rollouts
+    for micro in (call.micro for call in seen["grpo_loss"]):
+        for number in micro.pack.owner.unique().tolist():
+            mine = micro.pack.owner == number
+            (length,), (adv,) = (x[mine].unique().tolist() for x in (micro.length, micro.adv))
+            ids = tuple(micro.pack.target[mine].tolist())
+            seen_by_loss[rollouts[number].prompt.record.id, ids] = [length, adv]
+    assert seen_by_loss == by_hand
+    row, = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    totals = [paid[not thinking] for _, _, responses in PAID.values() for _, *paid in responses]
+    assert row["reward"] == pytest.approx(sum(totals) / 16, abs=1e-5) and row["groups_mixed"] == 1.0
+    judge = seen["Verifier"][0].out
+    assert ("asked?" * 4, "a small feline", "cat") in judge.items
+    assert all(gold != "12" or answer != "12" for _, answer, gold in judge.items)  # the rule's yes is enough
+    were_asked = sum(r.reward.asked for group in groups.values() for r in group.rollouts)
+    assert row["asked_rate"] == were_asked / 16 and len(judge.items) == were_asked
+    about = {gold: question for question, _, gold in judge.items}
+    assert about["B"] == "letter?" * 2 + "\nA. 12\nB. 15\nC. 20"
+    learned_from(groups, tiny, tmp_path, seen["make_sampler"][0].chat)
+
+
+def learned_from(groups, tiny, tmp_path, chat):
+    """The step goes uphill: the mean of advantage times log-prob is larger than before."""
+    pairs = [(group.prompt, [r.ids for r in group.rollouts]) for group in groups.values()]
+    weight = torch.cat([torch.full((len(r.ids),), r.advantage / len(r.ids))
+                        for group in groups.values() for r in group.rollouts])
+    with torch.no_grad():
+        before, after = (plain_forward(plain(path), chat, pairs)[0] @ weight
+                         for path in (tiny / "model", tmp_path / "run" / "step_000001"))
+    assert after > before + 0.1
+
+
+# ------------------------------------------------------------------------- what runs elsewhere: ranks, a GPU
+
+def test_validation_loss_of_several_ranks(chat, rows, monkeypatch):
+    """A mean over all tokens of all ranks: packs are of different sizes, one rank repeats its last one."""
+    supervised_rows = sft.rows_with_solutions(rows, chat, True, 10 ** 6)
+    logp = torch.randn(len(chat.tokenizer), generator=torch.Generator().manual_seed(0)) - 3
+    tokens = torch.cat([logp[row.ids] for row in supervised_rows]).double()
+    cfg, summed = sft.Config(max_tokens=60), torch.zeros(2, dtype=torch.float64)
+    monkeypatch.setattr(sft, "total", lambda values, world: summed.add_(torch.tensor(values)).tolist())
+    monkeypatch.setattr(sharding, "total", lambda values, *_: [values[0] + 1])  # a pack to repeat
+    for rank in range(3):
+        world = World(rank, 3, torch.device("cpu"))
+        loss = sft.validation_loss(lambda p, _: (logp[p.target], None), chat, supervised_rows, cfg, world)
+    assert loss == pytest.approx(-float(tokens.mean()), abs=1e-6) and summed[1] == len(tokens)
+    by_row = torch.stack([logp[row.ids].mean() for row in supervised_rows]).mean()
+    assert abs(float(by_row) - float(tokens.mean())) > 0.01  # the two means can be told apart
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_prompts_are_dealt_to_ranks(size, chat, monkeypatch):
+    """Together all ranks ask the prompts of the step, each once; with seeds of their own."""
+    asked_by, seeds = [], set()
+    source = [SimpleNamespace(record=SimpleNamespace(id=f"p{i}")) for i in range(50)]
+
+    class Sampler:
+        def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
+            asked_by.append([p.record.id for p in prompts])
+            seeds.add(seed)
+            return [[SimpleNamespace(reward=None)] * n for _ in prompts]
+
+    monkeypatch.setattr(grpo, "gather", lambda *_: pytest.fail("nothing to tell without a verifier"))
+    for rank in range(size):
+        world = World(rank, size, torch.device("cpu"))
+        cfg = grpo.Config(prompts=8, samples=2, seed=3)
+        groups, _ = grpo.collect(source, 6, cfg, with_rewards(Sampler()), None, world)
+        assert [g.prompt.record.id for g in groups] == asked_by[-1] and len(groups) == 8 // size
+    together = [i for of_ranks in zip(*asked_by) for i in of_ranks]
+    assert together == [f"p{i}" for i in batch_indices(50, 8, 6, seed_of(3, 0, what=0))]
+    assert len(seeds) == size
+
+
+def with_rewards(sampler):
+    right = SimpleNamespace(accuracy=1.0)
+    generate = sampler.generate
+
+    def rewarded(*args, done):
+        groups = generate(*args, done=done)
+        for group in groups:
+            for r in group:
+                r.reward = right
+        return groups
+    sampler.generate = rewarded
+    return sampler
+
+
+def test_flash_attn_gets_what_torchs_own_gets(monkeypatch):
+    """The package is not installed here: what it is called with. Causal in the LLM, not in the encoder."""
+    calls, x = [], torch.zeros(3, 2, 8, dtype=torch.bfloat16)
+    monkeypatch.setattr(attention, "flash_attn_varlen_func", lambda *a, **k: calls.append((a, k)) or a[2])
+    monkeypatch.setattr(attention, "fused", lambda _: True)
+    monkeypatch.setattr(pack, "fused", lambda _: True)
+    layout = pack.Layout([(0, 1, 0, 0), (1, 2, 0, 1)])
+    layout.attend(0, x, x, x, 0.3)
+    (q, k, v, q_ends, k_ends, longest_q, longest_k), how = calls.pop()
+    assert how == {"softmax_scale": 0.3, "causal": True} and (longest_q, longest_k) == (2, 3)
+    assert q_ends.tolist() == [0, 1, 3] and k_ends.tolist() == [0, 1, 4] and len(q) == 3 and len(k) == 4
+    rows = x.transpose(0, 1)[None]
+    attention.window_attention(rows, rows, rows, torch.tensor([0, 1, 3]), None, 0.5)
+    (*_, q_ends, k_ends, longest_q, longest_k), how = calls.pop()
+    assert how == {"softmax_scale": 0.5, "causal": False} and (longest_q, longest_k) == (2, 2)
+    assert q_ends.tolist() == k_ends.tolist() == [0, 1, 3]
+
+
+def test_muon_has_the_matrices_inside(vlm):
+    muon, adamw = make_optimizer(vlm, 0.1, "muon")
+    names = {id(p): name for name, p in vlm.named_parameters()}
+    inside = {names[id(p)] for p in muon.param_groups[0]["params"]}
+    outside = {names[id(p)] for p in adamw.param_groups[0]["params"]}
+    assert inside | outside == {*names.values()} and not inside & outside
+    assert all(dict(vlm.named_parameters())[name].ndim == 2 for name in inside)
+    assert {"hf.lm_head.weight", "hf.model.language_model.embed_tokens.weight"} <= outside
+    assert sum("mlp" in name and name.endswith("weight") for name in inside) >= 20 and len(inside) > 40
+    assert muon.param_groups[0]["weight_decay"] == adamw.param_groups[0]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("rollout, is_clip, largest", [
+    ("vllm", None, 2.0), ("torch", None, None), ("vllm", 0.0, None), ("torch", 1.5, 1.5)])
+def test_who_truncates_importance_weights(rollout, is_clip, largest):
+    old, sampled = torch.tensor([-1.0, -1.0]), torch.tensor([-1.5, -4.0])  # weights of 1.65 and 20
+    one = torch.ones(2)
+    micro = grpo.MicroBatch(None, one, one, sampled, old, None, 1, 2)
+    loss, *_ = grpo.grpo_loss(old.clone(), None, micro, grpo.Config(rollout=rollout, is_clip=is_clip))
+    weights = (old - sampled).exp().clamp(max=largest) if largest else one
+    assert loss.item() == pytest.approx(-float(weights.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("advantages, kl, kept", [
+    ((0.0, 1.0, -1.0), 0.0, True), ((0.0, 0.0, 0.0), 0.0, False), ((0.0, 0.0, 0.0), 0.1, True)])
+def test_groups_that_have_a_gradient(advantages, kl, kept):
+    group = SimpleNamespace(rollouts=[SimpleNamespace(advantage=a) for a in advantages])
+    assert grpo.has_gradient(group, grpo.Config(kl=kl)) is kept
+
+
+def test_a_sampler_is_made_of_what_it_is_given(vlm, chat, monkeypatch):
+    monkeypatch.setattr(rollout, "VLLMSampler", lambda *args: args)
+    world = World(0, 1, torch.device("cpu"))
+    given = rollout.make_sampler("vllm", vlm, chat, world, 9, "bf16", 4, 0.3)
+    assert given == (vlm, chat, world, "bf16", 4, 0.3)
+    assert rollout.make_sampler("torch", vlm, chat, world, 9, "bf16").batch == 9
+    widths, decode = [], rollout.Decode
+
+    def decode_and_note(kept, m, device):
+        widths.append((len(kept.layout.segments), m))
+        return decode(kept, m, device)
+    monkeypatch.setattr(rollout, "Decode", decode_and_note)
+    prompts = chat.prompts([Record(f"{i}", "Why?", answer="1") for i in range(5)])
+    rollout.make_sampler("torch", vlm, chat, world, 9).generate(prompts, 4, 2)
+    assert widths == [(2, 4), (2, 4), (1, 4)]  # at most nine responses at a time

@@ -122,7 +122,8 @@ def distilled(tiny, questions, tmp_path_factory):
     out = tmp_path_factory.mktemp("distilled") / "d.jsonl"
     with pytest.MonkeyPatch.context() as m:
         seen = watch(m, distill, tiny, **SAME, model=str(tiny / "model"), data=str(questions / "all.jsonl"),
-                     columns=("question=problem",), out=str(out), samples=4, keep=2, thinking=False,
+                     columns=("question=problem",), image_root=str(questions), out=str(out), samples=4,
+                     keep=2, thinking=False,
                      max_length=6, max_repetition=0.25, limit=5, chunk=2, limit_bad=0.2,
                      verifier="http://there:1/v1", verifier_model="judge")
         for name in ("read_records", "judge", "fate"):
@@ -144,6 +145,7 @@ DISTILL = SAMPLED | {
     "data": lambda s: ({i for ids in asked(s) for i in ids}, {"q0", "q1", "q2", "q3", "q5"}),
     "columns": lambda s: ({p.record.question[:7] for c in s["generate"] for p in c.prompts}, {"What is"}),
     "out": lambda s: ({row["id"][:1] for row in read_jsonl(s.cfg.out)}, {"q"}),
+    "image_root": arrives("image_root", "read_records"),
     "samples": arrives("samples", field="n"),
     "keep": arrives("keep", "judge"),
     "max_length": arrives("max_length", "fate"),
@@ -173,7 +175,8 @@ def selected(tiny, questions, tmp_path_factory):
         shutil.copytree(tiny / "model", run / f"step_{step:06d}")
     with pytest.MonkeyPatch.context() as m:
         seen = watch(m, entropy_select, tiny, **SAME, folder=str(run), data=str(questions / "good.jsonl"),
-                     columns=("question=problem",), probe=5, samples=3, thinking=False, words=WORDS,
+                     columns=("question=problem",), image_root=str(questions), probe=5, samples=3,
+                     thinking=False, words=WORDS,
                      high_entropy=0.4, min_count=3, plot=False)
         for name in ("read_records", "measure", "choose", "plot"):
             seen.spy(entropy_select, name)
@@ -196,6 +199,7 @@ SELECT = SAMPLED | {
     "data": lambda s: (all_of("read_records", "source")(s), {s.cfg.data}),
     "columns": lambda s: ({p.record.question[:7] for c in s["generate"] for p in c.prompts}, {"What is"}),
     "probe": lambda s: (asked(s), [[f"q{i + (i > 3)}" for i in permutation(9, 5, 0)[:5]]] * 2),
+    "image_root": arrives("image_root", "read_records"),
     "samples": arrives("samples", field="n"),
     "words": lambda s: ([c.out["count"] for c in s["measure"]],
                         [sum(len(critical_spans("".join(row["tokens"]), WORDS)) for row in rows)
@@ -224,8 +228,8 @@ def evaluated(tiny, tmp_path_factory):
                      out=str(out), split="valid", subjects=("Design", "Math"), limit=5, mode="nowait",
                      ban=("wait", "x"), runs=2, budget=3, closing="</think>7", on_budget="cut", chunk=3,
                      rollout_batch=7, verifier="http://there:1/v1", verifier_model="judge",
-                     revision="unused")
-        for name in ("banned_ids", "respond", "find_parquet"):
+                     revision="unused", image_root=str(tmp_path_factory.mktemp("pictures")))
+        for name in ("banned_ids", "respond", "find_parquet", "questions_of_parquet"):
             seen.spy(eval_mmmu, name)
         seen.spy(eval_mmmu, "Verifier", lambda url, name: (url, name))
         seen.spy(eval_mmmu, "score_rows", lambda rows, mode="auto", verifier=None: ({}, rows))
@@ -239,6 +243,7 @@ def evaluated(tiny, tmp_path_factory):
 
 EVAL = SAMPLED | {
     "data": arrives("data", "find_parquet", "source"),
+    "image_root": arrives("image_root", "questions_of_parquet"),
     "split": arrives("split", "find_parquet"),
     "revision": arrives("revision", "find_parquet"),
     "subjects": lambda s: ({row["subject"] for row in read_jsonl(f"{s.cfg.out}/responses.jsonl")},
@@ -406,12 +411,15 @@ def test_memory_by_hand(planned):
 def test_flag_of_plan_data(flag, model_path, tiny, questions, tmp_path, capsys):
     wide = torch.zeros(60, 140, 3, dtype=torch.uint8)
     Image.fromarray(wide.numpy()).save(tmp_path / "wide.png")
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(wide[:30].numpy()).save(tmp_path / "pictures" / "wide.png")
     write_jsonl(tmp_path / "rows.jsonl", [
         {"problem": "p", "question": "What is it?", "images": ["wide.png"], "answer": "7", "solution": "7"},
         {"problem": "q", "question": "Why?", "answer": "8"}])
     base = plan.DataConfig(data=str(tmp_path / "rows.jsonl"), model=model_path)
     other = dict(data=str(questions / "good.jsonl"), columns=("question=problem",), max_tiles=2,
-                 need=("question", "solution"), thinking=False, ask="Box it.", system="Be brief.")
+                 need=("question", "solution"), thinking=False, ask="Box it.", system="Be brief.",
+                 image_root=str(tmp_path / "pictures"))
     if flag in ("model", "pixels"):
         seen = Seen(pytest.MonkeyPatch())
         seen.spy(plan, "Chat", loaded)

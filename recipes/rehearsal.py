@@ -1,0 +1,123 @@
+"""A rehearsal's data: small files of exactly the public sets' columns, made of the embedded world's pictures.
+
+    python -m recipes.rehearsal --world data/rehearsal/tiny --out data/rehearsal
+
+`bash recipes/NAME.sh --rehearse` calls it. It writes hub/ (a Parquet file for each set of recipes/data.py, a
+folder of them for MMMU) and teacher.jsonl: the same questions with right answers in the thinking format. On
+these the rehearsal trains its teacher, a model that knows the format and guesses the letter. So rejection
+sampling keeps something, as it does with a real teacher, and with a blank model it would not.
+"""
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # started by its path, Python does not look into the top folder
+    sys.exit("run it as a module, from the top folder of the repository: python -m recipes.rehearsal")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from machinery.files import append_jsonl, main, new_folder, say
+from recipes.data import LETTERS, SETS
+
+TOPICS = ("biology", "physics", "chemistry", "geography", "us-history", "economics", "civics",
+          "earth-science", "engineering-practices", "writing-strategies")  # of ScienceQA
+SUBJECTS = ("Physics", "Chemistry", "Biology", "Mathematics", "Philosophy", "Psychology", "Sociology",
+            "Политика", "Informatics", "Business & Economics", "Fine Arts", "Religion", "Geology", "History")
+MMMU = ("Agriculture", "Pharmacy", "Music", "Literature", "Clinical_Medicine", "Accounting", "Design", "Math")
+THOUGHTS = ("I see it at once.", "Wait, I see it at once.", "I see it. Wait, once over. I see it at once.")
+
+
+@dataclass
+class Config:
+    world: str = "data/rehearsal/tiny"  # embedded world (tiny/make.py) whose pictures and questions are taken
+    out: str = "data/rehearsal"         # folder that gets hub/ and teacher.jsonl
+
+
+def cell(world, row):
+    """A picture as Parquet files of the hub hold it."""
+    path = world / row["images"][0]
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+def rows_of_sets(world):
+    """{set: rows in its columns}. Questions to one picture only; most are answered with a letter."""
+    rows = [json.loads(line) for name in ("rl", "connector") for line in open(world / f"{name}.jsonl")]
+    rows = [row for row in rows if len(row["images"]) == 1 and "<image 2>" not in row["question"]]
+    maths = [row for row in rows if row["subject"] == "Math"]
+    choice = [row for row in rows if row["options"]] * 2
+    sets = {name: [] for name in SETS}
+    for i, row in enumerate(maths):
+        options = [f"\n{LETTERS[k]}. {option}" for k, option in enumerate(row["options"])]
+        picture, question = cell(world, row), row["question"].replace("<image 1>", "").strip()
+        if i % 3:
+            sets["mmk12"].append({"id": f"m{i}", "question": question + "".join(options), "subject": "math",
+                                  "answer": row["answer"], "image": picture})
+        else:
+            problem = "<image>" + question + "".join(options)
+            sets["geometry3k"].append({"images": [picture], "problem": problem, "answer": row["answer"]})
+    for i, row in enumerate(choice):
+        picture, answer = cell(world, row), "ABCD".index(row["answer"])
+        question = f"{row['question'].replace('<image 1>', '').strip()} ({i})"
+        sets["science_qa"].append({
+            "image": picture if i % 8 else None, "question": question, "choices": row["options"],
+            "answer": answer, "hint": "", "task": "closed choice", "grade": "grade4",
+            "subject": "natural science", "topic": TOPICS[i % len(TOPICS)], "category": "", "skill": "",
+            "lecture": "", "solution": ""})
+        sets["exams_v"].append({
+            "image": picture, "sample_id": f"e{i}", "type": "image_text", "grade": "12",
+            "answer_key": ("АБВГ" if i % 3 else "1234")[answer], "subject": SUBJECTS[i % len(SUBJECTS)],
+            "language": "English"})
+        medicine = {"image": picture, "question": f"Is it {row['options'][0]}? ({i})",
+                    "answer": "no" if answer else "yes"}
+        sets["vqa_rad" if i % 2 else "path_vqa"].append(medicine)
+        texts = [{"user": f"Question: {question} once?\nChoices:\nA. 1\nB. 2\nAnswer with the letter.",
+                  "assistant": f"Answer: {LETTERS[answer % 2]}", "source": "finqa"}]
+        sets["finqa"].append({"images": [picture], "texts": texts})
+        images = {f"image_{n}": picture if n == 1 else None for n in range(1, 8)}
+        sets["mmmu_dev"].append({
+            "id": f"dev_{MMMU[i % len(MMMU)]}_{i}", "question": f"<image 1> {question} Which unit?",
+            "options": str(row["options"]), "explanation": "", "answer": row["answer"],
+            "question_type": "multiple-choice", **images})
+    return sets
+
+
+def write_parquet(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def make(cfg):
+    world, out = Path(cfg.world), Path(cfg.out)
+    if (out / "hub").exists():
+        say(f"{out / 'hub'} is there: nothing to do")
+        return
+    with new_folder(out / "hub") as part:
+        sets = rows_of_sets(world)
+        for name, rows in sets.items():
+            split = "dev/dev-00000-of-00001" if name == "mmmu_dev" else ""
+            write_parquet(part / name / f"{split}.parquet" if split else part / f"{name}.parquet", rows)
+        append_jsonl(part / "teacher.jsonl", taught(sets, part))
+    say(f"{out / 'hub'}: {', '.join(f'{name} {len(rows)}' for name, rows in sets.items())}")
+
+
+def taught(sets, folder):
+    """Every question of the sets with a solution in the thinking format."""
+    rows = []
+    for name, raw in sets.items():
+        for row in (row for one in raw for row in SETS[name].convert(one)):
+            paths = []
+            for image in row["images"]:
+                content = image["bytes"] if isinstance(image, dict) else image
+                paths.append(f"teacher/{len(rows)}.png")
+                (folder / "teacher").mkdir(exist_ok=True)
+                (folder / paths[-1]).write_bytes(content)
+            thought = THOUGHTS[len(rows) % len(THOUGHTS)]
+            rows.append({**row, "images": paths,
+                         "solution": f"{thought}\n</think>\n\n\\boxed{{{row['answer']}}}"})
+    return [row for row in rows if row["images"]]
+
+
+if __name__ == "__main__":
+    main(make, Config)
