@@ -110,6 +110,17 @@ def test_solutions(sets):
                 assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
 
 
+def test_the_letter_of_an_image_is_its_place(mmmu):
+    """The steps say what stands in image A, B, C, D; the question asks for one of these values."""
+    asked = [row for rows in mmmu.values() for row in rows if row["options"].startswith("['<image")]
+    for row in asked:
+        seen = row["explanation"].split(". ")[0].split(", ")
+        value = row["question"].rstrip("?").split()[-1]
+        assert len(seen) == 4 and row["answer"] == "ABCD"[seen.index(value)], row["question"]
+        assert row["options"] == str([f"<image {k}>" for k in (1, 2, 3, 4)])
+    assert len({row["answer"] for row in asked}) == 4
+
+
 def test_captions_read_all_that_they_ask(sets):
     """Every value of the picture, or of the two lines asked for, in words of the question."""
     rows = sets["captions"]

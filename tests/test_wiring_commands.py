@@ -133,7 +133,8 @@ def distilled(tiny, questions, tmp_path_factory):
         distill.distill(seen.cfg)
         with pytest.raises(RuntimeError, match="loaded"):  # --rollout torch: the model is loaded here
             seen.spy(distill, "load", loaded)
-            distill.distill(dataclasses.replace(seen.cfg, rollout="torch", out=f"{out}.2"))
+            distill.distill(dataclasses.replace(seen.cfg, rollout="torch", tensor_parallel=1,
+                                                out=f"{out}.2"))
         return seen
 
 
@@ -237,7 +238,8 @@ def evaluated(tiny, tmp_path_factory):
         eval_mmmu.evaluate(seen.cfg)
         with pytest.raises(RuntimeError, match="loaded"):
             seen.spy(model, "load", loaded)
-            eval_mmmu.evaluate(dataclasses.replace(seen.cfg, rollout="torch", out=f"{out}2"))
+            eval_mmmu.evaluate(dataclasses.replace(seen.cfg, rollout="torch", tensor_parallel=1,
+                                                   out=f"{out}2"))
         return seen
 
 
@@ -383,9 +385,9 @@ def test_flag_of_plan(flag, planned, monkeypatch):
     if flag == "gpu_gib":
         assert plan.room(plan.Config(gpu_gib=40.0)) == pytest.approx(0.94 * 40 - 1.5)
     elif flag == "model":
-        monkeypatch.setattr(plan, "read_config", loaded)
+        monkeypatch.setattr(plan, "shape", lambda path: loaded() if path == "here" else None)
         with pytest.raises(RuntimeError, match="loaded"):
-            plan.plan(base)
+            plan.plan(dataclasses.replace(base, model="here"))
     else:
         other = dataclasses.replace(base, **{flag: PLAN[flag]})
         assert plan.memory(planned, base) != plan.memory(planned, other), flag
