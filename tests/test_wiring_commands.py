@@ -27,7 +27,7 @@ from conftest import write_jsonl
 from machinery.families import InternVL
 from machinery.files import read_jsonl
 from machinery.steps import permutation, seed_of
-from scoring import reward_rows
+from scoring import reward_rows, workers
 from scoring.workers import POOL, TIME_LIMIT
 from signals import critical_spans
 from stages import Given, Seen, as_the_table_says, flags_of, reward_of
@@ -344,6 +344,26 @@ REWARD = {
     "workers": lambda s: (POOL.size, 3),
     "time_limit": lambda s: (POOL.limit, 1.5),
 }
+
+
+def test_as_many_workers_as_are_asked_for(monkeypatch):
+    class Worker:
+        ready = True
+
+        def wait_until_ready(self, failed):
+            pass
+
+        def compare(self, task):
+            return True, f"{task['limit']}", 0.0
+
+    monkeypatch.setattr(workers, "Worker", Worker)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 6)
+    for size, local, expected in ((3, "1", 3), (None, "1", 6), (None, "2", 3), (9, "1", 7)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+        pool = workers.Pool()
+        pool.size, pool.limit = size, 1.5
+        assert pool.map([("1", "2", None)] * 7) == [(True, "1.5", 0.0)] * 7
+        assert len(pool.workers) == expected  # no more than pairs
 
 
 @pytest.mark.parametrize("flag", flags_of(reward.Config))
