@@ -1,7 +1,7 @@
 """From rows to prompts: Record (a row of a data set) -> Prompt (chat-formatted ids and images). pack.py lays
 them into packs.
 
-    records = read_records("data/tiny/rl.jsonl")      # JSONL, Parquet, a folder or a hub name
+    records = read_records("data/tiny/rl.jsonl")      # JSON, CSV, Parquet, a folder or a hub name
     chat    = Chat("out/tiny/cold_start")             # tokenizer, image processor, chat template of a model
     prompts = chat.prompts(records, thinking=True)    # the prompt ends with <think> (paper section 6.2)
 

@@ -33,7 +33,8 @@ import tyro
 
 from connector import make_connectors
 from data import Chat, read_records, subjects
-from machinery.files import Refused, check_flags, hub_name, main, resolve, say
+from machinery.files import Refused, hub_name, main, resolve, say
+from machinery.flags import wrong_flags
 from machinery.mmmu_rows import find_parquet
 from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM
@@ -237,7 +238,7 @@ def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
 
 @dataclass
 class DataConfig:
-    data: str = "data/tiny/rl.jsonl"              # JSONL, Parquet, folder or hub name
+    data: str = "data/tiny/rl.jsonl"              # JSON, CSV, Parquet, folder, hub name
     model: str = "out/tiny/cold_start"        # whose tokens are counted: model folder, run folder or hub name
     columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
     image_root: str = ""                          # folder that image paths start from; "": the data file's
@@ -263,7 +264,7 @@ def report(cfg):
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
              "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],
              "prompt tokens": [len(p.full) for p in prompts], "solution tokens": [len(x) for x in written],
-             "options": [len(r.options) for r in records]}
+             "options": [len(r.options) for r in records], "earlier turns": [len(r.turns) for r in records]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
         f"{chat.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")
@@ -288,12 +289,13 @@ def dry_run(gpus, gpu_gib, config, *words):
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         cfg = tyro.cli(module.Config, args=flags)  # a mistyped flag ends here
         say(f"== {script} {' '.join(flags)}")
-        try:
-            check_flags(cfg)
-        except Refused as error:
-            problems.append(f"{script} {error}")
+        before = dict(made)
+        made |= {os.path.normpath(path): script for path in outputs(cfg, script, module)}
+        if why := wrong_flags(cfg):
+            problems.append(f"{script} {why}")
+            continue
         for flag, path, kind, subset, split in inputs(cfg, script, module):
-            said = where(path, made) or on_hub(path, kind, subset, split)
+            said = where(path, before) or on_hub(path, kind, subset, split)
             say(f"  {flag} {path}: {said or 'MISSING'}")
             if said.startswith(UNASKED):
                 unasked.add(path)
@@ -301,7 +303,6 @@ def dry_run(gpus, gpu_gib, config, *words):
                 problems.append(f"{script} {flag} {path}: {said or hint(path, kind)}")
         problems += [f"{script} {why}" for why in check_files(cfg, script, module)]
         problems += check_machine(cfg, script, gpus, gpu_gib, config)
-        made |= {os.path.normpath(path): script for path in outputs(cfg, script, module)}
         if hasattr(cfg, "ask"):
             asked.setdefault((cfg.ask, cfg.system), script)
     if len(asked) > 1:

@@ -16,8 +16,7 @@ The rules and the verifier's prompt are ours: the paper does not give its own. N
 import time
 from dataclasses import dataclass, field
 
-from scoring.answers import (readable_gold, report_unreadable, same_answer, same_batch,  # noqa: F401
-                             unreadable_golds)
+from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds  # noqa: F401
 from scoring.responses import Claim, after_thought, last_box, opens_thought, says_something, stated_answer
 from scoring.verifier import Verifier, VerifierDown, askable, parse_verdict, second_opinions  # noqa: F401
 from scoring.workers import POOL, TIME_LIMIT

@@ -13,6 +13,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from machinery.files import TRAINER, Refused, newest_checkpoint, say
 
+FULL = "The disk is full"
+
 
 def save(run, step, vlm, optimizer, world):
     """Write run/step_000123: what from_pretrained and vLLM load, and in trainer/ fp32 weights and optimizer.
@@ -40,7 +42,7 @@ def save(run, step, vlm, optimizer, world):
             raise  # only the disk's troubles are explained; everything else is raised as it is
         raise Refused(f"{why}: {final} could not be saved and nothing half-written was left. "
                       f"The newest complete checkpoint is {newest_checkpoint(run.dir)}. "
-                      f"{'Free some space' if 'full' in why else 'Mend that'} and run again.") from None
+                      f"{'Free some space' if why == FULL else 'Mend that'} and run again.") from None
     if world.rank == 0:
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)
@@ -52,15 +54,15 @@ def save(run, step, vlm, optimizer, world):
 
 
 def disk_trouble(error):
-    """"The disk is full", or another thing that keeps files from being written, or ""."""
+    """FULL, or another thing that keeps files from being written, or ""."""
     chain = [error, *(e for e, _ in getattr(error, "failures", {}).values())]  # those of dcp's other ranks
     for e in chain:  # grows while it is read
         if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return "The disk is full"
+            return FULL
         chain += [up for up in (e.__cause__, e.__context__) if up is not None and up not in chain]
     # what safetensors says, and torch's zip file, which counts bytes that the disk did not take
     if any(text in str(error) for text in ("No space left", "unexpected pos", "failed writing file")):
-        return "The disk is full"
+        return FULL
     return f"The disk does not take it ({error})" if isinstance(error, OSError) else ""
 
 

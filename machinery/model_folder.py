@@ -120,8 +120,11 @@ def stored_dtype(path, flag="--model"):
 
 
 def set_tied(config, tied):
-    """Say it in both places: transformers reads the first, vLLM the second."""
-    config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
+    """Say it in both places: transformers reads the first, vLLM the second (and asks with an empty
+    configuration before it has read one)."""
+    for part in (config, getattr(config, "text_config", None)):
+        if part is not None:
+            part.tie_word_embeddings = tied
     return config
 
 

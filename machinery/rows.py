@@ -16,6 +16,7 @@ from machinery.talks import COLUMNS, talk_fields, turns_of
 
 FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations",
           "turns")
+NOT_READ = ("video", "videos", "audio", "audios", "tools", "history")  # columns of other people's talks
 
 
 def parse_columns(columns):
@@ -81,6 +82,8 @@ def options_of(row):
 
 def images_of(row):
     """What stands for the images of a row: MMMU has a column for each."""
+    if lost := [name for name in NOT_READ if row.get(name)]:
+        raise BadRow(f"it has {lost[0]}, which would be lost: only texts and images are read")
     found = [given for name in ("images", "image") if (given := row.get(name))]
     if len(found) == 2 and found[1] not in found[0]:
         raise BadRow("it has a column image and a column images: which is meant? (--columns)")

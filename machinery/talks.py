@@ -8,7 +8,7 @@ read ("weight": 0 in other people's files).
 import json
 import re
 
-from machinery.fields import BadRow
+from machinery.fields import BadRow, text
 from machinery.files import Refused
 from machinery.plain_text import ANSWER, CLOSE, OPEN
 
@@ -34,6 +34,8 @@ def talk_fields(row):
                          f"away")
         return row
     talk, images = turns_of(row[column], column)
+    if row.get("system") and all(turn["role"] != "system" for turn in talk):
+        talk.insert(0, {"role": "system", "content": text(row, "system")})  # ShareGPT has it as a column
     if not talk or talk[-1]["role"] == "system":
         raise BadRow(f"its {column} have no turn of the user")
     if images and (row.get("images") or row.get("image")):
@@ -45,7 +47,7 @@ def talk_fields(row):
     if answered and row.get("solution") not in (None, "", answer):
         raise BadRow(f"it has a solution, and {column} that end with another answer: which is meant?")
     *turns, question = talk[:-1] if answered else talk
-    given = {name: value for name, value in row.items() if value is not None}
+    given = {name: value for name, value in row.items() if value not in (None, "")}
     return {"answer": answer, "solution": answer, **({"images": images} if images else {}), **given,
             "turns": turns, "question": question["content"]}
 

@@ -60,12 +60,6 @@ def first_look(answer, gold, options):
     return (verdict(False), reason) if reason else (equal(a, g, options, needs_maths), "not equal")
 
 
-def readable_gold(answer, options=None):
-    """None when the rule can read this gold answer, else the reason. Run it over a data set before training
-    on it."""
-    return unreadable_golds([answer], [options]).get(0)
-
-
 def unreadable_golds(answers, options=None):
     """{index: reason} of the gold answers that the rule cannot compare with anything but themselves."""
     bad, unsure = {}, {}

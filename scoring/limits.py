@@ -36,8 +36,6 @@ def too_heavy(s):
     for lower, upper in _TWO_POWERS.findall(s):
         if len(lower) * int(upper) > 5 or len(lower) > 4:
             return "a tower of exponents"
-    factorial = "!" in s or "binom" in s
-    if factorial and any(int(digits) > MAX_FACTORIAL for digits in re.findall(r"\d+", s)):
-        return "a factorial too large to compute"
+    large = re.search("!|binom", s) and any(int(digits) > MAX_FACTORIAL for digits in re.findall(r"\d+", s))
     of_power = re.search(r"[)}\]]\s*!", s) and re.search(r"\^|!.*!", s)
-    return "a factorial too large to compute" if of_power or re.search(r"![\s)}\]]*!", s) else None
+    return "a factorial too large to compute" if large or of_power or re.search(r"![\s)}\]]*!", s) else None

@@ -59,10 +59,10 @@ def unit_of(text):
     """"km/h" -> (5/18, (("m", 1), ("s", -1))); "" -> (1, ()); anything but units of the table -> None."""
     glued, text = text[:1] != " ", text.rstrip().replace("\\Omega", "Ω").replace("k Ω", "kΩ")
     text = re.sub(r"\\mu ?", "µ", text)
-    factor, dims, at, power = Fraction(1), {}, 0, 1
+    factor, dims, at, power, count = Fraction(1), {}, 0, 1, 0
     while at < len(text):
-        m = _UNIT_TOKEN.match(text, at)
-        if not m or len(dims) > 4:
+        m, count = _UNIT_TOKEN.match(text, at), count + 1
+        if not m or count > 8:
             return None
         name, at = m[2], m.end()
         if name.lower() in _POWERS:
@@ -178,7 +178,7 @@ def _digits(s):
 def _compound(s):
     """"1 h 30 min", "5 ft 6 in": parts of one dimension, each unit smaller than the one before."""
     parts, at = [], 0
-    while m := _PART.match(s, at):
+    while len(parts) < 4 and (m := _PART.match(s, at)):
         parts.append((Fraction(m[1]), unit_of(" " + m[2])))
         at = m.end()
     units = [unit for _, unit in parts]

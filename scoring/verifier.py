@@ -56,8 +56,8 @@ _OPENERS = re.compile(  # what judges are known to say yes to although it answer
 def askable(answer):
     """Is this extracted answer worth a question? Not when it is empty, symbols only, or a mere opening
     phrase."""
-    words = re.sub(r"\\[A-Za-z]+|[^\S ]", " ", (answer or "")[:300])
-    return any(c.isalnum() for c in words) and any(c.isalnum() for c in _OPENERS.sub(" ", words))
+    words = re.sub(r"\\[A-Za-z]+|[^\S ]", " ", answer or "")
+    return any(c.isalnum() for c in _OPENERS.sub(lambda m: " " * len(m[0]), words)[:300])  # more is not sent
 
 
 class Verifier:
@@ -129,7 +129,7 @@ class Verifier:
         async with gate:  # kept while waiting: a server in trouble is not met by everybody at once
             begun, attempt = time.monotonic(), 0
             while True:
-                attempt, wait = attempt + 1, min(30.0, self.first_wait * 2 ** attempt)
+                attempt, wait = attempt + 1, min(30.0, self.first_wait * 2 ** min(attempt, 9))
                 reply, trouble = await self._post(client, body)
                 if not trouble:
                     return self._count(parse_verdict(_content(reply)) if reply.status_code == 200 else None)

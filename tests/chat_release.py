@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
 WIDE, LAYERS, HEADS, PATCH, SIZE = 64, 2, 4, 8, 48      # of the encoder
-WORD, DEPTH, QUERIES, KEYS, HEAD = 96, 3, 4, 2, 24      # of the LLM
+WORD, DEPTH, QUERIES, KEYS, HEAD = 128, 3, 4, 2, 32     # of the LLM
 ADDED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|video_pad|>", "<img>", "</img>", "<IMG_CONTEXT>",
          "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
 

@@ -175,6 +175,13 @@ FIELDS = {  # name: (what is different in the row, what the sentence says)
                             "the text names <image 1> but the row has 0"),
     "turns end with user": ({"turns": [{"role": "user", "content": "a"}]},
                             "its turns hold images, or end with the user"),
+    "video": ({**talk(*OK_TALK), "video": "a.mp4"}, "it has video, which would be lost"),
+    "tools": ({**talk(*OK_TALK), "tools": "[1]"}, "it has tools, which would be lost"),
+    "history": ({"history": [["Hi", "Ho"]]}, "it has history, which would be lost"),
+    "system list": ({**talk(*OK_TALK), "system": ["Be kind."]}, "its system is a list"),
+    "last not learned": ({"question": None, "messages": [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
+        "the last turn of its messages is not to be learned"),
     "turns number": ({"turns": 5}, "its turns are int"),
 }
 

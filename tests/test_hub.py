@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch._dynamo
 from PIL import Image
+from transformers import PreTrainedConfig
 
 import plan
 from conftest import plain, write_jsonl
@@ -128,6 +129,7 @@ def test_vllm_is_told_whether_weights_are_tied(published, how, monkeypatch):
     one = object.__new__(engine.Engine)
     one.vlm, one.chat, one.dtype, one.tensor_parallel, one.sleeps = None, Chat(path), torch.float32, 1, False
     one._start(0.5, 1, False)
+    made["hf_overrides"](PreTrainedConfig())  # so it asks first
     config = made["hf_overrides"](read_config(path))
     assert made["path"] == path
     assert config.tie_word_embeddings == config.text_config.tie_word_embeddings == (how == "tied")

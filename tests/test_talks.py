@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import distill
 import grpo
 from conftest import plain, write_jsonl
 from data import THINK, Chat, Record, read_records
@@ -146,6 +147,23 @@ def test_thoughts_of_earlier_answers(chat, tmp_path):
     write_jsonl(tmp_path / "t.jsonl", [{"messages": [{"role": who, "content": text} for who, text in talk]}])
     with pytest.raises(Refused, match="row t-1: the solution has no </think>"):
         taught(True)
+
+
+def test_answers_that_are_only_read(chat, tmp_path):
+    """Those of weight 0, and what stood before the question that a teacher answered: neither is learned, so
+    it does not matter that they hold no thought."""
+    messages = [{"role": who, "content": text} for who, text in TALKS["plain"]]
+    messages[1]["weight"] = 0
+    write_jsonl(tmp_path / "t.jsonl", [{"messages": messages, "system": "Be brief."}])
+    record, = read_records(tmp_path / "t.jsonl")
+    direct, = rows_with_solutions([record], chat, False, 10 ** 6)
+    read = chat.tokenizer.decode(direct.prompt.ids)
+    end = chat.tokenizer.decode(whole(chat, "plain")[0]).partition("user\n")[2]
+    assert read.startswith("<|im_start|>system\nBe brief.<|im_end|>") and direct.prompt.learned == []
+    assert (read + chat.tokenizer.decode(direct.ids)).partition("user\n")[2] == end
+    write_jsonl(tmp_path / "u.jsonl", distill.rows_of(record, ["3, 4.\n</think>\n\n7"], 1.0, tmp_path))
+    taught, = rows_with_solutions(read_records(tmp_path / "u.jsonl"), chat, True, 10 ** 6)
+    assert taught.prompt.learned == [] and chat.tokenizer.decode(taught.prompt.ids) == read + THINK
 
 
 def test_for_grpo_earlier_turns_are_context(chat, file, monkeypatch):

@@ -142,6 +142,30 @@ def test_rule_or_verifier(server):
     assert len(server.requests) == 3
 
 
+def test_an_unboxed_answer_goes_to_the_verifier(server):
+    server.reply = lambda data, count: "CORRECT"
+    texts = ["The answer is cat.", "So, the final answer is 答案.", "The answer is correct.", "cat",
+             "I doubt the answer is cat.", "The answer is cat. The answer is dog.",
+             "\\boxed{dog} The answer is cat."]
+    rewards = score_batch(["thought</think>" + text for text in texts] + ["The answer is cat."], ["cat"] * 8,
+                          verifier=server.verifier(audit=1.0))
+    assert [r.asked for r in rewards] == [True, False, False, False, False, False, True, False]
+    sent = [json.loads(body["messages"][1]["content"])["answer"] for _, body in server.requests]
+    assert sorted(sent) == ["cat", "dog"]
+    assert [r.total for r in rewards] == [1.0, 0.2, 0.2, 0.2, 0.2, 0.2, 1.0, 0.0]
+    assert rewards[0].extracted is None and not rewards[0].rule and rewards[0].why == "verifier"
+    assert score("thought</think>The answer is cat.", "cat").total == 0.2  # the rule pays for a box only
+    server.reply = lambda data, count: "INCORRECT"
+    assert score("thought</think>The answer is dog.", "cat", verifier=server.verifier()).total == 0.2
+
+
+def test_openers_are_read_in_no_time():
+    start = time.process_time()
+    for opener in ("correct", "correct ", "the answer is ", "so ", "解答", "let's ", "thesolution"):
+        assert not askable(opener * 22) and not askable(opener * 9000) and askable(opener * 9 + "16")
+    assert time.process_time() - start < 1
+
+
 def test_a_judge_that_says_no_to_everything(server):
     server.reply = lambda data, count: "INCORRECT"
     # OR: the rule's yes stays

@@ -20,6 +20,7 @@ import torch
 from PIL import ImageOps
 from transformers import GenerationConfig
 
+import chat_release
 import distill
 import entropy_select
 import eval_mmmu
@@ -28,6 +29,7 @@ import grpo
 import rollout
 from conftest import ENV, ROOT, write_jsonl
 from data import Chat
+from machinery import chat_format
 from machinery.files import Refused, main, newest_checkpoint, read_jsonl
 from machinery.processes import World
 from machinery.steps import seed_of
@@ -69,15 +71,23 @@ class Setting:
         return vlm
 
 
-@pytest.fixture(scope="session", params=["internvl", "qwen2_5_vl", "qwen2_5_vl tied", "qwen3_vl"])
+@pytest.fixture(scope="session", params=["internvl", "internvl tied", "released", "qwen2_5_vl",
+                                         "qwen2_5_vl tied", "qwen3_vl"])
 def setting(request, model_path, rows, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param.replace(" ", "_")) / "model"
-    if request.param == "internvl":
+    """Folders in the hub's own shape. What they say of ties is missing or wrong: the weights decide."""
+    folder, tied = tmp_path_factory.mktemp(request.param.replace(" ", "_")) / "model", "tied" in request.param
+    if request.param == "released":
+        release = str(chat_release.make_release(folder.with_name("theirs"), shards=2))
+        chat_format.convert(chat_format.Config(model=release, out=str(folder)))
+        return Setting(misleading(folder), rows)
+    if request.param.startswith("internvl"):
         shutil.copytree(model_path, folder)
+        families.hub_shaped(families.tie_weights_of(folder) if tied else folder, text=not tied, root=True)
     else:
         folder.mkdir()
         make = families.make_qwen3 if request.param == "qwen3_vl" else families.make_qwen
-        make(folder, tied="tied" in request.param, width=192)
+        make(folder, tied=tied, width=192)
+        families.hub_shaped(folder, root=True)
     return Setting(misleading(folder), rows)
 
 
