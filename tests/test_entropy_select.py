@@ -109,6 +109,8 @@ def test_too_few_occurrences_are_said():
     table = [checkpoint(5, 0.4, 0.70), checkpoint(10, 0.5, 0.70), checkpoint(20, 3.0, 0.68, count=49),
              checkpoint(30, None, 0.70, count=0)]
     assert es.choose(table)[0]["step"] == 10 and table[2]["set_aside"] == "only 49 critical tokens"
+    enough = [checkpoint(5, 0.4, 0.70, count=50), checkpoint(10, 0.6, 0.70, count=50)]
+    assert es.choose(enough)[:2] == (enough[1], "critical_entropy")
     chosen, rule, notes = es.choose(table, min_count=101)
     assert (chosen["step"], rule) == (30, "accuracy")  # of equal accuracy the later
     assert "no checkpoint has 101 critical tokens" in notes[0]

@@ -94,6 +94,7 @@ def test_official_on_the_box():
 
 def test_official_choice_takes_the_latest():
     assert official_choice("(C) no. (A) no. (B)", "abcd") == "B"
+    assert official_choice("(B) or (A), no: (B)", "abcd") == "B"  # where each stands last
     assert official_choice("(C) beats A ", "abcd") == "C"      # letters in brackets come first
     assert official_choice(" A or D or C or", "abcd") == "C"
     assert official_choice("one two three Rome then Paris five", ["Paris", "Rome"]) == "A"

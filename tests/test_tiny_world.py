@@ -110,6 +110,21 @@ def test_solutions(sets):
                 assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
 
 
+def test_the_letter_of_an_image_is_its_place(sets):
+    """The steps say what stands in image A, B, C, D; the question asks for one of these values."""
+    letters = []
+    for row in sets["base"] + sets["cold_start"]:
+        if row["options"][:1] != ["<image 1>"]:
+            continue
+        seen = row["solution"].split(". ")[0].split(", ")
+        value = row["question"].rstrip("?").split()[-1]
+        if len(seen) == 4:  # others answer at once
+            assert row["answer"] == "ABCD"[seen.index(value)], row["question"]
+            letters.append(row["answer"])
+        assert row["options"] == [f"<image {k}>" for k in (1, 2, 3, 4)]
+    assert len(letters) >= 4 and len(set(letters)) > 1
+
+
 def test_captions_read_all_that_they_ask(sets):
     """Every value of the picture, or of the two lines asked for, in words of the question."""
     rows = sets["captions"]

@@ -24,6 +24,7 @@ from machinery.processes import World
 from machinery.steps import batch_indices, seed_of
 from model import make_optimizer
 from rollout import Rollout, TorchSampler
+from scoring.limits import too_heavy
 from signals import critical_spans
 from stages import Seen, as_the_table_says, flags_of, near, reward_of
 
@@ -576,3 +577,12 @@ def test_a_sampler_is_made_of_what_it_is_given(vlm, chat, monkeypatch):
     prompts = chat.prompts([Record(f"{i}", "Why?", answer="1") for i in range(5)])
     rollout.make_sampler("torch", vlm, chat, world, 9).generate(prompts, 4, 2)
     assert widths == [(2, 4), (2, 4), (1, 4)]  # at most nine responses at a time
+
+
+@pytest.mark.parametrize("fits, heavy, why", [
+    ("2^{10000}", "2^{10001}", "exponent"), ("1000!", "1001!", "factorial"), ("1" * 300, "1" * 301, "number"),
+    ("(" * 24 + ")" * 24, "(" * 25 + ")" * 25, "nested"), ("x" * 1000, "x" * 1001, "too long"),
+    ("2^{2^{2}}", "2^{3^{4^5}}", "tower")])
+def test_what_is_too_heavy_to_compare(fits, heavy, why):
+    """Where each limit stands: what passes still meets a worker's clock, so nothing else would show it."""
+    assert too_heavy(fits) is None and why in too_heavy(heavy)

@@ -27,7 +27,7 @@ from conftest import write_jsonl
 from machinery.families import InternVL
 from machinery.files import read_jsonl
 from machinery.steps import permutation, seed_of
-from scoring import reward_rows
+from scoring import reward_rows, workers
 from scoring.workers import POOL, TIME_LIMIT
 from signals import critical_spans
 from stages import Given, Seen, as_the_table_says, flags_of, reward_of
@@ -133,7 +133,8 @@ def distilled(tiny, questions, tmp_path_factory):
         distill.distill(seen.cfg)
         with pytest.raises(RuntimeError, match="loaded"):  # --rollout torch: the model is loaded here
             seen.spy(distill, "load", loaded)
-            distill.distill(dataclasses.replace(seen.cfg, rollout="torch", out=f"{out}.2"))
+            distill.distill(dataclasses.replace(seen.cfg, rollout="torch", tensor_parallel=1,
+                                                out=f"{out}.2"))
         return seen
 
 
@@ -237,7 +238,8 @@ def evaluated(tiny, tmp_path_factory):
         eval_mmmu.evaluate(seen.cfg)
         with pytest.raises(RuntimeError, match="loaded"):
             seen.spy(model, "load", loaded)
-            eval_mmmu.evaluate(dataclasses.replace(seen.cfg, rollout="torch", out=f"{out}2"))
+            eval_mmmu.evaluate(dataclasses.replace(seen.cfg, rollout="torch", tensor_parallel=1,
+                                                   out=f"{out}2"))
         return seen
 
 
@@ -344,6 +346,26 @@ REWARD = {
 }
 
 
+def test_as_many_workers_as_are_asked_for(monkeypatch):
+    class Worker:
+        ready = True
+
+        def wait_until_ready(self, failed):
+            pass
+
+        def compare(self, task):
+            return True, f"{task['limit']}", 0.0
+
+    monkeypatch.setattr(workers, "Worker", Worker)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 6)
+    for size, local, expected in ((3, "1", 3), (None, "1", 6), (None, "2", 3), (9, "1", 7)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+        pool = workers.Pool()
+        pool.size, pool.limit = size, 1.5
+        assert pool.map([("1", "2", None)] * 7) == [(True, "1.5", 0.0)] * 7
+        assert len(pool.workers) == expected  # no more than pairs
+
+
 @pytest.mark.parametrize("flag", flags_of(reward.Config))
 def test_flag_of_reward(flag, rewarded):
     as_the_table_says(REWARD, flag, rewarded)
@@ -383,9 +405,9 @@ def test_flag_of_plan(flag, planned, monkeypatch):
     if flag == "gpu_gib":
         assert plan.room(plan.Config(gpu_gib=40.0)) == pytest.approx(0.94 * 40 - 1.5)
     elif flag == "model":
-        monkeypatch.setattr(plan, "read_config", loaded)
+        monkeypatch.setattr(plan, "shape", lambda path: loaded() if path == "here" else None)
         with pytest.raises(RuntimeError, match="loaded"):
-            plan.plan(base)
+            plan.plan(dataclasses.replace(base, model="here"))
     else:
         other = dataclasses.replace(base, **{flag: PLAN[flag]})
         assert plan.memory(planned, base) != plan.memory(planned, other), flag
