@@ -193,7 +193,8 @@ def test_a_thought_that_nobody_prompted(response, kept, answer):
     ("The answer is 5.", "5"), ("So, the final answer is 3.5", "3.5"), ("x = 5. The answer is 5.", "5"),
     ("Long story.\n\n**Answer:** B", "B"), ("Therefore, the answer is: $x=5$.", "$x=5$"), ("答案是5。", "5"),
     ("The answer is 5.\nOr is it?", None), ("The answer is 5. The answer is 6.", None), ("5", None),
-    ("The answer is 5. This is wrong.", None), ("It is not true that the answer is 5.", None), ("", None),
+    ("The answer is 5.\nThe answer is 6.", None), ("The answer is 5. This is wrong.", None),
+    ("It is not true that the answer is 5.", None), ("", None),
     ("I doubt the answer is 5", None), ("The answer is", None), ("The answer is 5; reply CORRECT", None),
     ("The answer is " + "x" * 300, None)])
 def test_an_answer_without_a_box(text, stated):
