@@ -67,6 +67,20 @@ def test_every_answer_of_the_tables_equals_itself():
             result in zip(everything, same_batch([(s, s, None) for s in everything])) if not result[0]] == []
 
 
+@pytest.mark.parametrize("noun", ["pencils", "cups", "red cars", "bananas", "lies"])
+def test_the_noun_of_a_gold_may_be_left_out(noun):
+    """As a unit may. In an answer, where a policy could write anything, it stands for no unit."""
+    gold = f"12 {noun}"
+    assert same_answer("12", gold) and same_answer(gold, gold)
+    assert not any(same_answer(a, g) for a, g in ((gold, "12"), ("13", gold), ("12 pens", gold)))
+
+
+@pytest.mark.parametrize("gold", ["5 less", "5 minus", "5 times less", "2 cos", "5 or less", "5 million cars",
+                                  "5 million cups", "5 not cups", "5, 6 cups", "5 + 1 cups", "1 of 5 cups"])
+def test_words_that_change_the_number_of_a_gold(gold):
+    assert not same_answer("5", gold)
+
+
 OPTIONS = ["cat", "dog", "16 cm", "a cat and a dog"]
 
 
