@@ -213,6 +213,11 @@ def one_row(batch):
 
 def hub_rows(source, split, subset=None):
     import datasets  # it takes a second to import
+    from huggingface_hub import HfApi
+    try:
+        HfApi().dataset_info(source, timeout=10)
+    except Exception:  # of its HTTP client's own kinds. Without a network it would try again for a minute
+        datasets.config.HF_HUB_OFFLINE = True  # a copy in the cache is as good
     try:
         found = datasets.load_dataset(source, subset, split=split)
         for table in found.with_format("arrow").iter(100):
