@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,6 +168,13 @@ def test_flag_of_distill(flag, distilled):
     as_the_table_says(DISTILL, flag, distilled)
 
 
+def test_a_text_is_kept_once(chat, prompts):
+    right = reward.Reward(1.0, 1.0, 1.0, "4", "rule")
+    texts = [SimpleNamespace(text=text, ids=[1], finish="stop") for text in ("a b", "c d", "a b", "e f")]
+    kept, told = distill.judge(texts, [right] * 4, keep=4)
+    assert kept == ["a b", "c d", "e f"] and told["fates"] == {"kept": 3, "duplicate": 1}
+
+
 # ------------------------------------------------------------------------------------------ entropy_select.py
 
 @pytest.fixture(scope="module")
@@ -217,6 +225,20 @@ SELECT = SAMPLED | {
 @pytest.mark.parametrize("flag", flags_of(entropy_select.Config))
 def test_flag_of_entropy_select(flag, selected):
     as_the_table_says(SELECT, flag, selected)
+
+
+def test_what_a_probe_depends_on(tmp_path):
+    """Responses that were made with another value of a flag are not used again, but for these flags."""
+    free = {"folder", "words", "high_entropy", "min_count", "plot", "tensor_parallel"}
+    free |= {"probe", "image_root"}  # these show in the rows, which are compared, too
+    world, base = SimpleNamespace(size=1), entropy_select.Config()
+    before = entropy_select.settings_of(base, tmp_path, [], world)
+    for f in dataclasses.fields(base):
+        value = getattr(base, f.name)
+        other = not value if isinstance(value, bool) else 2 * value or type(value)("3")
+        changed = dataclasses.replace(base, **{f.name: other})
+        same = entropy_select.settings_of(changed, tmp_path, [], world) == before
+        assert same == (f.name in free), f.name
 
 
 # ----------------------------------------------------------------------------------------------- eval_mmmu.py
