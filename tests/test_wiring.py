@@ -24,6 +24,7 @@ from machinery.processes import World
 from machinery.steps import batch_indices, seed_of
 from model import make_optimizer
 from rollout import Rollout, TorchSampler
+from scoring.answers import same_answer
 from scoring.limits import too_heavy
 from signals import critical_spans
 from stages import Seen, as_the_table_says, flags_of, near, reward_of
@@ -586,3 +587,8 @@ def test_a_sampler_is_made_of_what_it_is_given(vlm, chat, monkeypatch):
 def test_what_is_too_heavy_to_compare(fits, heavy, why):
     """Where each limit stands: what passes still meets a worker's clock, so nothing else would show it."""
     assert too_heavy(fits) is None and why in too_heavy(heavy)
+
+
+def test_plus_or_minus_and_minus_or_plus():
+    """Two signs in one answer change together: 3 + 2 - 1 and 3 - 2 + 1."""
+    assert same_answer("3 \\pm 2 \\mp 1", "4, 2") and not same_answer("3 \\pm 2 \\mp 1", "6, 0")

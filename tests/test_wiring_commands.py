@@ -26,8 +26,10 @@ import reward
 import rollout
 from conftest import write_jsonl
 from machinery.families import InternVL
+from machinery.fields import BadRow
 from machinery.files import read_jsonl
 from machinery.steps import permutation, seed_of
+from machinery.talks import talk_fields
 from scoring import reward_rows, workers
 from scoring.workers import POOL, TIME_LIMIT
 from signals import critical_spans
@@ -444,6 +446,10 @@ def test_memory_by_hand(planned):
         assert rows["weights, fp32"] * plan.GIB == pytest.approx(4 * total / share)
         assert rows["optimizer (AdamW, fp32)"] * plan.GIB == pytest.approx(8 * connector_only / share)
         assert rows["gradients, fp32"] * plan.GIB == pytest.approx(4 * connector_only / share)
+    head = [plan.memory(planned, plan.Config(train=(part,)))["training"]["head: logits in chunks"]
+            for part in ("llm", "connector")]
+    weight = 4 * planned["vocabulary"] * planned["d"]  # of the head in fp32; its gradient where it trains
+    assert [h * plan.GIB for h in head] == pytest.approx([16 * model.CHUNK + n * weight for n in (2, 1)])
     cfg = plan.Config(responses=10, max_new_tokens=100, visual=28, tensor_parallel=2)
     cache = 2 * planned["kv"] * planned["layers"] * 2  # keys and values of a token, bf16
     bytes_of = {what: n * plan.GIB for what, n in plan.memory(planned, cfg)["sampling"].items()}
@@ -509,6 +515,18 @@ def test_flags_of_report(tmp_path, capsys):
                                 "folders"]
 
 
+def test_panels_without_one_below_say_step(tmp_path, monkeypatch):
+    """Five panels in three columns: three below, or with nothing below."""
+    figures = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, out: figures.append(figure))
+    write_jsonl(tmp_path / "metrics.jsonl", [
+        {"step": k, "reward": 0.5, "accuracy": 0.4, "length": 9, "entropy": 1.0, "grad_norm": 2.0}
+        for k in (1, 2)])
+    report.curves(report.Curves((str(tmp_path),)))
+    shown = [ax for ax in figures[0].axes if ax.get_visible()]
+    assert [ax.get_xlabel() for ax in shown] == ["", "", "step", "step", "step"]
+
+
 # --------------------------------------------------------------------------------------------- tiny/make.py
 
 def test_shares_of_the_tiny_world(monkeypatch, tmp_path):
@@ -523,3 +541,14 @@ def test_shares_of_the_tiny_world(monkeypatch, tmp_path):
     assert found == {"captions": (0.75, False, "Oh."), "base": (0.25, False, "Oh."),
                      "cold_start": (0.25, True, "Oh."), "connector": (0.75, True, "Oh."),
                      "connector_val": (0.75, True, "Oh."), "val": (0.75, True, "Oh.")}
+
+
+# ------------------------------------------------------------------------------------------------------ talks
+
+def test_a_last_answer_that_is_not_to_be_learned():
+    """It would be taught as the row's solution."""
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So.", "weight": 0}]
+    with pytest.raises(BadRow, match="last turn of its messages is not to be learned"):
+        talk_fields({"messages": turns})
+    turns[1]["weight"] = 1
+    assert talk_fields({"messages": turns})["solution"] == "So."
