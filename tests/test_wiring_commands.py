@@ -111,8 +111,8 @@ SAME = dict(temperature=0.6, rollout="vllm", tensor_parallel=3, dtype="bf16", ma
 def questions(tmp_path_factory):
     """Ten questions, one of which can not be used, under another name; no image in them."""
     folder = tmp_path_factory.mktemp("questions")
-    rows = [{"id": f"q{i}", "problem": "What is it? " * (1 + i % 3), "answer": str(i) * (i != 4)}
-            for i in range(10)]
+    rows = [{"id": f"q{i}", "problem": "What is it? " * (1 + i % 3), "answer": str(i) * (i != 4),
+             "options": ["1", "2"] * (i == 1)} for i in range(10)]
     write_jsonl(folder / "all.jsonl", rows)
     write_jsonl(folder / "good.jsonl", rows[:4] + rows[5:])
     return folder
@@ -241,6 +241,15 @@ def test_what_a_probe_depends_on(tmp_path):
         changed = dataclasses.replace(base, **{f.name: other})
         same = entropy_select.settings_of(changed, tmp_path, [], world) == before
         assert same == (f.name in free), f.name
+
+
+def test_the_reward_hears_of_gold_and_options(distilled, selected):
+    for seen in (distilled, selected):
+        rows = [(gold, options) for call in seen["score_batch"] for gold, options in
+                zip(call.golds, call.options, strict=True)]
+        assert ("1", ["1", "2"]) in rows and all(bool(options) == (gold == "1") for gold, options in rows)
+    assert all(len(call.questions) == len(call.golds) and call.questions[0][:7] == "What is"
+               for call in distilled["score_batch"])
 
 
 # ----------------------------------------------------------------------------------------------- eval_mmmu.py
