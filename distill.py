@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from data import Chat, open_image, read_records
 from machinery.files import (
-    Refused, append_jsonl, as_read_back, changed_settings, check_flags, describe_change, main, read_json,
-    read_jsonl, say, write_text, writing)
+    Refused, append_jsonl, as_read_back, changed_settings, check_flags, checked, describe_change, main,
+    read_json, read_jsonl, say, write_text, writing)
 from machinery.processes import gather, start
 from machinery.run import hold
 from machinery.rows import rows_fingerprint
@@ -181,11 +181,11 @@ def check_settings(path, cfg, world, rows):
         raise Refused(f"--out {cfg.out}: {there[0]} is there already, and without {path} nobody knows whose "
                       f"it is: it would be lost. Take another --out, or move it away.")
     if path.exists():
-        before = read_json(path)
-        if before.setdefault("rows", rows) != rows:
+        before = checked({"rows": rows, **read_json(path)}, path, {"rows": dict}, "Use another --out.")
+        if before["rows"] != rows:
             raise Refused(f"--data {cfg.data}: its rows or images are not those with which {cfg.out} was "
-                          f"begun ({before['rows']['rows']} rows then, {rows['rows']} now). Put the old ones "
-                          f"back to go on, or use another --out.")
+                          f"begun ({before['rows'].get('rows')} rows then, {rows['rows']} now). Put the old "
+                          f"ones back to go on, or use another --out.")
         if changed := changed_settings(before, now):
             change = describe_change(before, now, changed)
             raise Refused(f"{cfg.out} was begun with other settings ({change}). "

@@ -84,6 +84,9 @@ def letter(row, column, options):
 
 
 def of_mmk12(row):
+    """Mathematics alone [3.3]: its test split has other sciences, too."""
+    if (subject := subject_of(value(row, "subject"))) in SCIENCES and subject != "Mathematics":
+        raise BadRow(f"its subject is {subject}, and this set is for mathematics")
     yield {"question": text_of(row, "question"), "images": pictures(row, "image"), "answer": answer_of(row),
            "subject": "Mathematics"}
 
@@ -181,7 +184,7 @@ class Config:
     source: tuple[str, ...] = ()      # SET=FILE or SET=HUB/NAME in its place; SET= leaves it out
     split: tuple[str, ...] = ()       # SET=SPLIT instead of train
     subset: tuple[str, ...] = ()      # SET=CONFIGURATION of the hub data set
-    mmmu: str = "MMMU/MMMU"           # rows of its validation split go into no set; none: unlooked
+    mmmu: str = "MMMU/MMMU"           # rows of its validation split go into no set; none: do not look
     held_out: int = 500               # rows of maths for maths_val.jsonl; ours, the paper does not say
     cold_start: int = 20_000          # most questions of the cold start [2]
     breadth: int = 15_000             # most questions of breadth; the paper has 10K with solutions [3.4]
@@ -260,8 +263,8 @@ def sources(cfg):
         raise Refused(f"--split {empty[0]}=: name a split, or leave the set out with --source {empty[0]}=")
     if split.get("mmmu_dev") == "validation":
         raise Refused("--split mmmu_dev=validation: these are the questions of the evaluation")
-    if split.get("mmk12") == "test" and not where.get("mmk12"):
-        raise Refused("--split mmk12=test: half of these are physics, chemistry and biology, and others are "
+    if split.get("mmk12") == "test" and where.get("mmk12", SETS["mmk12"].hub) == SETS["mmk12"].hub:
+        raise Refused("--split mmk12=test: most of these are physics, chemistry and biology, and others are "
                       "evaluated on them. Use its train split.")
     table = []
     for name, s in SETS.items():

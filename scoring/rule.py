@@ -130,7 +130,7 @@ def simple(a, g):
         return verdict(_same_time(*clocks))
     if any(clocks) and re.search("m|:0|^0", "".join(s for s, clock in zip((a, g), clocks) if clock)):
         return DIFFERENT  # 12:00 is a time and no ratio
-    x, y = number(a), number(g)
+    x, y = number(a), number(g) or _counted(g)
     if x and y:
         if same_number(x, y):
             return SAME
@@ -139,6 +139,19 @@ def simple(a, g):
     if words_a and words_g:
         return SAME if words_a == words_g else None
     return verdict(a.casefold() == g.casefold()) if len(a) == len(g) == 1 else None
+
+
+_NOUN = re.compile(r"(?!(?:less|plus|minus|times|not)$)[a-z]{3,20}", re.IGNORECASE)
+
+
+def _counted(gold):
+    """The number of a gold such as "12 pencils" or "12 red pencils", whose noun an answer may leave out, as
+    it may a unit. In an answer it may not stand: a word behind a number there is a unit of the table, or a
+    text."""
+    *head, last, noun = ["", *gold.split(" ")]
+    if len(gold) > 60 or noun[-1:] != "s" or not _NOUN.fullmatch(noun):
+        return None
+    return number(" ".join([*head, last]).strip()) or _NOUN.fullmatch(last) and number(" ".join(head).strip())
 
 
 def _clock(s):

@@ -210,7 +210,7 @@ def edited(tmp_path, parts, **root):
     ({"vision_config": dict(hidden_size=60)}, {}, "of another shape"),
     ({"vision_config": dict(image_size=None)}, {}, "for an encoder of 224"),
     ({}, dict(model_type="internvl"), "only internvl_chat and skywork_chat"),
-    ({}, dict(model_type=None), "only internvl_chat and skywork_chat"),
+    ({}, dict(model_type=None), "config.json is not what was written: 'model_type' is missing"),
     ({}, dict(tie_word_embeddings=True, downsample_ratio=0.25), "of another shape, e.g. mlp1")])
 def test_configurations_that_are_refused(tmp_path, parts, root, words):
     source = edited(tmp_path, parts, **root)
@@ -239,14 +239,15 @@ def change_tensors(change):
 @pytest.mark.parametrize("harm, words", [
     (lose("model-00002-of-00002.safetensors"), "names model-00002-of-00002.safetensors, which is not there"),
     (lose("model.safetensors.index.json"), "index.json, which lists the files"),
-    (write("model.safetensors.index.json", "{"), "index.json, which lists the files"),
-    (write("model.safetensors.index.json", "[]"), "index.json, which lists the files"),
+    (write("model.safetensors.index.json", "{"), "model.safetensors.index.json is not JSON"),
+    (write("model.safetensors.index.json", "[]"), "model.safetensors.index.json holds no JSON object"),
+    (write("model.safetensors.index.json", "{}"), "index.json, which lists the files"),
     (write("model-00001-of-00002.safetensors", "torn"), "model-00001-of-00002.safetensors can not be read"),
-    (lose("vocab.json"), "tokenizer"), (write("vocab.json", "{"), "tokenizer can not be read"),
-    (write("tokenizer_config.json", "{"), "tokenizer can not be read"),
+    (lose("vocab.json"), "tokenizer"), (write("vocab.json", "{"), "vocab.json is not JSON"),
+    (write("tokenizer_config.json", "{"), "tokenizer_config.json is not JSON"),
     (lose("config.json"), "config.json can not be read"),
-    (write("config.json", "{"), "config.json can not be read"),
-    (write("config.json", "[]"), "config.json can not be read"),
+    (write("config.json", "{"), "config.json is not JSON"),
+    (write("config.json", "[]"), "config.json holds no JSON object"),
     (change_tensors(lambda state: state.pop("mlp1.1.bias")), "1 missing .*linear_1.bias"),
     (change_tensors(lambda state: state.update(extra=torch.ones(2))), "1 unexpected, e.g. extra"),
     (change_tensors(lambda state: state.update({"language_model.model.norm.weight": torch.ones(2)})),

@@ -282,6 +282,7 @@ FLAGS = [
     (dict(source=("mmk12=http://x/y.parquet",)), "no such file or folder"),
     (dict(split=("mmk12=",)), "name a split"), (dict(split=("what=train",)), "--split what=: write"),
     (dict(split=("mmk12=test",), source=()), "physics, chemistry and biology"),
+    (dict(split=("mmk12=test",), source=("mmk12=FanqingM/MMK12",)), "physics, chemistry and biology"),
     (dict(split=("mmmu_dev=validation",)), "questions of the evaluation"),
     (dict(subset=("finqa",)), "--subset finqa: write"), (dict(subset=("a=b",)), "--subset a=: write"),
     (dict(mmmu="no/such/folder"), "--mmmu no/such/folder: no such"), (dict(mmmu="F"), "--mmmu"),
@@ -310,6 +311,7 @@ QUESTION = {"image": picture(1), "question": "Is it?", "answer": "yes"}
 SCIENCE = {"image": picture(1), "question": "Which?", "choices": ["a", "b"], "answer": 0, "hint": "",
            "topic": "physics"}
 EXAM = {"image": picture(1), "sample_id": "1", "answer_key": "A", "subject": "Physics", "language": "English"}
+MATHS = {"image": picture(1), "id": "1", "question": "How long?", "answer": "2", "subject": "math"}
 FINANCE = {"images": [picture(1)], "texts": [{"user": "How much?", "assistant": "5"}]}
 BAD = [
     ("vqa_rad", {**QUESTION, "question": None}, "its question is empty"),
@@ -345,6 +347,9 @@ BAD = [
     ("exams_v", {**EXAM, "answer_key": "6"}, "names no option"),
     ("exams_v", {**EXAM, "answer_key": ""}, "is empty"),
     ("exams_v", {**EXAM, "subject": None}, "its subject is empty"),
+    ("mmk12", {**MATHS, "subject": "physics"}, "its subject is Physics, and this set is for mathematics"),
+    ("mmk12", {**MATHS, "subject": "生物"}, "its subject is Biology"),
+    ("mmk12", {**MATHS, "answer": [1]}, "its answer is a list"),
     ("finqa", {**FINANCE, "texts": None}, "its texts are not a list"),
     ("finqa", {**FINANCE, "texts": ["How much? 5"]}, "no user and assistant"),
     ("finqa", {**FINANCE, "texts": [{"user": "", "assistant": "5"}]}, "its user is empty"),
@@ -355,14 +360,15 @@ BAD = [
 @pytest.mark.parametrize("name, row, why", BAD)
 def test_bad_rows_are_named_and_counted(name, row, why, tmp_path, capsys):
     """As JSONL, which holds any type: a good row, and the bad one behind it."""
-    good = {"vqa_rad": QUESTION, "science_qa": SCIENCE, "exams_v": EXAM, "finqa": FINANCE}[name]
+    good = {"vqa_rad": QUESTION, "science_qa": SCIENCE, "exams_v": EXAM, "finqa": FINANCE,
+            "mmk12": MATHS}[name]
     part = tmp_path / "part"
     part.mkdir()
     rows = [{**good, "id": "good"}, row]
     source = "made-up rows"
     cfg = recipe.Config(limit_bad=0.5)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(recipe, "read_rows", lambda *_: (Found(f"{source} row {i}", part, row)
+        m.setattr(recipe, "read_rows", lambda *_, **__: (Found(f"{source} row {i}", part, row)
                                                    for i, row in enumerate(rows, 1)))
         usable, left_out = recipe.read_set(cfg, recipe.Known(), set(), (name, source, None, "train"), part)
         assert len(usable) == 1 and left_out == {"unusable": 1}

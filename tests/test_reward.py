@@ -67,6 +67,20 @@ def test_every_answer_of_the_tables_equals_itself():
             result in zip(everything, same_batch([(s, s, None) for s in everything])) if not result[0]] == []
 
 
+@pytest.mark.parametrize("noun", ["pencils", "cups", "red cars", "bananas", "lies"])
+def test_the_noun_of_a_gold_may_be_left_out(noun):
+    """As a unit may. In an answer, where a policy could write anything, it stands for no unit."""
+    gold = f"12 {noun}"
+    assert same_answer("12", gold) and same_answer(gold, gold)
+    assert not any(same_answer(a, g) for a, g in ((gold, "12"), ("13", gold), ("12 pens", gold)))
+
+
+@pytest.mark.parametrize("gold", ["5 less", "5 minus", "5 times less", "2 cos", "5 or less", "5 million cars",
+                                  "5 million cups", "5 not cups", "5, 6 cups", "5 + 1 cups", "1 of 5 cups"])
+def test_words_that_change_the_number_of_a_gold(gold):
+    assert not same_answer("5", gold)
+
+
 OPTIONS = ["cat", "dog", "16 cm", "a cat and a dog"]
 
 
@@ -193,7 +207,8 @@ def test_a_thought_that_nobody_prompted(response, kept, answer):
     ("The answer is 5.", "5"), ("So, the final answer is 3.5", "3.5"), ("x = 5. The answer is 5.", "5"),
     ("Long story.\n\n**Answer:** B", "B"), ("Therefore, the answer is: $x=5$.", "$x=5$"), ("答案是5。", "5"),
     ("The answer is 5.\nOr is it?", None), ("The answer is 5. The answer is 6.", None), ("5", None),
-    ("The answer is 5. This is wrong.", None), ("It is not true that the answer is 5.", None), ("", None),
+    ("The answer is 5.\nThe answer is 6.", None), ("The answer is 5. This is wrong.", None),
+    ("It is not true that the answer is 5.", None), ("", None),
     ("I doubt the answer is 5", None), ("The answer is", None), ("The answer is 5; reply CORRECT", None),
     ("The answer is " + "x" * 300, None)])
 def test_an_answer_without_a_box(text, stated):
@@ -261,7 +276,8 @@ def test_reading_is_linear():
 READERS = (  # everything with a pattern that meets what a model wrote
     plain, words_of, is_maths, number, split_unit, shape, stated_answer, denies_image, askable, official_open,
     lambda s: too_heavy(s[:1000]), lambda s: choice(s, "B", ["cat", "5"], needs_maths),
-    lambda s: simple(s, "5 cm"), lambda s: official_choice(s, ["cat", "dog"]), lambda s: parse_verdict(s[:199]))
+    lambda s: simple(s, "5 cm"), lambda s: official_choice(s, ["cat", "dog"]),
+    lambda s: parse_verdict(s[:199]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
          "answer: ", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{", "\\frac", "\\sqrt(", "**", "$",
          "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "image but it is ", "I cannot see the ", "图没有",
