@@ -213,6 +213,13 @@ def test_length_limits(vlm, chat, prompts, monkeypatch):
     assert {(len(r.ids), r.finish) for g in sampler.generate(prompts, 2, 1) for r in g} == {(1, "stop")}
 
 
+@pytest.mark.parametrize("ends, found", [(3, [3]), ([3, 5], [3, 5]), (None, [])])
+def test_all_tokens_that_end_a_response(chat, monkeypatch, ends, found):
+    """Qwen's generation_config.json lists two; the tokenizer's own always ends one."""
+    monkeypatch.setattr(GenerationConfig, "from_pretrained", lambda _: GenerationConfig(eos_token_id=ends))
+    assert chat._stop_ids() == sorted([*found, chat.tokenizer.eos_token_id])
+
+
 def test_end_token_is_no_text(vlm, chat, prompts):
     likely = [g[0].ids[0] for g in TorchSampler(vlm, chat).generate(prompts, 1, 1, temperature=0)]
     with torch.no_grad():  # ending becomes as likely as they are

@@ -21,9 +21,11 @@ from machinery import attention, sharding
 from machinery.families import InternVL
 from machinery.files import read_jsonl
 from machinery.processes import World
+from machinery.run import Run
 from machinery.steps import batch_indices, seed_of
 from model import make_optimizer
 from rollout import Rollout, TorchSampler
+from scoring.answers import same_answer
 from scoring.limits import too_heavy
 from signals import critical_spans
 from stages import Seen, as_the_table_says, flags_of, near, reward_of
@@ -438,6 +440,8 @@ def test_grpo_pays_its_reward(thinking, tiny, tmp_path, monkeypatch):
     row, = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     totals = [paid[not thinking] for _, _, responses in PAID.values() for _, *paid in responses]
     assert row["reward"] == pytest.approx(sum(totals) / 16, abs=1e-5) and row["groups_mixed"] == 1.0
+    spread = [torch.tensor([paid[not thinking] for _, *paid in rs]).std() for _, _, rs in PAID.values()]
+    assert row["reward_std"] == pytest.approx(float(sum(spread)) / 4, abs=1e-5)
     judge = seen["Verifier"][0].out
     assert ("asked?" * 4, "a small feline", "cat") in judge.items
     assert all(gold != "12" or answer != "12" for _, answer, gold in judge.items)  # the rule's yes is enough
@@ -586,3 +590,18 @@ def test_a_sampler_is_made_of_what_it_is_given(vlm, chat, monkeypatch):
 def test_what_is_too_heavy_to_compare(fits, heavy, why):
     """Where each limit stands: what passes still meets a worker's clock, so nothing else would show it."""
     assert too_heavy(fits) is None and why in too_heavy(heavy)
+
+
+def test_plus_or_minus_and_minus_or_plus():
+    """Two signs in one answer change together: 3 + 2 - 1 and 3 - 2 + 1."""
+    assert same_answer("3 \\pm 2 \\mp 1", "4, 2") and not same_answer("3 \\pm 2 \\mp 1", "6, 0")
+
+
+def test_rank_zero_alone_writes(tmp_path):
+    for rank in (1, 0):
+        world = SimpleNamespace(rank=rank, size=2, device="cpu", barrier=lambda: None)
+        run = Run(tmp_path / "run", sft.Config(), world)
+        run.log(1, {"loss": 1.0})
+        run.rollout({"text": "x"})
+        assert (tmp_path / "run" / "metrics.jsonl").exists() == (rank == 0)
+        assert (tmp_path / "run" / "rollouts.jsonl").exists() == (rank == 0)

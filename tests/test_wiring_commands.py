@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,8 +26,10 @@ import reward
 import rollout
 from conftest import write_jsonl
 from machinery.families import InternVL
+from machinery.fields import BadRow
 from machinery.files import read_jsonl
 from machinery.steps import permutation, seed_of
+from machinery.talks import talk_fields
 from scoring import reward_rows, workers
 from scoring.workers import POOL, TIME_LIMIT
 from signals import critical_spans
@@ -108,8 +111,8 @@ SAME = dict(temperature=0.6, rollout="vllm", tensor_parallel=3, dtype="bf16", ma
 def questions(tmp_path_factory):
     """Ten questions, one of which can not be used, under another name; no image in them."""
     folder = tmp_path_factory.mktemp("questions")
-    rows = [{"id": f"q{i}", "problem": "What is it? " * (1 + i % 3), "answer": str(i) * (i != 4)}
-            for i in range(10)]
+    rows = [{"id": f"q{i}", "problem": "What is it? " * (1 + i % 3), "answer": str(i) * (i != 4),
+             "options": ["1", "2"] * (i == 1)} for i in range(10)]
     write_jsonl(folder / "all.jsonl", rows)
     write_jsonl(folder / "good.jsonl", rows[:4] + rows[5:])
     return folder
@@ -167,6 +170,13 @@ def test_flag_of_distill(flag, distilled):
     as_the_table_says(DISTILL, flag, distilled)
 
 
+def test_a_text_is_kept_once(chat, prompts):
+    right = reward.Reward(1.0, 1.0, 1.0, "4", "rule")
+    texts = [SimpleNamespace(text=text, ids=[1], finish="stop") for text in ("a b", "c d", "a b", "e f")]
+    kept, told = distill.judge(texts, [right] * 4, keep=4)
+    assert kept == ["a b", "c d", "e f"] and told["fates"] == {"kept": 3, "duplicate": 1}
+
+
 # ------------------------------------------------------------------------------------------ entropy_select.py
 
 @pytest.fixture(scope="module")
@@ -217,6 +227,29 @@ SELECT = SAMPLED | {
 @pytest.mark.parametrize("flag", flags_of(entropy_select.Config))
 def test_flag_of_entropy_select(flag, selected):
     as_the_table_says(SELECT, flag, selected)
+
+
+def test_what_a_probe_depends_on(tmp_path):
+    """Responses that were made with another value of a flag are not used again, but for these flags."""
+    free = {"folder", "words", "high_entropy", "min_count", "plot", "tensor_parallel"}
+    free |= {"probe", "image_root"}  # these show in the rows, which are compared, too
+    world, base = SimpleNamespace(size=1), entropy_select.Config()
+    before = entropy_select.settings_of(base, tmp_path, [], world)
+    for f in dataclasses.fields(base):
+        value = getattr(base, f.name)
+        other = not value if isinstance(value, bool) else 2 * value or type(value)("3")
+        changed = dataclasses.replace(base, **{f.name: other})
+        same = entropy_select.settings_of(changed, tmp_path, [], world) == before
+        assert same == (f.name in free), f.name
+
+
+def test_the_reward_hears_of_gold_and_options(distilled, selected):
+    for seen in (distilled, selected):
+        rows = [(gold, options) for call in seen["score_batch"] for gold, options in
+                zip(call.golds, call.options, strict=True)]
+        assert ("1", ["1", "2"]) in rows and all(bool(options) == (gold == "1") for gold, options in rows)
+    assert all(len(call.questions) == len(call.golds) and call.questions[0][:7] == "What is"
+               for call in distilled["score_batch"])
 
 
 # ----------------------------------------------------------------------------------------------- eval_mmmu.py
@@ -422,6 +455,10 @@ def test_memory_by_hand(planned):
         assert rows["weights, fp32"] * plan.GIB == pytest.approx(4 * total / share)
         assert rows["optimizer (AdamW, fp32)"] * plan.GIB == pytest.approx(8 * connector_only / share)
         assert rows["gradients, fp32"] * plan.GIB == pytest.approx(4 * connector_only / share)
+    head = [plan.memory(planned, plan.Config(train=(part,)))["training"]["head: logits in chunks"]
+            for part in ("llm", "connector")]
+    weight = 4 * planned["vocabulary"] * planned["d"]  # of the head in fp32; its gradient where it trains
+    assert [h * plan.GIB for h in head] == pytest.approx([16 * model.CHUNK + n * weight for n in (2, 1)])
     cfg = plan.Config(responses=10, max_new_tokens=100, visual=28, tensor_parallel=2)
     cache = 2 * planned["kv"] * planned["layers"] * 2  # keys and values of a token, bf16
     bytes_of = {what: n * plan.GIB for what, n in plan.memory(planned, cfg)["sampling"].items()}
@@ -487,6 +524,18 @@ def test_flags_of_report(tmp_path, capsys):
                                 "folders"]
 
 
+def test_panels_without_one_below_say_step(tmp_path, monkeypatch):
+    """Five panels in three columns: three below, or with nothing below."""
+    figures = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, out: figures.append(figure))
+    write_jsonl(tmp_path / "metrics.jsonl", [
+        {"step": k, "reward": 0.5, "accuracy": 0.4, "length": 9, "entropy": 1.0, "grad_norm": 2.0}
+        for k in (1, 2)])
+    report.curves(report.Curves((str(tmp_path),)))
+    shown = [ax for ax in figures[0].axes if ax.get_visible()]
+    assert [ax.get_xlabel() for ax in shown] == ["", "", "step", "step", "step"]
+
+
 # --------------------------------------------------------------------------------------------- tiny/make.py
 
 def test_shares_of_the_tiny_world(monkeypatch, tmp_path):
@@ -501,3 +550,14 @@ def test_shares_of_the_tiny_world(monkeypatch, tmp_path):
     assert found == {"captions": (0.75, False, "Oh."), "base": (0.25, False, "Oh."),
                      "cold_start": (0.25, True, "Oh."), "connector": (0.75, True, "Oh."),
                      "connector_val": (0.75, True, "Oh."), "val": (0.75, True, "Oh.")}
+
+
+# ------------------------------------------------------------------------------------------------------ talks
+
+def test_a_last_answer_that_is_not_to_be_learned():
+    """It would be taught as the row's solution."""
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So.", "weight": 0}]
+    with pytest.raises(BadRow, match="last turn of its messages is not to be learned"):
+        talk_fields({"messages": turns})
+    turns[1]["weight"] = 1
+    assert talk_fields({"messages": turns})["solution"] == "So."
