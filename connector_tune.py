@@ -58,8 +58,8 @@ class Config:
 def train(cfg):
     if not cfg.val:
         raise Refused("--val: early stopping needs validation rows")
-    run, losses = supervise(cfg, cfg.val_every, may_change=("features_gib",), limit_bad_val=cfg.limit_bad,
-                            patience=cfg.patience, features_gib=cfg.features_gib)
+    run, losses = supervise(cfg, cfg.val_every, may_change=("features_gib",), patience=cfg.patience,
+                            features_gib=cfg.features_gib)
     if gave_up(losses, cfg.patience):
         say(f"stopped early: {cfg.patience} validation losses without a new best")
     loss, step = min(losses)

@@ -64,11 +64,12 @@ class Config:
     seed: int = 0                           # of the order of the rows
 
 
-def read_rows(source, cfg, chat, limit_bad):
+def read_rows(source, cfg, chat):
     """The rows of a file that fit, and all its records."""
-    records = read_records(source, cfg.columns, ("question", "solution"), limit_bad,
+    records = read_records(source, cfg.columns, ("question", "solution"), cfg.limit_bad,
                            image_root=cfg.image_root)
-    return rows_with_solutions(records, chat, cfg.thinking, cfg.max_length), records
+    rows = rows_with_solutions(records, chat, cfg.thinking, cfg.max_length, source, cfg.limit_bad)
+    return rows, records
 
 
 def packs_of(rows, chat, cfg, features=None):
@@ -88,7 +89,7 @@ def validation_loss(vlm, chat, rows, cfg, world, features=None):
     return loss / tokens
 
 
-def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, features_gib=0.0):
+def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
     """The loop of stages 1 and 3. val_every: steps between validation losses and checkpoints. patience: stop
     after so many validation losses without a new best, and keep only the best checkpoint; None: neither.
     features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
@@ -96,8 +97,8 @@ def supervise(cfg, val_every, may_change, limit_bad_val=0.01, patience=None, fea
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "hybrid", "offload", *may_change))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    rows, records = read_rows(cfg.data, cfg, chat, cfg.limit_bad)
-    val, val_records = read_rows(cfg.val, cfg, chat, limit_bad_val) if cfg.val else ([], [])
+    rows, records = read_rows(cfg.data, cfg, chat)
+    val, val_records = read_rows(cfg.val, cfg, chat) if cfg.val else ([], [])
     run.refuse_other_data(data=records, val=val_records)
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "

@@ -3,6 +3,7 @@ this file."""
 from dataclasses import dataclass
 
 from machinery.files import Refused, say
+from machinery.rows import report_bad
 from machinery.talks import END_THINK, answers_of
 
 
@@ -19,19 +20,29 @@ class Row:
         return len(self.ids) + sum(stop - start for start, stop in self.prompt.learned)
 
 
-def rows_with_solutions(records, chat, thinking, max_length):
-    """Records -> [Row], those that fit max_length. Refuses solutions that do not agree with the thinking
-    mode."""
+def other_mode(record, thinking):
+    """Why what a record teaches does not agree with the thinking mode, or ""."""
+    for answer in [*(answer for answer, learned in answers_of(record) if learned), record.solution]:
+        if thinking and END_THINK not in answer:
+            return (f"the solution has no {END_THINK}, but --thinking teaches the thinking mode "
+                    f"(--no-thinking trains the direct one)")
+        if not thinking and END_THINK in answer:
+            return f"the solution has a {END_THINK}, but --no-thinking teaches the direct mode"
+    return ""
+
+
+def rows_with_solutions(records, chat, thinking, max_length, source="the data", limit_bad=0.0):
+    """Records -> [Row], those that fit max_length. Solutions of the other mode are skipped and counted; more
+    than limit_bad of them is refused."""
+    good, bad = [], []
     for r in records:
         r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
-        for answer in [*(answer for answer, learned in answers_of(r) if learned), r.solution]:
-            if thinking and END_THINK not in answer:
-                raise Refused(f"row {r.id}: the solution has no {END_THINK}, but --thinking teaches the "
-                              f"thinking mode. Mend the row, or train the direct mode with --no-thinking.")
-            if not thinking and END_THINK in answer:
-                raise Refused(f"row {r.id}: the solution has a {END_THINK}, but --no-thinking teaches the "
-                              f"direct mode")
-    prompts = chat.prompts(records, thinking, max_length, learn=True)
+        if why := other_mode(r, thinking):
+            bad.append((f"row {r.id}", why))
+        else:
+            good.append(r)
+    report_bad(source, len(good), bad, limit_bad)
+    prompts = chat.prompts(good, thinking, max_length, learn=True)
     ids = chat.plain.encode([chat.plain.hide(p.record.solution) for p in prompts])
     rows = [Row(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
     for row in rows:
