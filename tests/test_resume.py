@@ -228,7 +228,7 @@ def test_long_rows_are_counted(name, tiny, tmp_path, capsys):
         STAGES[name][1](tiny, tmp_path / "other", **{limit: 10})
 
 
-def test_solutions_that_can_not_be_learned(tiny, chat, rows, tmp_path):
+def test_solutions_that_can_not_be_learned(chat, rows, capsys):
     def supervised(solution, thinking=True, limit=10 ** 6):
         record = dataclasses.replace(rows[0], solution=solution)
         return rows_with_solutions([record], chat, thinking, limit)
@@ -237,10 +237,17 @@ def test_solutions_that_can_not_be_learned(tiny, chat, rows, tmp_path):
         supervised("\\boxed{4}")
     with pytest.raises(Refused, match="row a: the solution has a </think>"):
         supervised("t</think>\\boxed{4}", thinking=False)
-    with pytest.raises(Refused, match="row a: .*<IMG_CONTEXT>"):
-        supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")
+    literal, = supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")  # characters, no image
+    assert chat.image_id not in literal.ids
     with pytest.raises(Refused, match="no row fits --max_length"):
         supervised("1 " * 30 + "</think>\\boxed{4}", limit=60)
+    # a share of them may be skipped, and is counted
+    pair = [dataclasses.replace(rows[0], solution=s) for s in ("\\boxed{4}", "t</think>\\boxed{4}")]
+    kept, = rows_with_solutions(pair, chat, True, 10 ** 6, "cold.jsonl", limit_bad=0.5)
+    assert chat.tokenizer.decode(kept.ids).startswith("t</think>")
+    assert "skipped 1 of 2 rows of cold.jsonl" in capsys.readouterr().out
+    with pytest.raises(Refused, match="1 of 2 rows of cold.jsonl can not be used"):
+        rows_with_solutions(pair, chat, True, 10 ** 6, "cold.jsonl", limit_bad=0.4)
     # the opening tag is the prompt's: a row that repeats it does not teach it
     opened, = supervised("<think>\nt\n</think>\\boxed{4}")
     assert chat.tokenizer.decode(opened.ids) == "t\n</think>\\boxed{4}<|im_end|>"
