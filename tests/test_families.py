@@ -378,7 +378,8 @@ def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path
         connector_tune.train(connector_tune.Config(
             model=path, data=str(taught), val=str(taught), out=str(out), batch=4, lr=1e-3, epochs=2,
             val_every=4, max_tiles=3, dtype="fp32", features_gib=gib))
-        losses.append([json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()])
+        rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        losses.append([row["loss"] if row["step"] else row["val_loss"] for row in rows])
         before = load_file(f"{path}/model.safetensors")
         after = load_file(out / "step_000004" / "model.safetensors")
         moved = {n for n in before if not torch.equal(before[n], after[n])}

@@ -56,7 +56,8 @@ grpo      --high_entropy nan | --high_entropy -1 | --limit_bad -0.1 | --limit_ba
 grpo      --save_every 0 | --save_every -50 | --seed -1 | --seed 99999999999999999999 | --train vision
 grpo      --train | --train llm llm | --columns question | --columns =problem | --columns question=
 grpo      --columns answer=a answer=b | --verifier localhost:8000 | --verifier http://
-grpo      --verifier ftp://x/v1 | --verifier http://host:8000 | --verifier http://host:8000/ | --verifier http://host:port/v1
+grpo      --verifier ftp://x/v1 | --verifier http://host:8000 | --verifier http://host:8000/
+grpo      --verifier http://host:port/v1
 grpo      --verifier http://host:99999/v1 | --verifier host | --verifier http://host/v1/chat/completions
 grpo      --verifier http://host/v1?key=1 | --verifier http:///v1
 sft       --lr nan | --lr 0 | --warmup 1.5 | --warmup -0.1 | --warmup nan | --batch 0 | --epochs 0

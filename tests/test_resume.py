@@ -78,7 +78,7 @@ def test_training_learns_and_differs_by_step(straight):
     """What the runs above compare is not trivially equal: supervised losses fall, no two steps are alike."""
     first, *_, last = (row["loss"] for row in metrics(straight["sft"]))
     assert last < first - 1
-    early, late = (row["val_loss"] for row in metrics(straight["connector"]) if row.get("val_loss"))
+    early, *_, late = (row["val_loss"] for row in metrics(straight["connector"]) if row.get("val_loss"))
     assert late < early - 0.05
     for name, out in straight.items():
         rows = metrics(out)[-4:]
@@ -213,9 +213,6 @@ def test_bad_rows_are_refused_before_the_first_step(name, tiny, tmp_path):
     write_jsonl(tmp_path / "empty.jsonl", [])
     with pytest.raises(Refused, match="empty.jsonl holds no rows"):  # the folder is as good as new
         STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "empty.jsonl"))
-    write_jsonl(tmp_path / "rows.jsonl", [{**row, "question": "<IMG_CONTEXT>?"}])
-    with pytest.raises(Refused, match="row one: 1 image placeholders for 0 images"):
-        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -410,7 +410,7 @@ def test_minibatches_move_the_ratio_and_clip_it(tiny, tmp_path):
     rows = metrics(tmp_path / "two")
     assert all(r["ratio_max"] > 1.01 and r["clip_fraction"] > 0 for r in rows)
     assert all(r["gap"] < 1e-5 for r in rows)  # old log-probs are from before the step
-    run_grpo(tiny, tmp_path / "wide", 2, minibatches=2, lr=5e-3, clip_low=1e6, clip_high=1e6)
+    run_grpo(tiny, tmp_path / "wide", 2, minibatches=2, lr=5e-3, clip_low=1.0, clip_high=1e6)
     wide = metrics(tmp_path / "wide")
     assert wide[0]["ratio_max"] == pytest.approx(rows[0]["ratio_max"], rel=1e-4)
     assert wide[0]["clip_fraction"] == 0
