@@ -385,7 +385,7 @@ def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path
         moved = {n for n in before if not torch.equal(before[n], after[n])}
         assert before.keys() == after.keys() and len(moved) == len(CONNECTORS[family])
         assert all("projector" in n or "merger" in n for n in moved)
-    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert len(losses[0]) == 5 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------- a family of one's own
