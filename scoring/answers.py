@@ -23,8 +23,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,40}")
 
 
 def same_answer(answer, gold, options=None):
-    """Does the answer mean the same as the gold? options: the texts of a multiple-choice question, if they
-    are known."""
+    """Does the answer mean the same as the gold? options: texts of a multiple-choice question, if known."""
     return same_batch([(str(answer), str(gold), options)])[0][0]
 
 
@@ -79,8 +78,7 @@ def unreadable_golds(answers, options=None):
 
 
 def _unreadable(answer, g):
-    """Why this gold cannot be compared, as far as it can be seen without parsing; None: it may be
-    readable."""
+    """Why this gold cannot be compared, as far as can be seen without parsing; None: perhaps it can."""
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         return "the answer is empty"
     if not isinstance(answer, (str, int, float)):

@@ -30,8 +30,7 @@ DISCIPLINE_OF = {subject: name for name, subjects in DISCIPLINES.items() for sub
 # ------------------------------------------------------------------------------------------ rows of responses
 
 def read_responses(path):
-    """Rows of a responses file. A torn last line (the writer was killed) is left out, other broken lines are
-    refused."""
+    """Rows of a responses file. A torn last line is left out, other broken lines are refused."""
     if not Path(path).is_file():
         raise Refused(f"--responses {path}: there is no such file. "
                       f"An evaluation writes it as responses.jsonl into its --out folder.")

@@ -115,8 +115,7 @@ _PART = re.compile(r" ?(?:and )?(\d{1,40}(?:\.\d{1,40})?) ?([^\d\s]+)")  # of "1
 
 
 def _decimal(body):
-    """(value, decimals written) of "1,234.5", "1.234,5", "1 234", "3,14"; None when the commas separate
-    answers."""
+    """(value, decimals written) of "1,234.5", "1.234,5", "1 234", "3,14"; None: commas between answers."""
     if sum(c.isdigit() for c in body) > MAX_DIGITS:
         return None
     if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", body) or re.fullmatch(r"\d{1,3}( \d{3})+(\.\d+)?", body):
@@ -225,8 +224,7 @@ _TRAILING_UNIT = re.compile(
 
 
 def split_unit(s):
-    """"2\\sqrt{3} cm^2" -> ("2\\sqrt{3}", unit). Only units of the table, and only behind a number or a
-    bracket."""
+    """"2\\sqrt{3} cm^2" -> ("2\\sqrt{3}", unit). Units of the table, behind a number or a bracket."""
     m = _TRAILING_UNIT.search(s)
     unit = unit_of(" " + (m[1] or m[2])) if m else None
     return (s[:m.start()], unit) if unit else (s, None)

@@ -145,9 +145,8 @@ _NOUN = re.compile(r"(?!(?:less|plus|minus|times|not)$)[a-z]{3,20}", re.IGNORECA
 
 
 def _counted(gold):
-    """The number of a gold such as "12 pencils" or "12 red pencils", whose noun an answer may leave out, as
-    it may a unit. In an answer it may not stand: a word behind a number there is a unit of the table, or a
-    text."""
+    """The number of a gold such as "12 red pencils": an answer may leave the noun out, as it may a unit. In
+    an answer itself, a word behind a number is a unit of the table, or makes a text of it."""
     *head, last, noun = ["", *gold.split(" ")]
     if len(gold) > 60 or noun[-1:] != "s" or not _NOUN.fullmatch(noun):
         return None

@@ -59,8 +59,7 @@ def cut(s, separators):
 
 
 def split_label(s):
-    """"x = 5", "5 = x" -> ("x", ["5"]); a chain "x = 2+3 = 5" -> ("x", ["2+3", "5"]); no label -> (None,
-    parts)."""
+    """(label, values): "x = 5", "5 = x" -> ("x", ["5"]); a chain "x = 2+3 = 5" -> ("x", ["2+3", "5"])."""
     if cond := _BUILDER.fullmatch(s):
         s = cond[2] if re.search(RELATION, cond[2]) else s
     parts = cut(s, r"=|\\approx(?![a-z])|\\in(?![a-z])")

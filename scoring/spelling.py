@@ -1,5 +1,4 @@
-"""One spelling for the many ways to type the same thing. A reader may skip the tables: they only list
-notations."""
+"""One spelling for the many ways to type the same thing. A reader may skip the tables of notations."""
 import re
 import unicodedata
 
@@ -94,8 +93,7 @@ def words_of(s):
 
 
 def is_maths(s):
-    """Is it an expression rather than prose? Prose is compared word for word, never parsed as a product of
-    letters."""
+    """Is it an expression rather than prose? Prose is compared word for word, never parsed."""
     if "\\begin" in s:
         s = re.sub(r"\\(?:begin|end) ?\{[a-z]*matrix\}|&", "+", s)
     if not re.search(r"[\d\\^+*/|=<>()-]", s) and len(s) > 1:

@@ -54,8 +54,7 @@ _OPENERS = re.compile(  # what judges are known to say yes to although it answer
 
 
 def askable(answer):
-    """Is this extracted answer worth a question? Not when it is empty, symbols only, or a mere opening
-    phrase."""
+    """Is this answer worth a question? Not when it is empty, symbols only, or a mere opening phrase."""
     words = re.sub(r"\\[A-Za-z]+|[^\S ]", " ", answer or "")
     return any(c.isalnum() for c in _OPENERS.sub(lambda m: " " * len(m[0]), words)[:300])  # more is not sent
 
@@ -86,14 +85,12 @@ class Verifier:
         self.heard = 0.0            # when the server last answered anything
 
     def audited(self, question, answer, gold):
-        """Whether an answer that the rule accepts is sent too: a fixed pseudo-random choice, the same in
-        every run."""
+        """Whether an answer that the rule accepts is sent too: by lot, the same in every run."""
         digest = hashlib.sha256(json.dumps([question, answer, gold]).encode()).digest()
         return int.from_bytes(digest[:4], "big") < self.audit * 2**32
 
     def ask(self, items):
-        """[(question, answer, gold)] -> [True | False | None] in order. Raises VerifierDown. May be called
-        from any thread."""
+        """[(question, answer, gold)] -> [True | False | None] in order, from any thread. Raises VerifierDown."""
         fresh = list(dict.fromkeys(key for key in items if key not in self.cache))
         self.counts["cached"] += len(items) - len(fresh)
         if fresh:
@@ -173,8 +170,7 @@ class Verifier:
         return verdict
 
     def messages(self, question, answer, gold):
-        """What is sent: the three texts as JSON strings, cut, and without what a chat template reads as its
-        own."""
+        """What is sent: the three texts as JSON, cut, and without what a chat template reads as its own."""
         data = {"question": _clean(question, 4000), "reference": _clean(gold, 1000),
                 "answer": _clean(answer, self.max_chars)}
         return [{"role": "system", "content": JUDGE_PROMPT},
@@ -189,8 +185,7 @@ def _clean(text, limit):
 
 
 def second_opinions(verifier, claims, ruled):
-    """{index of the claim: True | False | None}. Asked is where the rule said no, and a small sample of where
-    it said yes."""
+    """{index of the claim: True | False | None}: where the rule said no, and a small sample of its yes."""
     items = {}
     for i, (claim, right) in enumerate(zip(claims, ruled)):
         options = [f"{chr(65 + k)}. {option}" for k, option in enumerate(claim.options or ())]

@@ -33,8 +33,7 @@ class Pool:
         self.size, self.limit = None, TIME_LIMIT
 
     def map(self, pairs, parse_only=False):
-        """[(answer, gold, options)] -> [(right, why, seconds)] in order. One caller at a time; safe from any
-        thread."""
+        """[(answer, gold, options)] -> [(right, why, seconds)] in order, from any thread."""
         with self.lock:
             if self.pid != os.getpid():  # first use; or this is a fork: its parent's workers are not ours
                 self.workers, self.pid = [], os.getpid()
