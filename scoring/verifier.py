@@ -170,7 +170,7 @@ class Verifier:
         return verdict
 
     def messages(self, question, answer, gold):
-        """What is sent: the three texts as JSON, cut, and without what a chat template reads as its own."""
+        """What is sent: the texts as JSON, cut, and without what a chat template reads as its own."""
         data = {"question": _clean(question, 4000), "reference": _clean(gold, 1000),
                 "answer": _clean(answer, self.max_chars)}
         return [{"role": "system", "content": JUDGE_PROMPT},
