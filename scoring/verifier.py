@@ -90,7 +90,7 @@ class Verifier:
         return int.from_bytes(digest[:4], "big") < self.audit * 2**32
 
     def ask(self, items):
-        """[(question, answer, gold)] -> [True | False | None] in order, from any thread. Raises VerifierDown."""
+        """[(question, answer, gold)] -> [True | False | None], from any thread. Raises VerifierDown."""
         fresh = list(dict.fromkeys(key for key in items if key not in self.cache))
         self.counts["cached"] += len(items) - len(fresh)
         if fresh:
