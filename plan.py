@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import os
+import re
 import shutil
 import sys
 import urllib.error
@@ -278,15 +279,16 @@ def report(cfg):
 
 # ---------------------------------------------------------------------------------------------------- dry run
 
-def dry_run(gpus, gpu_gib, config, *words):
+def dry_run(gpus=0, gpu_gib=0, config="", *words):
     """Everything about a recipe that can be checked without a GPU. words: its steps in order, each a script
     and its flags, with "--" between them. What a step makes is there for the steps behind it. Returns the
     problems."""
     problems, made, unasked, asked = [], {}, set(), {}
+    if not words or not all(re.fullmatch(r"0*[1-9]\d*(\.\d+)?", str(n)) for n in (gpus, gpu_gib)):
+        raise Refused("usage: python plan.py dry_run GPUS GIB CONFIG SCRIPT --flags ... -- SCRIPT --flags ..., "
+                      "e.g. dry_run 8 80 recipes/configs/InternVL3-8B sft.py --data cold_start.jsonl")
     for script, *flags in steps(words):
-        if not Path(script).is_file():
-            raise Refused(f"{script}: no such script")
-        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        module = module_of(script)
         cfg = tyro.cli(module.Config, args=flags)  # a mistyped flag ends here
         say(f"== {script} {' '.join(flags)}")
         before = dict(made)
@@ -313,6 +315,15 @@ def dry_run(gpus, gpu_gib, config, *words):
     if not problems:
         say("nothing is missing" + " of what could be checked" * bool(unasked))
     return problems
+
+
+def module_of(script):
+    if not Path(script).is_file():
+        raise Refused(f"{script}: no such script")
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    if not hasattr(module, "Config"):
+        raise Refused(f"{script} is no step of a recipe: it has no flags")
+    return module
 
 
 UNASKED, WRONG = "NOT CHECKED", "WRONG"  # how an answer about a hub name begins

@@ -258,6 +258,11 @@ def test_other_words_in_one_step_are_said(no_memory, capsys):
 def test_no_such_script(no_memory):
     with pytest.raises(Refused, match="nope.py: no such script"):
         plan.dry_run(*ONE, "nope.py", "--model", HUB)
+    with pytest.raises(Refused, match="model.py is no step of a recipe"):
+        plan.dry_run(*ONE, "model.py")
+    for words in (["--help"], ["8", "80"], ["0", "80", "c", "sft.py"], ["8", "inf", "c", "sft.py"], ONE):
+        with pytest.raises(Refused, match="usage: python plan.py dry_run GPUS GIB CONFIG SCRIPT"):
+            plan.dry_run(*words)
 
 
 @pytest.mark.parametrize("answer, said", [
