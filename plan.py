@@ -285,7 +285,7 @@ def dry_run(gpus=0, gpu_gib=0, config="", *words):
     problems."""
     problems, made, unasked, asked = [], {}, set(), {}
     if not words or not all(re.fullmatch(r"0*[1-9]\d*(\.\d+)?", str(n)) for n in (gpus, gpu_gib)):
-        raise Refused("usage: python plan.py dry_run GPUS GIB CONFIG SCRIPT --flags ... -- SCRIPT --flags ... "
+        raise Refused("usage: python plan.py dry_run GPUS GIB CONFIG SCRIPT --flags ... -- SCRIPT ..., "
                       "such as: dry_run 8 80 recipes/configs/InternVL3-8B sft.py --data cold_start.jsonl")
     for script, *flags in steps(words):
         module = module_of(script)
