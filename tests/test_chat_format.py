@@ -121,6 +121,8 @@ def test_tokens_pixels_and_template(both, tmp_path):
     assert torch.allclose(chat.pixels(prompt)["pixel_values"][0], want, atol=1e-5)
     settings = json.loads((out / "preprocessor_config.json").read_text())
     assert settings["max_patches"] == 12 and settings["crop_to_patches"]
+    # what transformers' own processor and vLLM make of an image
+    assert chat.config.image_seq_length == chat.per_tile == 9
     assert "auto_map" not in (out / "config.json").read_text() + (out / "tokenizer_config.json").read_text()
     roles = ("start_image_token", "end_image_token", "context_image_token", "video_token")
     tokens = [getattr(chat.tokenizer, role) for role in roles]
