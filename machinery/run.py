@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from machinery.files import (
-    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checkpoints, describe_change, discard,
-    newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
+    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checked, checkpoints, describe_change,
+    discard, newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
 from machinery.rows import rows_fingerprint
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
@@ -73,7 +73,10 @@ class Run:
         and half of those. data: {flag: records}; their fingerprints stand in config.json."""
         for flag, records in data.items():
             now = rows_fingerprint(records)
-            before = self.about["data"].setdefault(flag, now)
+            remedy = f"Put {self.dir / 'config.json'} back as it was, or use another --out."
+            known = checked(self.about["data"], f"{self.dir / 'config.json'}: data", {}, remedy)
+            before = checked(known.setdefault(flag, now), f"{self.dir / 'config.json'}: data {flag}",
+                             {"rows": int, "sha256": str}, remedy)
             if before != now:
                 source = self.about["config"][flag] or self.about["config"]["data"]
                 raise Refused(f"--{flag} {source}: its rows or images are not those with which {self.dir} "
