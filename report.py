@@ -142,7 +142,7 @@ def curves(cfg):
     panels = panels_of(runs)
     if not panels:
         raise Refused(f"{cfg.runs[0]}/metrics.jsonl holds nothing that is drawn here (reward, loss, ...)")
-    columns = min(3, len(panels))
+    columns = min(4 if len(panels) > 6 else 3, len(panels))
     rows = math.ceil(len(panels) / columns)
     size = (4.2 * columns, 2.9 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
