@@ -18,8 +18,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from connector import visual_tokens
 from machinery.families import family_of, read_config
-from machinery.files import Refused, reading, resolve, say
 from machinery.fields import BadRow
+from machinery.files import Refused, reading, resolve, say
 from machinery.pictures import open_image
 from machinery.plain_text import CLOSE, OPEN, PlainText
 from machinery.readers import read_rows

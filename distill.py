@@ -31,11 +31,11 @@ from tqdm import tqdm
 
 from data import Chat, open_image, read_records
 from machinery.files import (
-    Refused, append_jsonl, as_read_back, changed_settings, check_flags, checked, describe_change, main,
+    Refused, append_jsonl, as_read_back, changed_settings, check_flags, describe_change, main,
     read_json, read_jsonl, say, write_text, writing)
 from machinery.processes import gather, start
+from machinery.rows import refuse_other_rows, rows_fingerprint
 from machinery.run import hold
-from machinery.rows import rows_fingerprint
 from machinery.steps import seed_of
 from model import load
 from reward import Verifier, VerifierDown, score_batch
@@ -181,11 +181,8 @@ def check_settings(path, cfg, world, rows):
         raise Refused(f"--out {cfg.out}: {there[0]} is there already, and without {path} nobody knows whose "
                       f"it is: it would be lost. Take another --out, or move it away.")
     if path.exists():
-        before = checked({"rows": rows, **read_json(path)}, path, {"rows": dict}, "Use another --out.")
-        if before["rows"] != rows:
-            raise Refused(f"--data {cfg.data}: its rows or images are not those with which {cfg.out} was "
-                          f"begun ({before['rows'].get('rows')} rows then, {rows['rows']} now). Put the old "
-                          f"ones back to go on, or use another --out.")
+        before = {"rows": rows, **read_json(path)}
+        refuse_other_rows(before["rows"], rows, f"--data {cfg.data}", cfg.out, f"{path}: rows")
         if changed := changed_settings(before, now):
             change = describe_change(before, now, changed)
             raise Refused(f"{cfg.out} was begun with other settings ({change}). "

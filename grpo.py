@@ -168,7 +168,8 @@ def train(cfg):
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     pool = load_prompts(cfg, cfg.data, chat)
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
-    run.refuse_other_data(data=[p.record for p in pool], curriculum=[p.record for p in hard])
+    run.refuse_other_data(data=[p.record for p in pool],
+                          curriculum=[p.record for p in hard if hard is not pool])
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     reference = None

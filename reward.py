@@ -60,7 +60,7 @@ def format_ok(response, thinking_prompt=True):
 def read_claim(response, gold, thinking_prompt, options, question):
     text = after_thought(response, thinking_prompt or opens_thought(response))
     missing = "no </think>" if text is None else "no answer in a \\boxed{}"
-    answer = extract_answer(response, thinking_prompt)
+    answer = last_box(text) if text is not None else None
     return Claim(answer, missing, format_ok(response, thinking_prompt), str(gold), options, question or "",
                  stated_answer(text) if text and answer is None else None)
 

@@ -9,7 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from machinery.fields import NO_TEXT, BadRow, described, refuse_no_text, text, value
-from machinery.files import Refused, say
+from machinery.files import Refused, checked, say
 from machinery.mmmu_rows import printed_list
 from machinery.pictures import image_size, image_source
 from machinery.talks import COLUMNS, talk_fields, turns_of
@@ -165,3 +165,13 @@ def rows_fingerprint(records):
             else:
                 total.update(image if isinstance(image, bytes) else image.tobytes())
     return {"rows": len(records), "sha256": total.hexdigest()}
+
+
+def refuse_other_rows(before, now, source, made, file):
+    """Refuse to go on with other data: an epoch, or a file, would be half of these and half of those.
+    before, now: fingerprints; source: flag and data set; made: what was begun; file: holds `before`."""
+    before = checked(before, file, {"rows": int, "sha256": str}, "Put it back, or use another --out.")
+    if before != now:
+        raise Refused(f"{source}: its rows or images are not those with which {made} was begun "
+                      f"({before['rows']} rows then, {now['rows']} now). Put the old ones back to go on, or "
+                      f"use another --out to start afresh.")

@@ -18,7 +18,7 @@ from pathlib import Path
 from machinery.files import (
     TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checked, checkpoints, describe_change,
     discard, newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
-from machinery.rows import rows_fingerprint
+from machinery.rows import refuse_other_rows, rows_fingerprint
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
 
@@ -69,21 +69,15 @@ class Run:
                           f"to go on, another --out to start afresh, or delete the folder.")
 
     def refuse_other_data(self, **data):
-        """Refuse to go on with data that are not those of the first start: an epoch would be half of these
-        and half of those. data: {flag: records}; their fingerprints stand in config.json."""
+        """Refuse to go on with data that are not those of the first start. data: {flag: records}; their
+        fingerprints stand in config.json."""
+        path = self.dir / "config.json"
+        known = checked(self.about["data"], f"{path}: data", {}, "Put it back, or use another --out.")
         for flag, records in data.items():
-            now = rows_fingerprint(records)
-            remedy = f"Put {self.dir / 'config.json'} back as it was, or use another --out."
-            known = checked(self.about["data"], f"{self.dir / 'config.json'}: data", {}, remedy)
-            before = checked(known.setdefault(flag, now), f"{self.dir / 'config.json'}: data {flag}",
-                             {"rows": int, "sha256": str}, remedy)
-            if before != now:
-                source = self.about["config"][flag] or self.about["config"]["data"]
-                raise Refused(f"--{flag} {source}: its rows or images are not those with which {self.dir} "
-                              f"was begun ({before['rows']} rows then, {now['rows']} now). Put the old ones "
-                              f"back to go on, or use another --out to start afresh.")
+            now, source = rows_fingerprint(records), f"--{flag} {self.about['config'][flag]}"
+            refuse_other_rows(known.setdefault(flag, now), now, source, self.dir, f"{path}: data {flag}")
         if self.rank == 0:
-            write_text(self.dir / "config.json", json.dumps(self.about, indent=1))
+            write_text(path, json.dumps(self.about, indent=1))
 
     def _tell_changed_code(self, path):
         """Say what is not as it was when the run was started last; it goes on all the same."""

@@ -113,7 +113,7 @@ FIELDS = {  # name: (what is different in the row, what the sentence says)
     "https": ({"image": "https://a.org/b.png"}, r"image 1 is an address \(https://a"),
     "s3": ({"image": {"path": "s3://bucket/b.png"}}, r"image 1 is an address \(s3:"),
     "gs": ({"image_1": "gs://bucket/b.png"}, r"image 1 is an address \(gs:"),
-    "file address": ({"image": "file:///tmp/b.png"}, "image 1 is an address"),
+    "file address": ({"image": "file:///b.png"}, "image 1 is an address"),
     "data no base64": ({"image": "data:image/svg+xml,%3Csvg%3E"},
                        "image 1 is a data: address that can not be decoded"),
     "data broken": ({"image": "data:image/png;base64,a$b"},

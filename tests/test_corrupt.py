@@ -100,7 +100,7 @@ def test_damaged_object_is_named(reader, how, tmp_path):
     (read_selected, {"checkpoint": "x"}, "names .*x, which is not there. Select again"),
     (read_selected, {"checkpoint": "step_000008"}, "names .*step_000008, which is not there"),
     (read_run_config, {"architectures": ["X"]}, "'config' is missing. Use another --out"),
-    (read_distill_settings, {"rows": 5}, "'rows' is"),
+    (read_distill_settings, {"rows": 5}, "rows holds no JSON object"),
     (read_run_config, {"config": []}, "'config' is"), (read_scores, {}, "'subjects' is missing"),
     (read_scores, {"subjects": []}, "'subjects' is"),
     (read_scores, {"subjects": {"Math": 1}}, "Math holds no"),
