@@ -2,6 +2,7 @@
 finite."""
 import math
 import re
+from collections import defaultdict
 
 import torch
 
@@ -21,8 +22,44 @@ def make_optimizer(vlm, weight_decay, kind="adamw"):
     inside = {name for name, p in trains.items() if p.ndim == 2 and not outside.search(name)}
     matrices = [p for name, p in trains.items() if name in inside]
     others = [p for name, p in trains.items() if name not in inside]
-    return [torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, weight_decay=weight_decay)]
+    return [Muon(matrices, weight_decay=weight_decay), torch.optim.AdamW(others, weight_decay=weight_decay)]
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, with the matrices of one shape side by side and in fp32. torch takes them one by one in
+    bf16, which on a processor without bf16 is three quarters of a step of the tiny model (1.7 s of 2.2 s;
+    here 0.05 s)."""
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            alike = defaultdict(list)  # shape -> matrices
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for shape, matrices in alike.items():
+                for p in matrices:
+                    state = self.state[p]
+                    if not state:
+                        state["momentum_buffer"] = torch.zeros_like(p)
+                    state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                ahead = [p.grad.lerp(self.state[p]["momentum_buffer"], group["momentum"]) for p in matrices]
+                size = group["lr"] * 0.2 * max(shape) ** 0.5  # as large as a step of AdamW
+                for p, direction in zip(matrices, orthogonal(torch.stack(ahead), group)):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=size)
+
+
+def orthogonal(x, group):
+    """x (n, rows, columns) -> matrices whose singular values are all near 1 (Newton and Schulz's
+    iteration)."""
+    if x.shape[1] > x.shape[2]:
+        return orthogonal(x.mT, group).mT
+    a, b, c = group["ns_coefficients"]
+    x = x / x.flatten(1).norm(dim=1).clamp(min=group["eps"])[:, None, None]
+    for _ in range(group["ns_steps"]):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def update(vlm, optimizer, lr, clip, run, batch, patience=3):

@@ -16,6 +16,7 @@ import connector_tune
 import grpo
 import sft
 from machinery.files import read_jsonl
+from machinery.optimizer import Muon
 from machinery.processes import World
 from model import PARTS
 from reward import Reward
@@ -141,7 +142,7 @@ class Seen:
 
     def optimizers(self):
         """The gradient's norm as each step of an optimizer finds it, and its settings."""
-        for kind in (torch.optim.AdamW, torch.optim.Muon):
+        for kind in (torch.optim.AdamW, Muon):
             def step(optimizer, real=kind.step, kind=kind):
                 group = optimizer.param_groups[0]
                 found = [p.grad.square().sum() for p in group["params"] if p.grad is not None]

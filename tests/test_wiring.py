@@ -23,6 +23,7 @@ from machinery.files import read_jsonl
 from machinery.processes import World
 from machinery.run import Run
 from machinery.steps import batch_indices, seed_of
+from machinery.optimizer import Muon
 from model import make_optimizer
 from rollout import Rollout, TorchSampler
 from scoring.answers import same_answer
@@ -534,6 +535,27 @@ def test_flash_attn_gets_what_torchs_own_gets(monkeypatch):
     (*_, q_ends, k_ends, longest_q, longest_k), how = calls.pop()
     assert how == {"softmax_scale": 0.5, "causal": False} and (longest_q, longest_k) == (2, 2)
     assert q_ends.tolist() == k_ends.tolist() == [0, 1, 3]
+
+
+def test_muon_steps_as_torchs(vlm):
+    """Side by side in fp32: the update of torch's Muon but for its rounding to bf16."""
+    torch.manual_seed(0)
+    shapes = [(8, 6), (8, 6), (4, 12), (5, 5)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    pair = (Muon(ours, weight_decay=0.1),
+            torch.optim.Muon(theirs, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
+    before = [p.detach().clone() for p in ours]
+    for _ in range(3):
+        for p, q in zip(ours, theirs):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        for optimizer in pair:
+            optimizer.param_groups[0]["lr"] = 0.02
+            optimizer.step()
+    for p, q, start in zip(ours, theirs, before):
+        moved = (q - start).norm()
+        assert (p - q).norm() < 0.02 * moved and moved > 0.01
 
 
 def test_muon_has_the_matrices_inside(vlm):
