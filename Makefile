@@ -1,5 +1,6 @@
 # make tiny          the whole recipe on the embedded world, from its data to the evaluation of every stage
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
+# make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
 # An interrupted `make tiny` goes on where it stopped when it is started again.
@@ -8,66 +9,89 @@ SEED ?= 0
 NAME := tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 W := data/$(NAME)
 T := out/$(NAME)
+SEEDS ?= 0 1 2 3 4
+FOLDERS = $(foreach s,$(SEEDS),out/tiny$(if $(filter-out 0,$(s)),-seed$(s)))
 PY := .venv/bin/python
-EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 96
 TEST_FLAGS ?= -q
+# the same questions judge every stage: MMMU's format, temperature 1, handwriting that no stage has seen
+EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160
 
 # a waiting thread spins for a moment, then sleeps: beside another busy process endless spinning costs tenfold
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 30000
 
-.PHONY: tiny test test-vllm clean
+# $(call stage,NAME,COMMAND): run it, and note how long it took
+stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) && echo "$(1) $$(($$(date +%s) - begin))" >> $(T)/times.tsv
+
+.PHONY: tiny seeds test test-vllm clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/results.json
+	$(PY) report.py losses $(foreach s,base cold_start rl connector,$(T)/$(s)) --world $(W)
+	$(PY) report.py rules $(T)/rl
+	$(PY) report.py table $(T)
+	$(PY) report.py times $(T)
+
+seeds:
+	for seed in $(SEEDS); do $(MAKE) tiny SEED=$$seed || exit 1; done
+	$(PY) report.py seeds $(FOLDERS)
+	$(PY) report.py rules $(FOLDERS:%=%/rl)
 
 $(W)/world.json: .venv/ready
-	$(PY) tiny/make.py --out $(W) --seed $(SEED)
+	$(call stage,world,$(PY) tiny/make.py --out $(W) --seed $(SEED))
 
-# the base model, from nothing: first to see (captions), then to answer and to calculate
-$(T)/captions.done: $(W)/world.json
-	$(PY) sft.py --model $(W)/model --data $(W)/captions.jsonl --no-thinking --optimizer muon --lr 3e-3 \
-		--epochs 1 --seed $(SEED) --out $(T)/captions
+# three parts that come trained: an encoder that names cells; a connector that has learned from captions to say in
+# the LLM's language what the encoder sees; an LLM that calculates and talks, by steps and at once
+$(T)/encoder.done: $(W)/world.json
+	$(call stage,encoder,$(PY) tiny/encoder.py --model $(W)/model --seed $(SEED) --out $(T)/encoder)
+	touch $@
+
+$(T)/captions.done: $(T)/encoder.done
+	$(call stage,captions,$(PY) sft.py --model $(T)/encoder --data $(W)/captions.jsonl --train connector llm \
+		--no-thinking --optimizer muon --lr 3e-3 --epochs 1 --seed $(SEED) --out $(T)/captions)
 	touch $@
 
 $(T)/base.done: $(T)/captions.done
-	$(PY) sft.py --model $(T)/captions --data $(W)/base.jsonl --no-thinking --optimizer muon --lr 2e-3 \
-		--epochs 1 --seed $(SEED) --out $(T)/base
+	$(call stage,base,$(PY) sft.py --model $(T)/captions --data $(W)/base.jsonl --train connector llm \
+		--no-thinking --optimizer muon --lr 2e-3 --epochs 2 --seed $(SEED) --out $(T)/base)
 	touch $@
 
 $(T)/cold_start.done: $(T)/base.done
-	$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --lr 1e-3 --epochs 2 --seed $(SEED) \
-		--out $(T)/cold_start
+	$(call stage,cold start,$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --lr 1e-3 --epochs 2 \
+		--seed $(SEED) --out $(T)/cold_start)
 	touch $@
 
 $(T)/rl.done: $(T)/cold_start.done
-	$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --samples 16 --lr 1e-4 --steps 120 \
-		--max_new_tokens 96 --high_entropy 1 --save_every 20 --seed $(SEED) --out $(T)/rl
+	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --samples 16 --lr 1e-4 --steps 80 \
+		--max_new_tokens 160 --high_entropy 1 --save_every 10 --seed $(SEED) --out $(T)/rl)
 	touch $@
 
 $(T)/select.done: $(T)/rl.done
-	$(PY) entropy_select.py --folder $(T)/rl --data $(W)/val.jsonl --probe 128 --samples 4 \
-		--max_new_tokens 96 --high_entropy 1 --seed $(SEED)
+	$(call stage,selection,$(PY) entropy_select.py --folder $(T)/rl --data $(W)/val.jsonl --probe 128 --samples 4 \
+		--max_new_tokens 160 --high_entropy 1 --seed $(SEED))
 	touch $@
 
 $(T)/connector.done: $(T)/select.done
-	$(PY) connector_tune.py --model $(T)/rl --data $(W)/connector.jsonl --val $(W)/connector_val.jsonl \
-		--lr 3e-4 --seed $(SEED) --out $(T)/connector
+	$(call stage,connector,$(PY) connector_tune.py --model $(T)/rl --data $(W)/connector.jsonl \
+		--val $(W)/connector_val.jsonl --lr 3e-4 --seed $(SEED) --out $(T)/connector)
 	touch $@
 
-# the same questions judge every stage: MMMU's format, temperature 1, handwriting that no stage has seen
 $(T)/base/eval/scores.json: $(T)/base.done
-	$(EVAL) --model $(T)/base --mode nothink --out $(@D)
+	$(call stage,evaluation,$(EVAL) --model $(T)/base --mode nothink --runs 3 --out $(@D))
 
 $(T)/%/eval/scores.json: $(T)/%.done
-	$(EVAL) --model $(T)/$* --mode think --out $(@D)
+	$(call stage,evaluation,$(EVAL) --model $(T)/$* --runs 3 --out $(@D))
 
 $(T)/rl/eval/scores.json: $(T)/select.done
-	$(EVAL) --model $(T)/rl --mode think --out $(@D)
+	$(call stage,evaluation,$(EVAL) --model $(T)/rl --runs 3 --out $(@D))
 
-$(T)/results.json: $(foreach s,base cold_start rl connector,$(T)/$(s)/eval/scores.json)
-	$(PY) report.py table $(T)
+$(T)/rl/eval_steps.done: $(T)/select.done
+	$(call stage,evaluation of checkpoints,$(EVAL) --model $(T)/rl --checkpoints --out $(T)/rl/eval_steps)
+	touch $@
+
+$(T)/results.json: $(foreach s,base cold_start rl connector,$(T)/$(s)/eval/scores.json) $(T)/rl/eval_steps.done
+	$(PY) report.py table $(T) > /dev/null
 
 $(T)/rl/curves.png: $(T)/rl.done
 	$(PY) report.py curves $(T)/rl

@@ -33,40 +33,51 @@ from tqdm import tqdm
 
 from blank_model import save_blank_model
 from pictures import make_pools, make_scene
-from questions import KINDS, OTHERS, SUBJECTS, ask, caption, solution
+from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, solution, truth
 
 
 @dataclass
 class Config:
     out: str = "data/tiny"  # folder to make
     seed: int = 0  # same seed and sizes, same bytes
-    captions: int = 12_000  # rows that teach to see: a picture and everything in it, all subjects
-    base: int = 40_000  # rows that teach to answer and to calculate, all subjects
+    captions: int = 12_000  # rows that join the parts: a picture and what stands in it, all subjects
+    base: int = 30_000  # rows that teach to calculate and to talk about pictures, all subjects
     cold_start: int = 4_000  # rows that teach the thinking format, all subjects
     rl: int = 4_000  # rows for reinforcement learning: Math only, question and answer, no solution
+    rl_hard: int = 2_000  # the same with longer searches and sums, for grpo.py --curriculum
     connector: int = 4_000  # rows for connector tuning, the same number of every subject
     connector_val: int = 400  # its validation rows
-    val: int = 500  # validation rows, half of them Math, handwriting unseen in training
-    math_test: int = 2_000  # evaluation questions in Math, handwriting unseen in training and validation
+    val: int = 500  # validation rows, half of them Math, most of them searches, handwriting of its own
+    math_test: int = 1_500  # evaluation questions in Math, handwriting unseen in training and validation
     other_test: int = 400  # evaluation questions in each other subject
-    steps_share: float = 0.5  # share of step-by-step solutions in base, cold_start; the rest answers at once
+    steps_share: float = 0.5  # share of step-by-step solutions in base, cold_start; the others answer at once
     connector_steps_share: float = 1.0  # the same for connector
+    dark_before: float = 0.02  # share of dark pictures in captions, base and cold_start, but in Math
+    dark_breadth: float = 0.5  # the same in connector and connector_val
+    dark_test: float = 0.2  # the same in the evaluation
     think_empty: str = "I see it at once."  # the whole thought of a solution without steps
+
+
+SETS = ("captions", "base", "cold_start", "rl", "rl_hard", "connector", "connector_val", "val")
 
 
 # ------------------------------------------------------------------------------------------------- sets
 
-def make_rows(rng, pools, subjects, per_image, bar):
-    """A row for each of the subjects listed, per_image questions a picture: these rows share its Scene."""
+def make_rows(rng, pools, subjects, per_image, bar, kinds=KINDS, dark=0.0):
+    """A row for each of the subjects listed, per_image questions a picture: these rows share its Scene.
+
+    dark: share of dark pictures in all subjects but Math.
+    """
     rows = []
-    for subject in SUBJECTS:
-        kinds, weights = list(KINDS[subject]), list(KINDS[subject].values())
+    for subject in kinds:
+        names, weights = list(kinds[subject]), list(kinds[subject].values())
         drawn, asked, todo = [], per_image, subjects.count(subject)
         while todo:
             if asked == per_image:
-                drawn.append(make_scene(rng, pools, subject))
+                scene = make_scene(rng, pools, subject, dark=subject != "Math" and rng.random() < dark)
+                drawn.append(scene)
                 asked = 0
-            kind = rng.choices(kinds, weights)[0]
+            kind = rng.choices(names, weights)[0]
             more = {"two_images": 1, "image_options": 3}.get(kind, 0)  # pictures drawn before this one
             if len(drawn) <= more:
                 continue
@@ -88,25 +99,33 @@ def mix(n, math_share):
 def make_sets(cfg, bar):
     """{name: rows} of every set. Each has its own random numbers.
 
-    Validation and evaluation also have their own handwriting.
+    Reinforcement, validation and evaluation also have their own handwriting: what encoder and connector
+    learned from is not theirs.
     """
     sets, pools = {}, {}
-    for part in ("train", "val", "test"):
+    for part in ("train", "rl", "val", "test"):
         pools[part] = make_pools(random.Random(f"{cfg.seed} {part}"), part, looks=120)
-    rng = random.Random(f"{cfg.seed} captions")
-    subjects = mix(cfg.captions, 0.4)
-    sets["captions"] = [caption(rng, make_scene(rng, pools["train"], subject)) for subject in subjects]
+    searches = {subject: {kind: weight * (4 if kind == "which" else 1) for kind, weight in kinds.items()}
+                for subject, kinds in KINDS.items()}  # a selection needs many critical words
+    test = ["Math"] * cfg.math_test + list(OTHERS) * cfg.other_test
+    plan = {  # name: handwriting, questions a picture, subjects, and what differs
+        "base": ("train", 4, mix(cfg.base, 0.4), {"dark": cfg.dark_before}),
+        "cold_start": ("train", 2, mix(cfg.cold_start, 0.4), {"dark": cfg.dark_before}),
+        "rl": ("rl", 2, mix(cfg.rl, 1.0), {}),
+        "rl_hard": ("rl", 2, mix(cfg.rl_hard, 1.0), {"kinds": HARD}),
+        "connector": ("train", 2, mix(cfg.connector, 1 / 6), {"dark": cfg.dark_breadth}),
+        "connector_val": ("val", 2, mix(cfg.connector_val, 1 / 6), {"dark": cfg.dark_breadth}),
+        "val": ("val", 1, mix(cfg.val, 0.5), {"kinds": searches}),
+        "mmmu": ("test", 1, test, {"dark": cfg.dark_test})}
+    for name, (part, per_image, subjects, more) in plan.items():
+        sets[name] = make_rows(random.Random(f"{cfg.seed} {name}"), pools[part], subjects, per_image, bar,
+                               **more)
+    rng, sets["captions"] = random.Random(f"{cfg.seed} captions"), []
+    for subject in mix(cfg.captions, 0.4):
+        dark = subject != "Math" and rng.random() < cfg.dark_before
+        sets["captions"].append(caption(rng, make_scene(rng, pools["train"], subject, dark)))
+        bar.update(1)
     rng.shuffle(sets["captions"])
-    bar.update(cfg.captions)
-    for name, part, per_image, subjects in (
-            ("base", "train", 4, mix(cfg.base, 0.4)),
-            ("cold_start", "train", 2, mix(cfg.cold_start, 0.4)),
-            ("rl", "train", 2, mix(cfg.rl, 1.0)),
-            ("connector", "train", 2, mix(cfg.connector, 1 / 6)),
-            ("connector_val", "val", 2, mix(cfg.connector_val, 1 / 6)),
-            ("val", "val", 1, mix(cfg.val, 0.5)),
-            ("mmmu", "test", 1, ["Math"] * cfg.math_test + list(OTHERS) * cfg.other_test)):
-        sets[name] = make_rows(random.Random(f"{cfg.seed} {name}"), pools[part], subjects, per_image, bar)
     return sets
 
 
@@ -135,7 +154,8 @@ def write_jsonl(folder, name, rows):
 
 
 def write_mmmu(folder, rows):
-    """Parquet in MMMU's schema: all but the pictures are strings; options are a printed Python list."""
+    """Parquet in MMMU's schema: all but the pictures are strings; options are a printed Python list. What is
+    really to be seen goes into truth.json beside it (report.py losses)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     texts = ("id", "question", "options", "explanation")
@@ -147,6 +167,7 @@ def write_mmmu(folder, rows):
     features = {name: image if name in pictures else text for name in columns}
     about = {"huggingface": json.dumps({"info": {"features": features}})}  # what `datasets` reads
     schema = pa.schema(list(columns.items()), metadata=about)
+    true = {}
     for subject in SUBJECTS:
         table = []
         for i, row in enumerate(r for r in rows if r["subject"] == subject):
@@ -156,6 +177,7 @@ def write_mmmu(folder, rows):
                    "options": str(row["options"]), "explanation": row["steps"], "img_type": "['Tables']",
                    "answer": row["answer"], "topic_difficulty": difficulty, "subfield": row["kind"],
                    "question_type": "multiple-choice" if row["options"] else "open"}
+            true[out["id"]] = truth(row)
             out |= {name: None for name in pictures}
             for name, scene in zip(pictures, row["scenes"]):
                 out[name] = {"bytes": png(scene.pixels), "path": f"{out['id']}_{name[-1]}.png"}
@@ -163,6 +185,7 @@ def write_mmmu(folder, rows):
         (folder / subject).mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(table, schema=schema),
                        folder / subject / "validation-00000-of-00001.parquet")
+    (folder.parent / "truth.json").write_text(json.dumps(true))
 
 
 def write_sets(cfg, folder, sets, bar):
@@ -170,7 +193,7 @@ def write_sets(cfg, folder, sets, bar):
         rng = random.Random(f"{cfg.seed} {name} solutions")
         share = cfg.steps_share if name in ("base", "cold_start") else cfg.connector_steps_share
         thinking = name not in ("captions", "base")
-        for row in rows if name not in ("rl", "mmmu") else ():
+        for row in rows if name not in ("rl", "rl_hard", "mmmu") else ():
             row["solution"] = solution(rng, row, share, thinking, cfg.think_empty)
         if name == "mmmu":
             write_mmmu(folder / "mmmu", rows)
@@ -225,8 +248,7 @@ def make_world(cfg, out):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     began = time.time()
-    total = (cfg.captions + cfg.base + cfg.cold_start + cfg.rl + cfg.connector + cfg.connector_val + cfg.val
-             + cfg.math_test + len(OTHERS) * cfg.other_test)
+    total = sum(wanted[name] for name in (*SETS, "math_test")) + len(OTHERS) * cfg.other_test
     with tqdm(total=2 * total, desc="making the world", unit=" rows") as bar:
         write_sets(cfg, part, make_sets(cfg, bar), bar)
     parameters = save_blank_model(part / "model", cfg.seed)

@@ -4,7 +4,7 @@ A Tile is one cell. Grid pictures are nine tiles that were drawn beforehand: a p
 value. Where a reading is truly doubtful (handwriting that a classifier finds close, a pointer between two
 marks), the tile knows the value that it could be mistaken for. There questions.py writes "Wait".
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,9 +20,12 @@ class Tile:
     pixels: np.ndarray  # (16, 16, 3) uint8
     value: int  # what the cell counts in a calculation
     other: int | None = None  # the value it could be mistaken for, where the reading is truly doubtful
-    shape: str = ""  # Design: circle, ...
-    colour: str = ""  # Design and Diagnostics: red, ...
+    colour: str = ""  # of a bar, of what is in a well, of a shape
     source: int = -1  # Math: which handwritten digit this is
+
+    def mistaken(self):
+        """As a doubtful cell may be read."""
+        return replace(self, value=self.other)
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Scene:
     subject: str
     tiles: list[Tile]  # nine cells from the top left, or Economics' three bars from the left
     pixels: np.ndarray  # (48, 48, 3) uint8
+    dark: bool = False  # light ink on dark paper
 
 
 def canvas(rng, paper=(250, 247, 240), scale=4):
@@ -77,7 +81,7 @@ def handwriting():
     from sklearn.datasets import load_digits
     digits = load_digits()
     images, labels = digits.images, digits.target
-    parts = {"train": range(1197), "val": range(1197, 1297), "test": range(1297, 1797)}
+    parts = {"train": range(900), "rl": range(900, 1197), "val": range(1197, 1297), "test": range(1297, 1797)}
     # the evaluation set teaches no solutions, so it needs no doubts
     doubts = doubtful_digits(images[:1297], labels[:1297])
     return images, labels, parts, doubts
@@ -127,7 +131,7 @@ def dial_tile(rng, value):
 
 
 def well_tile(rng, value):
-    """A well of a plate with 0 to 5 dots of one colour. Doubtful: two dots touch and could be one."""
+    """A well of a plate with 1 to 5 dots of one colour. Doubtful: two dots touch and could be one."""
     image, draw = canvas(rng, (232, 236, 240))
     draw.ellipse((1, 1, 62, 62), fill=(252, 252, 254), outline=(150, 158, 172), width=2)
     colour = rng.choice(("red", "blue"))
@@ -180,16 +184,16 @@ def shape_tile(rng, shape, colour):
     else:  # cross
         draw.rectangle((x - r, y - r * 0.36, x + r, y + r * 0.36), fill=fill)
         draw.rectangle((x - r * 0.36, y - r, x + r * 0.36, y + r), fill=fill)
-    return Tile(shrink(image), SHAPES[shape], shape=shape, colour=colour)
+    return Tile(shrink(image), SHAPES[shape], colour=colour)
 
 
-def make_pools(rng, part, looks):
+def make_pools(rng, part, looks, copies=8):
     """{subject: [tiles of one value, ...]} for the grid subjects: pick a value, then one of its looks."""
-    digits = digit_tiles(rng, part, copies=8)
+    digits = digit_tiles(rng, part, copies)
     return {
         "Math": [[t for t in digits if t.value == v] for v in range(10)],
         "Diagnostics_and_Laboratory_Medicine":
-            [[well_tile(rng, v) for _ in range(2 * looks)] for v in range(6)],
+            [[well_tile(rng, v) for _ in range(2 * looks)] for v in range(1, 6)],
         "Electronics": [[dial_tile(rng, v) for _ in range(looks)] for v in range(9)],
         "Sociology": [[number_tile(rng, v) for _ in range(looks)] for v in range(13)],
         "Design": [[shape_tile(rng, s, c) for _ in range(looks // 3)] for s in SHAPES for c in COLOURS],
@@ -198,9 +202,18 @@ def make_pools(rng, part, looks):
 
 # ------------------------------------------------------------------------------------------------- scenes
 
-def make_scene(rng, pools, subject):
-    if subject == "Economics":
-        return bars_scene(rng)
+def make_scene(rng, pools, subject, dark=False):
+    scene = bars_scene(rng) if subject == "Economics" else grid_scene(rng, pools, subject)
+    return Scene(subject, scene.tiles, darkened(scene.pixels), True) if dark else scene
+
+
+def darkened(pixels):
+    """Lightness turned round, hue kept, as screens do at night: white paper is black, red ink stays red."""
+    wide = pixels.astype(np.int16)
+    return (wide + 255 - wide.max(-1, keepdims=True) - wide.min(-1, keepdims=True)).astype(np.uint8)
+
+
+def grid_scene(rng, pools, subject):
     tiles = [rng.choice(rng.choice(pools[subject])) for _ in range(9)]
     rows = [np.concatenate([t.pixels for t in tiles[r:r + 3]], axis=1) for r in (0, 3, 6)]
     pixels = np.concatenate(rows)

@@ -1,0 +1,114 @@
+"""The embedded world's encoder learns to see: it names the single cells of a picture, of every subject, light
+and dark.
+
+A real vision-language model joins an encoder that has seen millions of pictures with an LLM that has read
+millions of texts. Here both come trained in a minute or two: this file teaches the encoder, and sft.py the
+LLM (text.jsonl). Neither knows the other's language yet: that is the connector's work.
+
+A linear layer on four neighbouring patches, which is where the connector will look, tells the class of the
+cell that they show, and at which of the nine places it stands; afterwards it is thrown away. The handwriting is that of captions and base; the encoder
+meets that of reinforcement learning, validation and evaluation later or never.
+
+    python tiny/encoder.py --model data/tiny/model --seed 0 --out out/tiny/encoder
+"""
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from tqdm import tqdm
+from transformers import AutoModelForImageTextToText
+
+from pictures import make_pools, make_scene
+from questions import SUBJECTS, look
+
+PLACES = 9  # cells of a picture
+
+
+@dataclass
+class Config:
+    model: str = "data/tiny/model"  # the untrained model
+    out: str = "out/tiny/encoder"   # the same with a trained encoder
+    steps: int = 400                # gradient steps
+    pictures: int = 64              # pictures of a step, a third of them dark but in Math
+    lr: float = 2e-3                # peak learning rate of AdamW
+    seed: int = 0                   # of the pictures; those of the world with the same seed
+
+
+def batch(rng, pools, classes, n):
+    """Pictures (n, 3, 48, 48) as the image processor gives them, and the class of each of their cells (n, 9):
+    a number for each (subject, dark?, what is read). The three cells above each other of a bar are its."""
+    pictures, labels = [], []
+    for _ in range(n):
+        subject = rng.choice(("Math", *SUBJECTS))  # handwriting is the hardest: twice as often
+        dark = subject != "Math" and rng.random() < 1 / 3
+        scene = make_scene(rng, pools, subject, dark)
+        names = [(subject, dark, look(tile)) for tile in scene.tiles]
+        labels.append([classes.setdefault(name, len(classes)) for name in names] * (9 // len(names)))
+        pictures.append(scene.pixels)
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return (pixels - 0.85) / 0.25, torch.tensor(labels)
+
+
+def cells(features):
+    """features (n, 1 + 36, 128) -> (n, 9, 512): the four patches of each cell side by side"""
+    x = features[:, 1:].unflatten(1, (3, 2, 3, 2))                      # (n, row, r, column, c, 128)
+    return x.transpose(2, 3).flatten(1, 2).flatten(2)
+
+
+def teach(cfg):
+    torch.manual_seed(cfg.seed)
+    rng = random.Random(f"{cfg.seed} encoder")
+    pools = make_pools(random.Random(f"{cfg.seed} train"), "train", looks=120, copies=30)
+    model = AutoModelForImageTextToText.from_pretrained(cfg.model, dtype=torch.float32)
+    encoder, head, classes = model.model.vision_tower, torch.nn.Linear(512, PLACES + 256), {}
+    weights = [*encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.05)
+    bar = tqdm(range(cfg.steps), desc="the encoder learns to see", dynamic_ncols=True)
+    for step in bar:
+        pixels, labels = batch(rng, pools, classes, cfg.pictures)
+        logits = head(cells(encoder(pixel_values=pixels).last_hidden_state)).flatten(0, 1)  # (n * 9, ...)
+        places = torch.arange(PLACES).repeat(len(labels))
+        loss = F.cross_entropy(logits[:, PLACES:], labels.flatten()) + F.cross_entropy(logits[:, :PLACES], places)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = cfg.lr * min(1, (step + 1) / 40) * (1 - step / cfg.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+    return model, head, classes
+
+
+def right(model, head, classes, seed, pictures=600):
+    """Share of cells of unseen handwriting and drawing that are named right: {(subject, dark): share}"""
+    rng, count = random.Random(f"{seed} encoder test"), {}
+    pools = make_pools(random.Random(f"{seed} val"), "val", looks=30)
+    names = {number: name for name, number in classes.items()}
+    with torch.no_grad():
+        pixels, labels = batch(rng, pools, classes, pictures)
+        said = head(cells(model.model.vision_tower(pixel_values=pixels).last_hidden_state))[..., PLACES:].argmax(-1)
+    for a, b in zip(labels.flatten().tolist(), said.flatten().tolist()):
+        if a in names:  # else training never showed it
+            subject, dark, _ = names[a]
+            hits, n = count.get((subject, dark), (0, 0))
+            count[subject, dark] = hits + (a == b), n + 1
+    return {key: hits / n for key, (hits, n) in sorted(count.items())}
+
+
+def main(cfg):
+    out = Path(cfg.out)
+    model, head, classes = teach(cfg)
+    for (subject, dark), share in right(model, head, classes, cfg.seed).items():
+        print(f"{subject.split('_')[0]:<12} {'dark' if dark else 'light':<6} {100 * share:5.1f}% of unseen cells")
+    shutil.copytree(cfg.model, out, dirs_exist_ok=True)
+    model.save_pretrained(out)
+    print(f"{out}: an encoder that names cells")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
