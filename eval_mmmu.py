@@ -28,7 +28,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Literal
@@ -37,7 +37,7 @@ import tyro
 from tqdm import tqdm
 
 from machinery.files import (
-    Refused, changed_settings, check_flags, checked, main, read_json, resolve, say, write_json, writing)
+    Refused, changed_settings, check_flags, checked, checkpoints, main, read_json, resolve, say, write_json, writing)
 from machinery.mmmu_rows import find_parquet, read_parquet, sha256
 from machinery.rows import check_images, rows_fingerprint
 from machinery.torchrun import refuse
@@ -131,6 +131,7 @@ Mode = Literal["think", "nothink", "nowait"]
 @dataclass
 class Config:
     model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected one) or a hub name
+    checkpoints: bool = False     # of a run folder every checkpoint, each scored in --out/step_000123
     data: str = "data/tiny/mmmu"  # Parquet in MMMU's schema (a folder or file), JSONL, CSV, or a hub name
     image_root: str = ""          # folder that image paths start from; "": the data file's
     split: str = "validation"     # which Parquet files: those whose names start with it
@@ -268,6 +269,8 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
 
 def evaluate(cfg: Config):
     """Ask, keep, score. What is already in --out is not asked again."""
+    if cfg.checkpoints:
+        return evaluate_all(cfg)
     from machinery.processes import start
     from machinery.run import Run
     check_flags(cfg)
@@ -302,6 +305,17 @@ def evaluate(cfg: Config):
         rows = [row for row in read_responses(path) if (row["id"], row["run"]) in wanted]
         scores, rows = score_rows(rows, verifier=verifier)
         report(scores, rows, run.dir, run.dir / "scores.json", say)
+
+
+def evaluate_all(cfg):
+    """Every checkpoint of a run, one after the other."""
+    steps = checkpoints(cfg.model)
+    if not steps or cfg.rollout == "vllm":
+        raise Refused(f"--checkpoints --model {cfg.model} --rollout {cfg.rollout}: it takes a run folder with "
+                      f"step_* folders, and the sampler torch (a vLLM engine keeps its memory until the end)")
+    for step in steps:
+        say(f"{step}:")
+        evaluate(replace(cfg, model=str(step), out=f"{cfg.out}/{step.name}", checkpoints=False))
 
 
 def check_budget(cfg):
