@@ -21,7 +21,8 @@ export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 30000
 
 # $(call stage,NAME,COMMAND): run it, and note how long it took
-stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) && echo "$(1) $$(($$(date +%s) - begin))" >> $(T)/times.tsv
+stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
+	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
 .PHONY: tiny seeds test test-vllm clean
 .DELETE_ON_ERROR:
@@ -41,8 +42,8 @@ seeds:
 $(W)/world.json: .venv/ready
 	$(call stage,world,$(PY) tiny/make.py --out $(W) --seed $(SEED))
 
-# three parts that come trained: an encoder that names cells; a connector that has learned from captions to say in
-# the LLM's language what the encoder sees; an LLM that calculates and talks, by steps and at once
+# three parts that come trained: an encoder that names cells; a connector that has learned from captions to say
+# in the LLM's language what the encoder sees; an LLM that calculates and talks, by steps and at once
 $(T)/encoder.done: $(W)/world.json
 	$(call stage,encoder,$(PY) tiny/encoder.py --model $(W)/model --seed $(SEED) --out $(T)/encoder)
 	touch $@
@@ -63,13 +64,13 @@ $(T)/cold_start.done: $(T)/base.done
 	touch $@
 
 $(T)/rl.done: $(T)/cold_start.done
-	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --samples 16 --lr 1e-4 --steps 80 \
-		--max_new_tokens 160 --high_entropy 1 --save_every 10 --seed $(SEED) --out $(T)/rl)
+	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --samples 16 --lr 1e-4 \
+		--steps 80 --max_new_tokens 160 --high_entropy 1 --save_every 10 --seed $(SEED) --out $(T)/rl)
 	touch $@
 
 $(T)/select.done: $(T)/rl.done
-	$(call stage,selection,$(PY) entropy_select.py --folder $(T)/rl --data $(W)/val.jsonl --probe 128 --samples 4 \
-		--max_new_tokens 160 --high_entropy 1 --seed $(SEED))
+	$(call stage,selection,$(PY) entropy_select.py --folder $(T)/rl --data $(W)/val.jsonl --probe 128 \
+		--samples 4 --max_new_tokens 160 --high_entropy 1 --seed $(SEED))
 	touch $@
 
 $(T)/connector.done: $(T)/select.done
@@ -87,7 +88,7 @@ $(T)/rl/eval/scores.json: $(T)/select.done
 	$(call stage,evaluation,$(EVAL) --model $(T)/rl --runs 3 --out $(@D))
 
 $(T)/rl/eval_steps.done: $(T)/select.done
-	$(call stage,evaluation of checkpoints,$(EVAL) --model $(T)/rl --checkpoints --out $(T)/rl/eval_steps)
+	$(call stage,checkpoints,$(EVAL) --model $(T)/rl --checkpoints --out $(T)/rl/eval_steps)
 	touch $@
 
 $(T)/results.json: $(foreach s,base cold_start rl connector,$(T)/$(s)/eval/scores.json) $(T)/rl/eval_steps.done

@@ -37,7 +37,8 @@ import tyro
 from tqdm import tqdm
 
 from machinery.files import (
-    Refused, changed_settings, check_flags, checked, checkpoints, main, read_json, resolve, say, write_json, writing)
+    Refused, changed_settings, check_flags, checked, checkpoints, main, read_json, resolve, say, write_json,
+    writing)
 from machinery.mmmu_rows import find_parquet, read_parquet, sha256
 from machinery.rows import check_images, rows_fingerprint
 from machinery.torchrun import refuse
@@ -311,8 +312,8 @@ def evaluate_all(cfg):
     """Every checkpoint of a run, one after the other."""
     steps = checkpoints(cfg.model)
     if not steps or cfg.rollout == "vllm":
-        raise Refused(f"--checkpoints --model {cfg.model} --rollout {cfg.rollout}: it takes a run folder with "
-                      f"step_* folders, and the sampler torch (a vLLM engine keeps its memory until the end)")
+        raise Refused(f"--checkpoints --model {cfg.model} --rollout {cfg.rollout}: it takes a run folder "
+                      f"with step_* folders, and the sampler torch (vLLM keeps its memory until the end)")
     for step in steps:
         say(f"{step}:")
         evaluate(replace(cfg, model=str(step), out=f"{cfg.out}/{step.name}", checkpoints=False))

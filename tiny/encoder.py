@@ -6,8 +6,9 @@ millions of texts. Here both come trained in a minute or two: this file teaches 
 LLM (text.jsonl). Neither knows the other's language yet: that is the connector's work.
 
 A linear layer on four neighbouring patches, which is where the connector will look, tells the class of the
-cell that they show, and at which of the nine places it stands; afterwards it is thrown away. The handwriting is that of captions and base; the encoder
-meets that of reinforcement learning, validation and evaluation later or never.
+cell that they show, and at which of the nine places it stands; afterwards it is thrown away. The handwriting
+is that of captions and base; the encoder meets that of reinforcement learning later, that of validation and
+evaluation never.
 
     python tiny/encoder.py --model data/tiny/model --seed 0 --out out/tiny/encoder
 """
@@ -73,7 +74,8 @@ def teach(cfg):
         pixels, labels = batch(rng, pools, classes, cfg.pictures)
         logits = head(cells(encoder(pixel_values=pixels).last_hidden_state)).flatten(0, 1)  # (n * 9, ...)
         places = torch.arange(PLACES).repeat(len(labels))
-        loss = F.cross_entropy(logits[:, PLACES:], labels.flatten()) + F.cross_entropy(logits[:, :PLACES], places)
+        loss = F.cross_entropy(logits[:, :PLACES], places)
+        loss = loss + F.cross_entropy(logits[:, PLACES:], labels.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         for group in optimizer.param_groups:
@@ -89,9 +91,10 @@ def right(model, head, classes, seed, pictures=600):
     rng, count = random.Random(f"{seed} encoder test"), {}
     pools = make_pools(random.Random(f"{seed} val"), "val", looks=30)
     names = {number: name for name, number in classes.items()}
+    pixels, labels = batch(rng, pools, classes, pictures)
     with torch.no_grad():
-        pixels, labels = batch(rng, pools, classes, pictures)
-        said = head(cells(model.model.vision_tower(pixel_values=pixels).last_hidden_state))[..., PLACES:].argmax(-1)
+        features = cells(model.model.vision_tower(pixel_values=pixels).last_hidden_state)
+        said = head(features)[..., PLACES:].argmax(-1)
     for a, b in zip(labels.flatten().tolist(), said.flatten().tolist()):
         if a in names:  # else training never showed it
             subject, dark, _ = names[a]
@@ -104,7 +107,8 @@ def main(cfg):
     out = Path(cfg.out)
     model, head, classes = teach(cfg)
     for (subject, dark), share in right(model, head, classes, cfg.seed).items():
-        print(f"{subject.split('_')[0]:<12} {'dark' if dark else 'light':<6} {100 * share:5.1f}% of unseen cells")
+        paper = "dark" if dark else "light"
+        print(f"{subject.split('_')[0]:<12} {paper:<6} {100 * share:5.1f}% of unseen cells")
     shutil.copytree(cfg.model, out, dirs_exist_ok=True)
     model.save_pretrained(out)
     print(f"{out}: an encoder that names cells")
