@@ -38,6 +38,7 @@ import numpy as np
 from data import Chat, read_records
 from machinery.files import (
     Refused, as_read_back, check_flags, checked, checkpoints, main, read_jsonl, write_text, writing)
+from machinery.intervals import pearson, spearman
 from machinery.processes import gather, start
 from machinery.rows import rows_fingerprint
 from machinery.run import hold
@@ -98,26 +99,6 @@ def bootstrap(sums, counts, draws=2000, seed=0, level=0.95):
     drawn = np.random.default_rng(seed).integers(len(counts), size=(draws, len(counts)))
     low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def pearson(x, y):
-    """Correlation of two lists; None with fewer than three points or when one of them does not vary."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    x, y = x - x.mean(), y - y.mean()
-    return float((x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum()))
-
-
-def ranks(values):
-    """1 for the smallest; equal values share the mean of their ranks."""
-    values = np.asarray(values, float)
-    return np.array([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
-
-
-def spearman(x, y):
-    """Rank correlation, ties averaged; None where pearson is."""
-    return pearson(ranks(x), ranks(y))
 
 
 def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):

@@ -4,31 +4,34 @@
     python report.py curves out/a out/b              the same panels, one colour a run
     python report.py page out/tiny/rl                rollouts.html: responses, tokens coloured by entropy
     python report.py table out/tiny                  the stages' scores -> results.json and results.png
-    python report.py seeds out/tiny out/tiny-seed1   mean and spread of several tables
+    python report.py seeds out/tiny out/tiny-seed1   several tables together: means, spread, intervals
+    python report.py losses out/tiny/rl              embedded world: what its wrong answers are lost to
+    python report.py rules out/tiny/rl               which checkpoint each rule would take, and its score
+    python report.py times out/tiny                  how long each stage took
 
 Everything here reads files that the other scripts left (metrics.jsonl, rollouts.jsonl, eval/scores.json). No
-model is needed, and it works while the run is still going.
+model is needed, and it works while the run is still going. Two stages, or two checkpoints, answered the same
+questions, so they are compared question by question: that is what the intervals of 95% are made of.
 """
 import json
 import math
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import tyro
 
-matplotlib.use("Agg")  # draw into files; no screen needed
-import matplotlib.pyplot as plt
-
-from machinery.files import Refused, checked, main, read_json, read_jsonl, write_text, writing
+from machinery.figures import draw_curves, draw_results, save_figure
+from machinery.files import Refused, checked, main, read_json, read_jsonl, write_text
 from machinery.page import write_page
+from machinery.rules import print_rules, read_selection
+from machinery.scores import GAINS_HEADER, NUMBER, gain, gains_of_runs, read_scores, stage_result
+from machinery.tables import percent, points, print_table, spread
 from signals import CRITICAL_WORDS, critical_tokens
+from tiny.losses import print_losses, read_truth
 
 STAGES = {"base": "base", "cold_start": "cold start", "rl": "after RL", "connector": "after connector tuning"}
-# Okabe and Ito's colours: colour-blind readers tell them apart
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wrote is left out
     "reward": ["reward"],
     "accuracy and format": ["accuracy", "format"],
@@ -40,12 +43,7 @@ PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wr
     "loss": ["loss", "val_loss"],
     "learning rate": ["lr"],
 }
-NUMBER = (int, float)
 ROLLOUT = {"step": int, "id": str, "question": str, "text": str, "images": list}  # what the page cannot lack
-plt.rcParams.update({
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
-    "legend.frameon": False, "savefig.dpi": 150})
 
 
 @dataclass
@@ -74,8 +72,28 @@ class Table:
 
 @dataclass
 class Seeds:
-    """Mean and spread of several runs of the whole recipe."""
+    """Several runs of the whole recipe together: means, their spread, and what each stage gained."""
     folders: tyro.conf.Positional[tuple[str, ...]]  # folders in which `report.py table` left results.json
+
+
+@dataclass
+class Losses:
+    """What the wrong answers are lost to, in the embedded world, whose true steps are known."""
+    runs: tyro.conf.Positional[tuple[str, ...]]  # folders with eval/, or of an evaluation
+    world: str = ""  # folder with truth.json; default: where the questions of the evaluation came from
+
+
+@dataclass
+class Rules:
+    """Which checkpoint of an RL run each rule of selection would take, and what that one scores."""
+    runs: tyro.conf.Positional[tuple[str, ...]]  # each holds selection.json and eval_steps/step_*/scores.json
+    maths: str = "Math"  # the subject that RL trains on; all others make up "others"
+
+
+@dataclass
+class Times:
+    """How long each stage took."""
+    folder: tyro.conf.Positional[str] = "out/tiny"  # holds times.tsv: stage, tab, seconds
 
 
 # ------------------------------------------------------------------------------------------------- curves
@@ -96,14 +114,6 @@ def read_metrics(run):
     return {key: (np.array(steps), np.array(values, float)) for key, (steps, values) in series.items()}
 
 
-def smooth(values, half):
-    """Mean over up to `half` neighbours on either side: those that exist, near the ends."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    i = np.arange(len(values))
-    first, last = np.maximum(i - half, 0), np.minimum(i + half + 1, len(values))
-    return (total[last] - total[first]) / (last - first)
-
-
 def panels_of(runs):
     """{title: metrics}: what there is to draw of these runs."""
     written = set().union(*runs)
@@ -113,28 +123,6 @@ def panels_of(runs):
     return {title: keys for title, keys in panels.items() if keys}
 
 
-def draw_panel(ax, title, keys, runs):
-    """One run: a colour a metric. Several runs: a colour a run, and the panel's second metric is dashed."""
-    alone = len(runs) == 1
-    for r, run in enumerate(runs):
-        for k, key in enumerate(keys):
-            if key not in run:
-                continue
-            steps, values = run[key]
-            colour, dash = COLOURS[k if alone else r % 6], "--" if k and not alone else "-"
-            half = len(values) // 40
-            if half:  # the raw line stays, faint
-                ax.plot(steps, values, dash, color=colour, alpha=0.25, lw=0.8)
-            marker = "" if len(steps) > 2 else "o"
-            ax.plot(steps, smooth(values, half), dash, color=colour, lw=1.8, marker=marker, ms=4)
-            if len(keys) > 1 and r == 0:
-                label = key.replace("val_loss", "validation loss")
-                ax.plot([], [], dash, color=colour if alone else "0.3", lw=1.8, label=label)
-    ax.set_title(title)
-    if len(keys) > 1:
-        ax.legend(loc="best", fontsize=9)
-
-
 def curves(cfg):
     if not cfg.runs:
         raise Refused("name a run folder: python report.py curves out/tiny/rl")
@@ -142,32 +130,10 @@ def curves(cfg):
     panels = panels_of(runs)
     if not panels:
         raise Refused(f"{cfg.runs[0]}/metrics.jsonl holds nothing that is drawn here (reward, loss, ...)")
-    columns = min(4 if len(panels) > 6 else 3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    size = (4.2 * columns, 2.9 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for i, (ax, (title, keys)) in enumerate(zip(axes.flat, panels.items())):
-        draw_panel(ax, title, keys, runs)
-        if i + columns >= len(panels):  # there is no panel below
-            ax.set_xlabel("step")
-    for ax in axes.flat[len(panels):]:
-        ax.set_visible(False)
-    if len(runs) > 1:
-        lines = [plt.Line2D([], [], color=COLOURS[r % 6], lw=2) for r in range(len(runs))]
-        figure.legend(lines, cfg.runs, loc="outside upper left", ncols=3)
-    else:
-        figure.suptitle(str(cfg.runs[0]), x=0.01, ha="left", fontsize=11, color="0.35")
     out = Path(cfg.out or Path(cfg.runs[0]) / "curves.png")
-    save_figure(figure, out)
+    save_figure(draw_curves(runs, cfg.runs, panels), out)
     last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
     print(f"{out}: {', '.join(panels)}; up to step {last}")
-
-
-def save_figure(figure, path):
-    with writing(path):
-        figure.savefig(f"{path}.part", format="png")
-        os.replace(f"{path}.part", path)  # nobody ever finds half a picture
-    plt.close(figure)
 
 
 # ------------------------------------------------------------------------------------------------- page
@@ -211,193 +177,152 @@ def page(cfg):
 
 # ------------------------------------------------------------------------------------------------- table
 
-def read_scores(path):
-    """scores.json of an evaluation."""
-    again = "Evaluate that stage again."
-    scores = read_json(path, {"subjects": dict}, again)
-    for name, s in scores["subjects"].items():
-        checked(s, f"{path}, {name}", {"n": int, "rule": NUMBER, "rule_se": (*NUMBER, type(None))}, again)
-    return checked(scores, path, {"length": (*NUMBER, type(None))}, again)
-
-
-def stage_result(scores, maths="Math"):
-    """One stage's line of results.json from its scores.json. `others` is the mean over the other subjects."""
-    by_subject = dict(sorted(scores["subjects"].items()))
-    accuracy, error = {name: s["rule"] for name, s in by_subject.items()}, {}
-    for name, s in by_subject.items():  # as the evaluation measured it, otherwise that of a share
-        error[name] = s.get("rule_se")
-        if error[name] is None:
-            error[name] = math.sqrt(max(0.0, s["rule"] * (1 - s["rule"])) / max(1, s["n"]))
-    rest = [name for name in accuracy if name != maths]
-    return {"maths": accuracy.get(maths), "maths_se": error.get(maths),
-            "others": sum(accuracy[n] for n in rest) / len(rest) if rest else None,
-            "others_se": math.sqrt(sum(error[n] ** 2 for n in rest)) / len(rest) if rest else None,
-            "subjects": accuracy, "subjects_se": error,
-            "n": {name: s["n"] for name, s in by_subject.items()}, "length": scores.get("length")}
-
-
-def percent(value, error=None, sign=""):
-    if value is None:
-        return "-"
-    return f"{100 * value:{sign}.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
-
-
-def gain(results, one, two, key):
-    """(difference, its standard error) between two stages, or (None, None).
-
-    The error is that of two independent samples of questions. Both stages answer the same questions, so it is
-    rather too large than too small.
-    """
-    a, b = results.get(one, {}).get(key), results.get(two, {}).get(key)
-    if a is None or b is None:
-        return None, None
-    return b - a, math.hypot(results[one].get(key + "_se") or 0, results[two].get(key + "_se") or 0)
-
-
 def stage_line(stage, r):
     length = "-" if r["length"] is None else f"{r['length']:.1f}"
     return [STAGES[stage], percent(r["maths"], r["maths_se"]), percent(r["others"], r["others_se"]), length]
 
 
-def print_table(header, rows):
-    """Aligned, and at the same time a table that can be pasted into a README."""
-    widths = [max(len(str(line[i])) for line in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for first, *cells in (header, *rows):
-        padded = [str(first).ljust(widths[0]), *(str(c).rjust(w) for c, w in zip(cells, widths[1:]))]
-        lines.append(f"| {' | '.join(padded)} |")
-    # the rule below the header; its colons align the columns to the right
-    rule = ["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]
-    lines.insert(1, f"|{'|'.join(rule)}|")
-    print("\n".join(lines) + "\n")
+def gained(g, key, subject=None):
+    """A cell of what a stage gained: with its interval, or, if its questions are not known, ± its error."""
+    value, error = g[key], g[f"{key}_se"]
+    if subject:
+        value, error = value.get(subject), error.get(subject)
+    return points(value, error) if g["paired"] else percent(value, error, sign="+")
 
 
 def table(cfg):
-    folder, results = Path(cfg.folder), {}
+    folder, results, scores = Path(cfg.folder), {}, {}
     for stage in STAGES:
         path = folder / stage / "eval" / "scores.json"
         if path.is_file():
-            results[stage] = stage_result(read_scores(path), cfg.maths)
+            scores[stage] = read_scores(path)
+            results[stage] = stage_result(scores[stage], cfg.maths)
+            results[stage]["gains"] = {one: gain(scores[one], scores[stage], (folder / one, folder / stage),
+                                                 cfg.maths) for one in scores if one != stage}
         else:
             print(f"{STAGES[stage]}: no scores at {path} yet")
     if not results:
         raise Refused(f"no stage under {folder} has been evaluated: run `python eval_mmmu.py "
                       f"--model {folder}/rl --out {folder}/rl/eval` for each stage first")
     print_table(["", "maths %", "others %", "length"], [stage_line(s, r) for s, r in results.items()])
-    lines = []
-    for one, two in zip(results, list(results)[1:]):
-        gains = (percent(*gain(results, one, two, key), sign="+") for key in ("maths", "others"))
-        lines.append([f"{STAGES[two]} - {STAGES[one]}", *gains])
-    if lines:
-        print_table(["points gained", "maths", "others"], lines)
     names = sorted({n for r in results.values() for n in r["subjects"]}, key=lambda n: (n != cfg.maths, n))
+    gains = {f"{STAGES[two]} - {STAGES[one]}": results[two]["gains"][one]
+             for one, two in zip(results, list(results)[1:])}
+    if gains:
+        print_table(["points gained", "maths", "others"],
+                    [[name, gained(g, "maths"), gained(g, "others")] for name, g in gains.items()])
     lines = []
     for n in names:
         cells = (percent(r["subjects"].get(n), r["subjects_se"].get(n)) for r in results.values())
         lines.append([n.replace("_", " "), *cells])
     print_table(["subject %", *(STAGES[s] for s in results)], lines)
+    if gains:
+        lines = [[n.replace("_", " "), *(gained(g, "subjects", n) for g in gains.values())] for n in names]
+        print_table(["points gained", *gains], lines)
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    draw_results(results, names, cfg.maths, folder / "results.png")
-    print(f"± is one standard error. Written: {folder}/results.json, {folder}/results.png")
-
-
-def draw_results(results, names, maths, path):
-    """Left: maths and the others at each stage. Middle: every subject. Right: how long the answers are."""
-    widths = [1.25, 1.45, 0.8]
-    figure, axes = plt.subplots(1, 3, figsize=(12.6, 4.0), width_ratios=widths, layout="constrained")
-    left, middle, right = axes
-    draw_stages(left, results)
-    draw_subjects(middle, results, names, maths)
-    lengths = [r["length"] if r["length"] is not None else math.nan for r in results.values()]
-    right.plot(range(len(lengths)), lengths, "o-", color="0.25")
-    right.set_title("response length, tokens")
-    right.set_ylim(0, 1.1 * right.get_ylim()[1])
-    right.margins(x=0.15)
-    ticks = [STAGES[s].replace(" ", "\n") for s in results]
-    for ax in axes:
-        ax.set_xticks(range(len(ticks)), ticks, fontsize=9)
-        ax.grid(axis="x", visible=False)
-    save_figure(figure, path)
-
-
-def draw_stages(ax, results):
-    x = np.arange(len(results))
-    labels = {"maths": "maths (trained by RL)", "others": "other subjects (mean)"}
-    for k, (key, label) in enumerate(labels.items()):
-        values = [100 * (r[key] or 0) for r in results.values()]
-        errors = [196 * (r[key + "_se"] or 0) for r in results.values()]  # 1.96 standard errors
-        bars = ax.bar(x + 0.4 * k - 0.2, values, 0.38, color=COLOURS[k], label=label, yerr=errors,
-                      error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"})
-        ax.bar_label(bars, [f"{v:.0f}" for v in values], padding=2, fontsize=9)
-    ax.set_title("accuracy, % (bars: 95% interval)")
-    ax.set_ylim(0, 118)
-    ax.set_yticks(range(0, 101, 20))
-    ax.legend(fontsize=9, loc="upper left", ncols=2, columnspacing=1, handlelength=1.2)
-
-
-def draw_subjects(ax, results, names, maths):
-    """A line a subject, with its name at the right end."""
-    ends = []  # (height, name, colour) of the right end of each line
-    others = ["#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "0.5"]
-    for k, name in enumerate(names):
-        values = [100 * r["subjects"].get(name, math.nan) for r in results.values()]
-        colour, width = (COLOURS[0], 2.4) if name == maths else (others[k % 6], 1.5)
-        ax.plot(range(len(values)), values, "o-", color=colour, lw=width, ms=4)
-        if math.isfinite(values[-1]):
-            ends.append((values[-1], name.split("_and_")[0].replace("_", " "), colour))
-    ends = sorted(ends)[:12]  # of MMMU's thirty subjects the labels would be a wall
-    low, high = ax.get_ylim()
-    heights, gap = [], (high - low) / 17
-    for height, _, _ in ends:  # labels keep a line's distance
-        heights.append(max(height, heights[-1] + gap) if heights else height)
-    down = max(0.0, heights[-1] - high) if ends else 0.0
-    for height, (_, name, colour) in zip(heights, ends):
-        ax.annotate(name, (len(results) - 1, height - down), xytext=(8, 0), textcoords="offset points",
-                    va="center", fontsize=9, color=colour)
-    ax.set_title("accuracy by subject, %")
-    ax.margins(x=0.08)
+    draw_results({STAGES[s]: r for s, r in results.items()}, names, cfg.maths, folder / "results.png")
+    print("± is one standard error; in brackets: 95% interval of the differences question by question.")
+    if old := [s for s in scores if "question_accuracy" not in scores[s]]:
+        print(f"The scores.json of {', '.join(old)} does not tell the questions apart: an earlier version "
+              f"wrote it.\nGains have the larger error of two independent samples there. To write it anew:\n"
+              f"python eval_mmmu.py score --responses {folder}/{old[0]}/eval/responses.jsonl")
+    print(f"Written: {folder}/results.json, {folder}/results.png")
 
 
 # ------------------------------------------------------------------------------------------------- seeds
 
-def spread(values, scale=100, sign=""):
-    """ "mean ± standard deviation (smallest to largest)" """
-    if any(v is None for v in values):
-        return "-"
-    v = scale * np.array(values)
-    text = f"{v.mean():{sign}.1f}"
-    if len(v) > 1:
-        text += f" ± {v.std(ddof=1):.1f} ({v.min():{sign}.1f} to {v.max():{sign}.1f})"
-    return text
+def read_results(folder):
+    """results.json of a folder: {stage: its line}."""
+    path, again = f"{folder}/results.json", f"Run `python report.py table {folder}` first."
+    fields = {**dict.fromkeys(("maths", "others", "length"), (*NUMBER, type(None))), "gains": dict}
+    results = {s: checked(r, path, fields, again) for s, r in read_json(path, remedy=again).items()}
+    numbers = dict.fromkeys(("maths", "maths_se", "others", "others_se"), (*NUMBER, type(None)))
+    fields = {"paired": bool, "trained": str, "subjects": dict, "subjects_se": dict, **numbers}
+    for r in results.values():
+        for g in r["gains"].values():
+            checked(g, path, fields, again)
+    return results
 
 
 def seeds(cfg):
     if not cfg.folders:
         raise Refused("name the folders: python report.py seeds out/tiny out/tiny-seed1 out/tiny-seed2")
-    tables = []
-    for folder in cfg.folders:
-        again = f"Run `python report.py table {folder}` first."
-        results = read_json(f"{folder}/results.json", remedy=again)
-        fields = {key: (*NUMBER, type(None)) for key in ("maths", "others", "length")}
-        tables.append({s: checked(r, f"{folder}/results.json", fields, again) for s, r in results.items()})
-    stages = [s for s in STAGES if all(s in t for t in tables)]
+    runs = [read_results(folder) for folder in cfg.folders]
+    stages = [s for s in STAGES if all(s in t for t in runs)]
     columns = {"maths": 100, "others": 100, "length": 1}  # key: scale
     lines = []
     for s in stages:
-        cells = (spread([t[s].get(k) for t in tables], scale) for k, scale in columns.items())
+        cells = (spread([t[s].get(k) for t in runs], scale) for k, scale in columns.items())
         lines.append([STAGES[s], *cells])
     print_table(["", "maths %", "others %", "length"], lines)
-    lines = []
-    for one, two in zip(stages, stages[1:]):  # the gain is taken run by run
-        gains = ([gain(t, one, two, key)[0] for t in tables] for key in ("maths", "others"))
-        lines.append([f"{STAGES[two]} - {STAGES[one]}", *(spread(values, sign="+") for values in gains)])
-    print_table(["points gained", "maths", "others"], lines)
-    print(f"{len(tables)} runs of the recipe: mean ± standard deviation over them (smallest to largest)")
+    pairs = {f"{STAGES[two]} - {STAGES[one]}": [t[two]["gains"][one] for t in runs]  # taken run by run
+             for one, two in zip(stages, stages[1:])}
+    print_table(["points gained", "maths", "others"],
+                [[name, *(spread([g[key] for g in gains], sign="+") for key in ("maths", "others"))]
+                 for name, gains in pairs.items()])
+    print(f"{len(runs)} runs of the recipe: mean ± standard deviation over them (smallest to largest)\n")
+    for name, gains in pairs.items():
+        print_table([name, *GAINS_HEADER], gains_of_runs(gains))
+    print("95%, questions: from the differences question by question, of all runs together. 95%, runs: from "
+          "the gains of\nthe runs (t), which holds what differs from run to run, too. Could be seen: two "
+          "standard errors of the former.")
+    if not all(g["paired"] for gains in pairs.values() for g in gains):
+        print("Some scores.json do not tell the questions apart (`report.py table` says which): their error "
+              "is that\nof two independent samples, which is larger.")
+
+
+# ------------------------------------------------------------------------------------------------- losses
+
+def losses(cfg):
+    from eval_mmmu import score_rows
+    from scoring.mmmu import read_responses
+    if not cfg.runs:
+        raise Refused("name a run folder: python report.py losses out/tiny/rl")
+    for run in cfg.runs:
+        folder = Path(run) / "eval" if (Path(run) / "eval").is_dir() else Path(run)
+        truth = read_truth(folder, cfg.world)
+        _, rows = score_rows(read_responses(folder / "responses.jsonl"))
+        print(f"{run}\n")
+        print_losses(rows, truth)
+    print("Cells: the last reading of each name. Operations: true equations. Copied: operands that stand in "
+          "the text before.\nWrong answers are lost to manner (at once, no box, cut off), otherwise to a "
+          "wrong reading, otherwise\nto arithmetic (a false equation, a wrong operand), otherwise to other "
+          "(the wrong line or end, not understood).\nFailed, found: tries whose cells were read right. All "
+          "failed: searches in which none of the candidates fits.")
+
+
+# ------------------------------------------------------------------------------------------------- rules
+
+def rules(cfg):
+    if not cfg.runs:
+        raise Refused("name the folder of an RL run: python report.py rules out/tiny/rl")
+    print_rules([read_selection(run, cfg.maths) for run in cfg.runs])
+
+
+# ------------------------------------------------------------------------------------------------- times
+
+def times(cfg):
+    path, seconds = Path(cfg.folder) / "times.tsv", {}
+    if not path.is_file():
+        raise Refused(f"{path} is not there: `make tiny` writes it, a line with the seconds of each stage")
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        match = re.fullmatch(r"([^\t]+)\t(\d+(?:\.\d+)?)\s*", line)
+        if line.strip() and not match:
+            raise Refused(f"{path} line {number} is not a stage, a tab and seconds: {line[:60]!r}. "
+                          f"Delete that line.")
+        if match:  # a stage that was interrupted has several lines
+            seconds[match[1]] = seconds.get(match[1], 0) + float(match[2])
+    if not seconds:
+        raise Refused(f"{path} holds no stage yet: wait for the first one")
+    seconds["together"] = sum(seconds.values())
+    print_table(["stage", "minutes"], [[stage, f"{spent / 60:.1f}"] for stage, spent in seconds.items()])
 
 
 def report(cfg):
-    {Curves: curves, Page: page, Table: table, Seeds: seeds}[type(cfg)](cfg)
+    commands = {Curves: curves, Page: page, Table: table, Seeds: seeds, Losses: losses, Rules: rules,
+                Times: times}
+    commands[type(cfg)](cfg)
 
 
 if __name__ == "__main__":
-    main(report, Curves | Page | Table | Seeds)
+    main(report, Curves | Page | Table | Seeds | Losses | Rules | Times)

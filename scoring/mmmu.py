@@ -188,7 +188,17 @@ def summary(rows):
     scores["subjects"] = {name: group(subjects[name]) for name in sorted(subjects)}
     names = [name for name in (*DISCIPLINES, "Other") if name in disciplines]
     scores["disciplines"] = {name: group(disciplines[name]) for name in names}
+    scores["question_accuracy"] = {name: by_question(subjects[name]) for name in scores["subjects"]}
     return scores
+
+
+def by_question(rows):
+    """{question: its rule accuracy, the mean over its runs}: so two models are compared question by
+    question."""
+    questions = {}
+    for row in rows:
+        questions.setdefault(row["id"], []).append(row["rule"])
+    return {i: round(mean(values), 6) for i, values in questions.items()}
 
 
 def group(rows):
@@ -197,13 +207,10 @@ def group(rows):
 
     Runs of one question are averaged first, because they are not independent.
     """
-    questions = {}
-    for row in rows:
-        questions.setdefault(row["id"], []).append(row["rule"])
     lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), (int, float))]
     means = {name: mean(row[name] for row in rows) for name in ("rule", "official", "official_boxed")}
     return {"n": len(rows), **means, "length": mean(lengths) if lengths else None,
-            "rule_se": standard_error([mean(values) for values in questions.values()])}
+            "rule_se": standard_error(list(by_question(rows).values()))}
 
 
 def standard_error(values):

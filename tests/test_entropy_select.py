@@ -10,6 +10,7 @@ from scipy import stats
 import entropy_select as es
 from data import Record
 from machinery.files import Refused, resolve
+from machinery.intervals import pearson, ranks, spearman
 from rollout import Rollout
 
 
@@ -51,14 +52,14 @@ def test_bootstrap():
 
 def test_correlations():
     x, y = [1, 2, 3, 4], [1, 3, 2, 4]
-    assert es.pearson(x, y) == pytest.approx(0.8) and es.spearman(x, y) == pytest.approx(0.8)
-    assert es.spearman([1, 2, 3, 100], [0, 1, 5, 6]) == pytest.approx(1)
-    assert es.ranks([5, 1, 5, 9]).tolist() == [2.5, 1, 2.5, 4]
+    assert pearson(x, y) == pytest.approx(0.8) and spearman(x, y) == pytest.approx(0.8)
+    assert spearman([1, 2, 3, 100], [0, 1, 5, 6]) == pytest.approx(1)
+    assert ranks([5, 1, 5, 9]).tolist() == [2.5, 1, 2.5, 4]
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 5, 30), rng.integers(0, 5, 30)
-    assert es.pearson(x, y) == pytest.approx(stats.pearsonr(x, y)[0])
-    assert es.spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0])
-    assert es.pearson([1, 2], [1, 2]) is None and es.pearson([1, 1, 1], [1, 2, 3]) is None
+    assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y)[0])
+    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0])
+    assert pearson([1, 2], [1, 2]) is None and pearson([1, 1, 1], [1, 2, 3]) is None
 
 
 def row(question, tokens, entropy, accuracy=1.0, finish="stop"):

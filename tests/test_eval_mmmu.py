@@ -176,6 +176,9 @@ def test_tables_by_hand():
     assert art["rule_se"] == pytest.approx(0.2041241)
     assert other == {"n": 1, "rule": 0, "rule_se": None, "official": 0, "official_boxed": 0, "length": 100}
     assert list(scores["disciplines"]) == ["Art and Design", "Other"]
+    questions = scores["question_accuracy"]  # each question's mean over its runs
+    assert list(questions["Art_Theory"].values()) == [1, 0.5, 0.5, 0]
+    assert questions["Tiny_World"] == {"validation_Tiny_World_1": 0}
     assert scores["runs"] == [pytest.approx(3 / 5), 0.25] and scores["runs_se"] == pytest.approx(0.175)
     for name in ("truncated", "denial", "unparsed", "forced"):
         assert scores[name] == pytest.approx(1 / 9), name

@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 import report
+from machinery.figures import smooth
 from machinery.files import Refused
+from machinery.intervals import pooled, t_times
+from machinery.scores import gain, gains_of_runs, read_scores
 
 
 def write_rows(path, rows):
@@ -33,8 +36,8 @@ def test_metrics_leave_out_what_was_not_measured(tmp_path):
 
 
 def test_smooth_is_a_mean_over_the_neighbours_that_exist():
-    assert report.smooth(np.array([1.0, 2.0, 6.0, 4.0]), 1).tolist() == [1.5, 3.0, 4.0, 5.0]
-    assert report.smooth(np.array([1.0, 2.0, 6.0]), 0).tolist() == [1.0, 2.0, 6.0]
+    assert smooth(np.array([1.0, 2.0, 6.0, 4.0]), 1).tolist() == [1.5, 3.0, 4.0, 5.0]
+    assert smooth(np.array([1.0, 2.0, 6.0]), 0).tolist() == [1.0, 2.0, 6.0]
 
 
 def test_curves_of_grpo_of_sft_and_of_several_runs(tmp_path, capsys):
@@ -174,3 +177,226 @@ def test_seeds_mean_and_spread(tmp_path, capsys):
     assert "+20.0 ± 0.0 (+20.0 to +20.0)" in text  # the gain is taken run by run
     with pytest.raises(Refused, match=r"report.py table .*three` first"):
         report.seeds(report.Seeds((str(tmp_path / "three"),)))
+
+
+# -------------------------------------------------------------------------------- question by question
+def answered(**subjects):
+    """scores.json: {subject: the accuracy of its questions 0, 1, 2, ...}"""
+    by_question = {n: {f"{n}_{i}": a for i, a in enumerate(v)} for n, v in subjects.items()}
+    short = {name: {"n": len(v), "rule": float(np.mean(v))} for name, v in subjects.items()}
+    return {"n": 9, "rule": 0.5, "length": 20.0, "subjects": short, "question_accuracy": by_question}
+
+
+BEFORE = answered(Math=[0, 0, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0])
+AFTER = answered(Math=[1, 0, 1, 1], Art=[0.5, 1, 1, 1], Law=[0, 1, 0, 0])
+
+
+def test_gain_question_by_question():
+    g = gain(BEFORE, AFTER, ("one", "two"))
+    assert g["paired"] and (g["maths"], g["others"]) == (0.25, pytest.approx((0.375 + 0.25) / 2))
+    # by hand: differences 1, 0, 0, 0 and .5, .5, .5, 0 have standard deviations .5 and .25
+    assert g["maths_se"] == pytest.approx(0.25) and g["subjects_se"]["Art"] == pytest.approx(0.125)
+    assert g["others_se"] == pytest.approx(math.hypot(0.125, 0.25) / 2)
+    assert gain(BEFORE, BEFORE, ("one", "two"))["maths_se"] == 0  # nothing changed, nothing is uncertain
+    alone = gain(answered(Math=[0]), answered(Math=[1]), ("one", "two"))
+    assert (alone["maths"], alone["maths_se"], alone["others"], alone["others_se"]) == (1, None, None, None)
+
+
+def test_gain_without_the_questions_has_the_larger_error():
+    old = {key: value for key, value in BEFORE.items() if key != "question_accuracy"}
+    g = gain(old, AFTER, ("one", "two"))
+    assert not g["paired"] and g["maths"] == 0.25
+    assert g["maths_se"] == pytest.approx(math.hypot(0.25, math.sqrt(0.75 * 0.25 / 4)))
+
+
+@pytest.mark.parametrize("other, told", [
+    (answered(Math=[0, 0, 1, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0]), "1 stand in one .* Math_4"),
+    (answered(Math=[0, 0, 1, 1], Art=[0, 0.5, 0.5, 1]), "4 stand in one scores.json only, e.g. Law_0"),
+    ({**AFTER, "data": {"questions": "b"}}, "their data differ")])
+def test_gain_needs_the_same_questions(other, told):
+    with pytest.raises(Refused, match=f"a/rl and b/rl did not answer the same questions: {told}"):
+        gain({**BEFORE, "data": {"questions": "a"}}, other, ("a/rl", "b/rl"))
+    assert gain({**BEFORE, "data": None}, {**AFTER, "data": {"questions": "b"}}, "ab")["paired"]
+
+
+def test_interval_over_runs_and_over_questions():
+    assert t_times(4) == 2.776 and t_times(11) == pytest.approx(2.201, abs=5e-4)
+    assert pooled([1, 2], [0.3, 0.4]) == (1.5, pytest.approx(0.25)) and pooled([], []) == (None, None)
+    gains = [{"trained": "Math", "maths": m, "maths_se": 0.02, "others": None, "others_se": None,
+              "subjects": {"Math": m, "Art": a}, "subjects_se": {"Math": 0.02, "Art": None}}
+             for m, a in ((0.1, 0.0), (0.2, 0.01))]
+    # .15 +- 1.96 x hypot(.02, .02) / 2; .15 +- 12.706 x .05
+    assert gains_of_runs(gains) == [
+        ["maths", "+15.0", "+12.2 to +17.8", "-48.5 to +78.5", "+10.0", "+20.0", "2.8"],
+        ["Art", "+0.5", "-", "-5.9 to +6.9", "+0.0", "+1.0", "-"]]
+    assert gains_of_runs(gains[:1])[0][3] == "-"  # one run tells nothing about runs
+
+
+def write_scores(path, scores):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(scores))
+
+
+def test_table_and_seeds_of_the_same_questions(tmp_path, capsys):
+    for name in ("one", "two"):
+        for stage, s in (("base", BEFORE), ("cold_start", AFTER), ("rl", AFTER)):
+            write_scores(tmp_path / name / stage / "eval" / "scores.json", s)
+        report.table(report.Table(str(tmp_path / name)))
+    text = capsys.readouterr().out
+    gains = cells_of(text)["cold start - base"]
+    assert gains == ["+25.0 (-24.0 to +74.0)", "+31.2 (+3.9 to +58.6)"]
+    assert cells_of(text)["Art"] == ["+37.5 (+13.0 to +62.0)", "+0.0 (+0.0 to +0.0)"]
+    assert "independent" not in text
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert list(results["rl"]["gains"]) == ["base", "cold_start"]
+    report.seeds(report.Seeds((str(tmp_path / "one"), str(tmp_path / "two"))))
+    text = capsys.readouterr().out
+    found = cells_of(text.rpartition("| after RL - cold start")[0].rpartition("runs of the recipe")[2])
+    assert found["maths"] == ["+25.0", "-9.6 to +59.6", "+25.0 to +25.0", "+25.0", "+25.0", "35.4"]
+    assert "independent" not in text
+    results["rl"]["gains"]["base"] = {"paired": True}
+    (tmp_path / "one" / "results.json").write_text(json.dumps(results))
+    with pytest.raises(Refused, match="'trained' is missing. Run `python report.py table .*one` first"):
+        report.seeds(report.Seeds((str(tmp_path / "one"),)))
+
+
+def test_old_scores_say_that_they_are_old(tmp_path, capsys):
+    make_stages(tmp_path)
+    report.table(report.Table(str(tmp_path)))
+    assert "base, cold_start, rl, connector does not tell the questions apart" in capsys.readouterr().out
+    report.seeds(report.Seeds((str(tmp_path),)))
+    assert "of two independent samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [3, {"Math": 3}, {"Math": {"Math_0": "x"}}])
+def test_damaged_questions_are_named(damage, tmp_path):
+    write_scores(tmp_path / "scores.json", {**BEFORE, "question_accuracy": damage})
+    with pytest.raises(Refused, match="scores.json.*Evaluate that stage again"):
+        read_scores(tmp_path / "scores.json")
+
+
+# ------------------------------------------------------------------------------------------------ rules
+NAMES = ("critical entropy", "entropy of all tokens", "reward", "last", "validation")
+
+
+def make_run(run, chosen=20, rule="critical_entropy", best=30, count=90):
+    """Three checkpoints: critical entropy is highest at 20, that of all tokens and the reward at 10,
+    validation at 30; `best` scores best on the evaluation set, by one of four questions in Math."""
+    indicators = {10: (0.2, 0.9, 0.5), 20: (0.4, 0.5, 0.6), 30: (0.3, 0.5, 0.7)}
+    checkpoints = [{"step": step, "checkpoint": f"step_{step:06d}", "count": count, "accuracy": accuracy,
+                    "critical_entropy": critical, "entropy": entropy}
+                   for step, (critical, entropy, accuracy) in indicators.items()]
+    write_rows(run / "metrics.jsonl", [{"step": s, "reward": 1 - s / 100 if s != 7 else None}
+                                       for s in range(1, 31)])
+    about = {"chosen": chosen, "rule": rule, "min_count": 50, "checkpoints": checkpoints}
+    (run / "selection.json").write_text(json.dumps(about))
+    for row in checkpoints:
+        s = AFTER if row["step"] == best else BEFORE
+        write_scores(run / "eval_steps" / row["checkpoint"] / "scores.json", s)
+    return about
+
+
+def cells_of(text):
+    """{first cell: the others} of printed tables."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+def test_rules_of_one_run(tmp_path, capsys):
+    run = tmp_path / "rl"
+    make_run(run)
+    report.rules(report.Rules((str(run),)))
+    text = capsys.readouterr().out
+    found = cells_of(text.partition("| rule")[2].partition("Spearman")[0])
+    gain_of_30 = "+29.2 (+4.7 to +53.7)"  # the mean of 25, 37.5, 25; error hypot(.25, .125, .25) / 3
+    assert {rule: (cells[1], cells[-1]) for rule, cells in found.items() if rule in NAMES} == {
+        "critical entropy": ("20", "the chosen"), "entropy of all tokens": ("10", "+0.0 (+0.0 to +0.0)"),
+        "reward": ("10", "+0.0 (+0.0 to +0.0)"), "last": ("30", gain_of_30), "validation": ("30", gain_of_30)}
+    assert found["last"][2:5] == ["75.0", "56.2", "62.5"]  # maths, others, all three
+    rewards = cells_of(text.partition("| rule")[0])  # each of its own ten steps, the one without left out
+    assert [rewards[f"step {s}"][3] for s in (10, 20, 30)] == ["0.947", "0.845", "0.745"]
+    correlations = cells_of(text.partition("| Spearman")[2])
+    assert (correlations["critical entropy"], correlations["validation"]) == (["0.00"], ["0.87"])
+    assert "Step 30 is the best on the evaluation set, +29.2 (+4.7 to +53.7): wrong." in text
+
+
+@pytest.mark.parametrize("more, told", [
+    ({"best": 20}, "was chosen by critical entropy. It is the best on the evaluation set: right."),
+    ({"chosen": 30, "rule": "accuracy", "best": 30}, "by validation accuracy, because entropy could not")])
+def test_verdict_on_the_choice(more, told, tmp_path, capsys):
+    make_run(tmp_path, **more)
+    report.rules(report.Rules((str(tmp_path),)))
+    text = capsys.readouterr().out
+    assert told in text and ("critical entropy (fallback: validation)" in text) == ("rule" in more)
+
+
+def test_a_difference_that_may_be_chance_is_no_mistake(tmp_path, capsys):
+    make_run(tmp_path)
+    scores = answered(Math=[0, 1, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0])  # one question more
+    write_scores(tmp_path / "eval_steps" / "step_000030" / "scores.json", scores)
+    report.rules(report.Rules((str(tmp_path),)))
+    assert "+8.3 (-8.0 to +24.7): right, the difference is within" in capsys.readouterr().out
+
+
+def test_rules_of_several_runs(tmp_path, capsys):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", best=20)
+    make_run(tmp_path / "c", chosen=30, rule="accuracy", count=49)
+    report.rules(report.Rules(tuple(str(tmp_path / name) for name in "abc")))
+    text = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    last = [cells for cells in lines if cells[:1] == ["last"]]
+    assert [cells[2] for cells in last] == ["30", "30", "30", ""] and last[3][1] == "mean of 3"
+    assert last[3][3:] == ["66.7", "45.8", "52.8", "+0.0 (-11.5 to +11.5)"]  # +29.2, -29.2, 0 in the runs
+    # without enough critical words there is no correlation
+    assert cells_of(text)["critical entropy"] == ["0.00", "0.87", "-"]
+    assert "Entropy decided in 2 of 3 runs and was right in 1 of them; of all choices 2 were right." in text
+
+
+def test_rules_refuse_what_is_not_there(tmp_path):
+    with pytest.raises(Refused, match="name the folder of an RL run"):
+        report.rules(report.Rules(()))
+    rules = report.Rules((str(tmp_path / "rl"),))
+    with pytest.raises(Refused, match="selection.json is not there. Run `python entropy_select.py --folder"):
+        report.rules(rules)
+    about = make_run(tmp_path / "rl")
+    gone = tmp_path / "rl" / "eval_steps" / "step_000020" / "scores.json"
+    gone.unlink()
+    with pytest.raises(Refused, match="1 of 3 .* step_000020. .*\n.*eval_mmmu.py --model .*rl/.step "):
+        report.rules(rules)
+    write_scores(gone, scores(0.5, 0.5, 0.5))
+    with pytest.raises(Refused, match="step_000020/scores.json does not tell the questions apart"):
+        report.rules(rules)
+    write_scores(gone, answered(Math=[1, 1, 0, 0]))
+    with pytest.raises(Refused, match="step_000010 and .*step_000020 did not answer the same questions"):
+        report.rules(rules)
+    for change, told in (({"chosen": 25}, "chose step 25, which is none of"),
+                         ({"checkpoints": [{"step": 10}]}, "checkpoint 1 .*'checkpoint' is missing"),
+                         ({"min_count": None}, "'min_count' is 'None'")):
+        (tmp_path / "rl" / "selection.json").write_text(json.dumps({**about, **change}))
+        with pytest.raises(Refused, match=f"selection.json.*{told}"):
+            report.rules(rules)
+    (tmp_path / "rl" / "selection.json").write_text(json.dumps(about))
+    (tmp_path / "rl" / "metrics.jsonl").unlink()
+    with pytest.raises(Refused, match="metrics.jsonl is not there or holds no step"):
+        report.rules(rules)
+
+
+# ------------------------------------------------------------------------------------------------ times
+def test_times_add_up_what_was_interrupted(tmp_path, capsys):
+    (tmp_path / "times.tsv").write_text("base\t60\nrl\t90.4\nbase\t30\n\n")
+    report.times(report.Times(str(tmp_path)))
+    found = cells_of(capsys.readouterr().out)
+    assert {name: cells for name, cells in found.items() if "-" not in name} == {
+        "stage": ["minutes"], "base": ["1.5"], "rl": ["1.5"], "together": ["3.0"]}
+
+
+@pytest.mark.parametrize("text, told", [
+    (None, "times.tsv is not there"), ("base 60\n", "line 1 is not a stage"), ("", "holds no stage"),
+    ("base\t60\nrl\tnan\n", "line 2 is not"), ("base\t-6\n", "line 1 is not"),
+    ("base\tx\n", "line 1 is not")])
+def test_times_that_are_none(text, told, tmp_path):
+    if text is not None:
+        (tmp_path / "times.tsv").write_text(text)
+    with pytest.raises(Refused, match=f"times.tsv.*{told}|{told}"):
+        report.times(report.Times(str(tmp_path)))

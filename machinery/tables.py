@@ -1,0 +1,44 @@
+"""Tables on the terminal, and numbers as they stand in them: percent, points with their interval."""
+import numpy as np
+
+
+def print_table(header, rows):
+    """Aligned, and at the same time a table that can be pasted into a README."""
+    widths = [max(len(str(line[i])) for line in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for first, *cells in (header, *rows):
+        padded = [str(first).ljust(widths[0]), *(str(c).rjust(w) for c, w in zip(cells, widths[1:]))]
+        lines.append(f"| {' | '.join(padded)} |")
+    # the rule below the header; its colons align the columns to the right
+    rule = ["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]
+    lines.insert(1, f"|{'|'.join(rule)}|")
+    print("\n".join(lines) + "\n")
+
+
+def percent(value, error=None, sign=""):
+    if value is None:
+        return "-"
+    return f"{100 * value:{sign}.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
+
+
+def span(value, error, times=1.96):
+    """The interval around a difference, in points: "+17.2 to +22.8"."""
+    if value is None or error is None:
+        return "-"
+    return f"{100 * (value - times * error):+.1f} to {100 * (value + times * error):+.1f}"
+
+
+def points(value, error):
+    """A difference in points with its interval of 95%: "+20.0 (+17.2 to +22.8)"."""
+    return percent(value, sign="+") + (f" ({span(value, error)})" if error is not None else "")
+
+
+def spread(values, scale=100, sign=""):
+    """ "mean ± standard deviation (smallest to largest)" """
+    if any(v is None for v in values):
+        return "-"
+    v = scale * np.array(values)
+    text = f"{v.mean():{sign}.1f}"
+    if len(v) > 1:
+        text += f" ± {v.std(ddof=1):.1f} ({v.min():{sign}.1f} to {v.max():{sign}.1f})"
+    return text

@@ -1,0 +1,307 @@
+"""What a response of the embedded world did step by step, judged by the truth about its pictures.
+
+A solution is a row of sentences: readings ("top row: 3, 1, 4."), selections ("red: 3, 1."), "Largest 4,
+smallest 1.", operations ("3 + 1 = 4."), and last words ("B.", "top row."). "Wait," begins a second look, and
+in a search "Alternatively," begins the next try. A model may write anything: what is none of these counts as
+not understood.
+truth.json of a world holds every reading that can be made: {question: {"kind", "dark", "looks", "goal"}}.
+"""
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from machinery.files import Refused, checked, read_json
+from machinery.mmmu_rows import sha256
+from machinery.tables import percent, print_table
+
+LOSSES = ("manner", "reading", "arithmetic", "other")  # a wrong answer is lost to the first that fits
+SEVERAL = ("two_images", "image_options")  # kinds of questions on several pictures
+CANDIDATES = 3  # of every search: three rows, three columns, or three bars to leave out
+COLOUR = "red|green|blue|yellow"
+PLACE = ("(?:top|middle|bottom) row|(?:left|middle|right) column|(?:top|bottom)(?: left| right)?|left|right"
+         "|centre|corner|without [a-z]+")
+SENTENCES = {kind: re.compile(pattern) for kind, pattern in {  # without "Wait, " and the full stop
+    "operation": r"(\d{1,9}) ([-+x×*]) (\d{1,9}) = (-?\d{1,9})",
+    "extremes": r"[Ll]argest (\d{1,9}), smallest (\d{1,9})",
+    "place": rf"({PLACE}): (\w+(?: \w+)?(?:, \w+(?: \w+)?)*)",
+    "selection": rf"({COLOUR}): (\w+(?:, \w+)*)",
+    "values": rf"((?:(?:{COLOUR}) )?\d+(?:, (?:(?:{COLOUR}) )?\d+)*)",
+    "word": rf"[A-Z]|{PLACE}|{COLOUR}",
+    "at once": "I see it at once"}.items()}
+
+
+# ---------------------------------------------------------------------------------------------- one solution
+
+@dataclass
+class Try:
+    """One try of a search."""
+    readings: dict = field(default_factory=dict)  # name: values, the last reading of each
+    calculated: bool = False     # has it an operation yet?
+    distance: int | None = None  # from the goal; None: it never said
+
+
+@dataclass
+class Solution:
+    """What the sentences of a solution did. A count named "... right" goes with the count of all of them."""
+    truth: dict                                     # of its question, from truth.json
+    asked: set                                      # the numbers that stand in the question
+    first: dict = field(default_factory=dict)       # {name: values as they were read first}
+    last: dict = field(default_factory=dict)        # {name: values as they were read last}
+    tries: list = field(default_factory=lambda: [Try()])
+    counts: Counter = field(default_factory=Counter)
+    unknown: list = field(default_factory=list)     # sentences that are not understood
+    unused: dict = field(default_factory=dict)      # {name: its values that no operation has taken yet}
+    results: list = field(default_factory=list)     # of operations, that no operation has taken yet
+    recent: list = field(default_factory=list)      # values of the last reading or selection
+    name: str = ""                                  # of the last reading
+
+    def sentence(self, text):
+        mark, text = re.fullmatch(r"((?:(?:Wait|Alternatively),? *)*)(.*)", text, re.DOTALL).groups()
+        self.counts["sentences"] += 1
+        matches = ((kind, pattern.fullmatch(text)) for kind, pattern in SENTENCES.items())
+        kind, match = next(((kind, match) for kind, match in matches if match), ("unknown", None))
+        self.counts["at once"] += kind == "at once"
+        if kind == "operation":
+            self.operation(*match.groups())
+        elif kind == "extremes":
+            values = [int(n) for n in match.groups()]
+            right = [f(map(number, self.recent), default=None) for f in (max, min)]
+            self.count("copies", values == right)
+            self.unused = {"": values}
+        elif kind in ("place", "selection", "values"):
+            self.listing(mark, kind, *match.groups())
+        elif kind == "unknown":
+            self.unknown.append(text or mark)
+
+    def count(self, what, right):
+        self.counts[what] += 1
+        self.counts[f"{what} right"] += bool(right)
+
+    def operation(self, a, sign, b, result):
+        a, b, result = int(a), int(b), int(result)
+        now = self.tries[-1]
+        now.calculated = True
+        now.distance = abs(result) if sign == "-" and self.truth.get("goal") in (a, b) else None
+        value = {"+": a + b, "-": a - b}.get(sign, a * b)
+        self.count("operations", value == result)
+        asked = [*self.asked]
+        for n in (a, b):
+            self.count("copies", take(n, self.results, *self.unused.values(), asked))
+        self.results.append(result)
+
+    def listing(self, mark, kind, *groups):
+        """Values, perhaps behind a name."""
+        looks, values = self.truth["looks"], groups[-1].split(", ")
+        if kind == "values" and mark and len(values) == len(self.last.get(self.name, ())):
+            self.read(mark, {self.name: values})  # "Wait, 3, 1, 4."
+        elif kind == "values" and "" in looks:
+            self.read(mark, {"": values})
+        elif kind == "values" and all(" " in value for value in values):  # bars say their colours
+            self.read(mark, {value.split()[0]: [value] for value in values})
+        elif kind == "values":
+            self.unknown.append(groups[-1])
+        elif kind == "selection" and groups[0] not in looks:
+            seen = [v.split()[-1] for v in self.last.get(self.name, ()) if v.startswith(groups[0])]
+            self.count("copies", values == seen or not seen and values in (["0"], ["none"]))
+            self.unused[self.name] = [number(value) for value in values]
+            self.recent = values
+        else:
+            self.read(mark, {groups[0]: values})
+
+    def read(self, mark, readings):
+        """{name: values}. After a calculation they begin the next try of a search."""
+        now = self.tries[-1]
+        if now.calculated or "Alternatively" in mark and now.readings:
+            self.tries.append(Try())
+            if self.truth["kind"] == "which":  # nothing of the last try belongs into this one
+                self.results, self.unused = [], {}
+        self.tries[-1].readings.update(readings)
+        self.last.update(readings)
+        self.unused.update({name: [number(value) for value in values] for name, values in readings.items()})
+        self.first = {**readings, **self.first}
+        self.recent = [value for values in readings.values() for value in values]
+        self.name = next(iter(readings)) if len(readings) == 1 else ""
+
+    def cells_right(self, name, values):
+        """How many of a reading's values are right; None: the truth does not tell (of several pictures it has
+        only what the question names)."""
+        true = self.truth["looks"].get(name)
+        if true is None:
+            return None if self.truth["kind"] in SEVERAL else 0
+        if name.startswith("without "):  # of bars, which say their colours: in any order
+            return len(set(values) & set(true))
+        # a bar may be known by its number alone
+        return sum(value in (t, f"{name} {t}") for value, t in zip(values, true))
+
+    def judge_cells(self):
+        for what, readings in (("first cells", self.first), ("cells", self.last)):
+            for name, values in readings.items():
+                right = self.cells_right(name, values)
+                if right is not None:
+                    self.counts[what] += len(values)
+                    self.counts[f"{what} right"] += right
+
+    def misread(self, readings):
+        """Does a reading differ from the truth?"""
+        wrong = False
+        for name, values in readings.items():
+            right = self.cells_right(name, values)
+            whole = len(self.truth["looks"].get(name, ()))
+            wrong |= right is not None and not right == len(values) == whole
+        return wrong
+
+    def at_once(self):
+        return self.counts["sentences"] == self.counts["at once"]
+
+
+def take(n, *lists):
+    """Is the number in one of the lists? Then it is taken out there, because each is used once."""
+    for values in lists:
+        if n in values:
+            values.remove(n)
+            return True
+    return False
+
+
+def number(value):
+    digits = re.search(r"\d{1,9}", value)
+    return int(digits[0]) if digits else 0
+
+
+def solve(row, truth):
+    """The Solution that stands in a row of responses.jsonl: all in front of its last box."""
+    question = re.sub(r"<image \d+>", "", row.get("question", ""))
+    solution = Solution(truth, asked={int(n) for n in re.findall(r"\d{1,9}", question)})
+    before, box, after = row["response"].rpartition("\\boxed")
+    text = re.sub(r"</?think>", "\n", before if box else after)
+    for sentence in re.split(r"(?<=\.)\s+|\n+", text):
+        sentence = sentence.strip().removesuffix(".")
+        if re.search(r"\w", sentence):
+            solution.sentence(sentence)
+    solution.judge_cells()
+    return solution
+
+
+def lost_to(solution, row):
+    """What a wrong answer is lost to."""
+    counts = solution.counts
+    if solution.at_once() or not row["boxed"] or row.get("finish") == "length":
+        return "manner"
+    if solution.misread(solution.last):
+        return "reading"
+    if any(counts[what] > counts[f"{what} right"] for what in ("operations", "copies")):
+        return "arithmetic"
+    return "other"
+
+
+# --------------------------------------------------------------------------------------------- all responses
+
+def count(rows, truth):
+    """({subject: counts}, counts of the sentences that are not understood). rows: as eval_mmmu.score_rows
+    returns them, with "rule" and "boxed"; truth: truth.json."""
+    groups, unknown = {}, Counter()
+    for row in rows:
+        about = truth[row["id"]]
+        solution = solve(row, about)
+        unknown.update(solution.unknown)
+        counts = Counter(solution.counts, responses=1, right=row["rule"], unknown=len(solution.unknown),
+                         steps=int(not solution.at_once()))
+        if not row["rule"]:
+            counts.update({lost_to(solution, row): 1, "wrong": 1})
+        light = "dark" if about.get("dark") else "light"
+        for what in ("responses", "right", "cells", "cells right"):
+            counts[f"{light} {what}"] = counts[what]
+        if about["kind"] == "which":
+            counts.update(count_search(solution, row["rule"]))
+        for name in (row["subject"], "all"):
+            groups.setdefault(name, Counter()).update(counts)
+    return {name: groups[name] for name in sorted(groups, key=lambda name: (name == "all", name))}, unknown
+
+
+def count_search(solution, right):
+    """What a search did: after failed tries, after a successful one, and after all candidates had failed."""
+    counts = Counter(searches=1)
+    if solution.at_once():
+        return counts
+    counts.update({"searches by steps": 1, "searches right": right})
+    failed = set()  # the candidates that did not fit
+    for k, attempt in enumerate(solution.tries, 1):
+        if attempt.distance is None:  # it never said, so nothing follows from it
+            continue
+        more = k < len(solution.tries)
+        if attempt.readings and not solution.misread(attempt.readings):
+            what, as_it_should = ("failed", more) if attempt.distance else ("found", not more)
+            counts.update({what: 1, f"{what} right": int(as_it_should)})
+        if not attempt.distance:
+            break
+        before, failed = len(failed), failed | {frozenset(attempt.readings)}
+        if before < len(failed) == CANDIDATES:
+            counts.update({"all failed": 1, "all failed again": int(more),
+                           "all failed again right": int(more and right)})
+    return counts
+
+
+TABLES = {  # title: [(column, how many, of how many)]; the first column's "of" must be there for a row
+    "right, %": [
+        ("responses", "responses", ""), ("answer", "right", "responses"), ("by steps", "steps", "responses"),
+        ("cells", "cells right", "cells"), ("read first", "first cells right", "first cells"),
+        ("operations", "operations right", "operations"), ("copied", "copies right", "copies"),
+        ("not understood", "unknown", "sentences")],
+    "points lost to": [*((loss, loss, "responses") for loss in LOSSES), ("together", "wrong", "responses")],
+    "pictures": [
+        (f"{look} {what}", f"{look} {how_many}", of and f"{look} {of}") for look in ("dark", "light")
+        for what, how_many, of in (("ones", "responses", ""), ("answer", "right", "responses"),
+                                   ("cells", "cells right", "cells"))],
+    "searches": [
+        ("by steps", "searches by steps", "searches"), ("then right", "searches right", "searches by steps"),
+        ("failed: tries on", "failed right", "failed"), ("found: ends", "found right", "found"),
+        ("all failed: reads again", "all failed again", "all failed"),
+        ("then right", "all failed again right", "all failed again")]}
+
+
+def tables(groups):
+    """[(header, rows)]: what was done right, what the answers are lost to, dark pictures, searches."""
+    out = []
+    for title, columns in TABLES.items():
+        header, rows = [title, *(column for column, _, _ in columns)], []
+        for name, counts in groups.items():
+            if counts[columns[0][2] or columns[0][1]]:
+                cells = (cell(counts, what, of, title == "searches") for _, what, of in columns)
+                rows.append([name.replace("_", " "), *cells])
+        if rows:
+            out.append((header, rows))
+    return out
+
+
+def cell(counts, what, of, of_how_many):
+    if not of:
+        return counts[what]
+    part = percent(counts[what] / counts[of] if counts[of] else None)
+    return f"{part}% of {counts[of]}" if of_how_many else part
+
+
+# ----------------------------------------------------------------------------------------- files and printing
+
+def read_truth(folder, world):
+    """truth.json of the world that asked the questions of an evaluation. world: "" if it still lies there."""
+    about = read_json(folder / "data.json", {"source": str, "files": dict}, "Evaluate again.")
+    world = Path(world or Path(about["source"]).parent)
+    for name, digest in about["files"].items():
+        path = world / "mmmu" / name
+        if path.is_file() and sha256(path) != digest:
+            raise Refused(f"{path} is not the file whose questions {folder} answers: name the right world "
+                          f"with --world, or evaluate again.")
+    remedy = "Name the folder of the embedded world with --world: its truth tells what an answer was lost to."
+    return read_json(world / "truth.json", remedy=remedy)
+
+
+def print_losses(rows, truth):
+    for row in rows:
+        checked(truth.get(row["id"]), f"truth.json, {row['id']},", {"kind": str, "looks": dict},
+                "Is this the world of these responses? Name the right one with --world.")
+    groups, unknown = count(rows, truth)
+    for header, lines in tables(groups):
+        print_table(header, lines)
+    often = ", ".join(f"{text[:60]!r} {n}" for text, n in unknown.most_common(5))
+    print(f"sentences not understood: {unknown.total()}" + (f", most often {often}" if often else "") + "\n")
