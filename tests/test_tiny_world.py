@@ -181,7 +181,7 @@ def answer_of(row):
         name, = (name for name in candidates_of(row) if sum(values[name]) == goal)  # exactly one
         return name.removeprefix("without ")
     if kind == "image_options":
-        said = re.search(r" (?:is the \w+(?: \w+)? \w+|bar) ((?:[a-z]+ )?\d+)\?$", row["question"])[1]
+        said = re.search(rf"((?:(?:{'|'.join(COLOURS)}) )?\d+)\?$", row["question"])[1]
         letter, = (k for k, t in enumerate(tiles[""]) if said in (look(t), str(t.value)))
         return "ABCD"[letter]
     assert kind in ("read", "sum_line", "corners", "sum_two", "sum_two_lines", "total", "two_images"), kind
@@ -504,9 +504,9 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     files, old = hashes(out), hashes(folder / "model")
     assert set(files) == set(old)
     assert {name for name in old if files[name] != old[name]} <= {"model.safetensors", "config.json"}
-    config, before = (json.loads((path / "config.json").read_text()) for path in (out, folder / "model"))
-    assert config.pop("dtype") == "float32" and config["vision_config"].pop("dtype") == "float32"
-    assert config == before
+    config = [(path / "config.json").read_text().splitlines() for path in (out, folder / "model")]
+    assert [line for line in config[0] if '"dtype": "float32"' not in line] == [
+        line for line in config[1] if '"dtype": "float32"' not in line]
     _, told = AutoModelForImageTextToText.from_pretrained(out, output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"]
 
