@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import make as world
 from conftest import few_looks
 from pictures import COLOURS, darkened, handwriting, make_pools
 from questions import COLUMNS, HARD, LINES, NOUN, PLACES, ROWS, look
-from stages import Seen, tensors
+from stages import Seen, flags_of, tensors
 
 SIZES = dict(captions=40, base=900, cold_start=400, rl=60, rl_hard=30, connector=60, connector_val=24, val=40,
              math_test=150, other_test=40)
@@ -487,12 +488,16 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     few_looks(monkeypatch, encoder)
     seen.spy(encoder, "make_pools")
     seen.spy(encoder.F, "cross_entropy")
+    seen.optimizers()
     monkeypatch.setattr(encoder.right, "__defaults__", (40,))  # pictures
     cfg = encoder.Config(model=str(folder / "model"), out=str(out), steps=12, pictures=16, lr=1e-2)
     encoder.main(cfg)
     terms = [call.out.item() for call in seen["cross_entropy"]]  # of what, and of where
     losses = [what + where for what, where in zip(terms[::2], terms[1::2])]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
+    assert len(seen["cross_entropy"][0].input) == 9 * 16
+    assert [call.lr for call in seen["step"]] == pytest.approx(
+        [1e-2 * (k + 1) / 40 * (1 - k / 12) for k in range(12)])  # warm-up, then a line to 0
     assert [call.part for call in seen["make_pools"]] == ["train", "val"]
     printed = capsys.readouterr().out
     assert all(subject.split("_")[0] in printed for subject in world.SUBJECTS)
@@ -509,6 +514,11 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
         line for line in config[1] if '"dtype": "float32"' not in line]
     _, told = AutoModelForImageTextToText.from_pretrained(out, output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"]
+    for seed in (0, 1):
+        encoder.teach(replace(cfg, seed=seed, steps=1))
+        again = sum(call.out.item() for call in seen["cross_entropy"][-2:])
+        assert (again == losses[0]) == (seed == 0)
+    assert {*flags_of(encoder.Config)} == {"model", "out", "steps", "pictures", "lr", "seed"}
 
 
 def test_encoder_is_told_what_each_cell_shows(monkeypatch):
