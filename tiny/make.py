@@ -17,8 +17,8 @@ minutes. Its files and formats are those of a real model and real data, so no st
 
 Makes model/ (blank_model.py), images/, captions.jsonl and base.jsonl (NoThink), cold_start.jsonl,
 connector.jsonl, connector_val.jsonl, val.jsonl (thinking), rl.jsonl and rl_hard.jsonl (Math only, no
-solutions), mmmu/ (Parquet in MMMU's schema) and truth.json (what its pictures really show). This folder imports
-nothing from the top of the repository.
+solutions), mmmu/ (Parquet in MMMU's schema) and truth.json (what its pictures really show). This folder
+imports nothing from the top of the repository.
 """
 import io
 import json
