@@ -518,8 +518,9 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     assert not told["missing_keys"] and not told["unexpected_keys"]
     for seed in (0, 1):
         encoder.teach(replace(cfg, seed=seed, steps=1))
-        again = sum(call.out.item() for call in seen["cross_entropy"][-2:])
-        assert (again == losses[0]) == (seed == 0)
+        what, where = seen["cross_entropy"][-2:]
+        assert (what.out.item() + where.out.item() == losses[0]) == (seed == 0)
+        assert torch.equal(what.target, seen["cross_entropy"][0].target) == (seed == 0)
     assert {*flags_of(encoder.Config)} == {"model", "out", "steps", "pictures", "lr", "seed"}
 
 
