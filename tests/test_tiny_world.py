@@ -494,8 +494,8 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     monkeypatch.setattr(encoder.right, "__defaults__", (40,))  # pictures
     cfg = encoder.Config(model=str(folder / "model"), out=str(out), steps=12, pictures=16, lr=1e-2)
     encoder.main(cfg)
-    terms = [call.out.item() for call in seen["cross_entropy"]]  # of what, and of where
-    losses = [what + where for what, where in zip(terms[::2], terms[1::2])]
+    terms = [call.out.item() for call in seen["cross_entropy"]]  # of where, and of what
+    losses = [where + what for where, what in zip(terms[::2], terms[1::2])]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
     assert len(seen["cross_entropy"][0].input) == 9 * 16
     assert [call.lr for call in seen["step"]] == pytest.approx(
@@ -518,9 +518,9 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     assert not told["missing_keys"] and not told["unexpected_keys"]
     for seed in (0, 1):
         encoder.teach(replace(cfg, seed=seed, steps=1))
-        what, where = seen["cross_entropy"][-2:]
-        assert (what.out.item() + where.out.item() == losses[0]) == (seed == 0)
-        assert torch.equal(what.target, seen["cross_entropy"][0].target) == (seed == 0)
+        where, what = seen["cross_entropy"][-2:]
+        assert (where.out.item() + what.out.item() == losses[0]) == (seed == 0)
+        assert torch.equal(what.target, seen["cross_entropy"][1].target) == (seed == 0)
     assert {*flags_of(encoder.Config)} == {"model", "out", "steps", "pictures", "lr", "seed"}
 
 
