@@ -21,13 +21,25 @@ SIZES = dict(captions=24, base=48, cold_start=60, rl=60, rl_hard=12, connector=6
              math_test=24, other_test=6)
 
 
+def few_looks(patch, module):
+    """The module's pools get few looks of each value: most of a small world's time is drawing them."""
+    make_pools = module.make_pools
+
+    def few(rng, part, looks, copies=8):
+        return make_pools(rng, part, looks=12, copies=2)
+
+    patch.setattr(module, "make_pools", few)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The embedded world in small, its model made lively. Norms and biases are random too, so that tests see
     when two are exchanged; predictions are sharper than those of a fresh model."""
     import make
     out = tmp_path_factory.mktemp("world") / "tiny"
-    make.make(make.Config(out=str(out), seed=1, **SIZES))
+    with pytest.MonkeyPatch.context() as m:
+        few_looks(m, make)
+        make.make(make.Config(out=str(out), seed=1, **SIZES))
     hf = plain(out / "model")
     torch.manual_seed(0)
     with torch.no_grad():

@@ -521,7 +521,8 @@ def world(data, monkeypatch):
     def run(sampler, **more):
         monkeypatch.setattr(rollout, "make_sampler", lambda *a, **k: sampler)
         E.evaluate(config(data, model=str(data.parent / "m"), **more))
-        return E.read_responses(data.parent / more.get("out", "out") / "responses.jsonl")
+        path = data.parent / more.get("out", "out") / "responses.jsonl"
+        return E.read_responses(path) if "checkpoints" not in more else None
     run.folder = data.parent
     return run
 
@@ -571,6 +572,27 @@ def test_a_folder_does_not_mix(world):
     (world.folder / "m" / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(E.Refused, match="responses of another weights"):
         world(FakeSampler(answers))
+
+
+def test_every_checkpoint_of_a_run(world):
+    """Each is asked and scored in a folder of its own, in order; what is there is not asked again."""
+    for step in ("step_000010", "step_000002"):
+        (world.folder / "m" / step).mkdir()
+        (world.folder / "m" / step / "model.safetensors").write_text(step)
+    (world.folder / "m" / "eval").mkdir()
+    out, sampler = world.folder / "all", FakeSampler(answers)
+    world(sampler, checkpoints=True, out=str(out))
+    assert sorted(p.name for p in out.iterdir()) == ["step_000002", "step_000010"]
+    told = [json.loads((out / step / "data.json").read_text()) for step in ("step_000002", "step_000010")]
+    assert [about["checkpoint"][-11:] for about in told] == ["step_000002", "step_000010"]
+    assert told[0]["weights"] != told[1]["weights"] and len(sampler.calls) == 6
+    for step in ("step_000002", "step_000010"):
+        assert len(E.read_responses(out / step / "responses.jsonl")) == 10
+        assert json.loads((out / step / "scores.json").read_text())["n"] == 10
+    (world.folder / "m" / "step_000020").mkdir()
+    (world.folder / "m" / "step_000020" / "model.safetensors").write_text("a newer one")
+    world(sampler, checkpoints=True, out=str(out))
+    assert len(sampler.calls) == 9 and (out / "step_000020" / "scores.json").exists()
 
 
 def test_modes(world):

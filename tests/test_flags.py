@@ -147,11 +147,44 @@ def test_every_number_has_limits():
 @pytest.mark.parametrize("flags, told", [
     (["--captions", "-1"], "--captions -1"), (["--seed", "-1"], "--seed -1"), (["--out", ""], "--out"),
     (["--steps_share", "nan"], "--steps_share nan: a share"), (["--steps_share", "2"], "--steps_share 2"),
-    (["--think_empty", " "], "--think_empty"), (["--math_test", "-5"], "--math_test -5")])
+    (["--think_empty", " "], "--think_empty"), (["--math_test", "-5"], "--math_test -5"),
+    (["--rl_hard", "-1"], "--rl_hard -1"), (["--dark_before", "1.1"], "--dark_before 1.1: a share"),
+    (["--dark_breadth", "-0.1"], "--dark_breadth -0.1"), (["--dark_test", "nan"], "--dark_test nan")])
 def test_flags_of_the_tiny_world(flags, told):
     import make
     with pytest.raises(SystemExit, match=told):
         make.make(tyro.cli(make.Config, args=flags))
+
+
+@pytest.mark.parametrize("flags, told", [
+    ("--steps 0", "--steps 0: .*at least 1"), ("--pictures -1", "--pictures -1"), ("--lr nan", "--lr nan"),
+    ("--lr 0", "--lr 0.0: .*above 0"), ("--seed -1", "--seed -1"),
+    ("--model none", "--model none: no model is there.*tiny/make.py"),
+    ("--out m", "--out m: this is the --model"), ("--out ./m/", "this is the --model"),
+    ("--out file", "--out file: .*a file"), ("--out file/below", "--out file/below: .*a file")])
+def test_flags_of_the_tiny_worlds_encoder(flags, told, tmp_path, monkeypatch):
+    import encoder
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(encoder, "teach", None)  # nothing has begun when it is refused
+    with pytest.raises(SystemExit, match=told):
+        encoder.main(tyro.cli(encoder.Config, args=["--model", "m", *flags.split()]))
+
+
+@pytest.mark.parametrize("folders, rollout, told", [
+    ([], "torch", "--checkpoints --model .*takes a run folder with step_"),
+    (["step_none", "eval"], "torch", "takes a run folder"),
+    (["step_000010"], "vllm", "--rollout vllm: .*the sampler torch")])
+def test_checkpoints_of_what_is_no_run(folders, rollout, told, tmp_path):
+    import eval_mmmu
+    for name in folders:
+        (tmp_path / name).mkdir()
+    cfg = eval_mmmu.Config(model=str(tmp_path), checkpoints=True, rollout=rollout, out=str(tmp_path / "out"))
+    with pytest.raises(Refused, match=told):
+        eval_mmmu.evaluate(cfg)
+    assert not (tmp_path / "out").exists()
 
 
 # --------------------------------------------------------------------------------------------------- --out

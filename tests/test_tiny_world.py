@@ -1,17 +1,29 @@
-"""The embedded world: same bytes of the same seed, right solutions, unseen handwriting, files that load."""
+"""The embedded world: same bytes of the same seed, right solutions, searches that end where they should, what
+is really to be seen, unseen handwriting, an encoder that learns, files that load."""
 import ast
 import hashlib
+import io
 import json
 import random
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import encoder
 import make as world
+from conftest import few_looks
+from pictures import COLOURS, darkened, handwriting, make_pools
+from questions import COLUMNS, HARD, LINES, NOUN, PLACES, ROWS, look
+from stages import Seen, flags_of, tensors
 
-SIZES = dict(captions=40, base=900, cold_start=400, rl=60, connector=60, connector_val=24, val=40,
+SIZES = dict(captions=40, base=900, cold_start=400, rl=60, rl_hard=30, connector=60, connector_val=24, val=40,
              math_test=150, other_test=40)
-SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl", "captions")
+SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl", "rl_hard", "captions")
+LEARNED = ("base", "cold_start", "connector", "connector_val", "val")  # these have solutions
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +36,7 @@ def made(tmp_path_factory):
         return sets
 
     with pytest.MonkeyPatch.context() as m:
+        few_looks(m, world)
         m.setattr(world, "make_sets", make_and_keep)
         world.make(world.Config(out=str(out), seed=3, **SIZES))
     return out, sets
@@ -51,7 +64,8 @@ def hashes(folder):
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def test_same_seed_same_bytes(folder, tmp_path):
+def test_same_seed_same_bytes(folder, tmp_path, monkeypatch):
+    few_looks(monkeypatch, world)
     world.make(world.Config(out=str(tmp_path / "again"), seed=3, **SIZES))
     assert hashes(folder) == hashes(tmp_path / "again")
     assert not list(tmp_path.glob("*.part"))
@@ -76,10 +90,13 @@ def test_rows(folder, sets):
             assert shown == set(range(1, len(row["images"]) + 1)), row
             assert answer in "ABCD" if row["options"] else answer.isdigit() or answer.islower(), row
             assert not row["options"] or len(set(row["options"])) == 4
-    assert all("solution" not in r and r["subject"] == "Math" for r in sets["rl"])
+    for row in sets["rl"] + sets["rl_hard"]:
+        assert "solution" not in row and row["subject"] == "Math"
+    assert {r["kind"] for r in sets["rl"]} <= set(world.KINDS["Math"])
+    assert {r["kind"] for r in sets["rl_hard"]} == set(HARD["Math"])
     for name in ("base", "cold_start"):
         rows = sets[name]
-        assert 0.2 < sum(bool(r["options"]) for r in rows) / len(rows) < 0.33
+        assert 0.14 < sum(bool(r["options"]) for r in rows) / len(rows) < 0.26
         assert {len(r["images"]) for r in rows} == {1, 2, 4}
         assert {r["subject"] for r in rows} == set(world.SUBJECTS)
     assert all(len(kinds) >= 5 for kinds in world.KINDS.values())
@@ -95,7 +112,7 @@ def right_steps(text):
 
 
 def test_solutions(sets):
-    for name in ("base", "cold_start", "connector", "connector_val", "val"):
+    for name in LEARNED:
         for row in sets[name]:
             solution, answer = row["solution"], row["answer"]
             thought, _, last = solution.rpartition("\n" if name == "base" else "\n</think>\n\n")
@@ -103,26 +120,183 @@ def test_solutions(sets):
             assert ("</think>" in solution) == (name != "base")
             right_steps(thought)
             if thought and thought != world.Config.think_empty:
-                end = thought.rstrip(".").split()[-1]
-                # what follows "Alternatively" may end on another number
-                assert end == answer or "Alternatively" in thought, row
+                assert re.search(rf"(^|\W){answer}\.$", thought), row  # it ends on its answer
                 value = answer if not row["options"] else row["options"]["ABCD".index(answer)]
                 assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
 
 
-def test_the_letter_of_an_image_is_its_place(sets):
-    """The steps say what stands in image A, B, C, D; the question asks for one of these values."""
-    letters = []
-    for row in sets["base"] + sets["cold_start"]:
-        if row["options"][:1] != ["<image 1>"]:
+# ------------------------------------------------------------------------- from the tiles, without the steps
+
+def named_tiles(row):
+    """{name of a reading: tiles} of all that can be read in the pictures of a question, by hand."""
+    first, asked = row["scenes"][0].tiles, names_in(row)
+    if row["kind"] == "image_options":
+        return {"": [by_name(scene, asked[0]) for scene in row["scenes"]]}
+    if row["kind"] == "two_images":
+        return {name: [by_name(scene, name)] for name, scene in zip(asked, row["scenes"])}
+    if row["subject"] == "Economics":
+        return {t.colour: [t] for t in first} | {
+            f"without {t.colour}": [other for other in first if other is not t] for t in first}
+    return {name: [first[i] for i in at] for name, at in LINES.items()} | {
+        name: [tile] for name, tile in zip(PLACES, first)} | {"corner": [first[i] for i in (0, 2, 6, 8)]}
+
+
+def by_name(scene, name):
+    found = [t for t in scene.tiles if t.colour == name] if name in COLOURS else [
+        scene.tiles[PLACES.index(name)]]
+    return found[0]
+
+
+def names_in(row):
+    """The lines, places and colours that a question names, in its order."""
+    words = sorted((*LINES, *PLACES, "corner", *COLOURS), key=len, reverse=True)
+    text = row["question"].replace(NOUN.get(row["subject"], "bar"), "")
+    return re.findall(rf"\b({'|'.join(words)})\b", text)
+
+
+def candidates_of(row):
+    """What a search can try."""
+    bars = [name for name in named_tiles(row) if name.startswith("without")]
+    lines = {"row": ROWS, "column": COLUMNS, "line": (*ROWS, *COLUMNS)}
+    return bars or lines[re.search(r"Which (\w+) adds", row["question"])[1]]
+
+
+def answer_of(row):
+    """The answer, from the words of the question and the tiles alone."""
+    tiles, asked, kind = named_tiles(row), names_in(row), row["kind"]
+    values = {name: [t.value for t in some] for name, some in tiles.items()}
+    if kind in ("total", "range"):
+        asked = [t.colour for t in row["scenes"][0].tiles]
+    sums = [sum(values[name]) for name in asked if name in values]
+    if kind in ("range", "range_line"):
+        seen = sum((values[name] for name in asked), [])
+        return max(seen) - min(seen)
+    if kind == "diff_sums":
+        return abs(sums[0] - sums[1])
+    if kind == "balance":
+        return sums[0] + sums[1] - sums[2]
+    if kind == "colour_line":
+        return sum(t.value for t in tiles[asked[1]] if t.colour == asked[0])
+    if kind.startswith("which"):
+        goal = int(re.search(r"(\d+)\?$", row["question"])[1])
+        name, = (name for name in candidates_of(row) if sum(values[name]) == goal)  # exactly one
+        return name.removeprefix("without ")
+    if kind == "image_options":
+        said = re.search(rf"((?:(?:{'|'.join(COLOURS)}) )?\d+)\?$", row["question"])[1]
+        letter, = (k for k, t in enumerate(tiles[""]) if said in (look(t), str(t.value)))
+        return "ABCD"[letter]
+    assert kind in ("read", "sum_line", "corners", "sum_two", "sum_two_lines", "total", "two_images"), kind
+    return sum(sums)
+
+
+@pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
+def test_the_answer_is_what_the_picture_shows(name, made):
+    for row in made[1][name]:
+        value = row["answer"]
+        if row["options"] and row["kind"] != "image_options":
+            value = row["options"]["ABCD".index(value)]
+        assert value == str(answer_of(row)), row["question"]
+
+
+def readings(steps):
+    """[(name, values)] of all readings, in their order. Bars have no name: each is a reading of its own."""
+    out, name = [], ""
+    for sentence in steps.removesuffix(".").split(". "):
+        wait = sentence.startswith("Wait, ")
+        text = sentence.removeprefix("Wait, ").removeprefix("Alternatively, ")
+        if "=" in text or text.startswith("Largest") or text in (*LINES, *COLOURS, *"ABCD"):
             continue
-        seen = row["solution"].split(". ")[0].split(", ")
-        value = row["question"].rstrip("?").split()[-1]
-        if len(seen) == 4:  # others answer at once
-            assert row["answer"] == "ABCD"[seen.index(value)], row["question"]
-            letters.append(row["answer"])
-        assert row["options"] == [f"<image {k}>" for k in (1, 2, 3, 4)]
-    assert len(letters) >= 4 and len(set(letters)) > 1
+        before, colon, values = text.rpartition(": ")
+        name = before if colon or not wait else name
+        out.append((name, values.split(", ")))
+    return out
+
+
+@pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
+def test_steps_read_what_the_picture_shows(name, made):
+    """The last reading of every name is true; an earlier one may take one doubtful tile for its other."""
+    first_looks = 0
+    for row in made[1][name]:
+        tiles, last, before = named_tiles(row), {}, []
+        for place, values in readings(row["steps"]):
+            if place in COLOURS:  # a selection of the line that was read before
+                assert values == [v.split()[1] for v in before if v.split()[0] == place], row["steps"]
+                continue
+            before = values
+            if not place and row["kind"] != "image_options":
+                shown = [tiles[v.split()[0]][0] for v in values]
+            else:
+                shown = tiles[place]
+            last[place] = values, shown
+            wrong = [(v, t) for v, t in zip(values, shown, strict=True) if v != look(t)]
+            assert len(wrong) <= 1 and all(v == look(t.mistaken()) for v, t in wrong), row["steps"]
+            first_looks += len(wrong)
+        assert all(values == list(map(look, shown)) for values, shown in last.values()), row["steps"]
+        shown = [t for scene in row["scenes"] for t in scene.tiles]
+        assert "Wait" not in row["steps"] or any(t.other is not None for t in shown), row["steps"]
+    assert first_looks or name not in ("base", "cold_start")
+
+
+TRY = re.compile(r"(?:(Wait|Alternatively), )?([a-z ]+): ([\w ,]+)\. (?:\d+ \+ \d+ = \d+\. )*"
+                 r"(\d+) - (\d+) = (\d+)\.")
+
+
+@pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
+def test_searches(name, made):
+    """A try fails or is the last; after one that failed comes "Wait" with the same line, or another line."""
+    rows = [row for row in made[1][name] if row["kind"].startswith("which")]
+    for row in rows:
+        goal, tried = int(re.search(r"(\d+)\?$", row["question"])[1]), []
+        tries, at = [], 0
+        while found := TRY.match(row["steps"], at):
+            tries.append(found)
+            at = found.end() + 1
+        for k, found in enumerate(tries):
+            link, line, values, a, b, distance = found.groups()
+            total = sum(int(v.split()[-1]) for v in values.split(", "))
+            assert {int(a), int(b)} == {total, goal} and (distance == "0") == (k == len(tries) - 1)
+            assert link == (None if k == 0 else link) and (link == "Wait") == (line in tried), row["steps"]
+            assert link != "Wait" or line == tried[-1]
+            tried += [line] if link != "Wait" else []
+        named = line.removeprefix("without ")
+        letter = f" {row['answer']}." if row["options"] else ""
+        assert row["steps"][at:] == f"{named}.{letter}" and named == answer_of(row)
+        assert set(tried) <= set(candidates_of(row))
+        row["tried"] = len(tried)
+    if name == "base":  # the order is guided by a glance: better than chance, and no more
+        first = [row["tried"] == 1 for row in rows]
+        assert 0.35 < sum(first) / len(rows) < 0.6 and {row["tried"] for row in rows} == {1, 2, 3}
+    assert len(rows) >= (30 if name in ("base", "cold_start") else 3)
+
+
+def test_truth(made, mmmu):
+    """truth.json has of every question what is really to be seen, and whether it is light or dark."""
+    folder, raw = made
+    true = json.loads((folder / "truth.json").read_text())
+    assert set(true) == {row["id"] for rows in mmmu.values() for row in rows}
+    for subject, rows in mmmu.items():
+        for row, from_ in zip(rows, [r for r in raw["mmmu"] if r["subject"] == subject], strict=True):
+            told = true[row["id"]]
+            looks = {name: list(map(look, tiles)) for name, tiles in named_tiles(from_).items()}
+            assert told["looks"] == looks and told["kind"] == row["subfield"] == from_["kind"]
+            assert told["dark"] == from_["scenes"][0].dark
+            goal = re.search(r"up to (\d+)\?", row["question"])
+            assert told.get("goal") == (int(goal[1]) if told["kind"].startswith("which") else None)
+            for k, scene in enumerate(from_["scenes"], 1):
+                shown = Image.open(io.BytesIO(row[f"image_{k}"]["bytes"]))
+                assert np.array_equal(np.asarray(shown), scene.pixels)
+
+
+def test_the_letter_of_an_image_is_its_place(made):
+    """The steps say what stands in image A, B, C, D, and the answer is the letter of the one asked for."""
+    rows = sum((made[1][name] for name in LEARNED), [])
+    rows = [row for row in rows if row["kind"] == "image_options"]
+    for row in rows:
+        seen = row["steps"].split(". ")[0].split(", ")
+        assert len(seen) == 4 and row["options"] == [f"<image {k}>" for k in (1, 2, 3, 4)]
+        value = seen["ABCD".index(row["answer"])]
+        assert re.search(rf"\b{value.split()[-1]}\?$", row["question"]) and seen.count(value) == 1
+    assert len(rows) >= 8 and len({row["answer"] for row in rows}) > 2
 
 
 def test_captions_read_all_that_they_ask(sets):
@@ -152,16 +326,63 @@ def test_manners_and_critical_words(sets):
     assert all("once" not in r["solution"] for r in sets["connector"])
 
 
-def test_evaluation_handwriting_is_unseen(made):
+PARTS = {"rl": (900, 1197), "rl_hard": (900, 1197), "val": (1197, 1297), "connector_val": (1197, 1297),
+         "mmmu": (1297, 1797)}  # the others: 0 to 899
+
+
+def scenes_of(rows):
+    """Each picture once."""
+    return {id(scene): scene for row in rows for scene in row["scenes"]}.values()
+
+
+def test_every_set_has_the_handwriting_of_its_part(made):
     sources = {}
     for name, rows in made[1].items():
-        maths = [row for row in rows if row["subject"] == "Math"]
-        scenes = [scene for row in maths for scene in row["scenes"]]
-        sources[name] = {tile.source for scene in scenes for tile in scene.tiles}
-    train = sources["base"] | sources["cold_start"] | sources["rl"] | sources["connector"]
-    assert max(train) < 1197
-    assert min(sources["val"] | sources["connector_val"]) >= 1197 and max(sources["val"]) < 1297
-    assert min(sources["mmmu"]) >= 1297 and len(sources["mmmu"]) > 300 and len(train) > 900
+        maths = [scene for scene in scenes_of(rows) if scene.subject == "Math"]
+        sources[name] = {tile.source for scene in maths for tile in scene.tiles}
+        low, high = PARTS.get(name, (0, 900))
+        assert low <= min(sources[name]) and max(sources[name]) < high, name
+    assert set(made[1]) == {*SETS, "mmmu"} and len(sources["mmmu"]) > 300 and len(sources["base"]) > 400
+    assert {name: (part.start, part.stop) for name, part in handwriting()[2].items()} == {
+        "train": (0, 900), "rl": PARTS["rl"], "val": PARTS["val"], "test": PARTS["mmmu"]}
+
+
+def test_doubts(made):
+    """A doubtful tile knows another value. No digit of the evaluation is one: no stage learns there."""
+    share = {}
+    for name, rows in made[1].items():
+        for subject in world.SUBJECTS:
+            scenes = [scene for scene in scenes_of(rows) if scene.subject == subject]
+            tiles = [t for scene in scenes for t in scene.tiles]
+            doubtful = [t for t in tiles if t.other is not None]
+            assert all(t.other != t.value and t.other >= 0 for t in doubtful)
+            share[name, subject] = len(doubtful) / max(1, len(tiles))
+    assert share["mmmu", "Math"] == 0
+    assert all(0.01 < share["base", s] < 0.1 for s in world.SUBJECTS if s not in ("Design", "Sociology"))
+    assert not any(share[name, s] for name in made[1] for s in ("Design", "Sociology"))  # printed, or plain
+
+
+def test_dark_pictures(made):
+    share = {}
+    for name, rows in made[1].items():
+        scenes = scenes_of(rows)
+        for scene in scenes:  # the corner shows the paper
+            assert scene.dark == bool(scene.pixels[0, 0].max() < 60) == bool(scene.pixels[0, 0].min() < 200)
+        assert not any(scene.dark for scene in scenes if scene.subject == "Math")
+        others = [scene.dark for scene in scenes if scene.subject != "Math"]
+        share[name] = sum(others) / len(others) if others else 0
+    assert share["rl"] == share["rl_hard"] == share["val"] == 0
+    assert 0 < share["base"] < 0.06 and share["cold_start"] < 0.08 and share["captions"] < 0.2
+    assert 0.25 < share["connector"] < 0.75 and 0.1 < share["mmmu"] < 0.3
+
+
+def test_darkened_turns_lightness_round_and_keeps_hue():
+    light = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    dark = darkened(light)
+    assert dark.dtype == np.uint8 and np.array_equal(darkened(dark), light)
+    a, b = light.astype(int), dark.astype(int)
+    assert (a.max(-1) + a.min(-1) + b.max(-1) + b.min(-1) == 2 * 255).all()  # lightness is (max + min) / 2
+    assert (a - a.min(-1, keepdims=True) == b - b.min(-1, keepdims=True)).all()  # so hue is the same
 
 
 def test_mmmu_schema(mmmu):
@@ -237,8 +458,6 @@ def test_chat_template(folder):
 
 
 def test_model_loads_and_answers(folder, sets):
-    import torch
-    from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
     model, told = AutoModelForImageTextToText.from_pretrained(folder / "model", output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
@@ -261,3 +480,73 @@ def test_model_loads_and_answers(folder, sets):
     assert head.hidden_size // head.num_attention_heads == 32
     assert model.config.image_token_id == tokenizer.context_image_token_id
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+# ------------------------------------------------------------------------------------------------ the encoder
+
+def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, capsys):
+    from transformers import AutoModelForImageTextToText
+    seen, out = Seen(monkeypatch), tmp_path / "a" / "encoder"
+    few_looks(monkeypatch, encoder)
+    seen.spy(encoder, "make_pools")
+    seen.spy(encoder.F, "cross_entropy")
+    seen.optimizers()
+    monkeypatch.setattr(encoder.right, "__defaults__", (40,))  # pictures
+    cfg = encoder.Config(model=str(folder / "model"), out=str(out), steps=12, pictures=16, lr=1e-2)
+    encoder.main(cfg)
+    terms = [call.out.item() for call in seen["cross_entropy"]]  # of where, and of what
+    losses = [where + what for where, what in zip(terms[::2], terms[1::2])]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
+    assert len(seen["cross_entropy"][0].input) == 9 * 16
+    assert [call.lr for call in seen["step"]] == pytest.approx(
+        [1e-2 * (k + 1) / 40 * (1 - k / 12) for k in range(12)])  # warm-up, then a line to 0
+    assert [call.part for call in seen["make_pools"]] == ["train", "val"]
+    printed = capsys.readouterr().out
+    assert all(subject.split("_")[0] in printed for subject in world.SUBJECTS)
+    assert not re.search("Math +dark", printed)
+    before, after = tensors(folder / "model"), tensors(out)
+    assert set(before) == set(after)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) > 20 and all("vision_tower" in name for name in changed)
+    files, old = hashes(out), hashes(folder / "model")
+    assert set(files) == set(old)
+    assert {name for name in old if files[name] != old[name]} <= {"model.safetensors", "config.json"}
+    config = [(path / "config.json").read_text().splitlines() for path in (out, folder / "model")]
+    assert [line for line in config[0] if '"dtype": "float32"' not in line] == [
+        line for line in config[1] if '"dtype": "float32"' not in line]
+    _, told = AutoModelForImageTextToText.from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    for seed in (0, 1):
+        encoder.teach(replace(cfg, seed=seed, steps=1))
+        where, what = seen["cross_entropy"][-2:]
+        assert (where.out.item() + what.out.item() == losses[0]) == (seed == 0)
+        assert torch.equal(what.target, seen["cross_entropy"][1].target) == (seed == 0)
+    assert {*flags_of(encoder.Config)} == {"model", "out", "steps", "pictures", "lr", "seed"}
+
+
+def test_encoder_is_told_what_each_cell_shows(monkeypatch):
+    """Of bars the three cells above each other are one; the dark ones and the light ones are two classes."""
+    seen, classes, rng = Seen(monkeypatch), {}, random.Random(0)
+    seen.spy(encoder, "make_scene")
+    pixels, labels = encoder.batch(rng, make_pools(rng, "train", 3, copies=1), classes, 90)
+    names = {number: name for name, number in classes.items()}
+    scenes = [call.out for call in seen["make_scene"]]
+    for scene, row in zip(scenes, labels.tolist(), strict=True):
+        tiles = scene.tiles * (3 if scene.subject == "Economics" else 1)
+        assert [names[number] for number in row] == [(scene.subject, scene.dark, look(t)) for t in tiles]
+    others = [s.dark for s in scenes if s.subject != "Math"]
+    assert 0.2 < sum(others) / len(others) < 0.45 and not any(s.dark for s in scenes if s.subject == "Math")
+    light = torch.from_numpy(np.stack([s.pixels for s in scenes])).permute(0, 3, 1, 2) / 255
+    assert torch.allclose(pixels * 0.25 + 0.85, light, atol=1e-6)  # as the image processor has it
+
+
+def test_encoder_looks_where_the_connector_looks(folder):
+    """The four patches of a cell are those that InternVL's pixel shuffle joins to one token."""
+    from transformers import AutoModelForImageTextToText
+    patches = torch.arange(36.0).view(1, 6, 6, 1)
+    model = AutoModelForImageTextToText.from_pretrained(folder / "model").model
+    joined = model.pixel_shuffle(patches, scale_factor=0.5).flatten(1, 2)
+    features = torch.cat([torch.full((1, 1, 1), -1.0), patches.flatten(1, 2)], 1)
+    ours = encoder.cells(features)
+    assert ours.shape == joined.shape == (1, 9, 4)
+    assert torch.equal(ours.sort(-1).values, joined.sort(-1).values)

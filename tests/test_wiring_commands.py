@@ -273,10 +273,23 @@ def evaluated(tiny, tmp_path_factory):
             seen.spy(model, "load", loaded)
             eval_mmmu.evaluate(dataclasses.replace(seen.cfg, rollout="torch", tensor_parallel=1,
                                                    out=f"{out}2"))
+        seen.steps = out.parent / "steps"
+        for name in ("step_000002", "step_000010", "eval"):
+            (seen.steps / name).mkdir(parents=True)
+        evaluate = eval_mmmu.evaluate
+        seen.spy(eval_mmmu, "evaluate", lambda cfg: None)
+        evaluate(dataclasses.replace(seen.cfg, model=str(seen.steps), checkpoints=True, rollout="torch"))
         return seen
 
 
+def of_every_checkpoint(seen):
+    """What each checkpoint has to be scored with: all else is as for a single one."""
+    return [dataclasses.replace(seen.cfg, model=str(step), out=f"{seen.cfg.out}/{step.name}", rollout="torch")
+            for step in (seen.steps / "step_000002", seen.steps / "step_000010")]
+
+
 EVAL = SAMPLED | {
+    "checkpoints": lambda s: ([c.cfg for c in s["evaluate"]], of_every_checkpoint(s)),
     "data": arrives("data", "find_parquet", "source"),
     "image_root": arrives("image_root", "questions_of_parquet"),
     "split": arrives("split", "find_parquet"),
@@ -544,12 +557,39 @@ def test_shares_of_the_tiny_world(monkeypatch, tmp_path):
     seen.spy(make, "solution", lambda *_: "s")
     monkeypatch.setattr(make, "write_jsonl", lambda *_: None)
     cfg = make.Config(steps_share=0.25, connector_steps_share=0.75, think_empty="Oh.", seed=3)
-    names = ("captions", "base", "cold_start", "rl", "connector", "connector_val", "val")
+    names = (*make.SETS, "mmmu")
+    monkeypatch.setattr(make, "write_mmmu", lambda *_: None)
     make.write_sets(cfg, tmp_path, {name: [{"name": name}] for name in names}, tqdm(disable=True))
     found = {c.row["name"]: (c.steps_share, c.thinking, c.empty) for c in seen["solution"]}
     assert found == {"captions": (0.75, False, "Oh."), "base": (0.25, False, "Oh."),
                      "cold_start": (0.25, True, "Oh."), "connector": (0.75, True, "Oh."),
                      "connector_val": (0.75, True, "Oh."), "val": (0.75, True, "Oh.")}
+
+
+def test_sets_of_the_tiny_world(monkeypatch):
+    """What each set is made of: how many rows, whose handwriting, how many dark pictures, which kinds."""
+    seen = Seen(monkeypatch)
+    seen.spy(make, "make_pools", lambda rng, part, *_, **__: part)
+    seen.spy(make, "make_rows", lambda rng, pools, subjects, *_, **__: subjects)
+    seen.spy(make, "make_scene", lambda *_: None)
+    seen.spy(make, "caption", lambda *_: {})
+    sizes = dict(captions=31, base=12, cold_start=13, rl=14, rl_hard=15, connector=16, connector_val=17,
+                 val=18, math_test=9, other_test=2)
+    cfg = make.Config(**sizes, dark_before=1.0, dark_breadth=0.25, dark_test=0.75, seed=3)
+    sets = make.make_sets(cfg, tqdm(disable=True))
+    assert {name: len(rows) for name, rows in sets.items()} == {
+        **{name: sizes[name] for name in make.SETS}, "mmmu": 9 + 5 * 2}
+    found = {len(c.subjects): (c.pools, c.dark) for c in seen["make_rows"]}
+    assert found == {12: ("train", 1.0), 13: ("train", 1.0), 14: ("rl", 0.0), 15: ("rl", 0.0),
+                     16: ("train", 0.25), 17: ("val", 0.25), 18: ("val", 0.0), 19: ("test", 0.75)}
+    kinds = {len(c.subjects): c.kinds for c in seen["make_rows"]}
+    assert kinds.pop(15) is make.HARD and kinds.pop(18)["Math"]["which"] == 4 * make.KINDS["Math"]["which"]
+    assert all(k is make.KINDS for k in kinds.values())
+    assert set(sets["rl"]) == set(sets["rl_hard"]) == {"Math"} and sets["val"].count("Math") == 9
+    assert {(c.pools, c.dark) for c in seen["make_scene"]} == {("train", False), ("train", True)}
+    assert all(c.dark == (c.subject != "Math") for c in seen["make_scene"])
+    assert {*flags_of(make.Config)} == {*sizes, "out", "seed", "steps_share", "connector_steps_share",
+                                        "dark_before", "dark_breadth", "dark_test", "think_empty"}
 
 
 # ------------------------------------------------------------------------------------------------------ talks

@@ -3,7 +3,7 @@ and dark.
 
 A real vision-language model joins an encoder that has seen millions of pictures with an LLM that has read
 millions of texts. Here both come trained in a minute or two: this file teaches the encoder, and sft.py the
-LLM (text.jsonl). Neither knows the other's language yet: that is the connector's work.
+LLM (base.jsonl). Neither knows the other's language yet: that is the connector's work.
 
 A linear layer on four neighbouring patches, which is where the connector will look, tells the class of the
 cell that they show, and at which of the nine places it stands; afterwards it is thrown away. The handwriting
@@ -14,6 +14,7 @@ evaluation never.
 """
 import random
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Config:
     steps: int = 400                # gradient steps
     pictures: int = 64              # pictures of a step, a third of them dark but in Math
     lr: float = 2e-3                # peak learning rate of AdamW
-    seed: int = 0                   # of the pictures; those of the world with the same seed
+    seed: int = 0                   # of the pictures and of the linear layer
 
 
 def batch(rng, pools, classes, n):
@@ -103,7 +104,24 @@ def right(model, head, classes, seed, pictures=600):
     return {key: hits / n for key, (hits, n) in sorted(count.items())}
 
 
+def check_flags(cfg):
+    """Stop, with a sentence, where a value makes no sense."""
+    model, out = Path(cfg.model), Path(cfg.out)
+    for name, least in (("steps", 1), ("pictures", 1), ("seed", 0)):
+        if getattr(cfg, name) < least:
+            sys.exit(f"\n--{name} {getattr(cfg, name)}: it must be at least {least}")
+    if not 0 < cfg.lr <= 1:  # NaN is not either
+        sys.exit(f"\n--lr {cfg.lr}: it must be above 0, at most 1")
+    if not (model / "config.json").exists():
+        sys.exit(f"\n--model {model}: no model is there; tiny/make.py makes one")
+    if out.resolve() == model.resolve():
+        sys.exit(f"\n--out {out}: this is the --model of the same command; give another folder")
+    if files := [path for path in (out, *out.parents) if path.is_file()]:
+        sys.exit(f"\n--out {out}: {files[0]} is a file, so nothing can be written there")
+
+
 def main(cfg):
+    check_flags(cfg)
     out = Path(cfg.out)
     model, head, classes = teach(cfg)
     for (subject, dark), share in right(model, head, classes, cfg.seed).items():

@@ -10,13 +10,15 @@ minutes. Its files and formats are those of a real model and real data, so no st
 - Most questions need two to four steps (questions.py). A four-layer model that writes them down gets them
   right far more often than one that answers at once: this is what reinforcement learning can discover.
 - "Wait" stands where a reading is truly doubted (handwriting that a classifier finds close, a pointer between
-  two marks), "Alternatively" where the same result is reached another way.
+  two marks), "Alternatively" where a search goes on with another line, because one did not add up.
+- Some pictures of the other subjects are dark: few before reinforcement learning, half of them after it.
 
     python tiny/make.py --out data/tiny --seed 0      (same seed, same bytes)
 
 Makes model/ (blank_model.py), images/, captions.jsonl and base.jsonl (NoThink), cold_start.jsonl,
-connector.jsonl, connector_val.jsonl, val.jsonl (thinking), rl.jsonl (Math only, no solutions) and mmmu/
-(Parquet in MMMU's schema). This folder imports nothing from the top of the repository.
+connector.jsonl, connector_val.jsonl, val.jsonl (thinking), rl.jsonl and rl_hard.jsonl (Math only, no
+solutions), mmmu/ (Parquet in MMMU's schema) and truth.json (what its pictures really show). This folder
+imports nothing from the top of the repository.
 """
 import io
 import json
