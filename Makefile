@@ -1,6 +1,7 @@
 # make tiny          the whole recipe on the embedded world, from its data to the evaluation of every stage
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
+# make parts         after make tiny: stage 3 with the connector alone, with the LLM, with all parts
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
 # An interrupted `make tiny` goes on where it stopped when it is started again.
@@ -11,6 +12,7 @@ W := data/$(NAME)
 T := out/$(NAME)
 SEEDS ?= 0 1 2 3 4
 FOLDERS = $(foreach s,$(SEEDS),out/tiny$(if $(filter-out 0,$(s)),-seed$(s)))
+STAGES := base cold_start rl connector
 PY := .venv/bin/python
 TEST_FLAGS ?= -q
 # the same questions judge every stage: MMMU's format, temperature 1, handwriting that no stage has seen
@@ -24,15 +26,24 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds test test-vllm clean
+.PHONY: tiny seeds parts test test-vllm clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/results.json
-	$(PY) report.py losses $(foreach s,base cold_start rl connector,$(T)/$(s)) --world $(W)
+tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/evaluated
+	$(PY) report.py losses $(STAGES:%=$(T)/%) --world $(W)
 	$(PY) report.py rules $(T)/rl
 	$(PY) report.py table $(T)
 	$(PY) report.py times $(T)
+
+# stage 3 with the connector alone, with the LLM, with everything, at two learning rates each
+parts: $(T)/rl/eval/scores.json
+	for train in "connector" "connector llm" "encoder connector llm"; do for lr in 1e-3 3e-4; do \
+		out=$(T)/parts/$$(echo $$train | tr " " "+")-$$lr; \
+		$(PY) connector_tune.py --model $(T)/rl --data $(W)/connector.jsonl --val $(W)/connector_val.jsonl \
+			--train $$train --lr $$lr --seed $(SEED) --out $$out && \
+		$(EVAL) --model $$out --runs 3 --out $$out/eval || exit 1; done; done
+	$(PY) report.py parts $(T)
 
 seeds:
 	for seed in $(SEEDS); do $(MAKE) tiny SEED=$$seed || exit 1; done
@@ -42,20 +53,20 @@ seeds:
 $(W)/world.json: .venv/ready
 	$(call stage,world,$(PY) tiny/make.py --out $(W) --seed $(SEED))
 
-# three parts that come trained: an encoder that names cells; a connector that has learned from captions to say
-# in the LLM's language what the encoder sees; an LLM that calculates and talks, by steps and at once
+# three parts that come trained: an encoder that names cells; a connector that has learned from captions to
+# say in the LLM's language what the encoder sees; an LLM that calculates and talks, by steps and at once
 $(T)/encoder.done: $(W)/world.json
 	$(call stage,encoder,$(PY) tiny/encoder.py --model $(W)/model --seed $(SEED) --out $(T)/encoder)
 	touch $@
 
 $(T)/captions.done: $(T)/encoder.done
 	$(call stage,captions,$(PY) sft.py --model $(T)/encoder --data $(W)/captions.jsonl --train connector llm \
-		--no-thinking --optimizer muon --lr 3e-3 --epochs 1 --seed $(SEED) --out $(T)/captions)
+		--no-thinking --optimizer muon --lr 3e-3 --batch 32 --epochs 1 --seed $(SEED) --out $(T)/captions)
 	touch $@
 
 $(T)/base.done: $(T)/captions.done
 	$(call stage,base,$(PY) sft.py --model $(T)/captions --data $(W)/base.jsonl --train connector llm \
-		--no-thinking --optimizer muon --lr 2e-3 --epochs 2 --seed $(SEED) --out $(T)/base)
+		--no-thinking --optimizer muon --lr 2e-3 --batch 32 --epochs 1 --seed $(SEED) --out $(T)/base)
 	touch $@
 
 $(T)/cold_start.done: $(T)/base.done
@@ -91,8 +102,8 @@ $(T)/rl/eval_steps.done: $(T)/select.done
 	$(call stage,checkpoints,$(EVAL) --model $(T)/rl --checkpoints --out $(T)/rl/eval_steps)
 	touch $@
 
-$(T)/results.json: $(foreach s,base cold_start rl connector,$(T)/$(s)/eval/scores.json) $(T)/rl/eval_steps.done
-	$(PY) report.py table $(T) > /dev/null
+$(T)/evaluated: $(STAGES:%=$(T)/%/eval/scores.json) $(T)/rl/eval_steps.done
+	touch $@
 
 $(T)/rl/curves.png: $(T)/rl.done
 	$(PY) report.py curves $(T)/rl

@@ -7,6 +7,7 @@
     python report.py seeds out/tiny out/tiny-seed1   several tables together: means, spread, intervals
     python report.py losses out/tiny/rl              embedded world: what its wrong answers are lost to
     python report.py rules out/tiny/rl               which checkpoint each rule would take, and its score
+    python report.py parts out/tiny                  what tuning more than the connector gains (make parts)
     python report.py times out/tiny                  how long each stage took
 
 Everything here reads files that the other scripts left (metrics.jsonl, rollouts.jsonl, eval/scores.json). No
@@ -87,6 +88,13 @@ class Losses:
 class Rules:
     """Which checkpoint of an RL run each rule of selection would take, and what that one scores."""
     runs: tyro.conf.Positional[tuple[str, ...]]  # each holds selection.json and eval_steps/step_*/scores.json
+    maths: str = "Math"  # the subject that RL trains on; all others make up "others"
+
+
+@dataclass
+class Parts:
+    """After RL: what tuning the connector alone gains, and what other parts gain (paper section 5.6)."""
+    folders: tyro.conf.Positional[tuple[str, ...]]  # hold rl/eval and parts/*, tuned and evaluated from rl
     maths: str = "Math"  # the subject that RL trains on; all others make up "others"
 
 
@@ -299,6 +307,44 @@ def rules(cfg):
     print_rules([read_selection(run, cfg.maths) for run in cfg.runs])
 
 
+# ------------------------------------------------------------------------------------------------- parts
+
+def tuned(folder, maths):
+    """{(parts, lr): (best validation loss, its step, gains on rl)} of the runs in folder/parts."""
+    start, found = read_scores(f"{folder}/rl/eval/scores.json"), {}
+    for path in sorted(Path(folder).glob("parts/*/config.json")):
+        flags = checked(read_json(path), path, {"train": list, "lr": NUMBER}, "Tune it again.")
+        rows = read_jsonl(path.parent / "metrics.jsonl", {"step": int})
+        losses = [(row["val_loss"], row["step"]) for row in rows if row.get("val_loss") is not None]
+        scores = read_scores(path.parent / "eval" / "scores.json")
+        more = gain(start, scores, (f"{folder}/rl", path.parent), maths)
+        found["+".join(flags["train"]), flags["lr"]] = (*min(losses), more)
+    if not found:
+        raise Refused(f"{folder}/parts holds no tuned run: `make parts` makes them")
+    return found
+
+
+def parts(cfg):
+    """Of each set of parts the learning rate with the lower validation loss counts."""
+    runs = [tuned(folder, cfg.maths) for folder in cfg.folders]
+    kinds = sorted({key for run in runs for key in run}, key=lambda key: (key[0].count("+"), key))
+    for folder, run in zip(cfg.folders, runs):
+        lines = []
+        for key in kinds:
+            if key in run:
+                loss, step, g = run[key]
+                best = min(run[k][0] for k in run if k[0] == key[0]) == loss
+                lines.append([key[0], f"{key[1]:g}", f"{loss:.4f} (step {step})" + " *" * best,
+                              points(g["maths"], g["maths_se"]), points(g["others"], g["others_se"])])
+        print_table([f"{folder}: tuned after RL", "lr", "validation loss", "maths", "others"], lines)
+    if len(runs) > 1:
+        for part in dict.fromkeys(key[0] for key in kinds):
+            chosen = [min(run[key] for key in run if key[0] == part) for run in runs]
+            print_table([f"{part}, {len(runs)} runs", *GAINS_HEADER], gains_of_runs([g for *_, g in chosen]))
+    print("Points gained on the checkpoint that RL left, with their interval of 95%, question by question.\n"
+          "*: of its learning rates the one with the lower validation loss, which counts.")
+
+
 # ------------------------------------------------------------------------------------------------- times
 
 def times(cfg):
@@ -320,9 +366,9 @@ def times(cfg):
 
 def report(cfg):
     commands = {Curves: curves, Page: page, Table: table, Seeds: seeds, Losses: losses, Rules: rules,
-                Times: times}
+                Parts: parts, Times: times}
     commands[type(cfg)](cfg)
 
 
 if __name__ == "__main__":
-    main(report, Curves | Page | Table | Seeds | Losses | Rules | Times)
+    main(report, Curves | Page | Table | Seeds | Losses | Rules | Parts | Times)

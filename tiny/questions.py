@@ -338,7 +338,7 @@ def truth(row):
     else:
         looks = named_looks(scenes[0], bars)
     goal = re.search(r"adds? up to (\d+)\?", row["question"])
-    return {"kind": row["kind"], "dark": scenes[0].dark, "looks": looks} | (
+    return {"kind": row["kind"], "dark": any(scene.dark for scene in scenes), "looks": looks} | (
         {"goal": int(goal[1])} if goal else {})
 
 
