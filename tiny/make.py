@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from blank_model import save_blank_model
 from pictures import make_pools, make_scene
-from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, solution, truth
+from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, solution, sums, truth
 
 
 @dataclass
@@ -43,7 +43,8 @@ class Config:
     out: str = "data/tiny"  # folder to make
     seed: int = 0  # same seed and sizes, same bytes
     captions: int = 12_000  # rows that join the parts: a picture and what stands in it, all subjects
-    base: int = 30_000  # rows that teach to calculate and to talk about pictures, all subjects
+    sums: int = 6_000  # rows among the captions without a picture, from which the LLM learns to calculate
+    base: int = 26_000  # rows that teach to answer questions about pictures, all subjects
     cold_start: int = 4_000  # rows that teach the thinking format, all subjects
     rl: int = 4_000  # rows for reinforcement learning: Math only, question and answer, no solution
     rl_hard: int = 2_000  # the same with longer searches and sums, for grpo.py --curriculum
@@ -54,7 +55,7 @@ class Config:
     other_test: int = 400  # evaluation questions in each other subject
     steps_share: float = 0.5  # share of step-by-step solutions in base, cold_start; the others answer at once
     connector_steps_share: float = 1.0  # the same for connector
-    dark_before: float = 0.02  # share of dark pictures in captions, base and cold_start, but in Math
+    dark_before: float = 0.05  # share of dark pictures in captions, base and cold_start, but in Math
     dark_breadth: float = 0.5  # the same in connector and connector_val
     dark_test: float = 0.2  # the same in the evaluation
     think_empty: str = "I see it at once."  # the whole thought of a solution without steps
@@ -126,7 +127,8 @@ def make_sets(cfg, bar):
     for subject in mix(cfg.captions, 0.4):
         dark = subject != "Math" and rng.random() < cfg.dark_before
         sets["captions"].append(caption(rng, make_scene(rng, pools["train"], subject, dark)))
-        bar.update(1)
+    sets["captions"] += [sums(rng) for _ in range(cfg.sums)]
+    bar.update(len(sets["captions"]))
     rng.shuffle(sets["captions"])
     return sets
 
@@ -250,7 +252,7 @@ def make_world(cfg, out):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     began = time.time()
-    total = sum(wanted[name] for name in (*SETS, "math_test")) + len(OTHERS) * cfg.other_test
+    total = sum(wanted[name] for name in (*SETS, "sums", "math_test")) + len(OTHERS) * cfg.other_test
     with tqdm(total=2 * total, desc="making the world", unit=" rows") as bar:
         write_sets(cfg, part, make_sets(cfg, bar), bar)
     parameters = save_blank_model(part / "model", cfg.seed)

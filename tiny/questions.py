@@ -316,9 +316,21 @@ def caption(rng, scene):
             "subject": scene.subject, "kind": "caption", "steps": text}
 
 
+def sums(rng):
+    """A row without a picture, from which the LLM learns to calculate."""
+    lists = [[rng.randint(0, 12) for _ in range(3)] for _ in range(3)]
+    added = list(map(add, lists))
+    high, low = (end(total for _, total in added) for end in (max, min))
+    last, answer = difference(high, low)
+    question = " ".join(f"Add {listed(values)}" for values in lists)
+    steps = " ".join(steps for steps, _ in added) + f" Largest {high}, smallest {low}. {last}"
+    return {"scenes": [], "question": f"{question} How far apart are the largest and the smallest sum?",
+            "options": [], "answer": str(answer), "subject": "Math", "kind": "sums", "steps": steps}
+
+
 def solution(rng, row, steps_share, thinking, empty):
     """What the model must write after the prompt: with steps or at once, with or without a thought."""
-    if row["kind"] == "caption":
+    if row["kind"] in ("caption", "sums"):
         return row["steps"]
     with_steps, boxed = rng.random() < steps_share, f"\\boxed{{{row['answer']}}}"
     if thinking:
