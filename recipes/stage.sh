@@ -62,7 +62,7 @@ small() {
 rehearsal() {
     # a waiting thread spins for a moment, then sleeps: beside other work endless spinning costs tenfold
     export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-30000}
-    $PY tiny/make.py --out $R/tiny --captions 1 --base 6 --cold_start 6 --rl 60 --rl_hard 1 \
+    $PY tiny/make.py --out $R/tiny --captions 1 --sums 1 --base 6 --cold_start 6 --rl 60 --rl_hard 1 \
         --connector 90 --connector_val 6 --val 12 --math_test 6 --other_test 2 || exit 1
     $PY -m recipes.rehearsal --world $R/tiny --out $R || exit 1
     $PY sft.py --model $R/tiny/model --data $R/hub/teacher.jsonl --out $R/teacher --optimizer muon --lr 2e-3 \

@@ -148,7 +148,8 @@ def test_every_number_has_limits():
     (["--captions", "-1"], "--captions -1"), (["--seed", "-1"], "--seed -1"), (["--out", ""], "--out"),
     (["--steps_share", "nan"], "--steps_share nan: a share"), (["--steps_share", "2"], "--steps_share 2"),
     (["--think_empty", " "], "--think_empty"), (["--math_test", "-5"], "--math_test -5"),
-    (["--rl_hard", "-1"], "--rl_hard -1"), (["--dark_before", "1.1"], "--dark_before 1.1: a share"),
+    (["--rl_hard", "-1"], "--rl_hard -1"),
+    (["--sums", "-1"], "--sums -1"), (["--dark_before", "1.1"], "--dark_before 1.1: a share"),
     (["--dark_breadth", "-0.1"], "--dark_breadth -0.1"), (["--dark_test", "nan"], "--dark_test nan")])
 def test_flags_of_the_tiny_world(flags, told):
     import make
