@@ -36,7 +36,7 @@ SIZES = (9, len(COLOURS), 13)  # places, colours, values from 0 to 12
 class Config:
     model: str = "data/tiny/model"  # the untrained model
     out: str = "out/tiny/encoder"   # the same with a trained encoder
-    steps: int = 400                # gradient steps
+    steps: int = 500                # gradient steps
     pictures: int = 64              # pictures of a step, a third of them dark but in Math
     lr: float = 2e-3                # peak learning rate of AdamW
     seed: int = 0                   # of the pictures and of the linear layer

@@ -42,9 +42,9 @@ from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, solution, sum
 class Config:
     out: str = "data/tiny"  # folder to make
     seed: int = 0  # same seed and sizes, same bytes
-    captions: int = 12_000  # rows that join the parts: a picture and what stands in it, all subjects
-    sums: int = 6_000  # rows among the captions without a picture, from which the LLM learns to calculate
-    base: int = 26_000  # rows that teach to answer questions about pictures, all subjects
+    captions: int = 16_000  # rows that join the parts: a picture and what stands in it, all subjects
+    sums: int = 4_000  # rows among the captions without a picture, from which the LLM learns to calculate
+    base: int = 20_000  # rows that teach to answer questions about pictures, all subjects
     cold_start: int = 4_000  # rows that teach the thinking format, all subjects
     rl: int = 4_000  # rows for reinforcement learning: Math only, question and answer, no solution
     rl_hard: int = 2_000  # the same with longer searches and sums, for grpo.py --curriculum
@@ -55,7 +55,7 @@ class Config:
     other_test: int = 400  # evaluation questions in each other subject
     steps_share: float = 0.5  # share of step-by-step solutions in base, cold_start; the others answer at once
     connector_steps_share: float = 1.0  # the same for connector
-    dark_before: float = 0.05  # share of dark pictures in captions, base and cold_start, but in Math
+    dark_before: float = 0.1  # share of dark pictures in captions, base and cold_start, but in Math
     dark_breadth: float = 0.5  # the same in connector and connector_val
     dark_test: float = 0.2  # the same in the evaluation
     think_empty: str = "I see it at once."  # the whole thought of a solution without steps
@@ -124,7 +124,8 @@ def make_sets(cfg, bar):
         sets[name] = make_rows(random.Random(f"{cfg.seed} {name}"), pools[part], subjects, per_image, bar,
                                **more)
     rng, sets["captions"] = random.Random(f"{cfg.seed} captions"), []
-    for subject in mix(cfg.captions, 0.4):
+    hard = SUBJECTS[:3]  # to read: handwriting, bars (three a picture, not nine), dots of two colours
+    for subject in ((*SUBJECTS, *hard)[i % 9] for i in range(cfg.captions)):
         dark = subject != "Math" and rng.random() < cfg.dark_before
         sets["captions"].append(caption(rng, make_scene(rng, pools["train"], subject, dark)))
     sets["captions"] += [sums(rng) for _ in range(cfg.sums)]
