@@ -70,7 +70,7 @@ $(T)/base.done: $(T)/captions.done
 	touch $@
 
 $(T)/cold_start.done: $(T)/base.done
-	$(call stage,cold start,$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --lr 1e-3 --epochs 2 \
+	$(call stage,cold start,$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --lr 3e-4 --epochs 2 \
 		--seed $(SEED) --out $(T)/cold_start)
 	touch $@
 

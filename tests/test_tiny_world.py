@@ -316,16 +316,18 @@ def test_captions_read_all_that_they_ask(sets):
 
 
 def test_sums_without_a_picture(sets):
-    """Each list is added up in order, then the sums are compared."""
+    """Each list is added up in order, then compared with the number that the question names."""
     rows = [r for r in sets["captions"] if r["kind"] == "sums"]
     assert len(rows) == SIZES["sums"] and len(sets["captions"]) == SIZES["captions"] + len(rows)
     for row in rows:
         found = re.findall(r"Add ([\d, ]+)\.", row["question"])
-        lists = [list(map(int, text.split(", "))) for text in found]
-        totals = [sum(values) for values in lists]
-        assert len(lists) == 3 and not row["images"]
-        assert row["answer"] == str(max(totals) - min(totals)) and right_steps(row["solution"]) == 7
-        assert [int(n) for n in re.findall(r"= (\d+)", row["solution"])][1:6:2] == totals
+        totals = [sum(map(int, text.split(", "))) for text in found]
+        goal = int(row["question"].rstrip("?").split()[-1])
+        apart = [abs(total - goal) for total in totals]
+        assert len(totals) == 3 and not row["images"] and right_steps(row["solution"]) == 9
+        assert row["answer"] == ", ".join(map(str, apart))
+        results = [int(n) for n in re.findall(r"= (\d+)", row["solution"])]
+        assert results[1::3] == totals and results[2::3] == apart
 
 
 def test_manners_and_critical_words(sets):
@@ -507,8 +509,8 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     monkeypatch.setattr(encoder.right, "__defaults__", (40,))  # pictures
     cfg = encoder.Config(model=str(folder / "model"), out=str(out), steps=12, pictures=16, lr=1e-2)
     encoder.main(cfg)
-    terms = [call.out.item() for call in seen["cross_entropy"]]  # of where, and of what
-    losses = [where + what for where, what in zip(terms[::2], terms[1::2])]
+    terms = [call.out.item() for call in seen["cross_entropy"]]  # of place, of colour, of value
+    losses = [sum(terms[k:k + 3]) for k in range(0, len(terms), 3)]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
     assert len(seen["cross_entropy"][0].input) == 9 * 16
     assert [call.lr for call in seen["step"]] == pytest.approx(
@@ -531,26 +533,39 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     assert not told["missing_keys"] and not told["unexpected_keys"]
     for seed in (0, 1):
         encoder.teach(replace(cfg, seed=seed, steps=1))
-        where, what = seen["cross_entropy"][-2:]
-        assert (where.out.item() + what.out.item() == losses[0]) == (seed == 0)
-        assert torch.equal(what.target, seen["cross_entropy"][1].target) == (seed == 0)
+        last = seen["cross_entropy"][-3:]
+        assert (sum(call.out.item() for call in last) == losses[0]) == (seed == 0)
+        assert torch.equal(last[2].target, seen["cross_entropy"][2].target) == (seed == 0)
     assert {*flags_of(encoder.Config)} == {"model", "out", "steps", "pictures", "lr", "seed"}
 
 
 def test_encoder_is_told_what_each_cell_shows(monkeypatch):
-    """Of bars the three cells above each other are one; the dark ones and the light ones are two classes."""
-    seen, classes, rng = Seen(monkeypatch), {}, random.Random(0)
+    """Of bars the three cells above each other are one."""
+    seen, rng = Seen(monkeypatch), random.Random(0)
     seen.spy(encoder, "make_scene")
-    pixels, labels = encoder.batch(rng, make_pools(rng, "train", 3, copies=1), classes, 90)
-    names = {number: name for name, number in classes.items()}
+    subjects, pixels, dark, colour, value = encoder.batch(rng, make_pools(rng, "train", 3, copies=1), 90)
     scenes = [call.out for call in seen["make_scene"]]
-    for scene, row in zip(scenes, labels.tolist(), strict=True):
+    assert subjects == [s.subject for s in scenes] and dark.tolist() == [s.dark for s in scenes]
+    for scene, colours, values in zip(scenes, colour.tolist(), value.tolist(), strict=True):
         tiles = scene.tiles * (3 if scene.subject == "Economics" else 1)
-        assert [names[number] for number in row] == [(scene.subject, scene.dark, look(t)) for t in tiles]
+        assert [(encoder.COLOURS[c], v) for c, v in zip(colours, values)] == [
+            (tile.colour, tile.value) for tile in tiles]
     others = [s.dark for s in scenes if s.subject != "Math"]
     assert 0.2 < sum(others) / len(others) < 0.45 and not any(s.dark for s in scenes if s.subject == "Math")
     light = torch.from_numpy(np.stack([s.pixels for s in scenes])).permute(0, 3, 1, 2) / 255
     assert torch.allclose(pixels * 0.25 + 0.85, light, atol=1e-6)  # as the image processor has it
+
+
+def test_light_and_dark_paper_have_names_of_their_own():
+    """The same features are named by other weights: a change of the dark ones leaves the light ones."""
+    head, features = torch.nn.Linear(4, 9 + 2 * (5 + 13)), torch.ones(2, 9, 4)
+    dark = torch.tensor([False, True])
+    before = [x.detach().clone() for x in encoder.named(head, features, dark)]
+    head.weight.data[9 + 18:] += 1
+    after = encoder.named(head, features, dark)
+    assert [x.shape[-1] for x in after] == [9, 5, 13] and torch.equal(before[0], after[0])
+    for one, two in zip(before[1:], after[1:]):
+        assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])
 
 
 def test_encoder_looks_where_the_connector_looks(folder):

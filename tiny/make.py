@@ -43,8 +43,8 @@ class Config:
     out: str = "data/tiny"  # folder to make
     seed: int = 0  # same seed and sizes, same bytes
     captions: int = 16_000  # rows that join the parts: a picture and what stands in it, all subjects
-    sums: int = 4_000  # rows among the captions without a picture, from which the LLM learns to calculate
-    base: int = 20_000  # rows that teach to answer questions about pictures, all subjects
+    sums: int = 6_000  # rows among the captions without a picture, from which the LLM learns to calculate
+    base: int = 30_000  # rows that teach to answer questions about pictures, all subjects
     cold_start: int = 4_000  # rows that teach the thinking format, all subjects
     rl: int = 4_000  # rows for reinforcement learning: Math only, question and answer, no solution
     rl_hard: int = 2_000  # the same with longer searches and sums, for grpo.py --curriculum

@@ -317,15 +317,16 @@ def caption(rng, scene):
 
 
 def sums(rng):
-    """A row without a picture, from which the LLM learns to calculate."""
+    """A row without a picture, from which the LLM learns to calculate: three sums, and how far each is from a
+    number, which is a third of the time one of them."""
     lists = [[rng.randint(0, 12) for _ in range(3)] for _ in range(3)]
-    added = list(map(add, lists))
-    high, low = (end(total for _, total in added) for end in (max, min))
-    last, answer = difference(high, low)
+    totals = list(map(sum, lists))
+    goal = rng.choice((*totals, *(rng.randint(0, 36) for _ in range(6))))
+    steps = " ".join(f"{add(values)[0]} {difference(total, goal)[0]}" for values, total in zip(lists, totals))
     question = " ".join(f"Add {listed(values)}" for values in lists)
-    steps = " ".join(steps for steps, _ in added) + f" Largest {high}, smallest {low}. {last}"
-    return {"scenes": [], "question": f"{question} How far apart are the largest and the smallest sum?",
-            "options": [], "answer": str(answer), "subject": "Math", "kind": "sums", "steps": steps}
+    return {"scenes": [], "question": f"{question} How far apart are the sums and {goal}?", "options": [],
+            "answer": listed(abs(total - goal) for total in totals).rstrip("."), "subject": "Math",
+            "kind": "sums", "steps": steps}
 
 
 def solution(rng, row, steps_share, thinking, empty):
