@@ -400,3 +400,36 @@ def test_times_that_are_none(text, told, tmp_path):
         (tmp_path / "times.tsv").write_text(text)
     with pytest.raises(Refused, match=f"times.tsv.*{told}|{told}"):
         report.times(report.Times(str(tmp_path)))
+
+
+# ------------------------------------------------------------------------------------------------- parts
+
+def make_tuned(folder, train, lr, losses, scores):
+    run = folder / "parts" / f"{'+'.join(train)}-{lr}"
+    write_scores(run / "eval" / "scores.json", scores)
+    (run / "config.json").write_text(json.dumps({"train": train, "lr": lr}))
+    write_rows(run / "metrics.jsonl", [{"step": 25 * k, "val_loss": v} for k, v in enumerate(losses)])
+
+
+def test_parts_take_the_rate_with_the_lower_validation_loss(tmp_path, capsys):
+    """Not the one that scores more: evaluation questions choose nothing."""
+    for name in ("one", "two"):
+        write_scores(tmp_path / name / "rl" / "eval" / "scores.json", BEFORE)
+        make_tuned(tmp_path / name, ["connector"], 1e-3, [0.5, 0.3, 0.4], BEFORE)
+        make_tuned(tmp_path / name, ["connector"], 3e-4, [0.5, 0.35], AFTER)
+        make_tuned(tmp_path / name, ["connector", "llm"], 1e-3, [0.5, 0.2], AFTER)
+    report.report(report.Parts((str(tmp_path / "one"), str(tmp_path / "two"))))
+    tables = [t for t in capsys.readouterr().out.split("\n\n") if t.startswith("|")]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in tables[0].splitlines()[2:]]
+    assert [line[:3] for line in lines] == [
+        ["connector", "0.0003", "0.3500 (step 25)"], ["connector", "0.001", "0.3000 (step 25) *"],
+        ["connector+llm", "0.001", "0.2000 (step 25) *"]]
+    assert lines[0][3] == "+25.0 (-24.0 to +74.0)" and lines[1][3] == "+0.0 (+0.0 to +0.0)"
+    gains = {t.split("|")[1].strip(): cells_of(t)["maths"][0] for t in tables[2:]}
+    assert gains == {"connector, 2 runs": "+0.0", "connector+llm, 2 runs": "+25.0"}
+
+
+def test_parts_refuse_what_is_not_there(tmp_path):
+    write_scores(tmp_path / "rl" / "eval" / "scores.json", BEFORE)
+    with pytest.raises(Refused, match="parts holds no tuned run: `make parts` makes them"):
+        report.report(report.Parts((str(tmp_path),)))

@@ -5,10 +5,10 @@ A real vision-language model joins an encoder that has seen millions of pictures
 millions of texts. Here both come trained in a minute or two: this file teaches the encoder, and sft.py the
 LLM (base.jsonl). Neither knows the other's language yet: that is the connector's work.
 
-A linear layer on four neighbouring patches, which is where the connector will look, tells the class of the
-cell that they show, and at which of the nine places it stands; afterwards it is thrown away. The handwriting
-is that of captions and base; the encoder meets that of reinforcement learning later, that of validation and
-evaluation never.
+A linear layer on four neighbouring patches, which is where the connector will look, tells place, colour and
+value of the cell that they show; afterwards it is thrown away. A five is a five in every subject, but what
+stands on dark paper has other names than what stands on white. The handwriting is that of captions and base;
+the encoder meets that of reinforcement learning later, that of validation and evaluation never.
 
     python tiny/encoder.py --model data/tiny/model --seed 0 --out out/tiny/encoder
 """
