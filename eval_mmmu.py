@@ -311,9 +311,11 @@ def evaluate(cfg: Config):
 def evaluate_all(cfg):
     """Every checkpoint of a run, one after the other."""
     steps = checkpoints(cfg.model)
-    if not steps or cfg.rollout == "vllm":
-        raise Refused(f"--checkpoints --model {cfg.model} --rollout {cfg.rollout}: it takes a run folder "
-                      f"with step_* folders, and the sampler torch (vLLM keeps its memory until the end)")
+    if not steps:
+        raise Refused(f"--checkpoints --model {cfg.model}: there is no step_* folder in it")
+    if cfg.rollout == "vllm":
+        raise Refused("--checkpoints --rollout vllm: its engine keeps its memory until the process ends; "
+                      "evaluate one checkpoint a command")
     for step in steps:
         say(f"{step}:")
         evaluate(replace(cfg, model=str(step), out=f"{cfg.out}/{step.name}", checkpoints=False))

@@ -316,6 +316,9 @@ def tuned(folder, maths):
         flags = checked(read_json(path), path, {"train": list, "lr": NUMBER}, "Tune it again.")
         rows = read_jsonl(path.parent / "metrics.jsonl", {"step": int})
         losses = [(row["val_loss"], row["step"]) for row in rows if row.get("val_loss") is not None]
+        if not losses:
+            raise Refused(f"{path.parent}/metrics.jsonl holds no validation loss: "
+                          f"`make parts` goes on with it")
         scores = read_scores(path.parent / "eval" / "scores.json")
         more = gain(start, scores, (f"{folder}/rl", path.parent), maths)
         found["+".join(flags["train"]), flags["lr"]] = (*min(losses), more)
@@ -324,8 +327,16 @@ def tuned(folder, maths):
     return found
 
 
+def lower_loss(run, part):
+    """Of the runs that tuned these parts, the key of the one with the lowest validation loss; None of none.
+    Of equals (both kept their start) the lower learning rate."""
+    return min((key for key in run if key[0] == part), key=lambda key: (run[key][0], key[1]), default=None)
+
+
 def parts(cfg):
     """Of each set of parts the learning rate with the lower validation loss counts."""
+    if not cfg.folders:
+        raise Refused("name the folders: python report.py parts out/tiny")
     runs = [tuned(folder, cfg.maths) for folder in cfg.folders]
     kinds = sorted({key for run in runs for key in run}, key=lambda key: (key[0].count("+"), key))
     for folder, run in zip(cfg.folders, runs):
@@ -333,14 +344,13 @@ def parts(cfg):
         for key in kinds:
             if key in run:
                 loss, step, g = run[key]
-                best = min(run[k][0] for k in run if k[0] == key[0]) == loss
-                lines.append([key[0], f"{key[1]:g}", f"{loss:.4f} (step {step})" + " *" * best,
+                mark = " *" if key == lower_loss(run, key[0]) else ""
+                lines.append([key[0], f"{key[1]:g}", f"{loss:.4f} (step {step}){mark}",
                               points(g["maths"], g["maths_se"]), points(g["others"], g["others_se"])])
         print_table([f"{folder}: tuned after RL", "lr", "validation loss", "maths", "others"], lines)
-    if len(runs) > 1:
-        for part in dict.fromkeys(key[0] for key in kinds):
-            chosen = [min(run[key] for key in run if key[0] == part) for run in runs]
-            print_table([f"{part}, {len(runs)} runs", *GAINS_HEADER], gains_of_runs([g for *_, g in chosen]))
+    for part in dict.fromkeys(key[0] for key in kinds) if len(runs) > 1 else ():
+        chosen = [run[lower_loss(run, part)][2] for run in runs if lower_loss(run, part)]
+        print_table([f"{part}, {len(chosen)} runs", *GAINS_HEADER], gains_of_runs(chosen))
     print("Points gained on the checkpoint that RL left, with their interval of 95%, question by question.\n"
           "*: of its learning rates the one with the lower validation loss, which counts.")
 

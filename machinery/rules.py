@@ -114,13 +114,10 @@ def refuse_missing(run, checkpoints):
     missing = [row["checkpoint"] for row in checkpoints.values() if not evaluation(run, row).is_file()]
     if not missing:
         return
-    path = Path(run) / "eval" / "data.json"
-    data = read_json(path).get("source") if path.is_file() else None
     raise Refused(
         f"{len(missing)} of {len(checkpoints)} checkpoints of {run} have not been evaluated: "
         f"{' '.join(missing)}. This does it, with the flags of your other evaluations added:\n"
-        f"for step in {' '.join(missing)}; do python eval_mmmu.py --model {run}/$step "
-        f"--data {data or 'data/tiny/mmmu'} --out {run}/eval_steps/$step; done")
+        f"python eval_mmmu.py --model {run} --checkpoints --out {run}/eval_steps")
 
 
 # ------------------------------------------------------------------------------------------------- printing

@@ -175,9 +175,9 @@ def test_flags_of_the_tiny_worlds_encoder(flags, told, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("folders, rollout, told", [
-    ([], "torch", "--checkpoints --model .*takes a run folder with step_"),
-    (["step_none", "eval"], "torch", "takes a run folder"),
-    (["step_000010"], "vllm", "--rollout vllm: .*the sampler torch")])
+    ([], "torch", "--checkpoints --model .*no step_"),
+    (["step_none", "eval"], "torch", "no step_"),
+    (["step_000010"], "vllm", "--rollout vllm: .*one checkpoint a command")])
 def test_checkpoints_of_what_is_no_run(folders, rollout, told, tmp_path):
     import eval_mmmu
     for name in folders:

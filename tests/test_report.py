@@ -362,7 +362,8 @@ def test_rules_refuse_what_is_not_there(tmp_path):
     about = make_run(tmp_path / "rl")
     gone = tmp_path / "rl" / "eval_steps" / "step_000020" / "scores.json"
     gone.unlink()
-    with pytest.raises(Refused, match="1 of 3 .* step_000020. .*\n.*eval_mmmu.py --model .*rl/.step "):
+    told = "1 of 3 .* step_000020. .*\n.*eval_mmmu.py --model .*rl --checkpoints --out .*rl/eval_steps"
+    with pytest.raises(Refused, match=told):
         report.rules(rules)
     write_scores(gone, scores(0.5, 0.5, 0.5))
     with pytest.raises(Refused, match="step_000020/scores.json does not tell the questions apart"):
@@ -429,7 +430,24 @@ def test_parts_take_the_rate_with_the_lower_validation_loss(tmp_path, capsys):
     assert gains == {"connector, 2 runs": "+0.0", "connector+llm, 2 runs": "+25.0"}
 
 
+def test_parts_of_rates_that_only_harm(tmp_path, capsys):
+    """Both kept their start, so they are equal; and a run that lacks some parts is left out of their mean."""
+    for name in ("one", "two"):
+        write_scores(tmp_path / name / "rl" / "eval" / "scores.json", BEFORE)
+        make_tuned(tmp_path / name, ["connector"], 1e-3, [0.3, 0.4], BEFORE)
+        make_tuned(tmp_path / name, ["connector"], 3e-4, [0.3, 0.5], BEFORE)
+    make_tuned(tmp_path / "one", ["connector", "llm"], 1e-3, [0.3, 0.2], AFTER)
+    report.report(report.Parts((str(tmp_path / "one"), str(tmp_path / "two"))))
+    text = capsys.readouterr().out
+    assert text.count("0.3000 (step 0) *") == 2 and "connector+llm, 1 runs" in text
+
+
 def test_parts_refuse_what_is_not_there(tmp_path):
+    with pytest.raises(Refused, match="name the folders"):
+        report.report(report.Parts(()))
     write_scores(tmp_path / "rl" / "eval" / "scores.json", BEFORE)
     with pytest.raises(Refused, match="parts holds no tuned run: `make parts` makes them"):
+        report.report(report.Parts((str(tmp_path),)))
+    make_tuned(tmp_path, ["connector"], 1e-3, [], BEFORE)
+    with pytest.raises(Refused, match="connector-0.001/metrics.jsonl holds no validation loss"):
         report.report(report.Parts((str(tmp_path),)))

@@ -123,30 +123,28 @@ def colour_sum(rng, tiles, name, colour):
 # ----------------------------------------------------------------------------------------------------- search
 
 def search(rng, candidates, goal):
-    """Steps that try one candidate after the other. candidates: {name: (its tiles, what is named at the
-    end)}, of which one has the sum `goal`.
+    """Steps that try one candidate after the other. candidates: {name: its tiles}, of which one has the sum
+    `goal`; its name ends the search ("top row.", of "without red" it is "red.").
 
     The order is drawn, guided by a glance (GUESS). A line that fails although it was read with a doubt is
     looked at again ("Wait,"); otherwise the next one is tried ("Alternatively,").
     """
     order, left = [], list(candidates)
     while left:
-        off = [abs(sum(values_of(candidates[name][0])) - goal) for name in left]
+        off = [abs(sum(values_of(candidates[name])) - goal) for name in left]
         order.append(rng.choices(left, [math.exp(-d / GUESS) for d in off])[0])
         left.remove(order[-1])
     steps = []
     for name in order:
-        tiles, named = candidates[name]
+        tiles = candidates[name]
         right, doubtful = sum(values_of(tiles)) == goal, mistaken(rng, tiles)
+        mistook = doubtful and rng.random() < 0.5 and sum(values_of(doubtful)) != goal
         link = "Alternatively, " if steps else ""
-        if doubtful and rng.random() < 0.5 and sum(values_of(doubtful)) != goal:
-            steps += [link + attempt(doubtful, name, goal), "Wait, " + attempt(tiles, name, goal)]
-        elif doubtful and not right and rng.random() < 0.3:
-            steps += [link + attempt(tiles, name, goal), "Wait, " + attempt(tiles, name, goal)]
-        else:
-            steps.append(link + attempt(tiles, name, goal))
+        steps.append(link + attempt(doubtful if mistook else tiles, name, goal))
+        if mistook or doubtful and not right and rng.random() < 0.3:
+            steps.append("Wait, " + attempt(tiles, name, goal))
         if right:
-            return f"{' '.join(steps)} {named}."
+            return f"{' '.join(steps)} {name.removeprefix('without ')}."
 
 
 def attempt(tiles, name, goal):
@@ -156,8 +154,8 @@ def attempt(tiles, name, goal):
 
 def one_alone(candidates, name):
     """Whether no other candidate has the sum of this one."""
-    sums = [sum(values_of(tiles)) for tiles, _ in candidates.values()]
-    return sums.count(sum(values_of(candidates[name][0]))) == 1
+    sums = [sum(values_of(tiles)) for tiles in candidates.values()]
+    return sums.count(sum(values_of(candidates[name]))) == 1
 
 
 # ------------------------------------------------------------------------------------------ questions: grids
@@ -199,11 +197,11 @@ def ask_grid(rng, scenes, kind):
 
 def ask_which_line(rng, tiles, names=None):
     names = names or rng.choice((ROWS, COLUMNS))
-    candidates = {name: ([tiles[i] for i in LINES[name]], name) for name in names}
+    candidates = {name: [tiles[i] for i in LINES[name]] for name in names}
     name = rng.choice(names)
     if not one_alone(candidates, name):
         return None
-    goal = sum(values_of(candidates[name][0]))
+    goal = sum(values_of(candidates[name]))
     what = "line" if len(names) == 6 else name.split()[1]
     return f"Which {what} adds up to {goal}?", name, search(rng, candidates, goal)
 
@@ -242,11 +240,11 @@ def ask_bars(rng, scenes, kind):
         question = f"Add the {one.colour} and the {two.colour} bar, then take away the {three.colour} bar."
         return question, total - three.value, f"{steps} {total} - {three.value} = {total - three.value}."
     if kind == "which":
-        pairs = {bars[k].colour: ([b for b in bars if b is not bars[k]], bars[k].colour) for k in range(3)}
-        if not one_alone(pairs, one.colour):
+        pairs = {f"without {bar.colour}": [b for b in bars if b is not bar] for bar in bars}
+        if not one_alone(pairs, f"without {one.colour}"):
             return None
         goal = two.value + three.value
-        steps = search(rng, {f"without {name}": pair for name, pair in pairs.items()}, goal)
+        steps = search(rng, pairs, goal)
         return f"Without which bar do the others add up to {goal}?", one.colour, steps
     if kind == "two_images":
         other = rng.choice([bar for bar in scenes[1].tiles if bar.colour != one.colour])
