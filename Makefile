@@ -16,7 +16,7 @@ STAGES := base cold_start rl connector
 PY := .venv/bin/python
 TEST_FLAGS ?= -q
 # the same questions judge every stage: MMMU's format, temperature 1, handwriting that no stage has seen
-EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160
+EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160 --chunk 2048 --rollout_batch 2048
 
 # a waiting thread spins for a moment, then sleeps: beside another busy process endless spinning costs tenfold
 export OMP_WAIT_POLICY := passive
@@ -42,7 +42,7 @@ parts: $(T)/rl/eval/scores.json
 		out=$(T)/parts/$$(echo $$train | tr " " "+")-$$lr; \
 		$(PY) connector_tune.py --model $(T)/rl --data $(W)/connector.jsonl --val $(W)/connector_val.jsonl \
 			--train $$train --lr $$lr --seed $(SEED) --out $$out && \
-		$(EVAL) --model $$out --runs 3 --out $$out/eval || exit 1; done; done
+		$(EVAL) --model $$out --runs 2 --out $$out/eval || exit 1; done; done
 	$(PY) report.py parts $(T)
 
 seeds:
@@ -70,13 +70,13 @@ $(T)/base.done: $(T)/captions.done
 	touch $@
 
 $(T)/cold_start.done: $(T)/base.done
-	$(call stage,cold start,$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --lr 3e-4 --epochs 2 \
-		--seed $(SEED) --out $(T)/cold_start)
+	$(call stage,cold start,$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --train connector llm \
+		--lr 1e-3 --batch 32 --epochs 2 --seed $(SEED) --out $(T)/cold_start)
 	touch $@
 
 $(T)/rl.done: $(T)/cold_start.done
-	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --samples 16 --lr 1e-4 \
-		--steps 80 --max_new_tokens 160 --high_entropy 1 --save_every 10 --seed $(SEED) --out $(T)/rl)
+	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --prompts 16 --samples 16 \
+		--lr 1e-4 --steps 40 --max_new_tokens 160 --high_entropy 1 --save_every 5 --seed $(SEED) --out $(T)/rl)
 	touch $@
 
 $(T)/select.done: $(T)/rl.done
@@ -90,16 +90,16 @@ $(T)/connector.done: $(T)/select.done
 	touch $@
 
 $(T)/base/eval/scores.json: $(T)/base.done
-	$(call stage,evaluation,$(EVAL) --model $(T)/base --mode nothink --runs 3 --out $(@D))
+	$(call stage,evaluation,$(EVAL) --model $(T)/base --mode nothink --runs 2 --out $(@D))
 
 $(T)/%/eval/scores.json: $(T)/%.done
-	$(call stage,evaluation,$(EVAL) --model $(T)/$* --runs 3 --out $(@D))
+	$(call stage,evaluation,$(EVAL) --model $(T)/$* --runs 2 --out $(@D))
 
 $(T)/rl/eval/scores.json: $(T)/select.done
-	$(call stage,evaluation,$(EVAL) --model $(T)/rl --runs 3 --out $(@D))
+	$(call stage,evaluation,$(EVAL) --model $(T)/rl --runs 2 --out $(@D))
 
 $(T)/rl/eval_steps.done: $(T)/select.done
-	$(call stage,checkpoints,$(EVAL) --model $(T)/rl --checkpoints --out $(T)/rl/eval_steps)
+	$(call stage,checkpoints,$(EVAL) --model $(T)/rl --checkpoints --limit 700 --out $(T)/rl/eval_steps)
 	touch $@
 
 $(T)/evaluated: $(STAGES:%=$(T)/%/eval/scores.json) $(T)/rl/eval_steps.done

@@ -14,8 +14,8 @@ GRID = {"top row": ["3", "1", "4"], "middle row": ["6", "0", "9"], "bottom row":
         "corner": ["3", "4", "2", "8"]}
 COUNTS = {"top row": ["red 3", "blue 5", "red 1"], "centre": ["blue 0"]}
 BARS = {"red": ["red 5"], "blue": ["blue 3"], "green": ["green 7"],
-        "without red": ["blue 3", "green 7"], "without blue": ["red 5", "green 7"],
-        "without green": ["red 5", "blue 3"]}
+        "bars": ["red 5", "blue 3", "green 7"], "left and middle": ["red 5", "blue 3"],
+        "left and right": ["red 5", "green 7"], "middle and right": ["blue 3", "green 7"]}
 TRUTH = {"grid": {"kind": "sum_line", "dark": True, "looks": GRID},
          "which": {"kind": "which", "dark": False, "looks": GRID, "goal": 12},
          "counts": {"kind": "colour_line", "dark": False, "looks": COUNTS},
@@ -68,7 +68,8 @@ def shares(counts, *names):
     ("counts", "top row: red 3, red 2, red 1. red: 3, 2, 1. 3 + 2 = 5.", (2, 3), (1, 1), (3, 3)),
     ("counts", "top row: red 3, blue 5, red 1. red: 3, 5. 3 + 5 = 8.", (3, 3), (1, 1), (2, 3)),
     ("bars", "red 5, blue 3. 5 + 3 = 8.", (2, 2), (1, 1), (2, 2)),
-    ("bars", "without red: green 7, blue 3. 7 + 3 = 10.", (2, 2), (1, 1), (2, 2)),
+    ("bars", "middle and right: blue 3, green 7. 3 + 7 = 10.", (2, 2), (1, 1), (2, 2)),
+    ("bars", "middle and right: green 7, blue 3. 7 + 3 = 10.", (0, 2), (1, 1), (2, 2)),  # the other way round
     ("plain bars", "red 5, blue 4. 5 + 4 = 9.", (1, 2), (1, 1), (2, 2)),
     ("images", "5, 7, 2, 1. B.", (3, 4), (0, 0), (0, 0))])
 def test_what_was_right(name, thought, cells, operations, copies):
@@ -175,8 +176,8 @@ def test_where_a_try_begins(thought, tries):
 
 
 def test_searches_among_bars():
-    thought = ("without blue: red 5, green 7. 5 + 7 = 12. 12 - 8 = 4. Alternatively, without green: red 5, "
-               "blue 3. 5 + 3 = 8. 8 - 8 = 0. green. B.")
+    thought = ("left and right: red 5, green 7. 5 + 7 = 12. 12 - 8 = 4. Alternatively, left and middle: "
+               "red 5, blue 3. 5 + 3 = 8. 8 - 8 = 0. left and middle.")
     counts, unknown = counted("bars", thought)
     assert shares(counts, "failed", "found", "cells") == [(1, 1), (1, 1), (4, 4)] and not unknown
     # without a word for the pair

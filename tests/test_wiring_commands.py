@@ -574,12 +574,12 @@ def test_sets_of_the_tiny_world(monkeypatch):
     seen.spy(make, "make_scene", lambda *_: None)
     seen.spy(make, "caption", lambda *_: {})
     seen.spy(make, "sums", lambda *_: {})
-    sizes = dict(captions=31, sums=8, base=12, cold_start=13, rl=14, rl_hard=15, connector=16,
-                 connector_val=17, val=18, math_test=9, other_test=2)
+    sizes = dict(captions=31, sums=8, base=12, base_captions=5, cold_start=13, rl=14, rl_hard=15,
+                 connector=16, connector_val=17, val=18, math_test=9, other_test=2)
     cfg = make.Config(**sizes, dark_before=1.0, dark_breadth=0.25, dark_test=0.75, seed=3)
     sets = make.make_sets(cfg, tqdm(disable=True))
     assert {name: len(rows) for name, rows in sets.items()} == {
-        **{name: sizes[name] for name in make.SETS}, "captions": 31 + 8, "mmmu": 9 + 5 * 2}
+        **{name: sizes[name] for name in make.SETS}, "captions": 31 + 8, "base": 12 + 5, "mmmu": 9 + 5 * 2}
     found = {len(c.subjects): (c.pools, c.dark) for c in seen["make_rows"]}
     assert found == {12: ("train", 1.0), 13: ("train", 1.0), 14: ("rl", 0.0), 15: ("rl", 0.0),
                      16: ("train", 0.25), 17: ("val", 0.25), 18: ("val", 0.0), 19: ("test", 0.75)}

@@ -12,13 +12,12 @@ SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<
 THINK = ("<think>", "</think>")  # ordinary added tokens: skip_special_tokens leaves them in the text
 
 # Every word of the world. The space before a number belongs to its neighbour: so it is always one token.
-WORDS = """user assistant system A B C D What How Which In Without Add Read Largest Wait Alternatively I
+WORDS = """user assistant system A B C D How In Which What Add Read Largest Wait Alternatively I
  a add adds all and apart are as at away bar bars blue bottom by centre column corner count counts dial dials
  digit digits do does far four green have high how image in is it largest left line middle number numbers of
- once others over red right row see smallest sum sums take the then there to top up what which without
- yellow""".split()
-PIECES = [", ", ". ", ": ", ".\n", " + ", " - ", " x ", " = ", "\n", "\n\n", "\\boxed{", "}", "?",
-          ", smallest ", "Largest ", " over ", "I see it at once.", "red ", "green ", "blue ", "yellow "]
+ once red right row see smallest sum sums take the then there to top up what which yellow""".split()
+PIECES = [", ", ". ", ": ", ".\n", " + ", " - ", " = ", "\n", "\n\n", "\\boxed{", "}", "?",
+          ", smallest ", "Largest ", "I see it at once.", "red ", "green ", "blue ", "yellow "]
 
 # ChatML as InternVL3 has it: an image is one placeholder and a line break. enable_thinking opens the thought.
 CHAT_TEMPLATE = """\

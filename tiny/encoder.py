@@ -29,7 +29,7 @@ from pictures import COLOURS, make_pools, make_scene
 from questions import SUBJECTS
 
 COLOURS = ("", *COLOURS)  # of what is in a cell, where it has one
-SIZES = (9, len(COLOURS), 13)  # places, colours, values from 0 to 12
+SIZES = (9, len(COLOURS), 10)  # places, colours, values from 0 to 9
 
 
 @dataclass

@@ -42,20 +42,21 @@ from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, solution, sum
 class Config:
     out: str = "data/tiny"  # folder to make
     seed: int = 0  # same seed and sizes, same bytes
-    captions: int = 16_000  # rows that join the parts: a picture and what stands in it, all subjects
+    captions: int = 14_000  # rows that join the parts: a picture and what stands in it, all subjects
     sums: int = 6_000  # rows among the captions without a picture, from which the LLM learns to calculate
     base: int = 30_000  # rows that teach to answer questions about pictures, all subjects
+    base_captions: int = 8_000  # captions among them, of new pictures: what is not rehearsed is forgotten
     cold_start: int = 4_000  # rows that teach the thinking format, all subjects
     rl: int = 4_000  # rows for reinforcement learning: Math only, question and answer, no solution
     rl_hard: int = 2_000  # the same with longer searches and sums, for grpo.py --curriculum
     connector: int = 4_000  # rows for connector tuning, the same number of every subject
     connector_val: int = 400  # its validation rows
     val: int = 500  # validation rows, half of them Math, most of them searches, handwriting of its own
-    math_test: int = 1_500  # evaluation questions in Math, handwriting unseen in training and validation
-    other_test: int = 400  # evaluation questions in each other subject
+    math_test: int = 400  # evaluation questions in Math, handwriting unseen in training and validation
+    other_test: int = 200  # evaluation questions in each other subject
     steps_share: float = 0.5  # share of step-by-step solutions in base, cold_start; the others answer at once
     connector_steps_share: float = 1.0  # the same for connector
-    dark_before: float = 0.1  # share of dark pictures in captions, base and cold_start, but in Math
+    dark_before: float = 0.15  # share of dark pictures in captions, base and cold_start, but in Math
     dark_breadth: float = 0.5  # the same in connector and connector_val
     dark_test: float = 0.2  # the same in the evaluation
     think_empty: str = "I see it at once."  # the whole thought of a solution without steps
@@ -123,14 +124,16 @@ def make_sets(cfg, bar):
     for name, (part, per_image, subjects, more) in plan.items():
         sets[name] = make_rows(random.Random(f"{cfg.seed} {name}"), pools[part], subjects, per_image, bar,
                                **more)
-    rng, sets["captions"] = random.Random(f"{cfg.seed} captions"), []
-    hard = SUBJECTS[:3]  # to read: handwriting, bars (three a picture, not nine), dots of two colours
-    for subject in ((*SUBJECTS, *hard)[i % 9] for i in range(cfg.captions)):
+    rng, hard = random.Random(f"{cfg.seed} captions"), SUBJECTS[:3]  # to read: handwriting, bars, dots
+    captions = []
+    for subject in ((*SUBJECTS, *hard)[i % 9] for i in range(cfg.captions + cfg.base_captions)):
         dark = subject != "Math" and rng.random() < cfg.dark_before
-        sets["captions"].append(caption(rng, make_scene(rng, pools["train"], subject, dark)))
-    sets["captions"] += [sums(rng) for _ in range(cfg.sums)]
-    bar.update(len(sets["captions"]))
-    rng.shuffle(sets["captions"])
+        captions.append(caption(rng, make_scene(rng, pools["train"], subject, dark)))
+    sets["captions"] = captions[:cfg.captions] + [sums(rng) for _ in range(cfg.sums)]
+    sets["base"] = [*sets["base"], *captions[cfg.captions:]]
+    for name in ("captions", "base"):
+        rng.shuffle(sets[name])
+    bar.update(len(captions) + cfg.sums)
     return sets
 
 
@@ -253,7 +256,7 @@ def make_world(cfg, out):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     began = time.time()
-    total = sum(wanted[name] for name in (*SETS, "sums", "math_test")) + len(OTHERS) * cfg.other_test
+    total = sum(wanted[name] for name in (*SETS, "base_captions", "sums", "math_test")) + len(OTHERS) * cfg.other_test
     with tqdm(total=2 * total, desc="making the world", unit=" rows") as bar:
         write_sets(cfg, part, make_sets(cfg, bar), bar)
     parameters = save_blank_model(part / "model", cfg.seed)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 CELL, SIZE = 16, 48  # pixels
 COLOURS = {"red": (214, 64, 56), "green": (58, 160, 84), "blue": (56, 104, 208), "yellow": (236, 184, 40)}
-SHAPES = {"circle": 0, "triangle": 3, "square": 4, "cross": 12}  # and their corners
+SHAPES = {"circle": 0, "triangle": 3, "square": 4, "angle": 6}  # and their corners
 
 
 @dataclass
@@ -131,17 +131,14 @@ def dial_tile(rng, value):
 
 
 def well_tile(rng, value):
-    """A well of a plate with 1 to 5 dots of one colour. Doubtful: two dots touch and could be one."""
+    """A well of a plate with 1 to 5 dots of one colour in a ring. Doubtful: two touch and could be one."""
     image, draw = canvas(rng, (232, 236, 240))
     draw.ellipse((1, 1, 62, 62), fill=(252, 252, 254), outline=(150, 158, 172), width=2)
     colour = rng.choice(("red", "blue"))
-    fill, turn = tint(rng, COLOURS[colour]), rng.uniform(0, 60)
-    centre, ring = (0, 0), [on_circle(18.5, turn + 60 * k) for k in range(6)]  # where a dot can be
-    doubted = value >= 2 and rng.random() < 0.06
-    if doubted:  # the second dot leans on the first, away from all others
-        dots = [ring[0], on_circle(18.5, turn + 60 * 0.48), *rng.sample([centre, *ring[2:]], value - 2)]
-    else:
-        dots = rng.sample([centre, *ring], value)
+    fill, turn, doubted = tint(rng, COLOURS[colour]), rng.uniform(0, 360), value >= 2 and rng.random() < 0.06
+    dots = [on_circle(18.5 if value > 1 else 0, turn + 360 * k / value) for k in range(value)]
+    if doubted:  # the second dot leans on the first
+        dots[1] = on_circle(18.5, turn + 29)
     for x, y in dots:
         x, y = 31.5 + x + rng.uniform(-1, 1), 31.5 + y + rng.uniform(-1, 1)
         draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill=fill)
@@ -158,14 +155,10 @@ FONT = {  # 5x7 pixels a digit, rows from the top, # is ink
 
 
 def number_tile(rng, value):
-    """A cell of a printed table with a number from 0 to 12."""
+    """A cell of a printed table with a number from 0 to 9."""
     pixels = np.empty((CELL, CELL, 3), np.uint8)
     pixels[:] = tint(rng, rng.choice(((250, 250, 250), (238, 244, 250), (250, 244, 234))), 4)
-    rows = [[c == "#" for c in row] for row in FONT[str(value)[0]].split()]
-    if value > 9:
-        ones = [[c == "#" for c in row] for row in FONT[str(value)[1]].split()]
-        rows = [row + [False] + more for row, more in zip(rows, ones)]
-    ink = np.array(rows)
+    ink = np.array([[c == "#" for c in row] for row in FONT[str(value)].split()])
     y, x = rng.randint(3, 6), (CELL - ink.shape[1]) // 2 + rng.randint(-1, 1)
     pixels[y:y + 7, x:x + ink.shape[1]][ink] = tint(rng, (40, 40, 44))
     return Tile(pixels, value)
@@ -181,9 +174,9 @@ def shape_tile(rng, shape, colour):
         draw.rectangle((x - r * 0.88, y - r * 0.88, x + r * 0.88, y + r * 0.88), fill=fill)
     elif shape == "triangle":
         draw.polygon((x, y - r, x - r, y + r * 0.85, x + r, y + r * 0.85), fill=fill)
-    else:  # cross
-        draw.rectangle((x - r, y - r * 0.36, x + r, y + r * 0.36), fill=fill)
-        draw.rectangle((x - r * 0.36, y - r, x + r * 0.36, y + r), fill=fill)
+    else:  # angle: an L
+        draw.rectangle((x - r, y - r, x - r * 0.3, y + r), fill=fill)
+        draw.rectangle((x - r, y + r * 0.3, x + r, y + r), fill=fill)
     return Tile(shrink(image), SHAPES[shape], colour=colour)
 
 
@@ -195,7 +188,7 @@ def make_pools(rng, part, looks, copies=8):
         "Diagnostics_and_Laboratory_Medicine":
             [[well_tile(rng, v) for _ in range(2 * looks)] for v in range(1, 6)],
         "Electronics": [[dial_tile(rng, v) for _ in range(looks)] for v in range(9)],
-        "Sociology": [[number_tile(rng, v) for _ in range(looks)] for v in range(13)],
+        "Sociology": [[number_tile(rng, v) for _ in range(looks)] for v in range(10)],
         "Design": [[shape_tile(rng, s, c) for _ in range(looks // 3)] for s in SHAPES for c in COLOURS],
     }
 

@@ -26,6 +26,7 @@ PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom lef
 LINES = {"top row": (0, 1, 2), "middle row": (3, 4, 5), "bottom row": (6, 7, 8),
          "left column": (0, 3, 6), "middle column": (1, 4, 7), "right column": (2, 5, 8)}
 ROWS, COLUMNS = tuple(LINES)[:3], tuple(LINES)[3:]
+PAIRS = {"left and middle": (0, 1), "left and right": (0, 2), "middle and right": (1, 2)}  # of three bars
 
 KINDS = {  # subject: {kind: weight}
     "Math": {"read": 4, "sum_line": 18, "range_line": 14, "diff_sums": 10, "corners": 8, "which": 40,
@@ -58,7 +59,7 @@ def listed(words):
 
 
 def place(name):
-    """How a reading begins. Bars have no place: they say their colours."""
+    """How a reading begins. Bars that a question names have no place: they say their colours."""
     return name and f"{name}: "
 
 
@@ -124,7 +125,7 @@ def colour_sum(rng, tiles, name, colour):
 
 def search(rng, candidates, goal):
     """Steps that try one candidate after the other. candidates: {name: its tiles}, of which one has the sum
-    `goal`; its name ends the search ("top row.", of "without red" it is "red.").
+    `goal`; its name ends the search.
 
     The order is drawn, guided by a glance (GUESS). A line that fails although it was read with a doubt is
     looked at again ("Wait,"); otherwise the next one is tried ("Alternatively,").
@@ -144,7 +145,7 @@ def search(rng, candidates, goal):
         if mistook or doubtful and not right and rng.random() < 0.3:
             steps.append("Wait, " + attempt(tiles, name, goal))
         if right:
-            return f"{' '.join(steps)} {name.removeprefix('without ')}."
+            return f"{' '.join(steps)} {name}."
 
 
 def attempt(tiles, name, goal):
@@ -191,19 +192,19 @@ def ask_grid(rng, scenes, kind):
         question = f"How far apart are the sums of the {noun}s in the {line} and the {other_line}?"
         return question, answer, f"{first} {second} {last}"
     if kind in ("which", "which_of_six"):
-        return ask_which_line(rng, tiles, (*ROWS, *COLUMNS) if kind == "which_of_six" else None)
+        names = (*ROWS, *COLUMNS) if kind == "which_of_six" else rng.choice((ROWS, COLUMNS))
+        what = "line" if kind == "which_of_six" else names[0].split()[1]
+        return ask_which(rng, {name: [tiles[i] for i in LINES[name]] for name in names}, f"{what} adds")
     return ask_images(rng, scenes, one, two)
 
 
-def ask_which_line(rng, tiles, names=None):
-    names = names or rng.choice((ROWS, COLUMNS))
-    candidates = {name: [tiles[i] for i in LINES[name]] for name in names}
-    name = rng.choice(names)
+def ask_which(rng, candidates, what):
+    """A search; None where the line that is asked for is not the only one with its sum."""
+    name = rng.choice(list(candidates))
     if not one_alone(candidates, name):
         return None
     goal = sum(values_of(candidates[name]))
-    what = "line" if len(names) == 6 else name.split()[1]
-    return f"Which {what} adds up to {goal}?", name, search(rng, candidates, goal)
+    return f"Which {what} up to {goal}?", name, search(rng, candidates, goal)
 
 
 def ask_images(rng, scenes, one, two):
@@ -229,9 +230,9 @@ def ask_bars(rng, scenes, kind):
     if kind == "sum_two":
         return f"Add the {one.colour} and the {two.colour} bar.", *sum_of(rng, [one, two])
     if kind == "total":
-        return "Add all bars.", *sum_of(rng, bars)
+        return "Add all bars.", *sum_of(rng, bars, "bars")
     if kind == "range":
-        return "How far apart are the largest and the smallest bar?", *range_of(rng, bars)
+        return "How far apart are the largest and the smallest bar?", *range_of(rng, bars, "bars")
     if kind == "balance":
         if one.value + two.value < three.value:  # nothing is ever negative here
             one, three = three, one
@@ -240,12 +241,7 @@ def ask_bars(rng, scenes, kind):
         question = f"Add the {one.colour} and the {two.colour} bar, then take away the {three.colour} bar."
         return question, total - three.value, f"{steps} {total} - {three.value} = {total - three.value}."
     if kind == "which":
-        pairs = {f"without {bar.colour}": [b for b in bars if b is not bar] for bar in bars}
-        if not one_alone(pairs, f"without {one.colour}"):
-            return None
-        goal = two.value + three.value
-        steps = search(rng, pairs, goal)
-        return f"Without which bar do the others add up to {goal}?", one.colour, steps
+        return ask_which(rng, {name: [bars[i] for i in at] for name, at in PAIRS.items()}, "bars add")
     if kind == "two_images":
         other = rng.choice([bar for bar in scenes[1].tiles if bar.colour != one.colour])
         question = f"Add the {one.colour} bar of <image 1> and the {other.colour} bar of <image 2>."
@@ -281,7 +277,7 @@ def ask(rng, scenes, kind):
         steps += f" {answer}."
     elif kind != "two_images":
         question = f"<image 1> {question}"
-    if not options and not answer.endswith(("row", "column")) and rng.random() < 0.25:
+    if answer.isdigit() and rng.random() < 0.25:
         options = choices(rng, answer)
         answer = "ABCD"[options.index(answer)]
         steps += f" {answer}."
@@ -290,12 +286,9 @@ def ask(rng, scenes, kind):
 
 
 def choices(rng, answer):
-    """Four options with the answer at a random letter: the colours, or numbers near it."""
-    if answer.isdigit():
-        near = [int(answer) + d for d in (-10, -4, -3, -2, -1, 1, 2, 3, 4, 10)]
-        wrong = [str(n) for n in rng.sample([n for n in near if 0 <= n <= 99], 3)]
-    else:
-        wrong = rng.sample([colour for colour in COLOURS if colour != answer], 3)
+    """Four numbers near the answer, which has a random letter."""
+    near = [int(answer) + d for d in (-10, -4, -3, -2, -1, 1, 2, 3, 4, 10)]
+    wrong = [str(n) for n in rng.sample([n for n in near if 0 <= n <= 99], 3)]
     wrong.insert(rng.randrange(4), answer)
     return wrong
 
@@ -305,7 +298,7 @@ def caption(rng, scene):
     to say in the LLM's language what the encoder sees, and the LLM where to look."""
     seen = list(map(look, scene.tiles))
     if scene.subject == "Economics":
-        question, text = "Read all.", listed(seen)
+        question, text = "Read all.", f"bars: {listed(seen)}"
     else:
         lines = list(ROWS) if rng.random() < 0.5 else rng.sample(sorted(LINES), 2)
         question = "Read all." if len(lines) == 3 else f"Read the {lines[0]} and the {lines[1]}."
@@ -317,9 +310,9 @@ def caption(rng, scene):
 def sums(rng):
     """A row without a picture, from which the LLM learns to calculate: three sums, and how far each is from a
     number, which is a third of the time one of them."""
-    lists = [[rng.randint(0, 12) for _ in range(3)] for _ in range(3)]
+    lists = [[rng.randint(0, 9) for _ in range(3)] for _ in range(3)]
     totals = list(map(sum, lists))
-    goal = rng.choice((*totals, *(rng.randint(0, 36) for _ in range(6))))
+    goal = rng.choice((*totals, *(rng.randint(0, 27) for _ in range(6))))
     steps = " ".join(f"{add(values)[0]} {difference(total, goal)[0]}" for values, total in zip(lists, totals))
     question = " ".join(f"Add {listed(values)}" for values in lists)
     return {"scenes": [], "question": f"{question} How far apart are the sums and {goal}?", "options": [],
@@ -348,7 +341,7 @@ def truth(row):
         looks = {name: named_looks(scenes[int(k) - 1], bars)[name] for name, k in asked}
     else:
         looks = named_looks(scenes[0], bars)
-    goal = re.search(r"adds? up to (\d+)\?", row["question"])
+    goal = re.search(r"up to (\d+)\?", row["question"])
     return {"kind": row["kind"], "dark": any(scene.dark for scene in scenes), "looks": looks} | (
         {"goal": int(goal[1])} if goal else {})
 
@@ -357,8 +350,8 @@ def named_looks(scene, bars):
     seen = list(map(look, scene.tiles))
     if bars:
         colours = [tile.colour for tile in scene.tiles]
-        return dict(zip(colours, ([s] for s in seen))) | {
-            f"without {c}": [s for s in seen if not s.startswith(c)] for c in colours}
+        named = {"bars": seen} | {colour: [one] for colour, one in zip(colours, seen)}
+        return named | {name: [seen[i] for i in at] for name, at in PAIRS.items()}
     named = {name: [seen[i] for i in at] for name, at in LINES.items()}
     named |= {name: [one] for name, one in zip(PLACES, seen)}
     return named | {"corner": [seen[i] for i in (0, 2, 6, 8)]}
