@@ -112,10 +112,10 @@ def test_rows(folder, sets):
 
 def right_steps(text):
     """Every operation written down is true; returns how many."""
-    operations = re.findall(r"(\d+) ([-+x]) (\d+) = (\d+)", text)
+    operations = re.findall(r"(\d+) ([-+]) (\d+) = (\d+)", text)
     assert len(operations) == text.count("=")
     for a, sign, b, c in operations:
-        assert {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b)}[sign] == int(c) >= 0, text
+        assert {"+": int(a) + int(b), "-": int(a) - int(b)}[sign] == int(c) >= 0, text
     return len(operations)
 
 

@@ -256,7 +256,8 @@ def make_world(cfg, out):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     began = time.time()
-    total = sum(wanted[name] for name in (*SETS, "base_captions", "sums", "math_test")) + len(OTHERS) * cfg.other_test
+    total = sum(wanted[name] for name in (*SETS, "base_captions", "sums", "math_test"))
+    total += len(OTHERS) * cfg.other_test
     with tqdm(total=2 * total, desc="making the world", unit=" rows") as bar:
         write_sets(cfg, part, make_sets(cfg, bar), bar)
     parameters = save_blank_model(part / "model", cfg.seed)

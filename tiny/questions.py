@@ -16,8 +16,6 @@ No solution says what to do when every line was tried in vain.
 import math
 import re
 
-from pictures import COLOURS
-
 OTHERS = ("Economics", "Diagnostics_and_Laboratory_Medicine", "Electronics", "Design", "Sociology")
 SUBJECTS = ("Math", *OTHERS)
 NOUN = {"Math": "digit", "Diagnostics_and_Laboratory_Medicine": "count", "Electronics": "dial",
