@@ -17,7 +17,7 @@ import encoder
 import make as world
 from conftest import few_looks
 from pictures import COLOURS, darkened, handwriting, make_pools
-from questions import COLUMNS, HARD, LINES, NOUN, PAIRS, PLACES, ROWS, look
+from questions import BARS, COLUMNS, HARD, LINES, NOUN, PAIRS, PLACES, ROWS, look
 from stages import Seen, flags_of, tensors
 
 SIZES = dict(captions=40, sums=12, base=900, base_captions=20, cold_start=400, rl=60, rl_hard=30,
@@ -144,22 +144,21 @@ def named_tiles(row):
         return {name: [by_name(scene, name)] for name, scene in zip(asked, row["scenes"])}
     if row["subject"] == "Economics":
         left, middle, right = first
-        return {t.colour: [t] for t in first} | {"bars": first} | {
-            "left and middle": [left, middle], "left and right": [left, right],
-            "middle and right": [middle, right]}
+        return {"left": [left], "middle": [middle], "right": [right], "bars": first,
+                "left and middle": [left, middle], "left and right": [left, right],
+                "middle and right": [middle, right]}
     return {name: [first[i] for i in at] for name, at in LINES.items()} | {
         name: [tile] for name, tile in zip(PLACES, first)} | {"corner": [first[i] for i in (0, 2, 6, 8)]}
 
 
 def by_name(scene, name):
-    found = [t for t in scene.tiles if t.colour == name] if name in COLOURS else [
-        scene.tiles[PLACES.index(name)]]
-    return found[0]
+    return scene.tiles[(BARS if scene.subject == "Economics" else PLACES).index(name)]
 
 
 def names_in(row):
-    """The lines, places and colours that a question names, in its order."""
-    words = sorted((*LINES, *PLACES, "corner", *COLOURS), key=len, reverse=True)
+    """The lines, places and pairs of bars that a question names, in its order."""
+    bars = row["subject"] == "Economics"
+    words = sorted((*BARS, *PAIRS) if bars else (*LINES, *PLACES, "corner"), key=len, reverse=True)
     text = row["question"].replace(NOUN.get(row["subject"], "bar"), "")
     return re.findall(rf"\b({'|'.join(words)})\b", text)
 
@@ -181,12 +180,8 @@ def answer_of(row):
     if kind in ("range", "range_line"):
         seen = sum((values[name] for name in asked), [])
         return max(seen) - min(seen)
-    if kind == "diff_sums":
+    if kind in ("diff_sums", "balance"):
         return abs(sums[0] - sums[1])
-    if kind == "balance":
-        return sums[0] + sums[1] - sums[2]
-    if kind == "colour_line":
-        return sum(t.value for t in tiles[asked[1]] if t.colour == asked[0])
     if kind.startswith("which"):
         goal = int(re.search(r"(\d+)\?$", row["question"])[1])
         name, = (name for name in candidates_of(row) if sum(values[name]) == goal)  # exactly one
@@ -209,7 +204,7 @@ def test_the_answer_is_what_the_picture_shows(name, made):
 
 
 def readings(steps):
-    """[(name, values)] of all readings, in their order. Bars have no name: each is a reading of its own."""
+    """[(name, values)] of all readings, in their order."""
     out, name = [], ""
     for sentence in steps.removesuffix(".").split(". "):
         wait = sentence.startswith("Wait, ")
@@ -227,16 +222,9 @@ def test_steps_read_what_the_picture_shows(name, made):
     """The last reading of every name is true; an earlier one may take one doubtful tile for its other."""
     first_looks = 0
     for row in made[1][name]:
-        tiles, last, before = named_tiles(row), {}, []
+        tiles, last = named_tiles(row), {}
         for place, values in readings(row["steps"]):
-            if place in COLOURS:  # a selection of the line that was read before
-                assert values == [v.split()[1] for v in before if v.split()[0] == place], row["steps"]
-                continue
-            before = values
-            if not place and row["kind"] != "image_options":
-                shown = [tiles[v.split()[0]][0] for v in values]
-            else:
-                shown = tiles[place]
+            shown = tiles[place]
             last[place] = values, shown
             wrong = [(v, t) for v, t in zip(values, shown, strict=True) if v != look(t)]
             assert len(wrong) <= 1 and all(v == look(t.mistaken()) for v, t in wrong), row["steps"]
@@ -308,19 +296,28 @@ def test_the_letter_of_an_image_is_its_place(made):
 
 
 def test_captions_read_all_that_they_ask(sets):
-    """Every value of the picture, or of the two lines asked for, in words of the question."""
+    """Every value of the picture, or of the lines or places asked for, in words of the question."""
     rows = [r for r in sets["captions"] if r["kind"] == "caption"]
     assert {r["subject"] for r in rows} == set(world.SUBJECTS) and all(len(r["images"]) == 1 for r in rows)
+    kinds = set()
     for row in rows:
         asked, text = row["question"].removeprefix("<image 1> Read "), row["solution"]
         assert row["answer"] == text.rstrip(".") and "</think>" not in text
-        lines = re.findall(r"(\w+ \w+): ((?:[\w ]+, ){2}[\w ]+)\.", text)
+        names = [sentence.split(": ")[0] for sentence in text.removesuffix(".").split(". ")]
+        counts = {name: 1 for name in PLACES} | {name: 3 for name in LINES} | {"corner": 4}
         if row["subject"] == "Economics":
-            assert asked == "all." and re.fullmatch(r"bars: (?:[a-z]+ \d, ){2}[a-z]+ \d\.", text)
-        elif asked == "all.":
-            assert [name for name, _ in lines] == ["top row", "middle row", "bottom row"]
-        else:
-            assert asked == " and ".join(f"the {name}" for name, _ in lines) + "." and len(lines) == 2
+            counts = {name: 1 for name in BARS} | {name: 2 for name in PAIRS} | {"bars": 3}
+        assert [len(values) for _, values in readings(text)] == [counts[name] for name in names]
+        assert asked == " and ".join(f"the {name}" for name in names) + "." or asked == "all." and (
+            names in (["bars"], [*ROWS]))
+        kinds.add((row["subject"] == "Economics", counts[names[0]]))
+    assert kinds == {(True, 1), (True, 2), (True, 3), (False, 1), (False, 3), (False, 4)}
+
+
+def test_captions_are_true(made):
+    for row in made[1]["captions"]:
+        for place, values in readings(row["steps"]) if row["kind"] == "caption" else ():
+            assert values == list(map(look, named_tiles(row)[place]))
 
 
 def test_sums_without_a_picture(sets):
@@ -567,7 +564,7 @@ def test_encoder_is_told_what_each_cell_shows(monkeypatch):
 
 def test_light_and_dark_paper_have_names_of_their_own():
     """The same features are named by other weights: a change of the dark ones leaves the light ones."""
-    head, features = torch.nn.Linear(4, 9 + 2 * (5 + 13)), torch.ones(2, 9, 4)
+    head, features = torch.nn.Linear(4, 9 + 2 * (5 + 10)), torch.ones(2, 9, 4)
     dark = torch.tensor([False, True])
     before = [x.detach().clone() for x in encoder.named(head, features, dark)]
     head.weight.data[9 + 18:] += 1

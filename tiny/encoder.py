@@ -48,7 +48,7 @@ def batch(rng, pools, n):
     its."""
     subjects, scenes = [], []
     for _ in range(n):
-        subjects.append(rng.choice(("Math", *SUBJECTS)))  # handwriting is the hardest: twice as often
+        subjects.append(rng.choice(("Math", "Math", *SUBJECTS)))  # handwriting is the hardest
         dark = subjects[-1] != "Math" and rng.random() < 1 / 3
         scenes.append(make_scene(rng, pools, subjects[-1], dark))
     pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).permute(0, 3, 1, 2).float() / 255

@@ -1,8 +1,8 @@
 """What a response of the embedded world did step by step, judged by the truth about its pictures.
 
-A solution is a row of sentences: readings ("top row: 3, 1, 4."), selections ("red: 3, 1."), "Largest 4,
-smallest 1.", operations ("3 + 1 = 4."), and last words ("B.", "top row."). "Wait," begins a second look, and
-in a search "Alternatively," begins the next try. A model may write anything: what is none of these counts as
+A solution is a row of sentences: readings ("top row: 3, 1, 4."), "Largest 4, smallest 1.",
+operations ("3 + 1 = 4."), and last words ("B.", "top row."). "Wait," begins a second look, and in a search
+"Alternatively," begins the next try. A model may write anything: what is none of these counts as
 not understood.
 truth.json of a world holds every reading that can be made: {question: {"kind", "dark", "looks", "goal"}}.
 """
@@ -18,16 +18,15 @@ from machinery.tables import percent, print_table
 LOSSES = ("manner", "reading", "arithmetic", "other")  # a wrong answer is lost to the first that fits
 SEVERAL = ("two_images", "image_options")  # kinds of questions on several pictures
 CANDIDATES = 3  # of every search: three rows, three columns, or three pairs of bars
-COLOUR = "red|green|blue|yellow"
+LOOK = r"(?:(?:red|green|blue|yellow) )?\d+"
 PLACE = ("(?:top|middle|bottom) row|(?:left|middle|right) column|(?:top|bottom)(?: left| right)?|left|right"
-         "|centre|corner|bars|left and middle|left and right|middle and right")
+         "|middle|centre|corner|bars|left and middle|left and right|middle and right")
 SENTENCES = {kind: re.compile(pattern) for kind, pattern in {  # without "Wait, " and the full stop
     "operation": r"(\d{1,9}) ([-+x×*]) (\d{1,9}) = (-?\d{1,9})",
     "extremes": r"[Ll]argest (\d{1,9}), smallest (\d{1,9})",
     "place": rf"({PLACE}): (\w+(?: \w+)?(?:, \w+(?: \w+)?)*)",
-    "selection": rf"({COLOUR}): (\w+(?:, \w+)*)",
-    "values": rf"((?:(?:{COLOUR}) )?\d+(?:, (?:(?:{COLOUR}) )?\d+)*)",
-    "word": rf"[A-Z]|{PLACE}|{COLOUR}",
+    "values": rf"({LOOK}(?:, {LOOK})*)",
+    "word": rf"[A-Z]|{PLACE}",
     "at once": "I see it at once"}.items()}
 
 
@@ -53,7 +52,7 @@ class Solution:
     unknown: list = field(default_factory=list)     # sentences that are not understood
     unused: dict = field(default_factory=dict)      # {name: its values that no operation has taken yet}
     results: list = field(default_factory=list)     # of operations, that no operation has taken yet
-    recent: list = field(default_factory=list)      # values of the last reading or selection
+    recent: list = field(default_factory=list)      # values of the last reading
     name: str = ""                                  # of the last reading
 
     def sentence(self, text):
@@ -69,7 +68,7 @@ class Solution:
             right = [f(map(number, self.recent), default=None) for f in (max, min)]
             self.count("copies", values == right)
             self.unused = {"": values}
-        elif kind in ("place", "selection", "values"):
+        elif kind in ("place", "values"):
             self.listing(mark, kind, *match.groups())
         elif kind == "unknown":
             self.unknown.append(text or mark)
@@ -92,36 +91,28 @@ class Solution:
 
     def listing(self, mark, kind, *groups):
         """Values, perhaps behind a name."""
-        looks, values = self.truth["looks"], groups[-1].split(", ")
-        if kind == "values" and mark and len(values) == len(self.last.get(self.name, ())):
-            self.read(mark, {self.name: values})  # "Wait, 3, 1, 4."
-        elif kind == "values" and "" in looks:
-            self.read(mark, {"": values})
-        elif kind == "values" and all(" " in value for value in values):  # bars say their colours
-            self.read(mark, {value.split()[0]: [value] for value in values})
-        elif kind == "values":
-            self.unknown.append(groups[-1])
-        elif kind == "selection" and groups[0] not in looks:
-            seen = [v.split()[-1] for v in self.last.get(self.name, ()) if v.startswith(groups[0])]
-            self.count("copies", values == seen or not seen and values in (["0"], ["none"]))
-            self.unused[self.name] = [number(value) for value in values]
-            self.recent = values
+        values = groups[-1].split(", ")
+        if kind == "place":
+            self.read(mark, groups[0], values)
+        elif mark and len(values) == len(self.last.get(self.name, ())):
+            self.read(mark, self.name, values)  # "Wait, 3, 1, 4."
+        elif "" in self.truth["looks"]:
+            self.read(mark, "", values)
         else:
-            self.read(mark, {groups[0]: values})
+            self.unknown.append(groups[-1])
 
-    def read(self, mark, readings):
-        """{name: values}. After a calculation they begin the next try of a search."""
+    def read(self, mark, name, values):
+        """A reading. After a calculation it begins the next try of a search."""
         now = self.tries[-1]
         if now.calculated or "Alternatively" in mark and now.readings:
             self.tries.append(Try())
             if self.truth["kind"] == "which":  # nothing of the last try belongs into this one
                 self.results, self.unused = [], {}
-        self.tries[-1].readings.update(readings)
-        self.last.update(readings)
-        self.unused.update({name: [number(value) for value in values] for name, values in readings.items()})
-        self.first = {**readings, **self.first}
-        self.recent = [value for values in readings.values() for value in values]
-        self.name = next(iter(readings)) if len(readings) == 1 else ""
+        for readings in (self.tries[-1].readings, self.last):
+            readings[name] = values
+        self.first.setdefault(name, values)
+        self.unused[name] = [number(value) for value in values]
+        self.name, self.recent = name, values
 
     def cells_right(self, name, values):
         """How many of a reading's values are right; None: the truth does not tell (of several pictures it has
@@ -129,8 +120,7 @@ class Solution:
         true = self.truth["looks"].get(name)
         if true is None:
             return None if self.truth["kind"] in SEVERAL else 0
-        # a bar may be known by its number alone
-        return sum(value in (t, f"{name} {t}") for value, t in zip(values, true))
+        return sum(value == t for value, t in zip(values, true))
 
     def judge_cells(self):
         for what, readings in (("first cells", self.first), ("cells", self.last)):

@@ -44,7 +44,7 @@ class Config:
     seed: int = 0  # same seed and sizes, same bytes
     captions: int = 14_000  # rows that join the parts: a picture and what stands in it, all subjects
     sums: int = 6_000  # rows among the captions without a picture, from which the LLM learns to calculate
-    base: int = 30_000  # rows that teach to answer questions about pictures, all subjects
+    base: int = 26_000  # rows that teach to answer questions about pictures, all subjects
     base_captions: int = 8_000  # captions among them, of new pictures: what is not rehearsed is forgotten
     cold_start: int = 4_000  # rows that teach the thinking format, all subjects
     rl: int = 4_000  # rows for reinforcement learning: Math only, question and answer, no solution
@@ -56,7 +56,7 @@ class Config:
     other_test: int = 200  # evaluation questions in each other subject
     steps_share: float = 0.5  # share of step-by-step solutions in base, cold_start; the others answer at once
     connector_steps_share: float = 1.0  # the same for connector
-    dark_before: float = 0.15  # share of dark pictures in captions, base and cold_start, but in Math
+    dark_before: float = 0.1  # share of dark pictures in captions, base and cold_start, but in Math
     dark_breadth: float = 0.5  # the same in connector and connector_val
     dark_test: float = 0.2  # the same in the evaluation
     think_empty: str = "I see it at once."  # the whole thought of a solution without steps

@@ -24,22 +24,23 @@ PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom lef
 LINES = {"top row": (0, 1, 2), "middle row": (3, 4, 5), "bottom row": (6, 7, 8),
          "left column": (0, 3, 6), "middle column": (1, 4, 7), "right column": (2, 5, 8)}
 ROWS, COLUMNS = tuple(LINES)[:3], tuple(LINES)[3:]
+BARS = ("left", "middle", "right")
 PAIRS = {"left and middle": (0, 1), "left and right": (0, 2), "middle and right": (1, 2)}  # of three bars
 
 KINDS = {  # subject: {kind: weight}
-    "Math": {"read": 4, "sum_line": 18, "range_line": 14, "diff_sums": 10, "corners": 8, "which": 40,
-             "two_images": 4.5, "image_options": 1.5},
+    "Math": {"read": 4, "sum_line": 18, "range_line": 14, "diff_sums": 10, "corners": 8, "which": 38,
+             "two_images": 6, "image_options": 2},
     "Diagnostics_and_Laboratory_Medicine":
-            {"read": 6, "sum_line": 24, "range_line": 20, "colour_line": 38, "diff_sums": 6,
-             "two_images": 4.5, "image_options": 1.5},
-    "Electronics": {"read": 6, "sum_line": 28, "range_line": 22, "diff_sums": 13, "which": 25,
-                    "two_images": 4.5, "image_options": 1.5},
-    "Sociology": {"read": 6, "sum_line": 24, "range_line": 22, "diff_sums": 7, "corners": 10, "which": 25,
-                  "two_images": 4.5, "image_options": 1.5},
-    "Design": {"read": 6, "sum_line": 26, "range_line": 18, "colour_line": 34, "which": 10, "two_images": 4.5,
-               "image_options": 1.5},
-    "Economics": {"read": 6, "sum_two": 16, "total": 20, "range": 16, "balance": 16, "which": 20,
-                  "two_images": 4.5, "image_options": 1.5},
+            {"read": 6, "sum_line": 24, "range_line": 22, "diff_sums": 15, "which": 25, "two_images": 6,
+             "image_options": 2},
+    "Electronics": {"read": 6, "sum_line": 27, "range_line": 22, "diff_sums": 12, "which": 25,
+                    "two_images": 6, "image_options": 2},
+    "Sociology": {"read": 6, "sum_line": 23, "range_line": 21, "diff_sums": 7, "corners": 10, "which": 25,
+                  "two_images": 6, "image_options": 2},
+    "Design": {"read": 6, "sum_line": 26, "range_line": 22, "diff_sums": 13, "which": 25, "two_images": 6,
+               "image_options": 2},
+    "Economics": {"read": 6, "sum_two": 18, "total": 18, "range": 16, "balance": 14, "which": 20,
+                  "two_images": 6, "image_options": 2},
 }
 HARD = {"Math": {"diff_sums": 25, "sum_two_lines": 25, "which_of_six": 50}}  # of rl_hard: longer searches
 GUESS = 12  # how a glance guides the order of tries: a line off by so much more is e times less often next
@@ -56,11 +57,6 @@ def listed(words):
     return ", ".join(map(str, words)) + "."
 
 
-def place(name):
-    """How a reading begins. Bars that a question names have no place: they say their colours."""
-    return name and f"{name}: "
-
-
 def mistaken(rng, tiles):
     """The tiles as a first look may take them, one doubtful one for another; None where nothing is
     doubtful."""
@@ -71,13 +67,13 @@ def mistaken(rng, tiles):
     return [*tiles[:at], tiles[at].mistaken(), *tiles[at + 1:]]
 
 
-def read(rng, tiles, name=""):
+def read(rng, tiles, name):
     """The tiles one by one. Where one is doubtful they are read twice; the first reading may be mistaken."""
     text, doubtful = listed(map(look, tiles)), mistaken(rng, tiles)
     if doubtful is None:
-        return place(name) + text
+        return f"{name}: {text}"
     first = listed(map(look, doubtful)) if rng.random() < 0.5 else text
-    return f"{place(name)}{first} Wait, {text}"
+    return f"{name}: {first} Wait, {text}"
 
 
 # ------------------------------------------------------------------------------------------------ operations
@@ -99,24 +95,17 @@ def values_of(tiles):
     return [t.value for t in tiles]
 
 
-def sum_of(rng, tiles, name=""):
+def sum_of(rng, tiles, name):
     """(answer, steps)"""
     steps, total = add(values_of(tiles))
     return total, f"{read(rng, tiles, name)} {steps}"
 
 
-def range_of(rng, tiles, name=""):
+def range_of(rng, tiles, name):
     """(answer, steps): how far apart the largest and the smallest are."""
     high, low = max(values_of(tiles)), min(values_of(tiles))
     steps, answer = difference(high, low)
     return answer, f"{read(rng, tiles, name)} Largest {high}, smallest {low}. {steps}"
-
-
-def colour_sum(rng, tiles, name, colour):
-    """(answer, steps): only the tiles of one colour count."""
-    chosen = [t.value for t in tiles if t.colour == colour]
-    steps, total = add(chosen)
-    return total, f"{read(rng, tiles, name)} {colour}: {listed(chosen)} {steps}".rstrip()
 
 
 # ----------------------------------------------------------------------------------------------------- search
@@ -148,7 +137,7 @@ def search(rng, candidates, goal):
 
 def attempt(tiles, name, goal):
     steps, total = add(values_of(tiles))
-    return f"{place(name)}{listed(map(look, tiles))} {steps} {difference(total, goal)[0]}"
+    return f"{name}: {listed(map(look, tiles))} {steps} {difference(total, goal)[0]}"
 
 
 def one_alone(candidates, name):
@@ -178,9 +167,6 @@ def ask_grid(rng, scenes, kind):
     if kind == "corners":
         corners = [tiles[i] for i in (0, 2, 6, 8)]
         return f"Add the four corner {noun}s.", *sum_of(rng, corners, "corner")
-    if kind == "colour_line":
-        colour = rng.choice(cells).colour
-        return f"Add the {colour} {noun}s in the {line}.", *colour_sum(rng, cells, line, colour)
     if kind in ("diff_sums", "sum_two_lines"):
         (a, first), (b, second) = sum_of(rng, cells, line), sum_of(rng, other_cells, other_line)
         if kind == "sum_two_lines":
@@ -193,7 +179,7 @@ def ask_grid(rng, scenes, kind):
         names = (*ROWS, *COLUMNS) if kind == "which_of_six" else rng.choice((ROWS, COLUMNS))
         what = "line" if kind == "which_of_six" else names[0].split()[1]
         return ask_which(rng, {name: [tiles[i] for i in LINES[name]] for name in names}, f"{what} adds")
-    return ask_images(rng, scenes, one, two)
+    return ask_images(rng, scenes, one, two, PLACES, noun)
 
 
 def ask_which(rng, candidates, what):
@@ -205,14 +191,13 @@ def ask_which(rng, candidates, what):
     return f"Which {what} up to {goal}?", name, search(rng, candidates, goal)
 
 
-def ask_images(rng, scenes, one, two):
+def ask_images(rng, scenes, one, two, places, noun):
     """Questions on two images, and with images as options."""
-    noun = NOUN[scenes[0].subject]
-    cells = [scene.tiles[PLACES.index(one)] for scene in scenes]
+    cells = [scene.tiles[places.index(one)] for scene in scenes]
     if len(scenes) == 2:
-        other = scenes[1].tiles[PLACES.index(two)]
-        steps, total = add([cells[0].value, other.value])
-        steps = f"{read(rng, cells[:1], one)} {read(rng, [other], two)} {steps}"
+        other = scenes[1].tiles[places.index(two)]
+        last, total = add([cells[0].value, other.value])
+        steps = f"{read(rng, cells[:1], one)} {read(rng, [other], two)} {last}"
         return f"Add the {one} {noun} of <image 1> and the {two} {noun} of <image 2>.", total, steps
     return f"In which image is the {one} {noun} {look(cells[0])}?", look(cells[0]), listed(map(look, cells))
 
@@ -221,33 +206,28 @@ def ask_images(rng, scenes, one, two):
 
 def ask_bars(rng, scenes, kind):
     """Questions on three bars."""
-    bars = scenes[0].tiles
-    one, two, three = rng.sample(bars, 3)
+    bars = dict(zip(BARS, scenes[0].tiles))
+    one, two = rng.sample(BARS, 2)
+    pair = rng.choice(list(PAIRS))
+    first, second = (scenes[0].tiles[i] for i in PAIRS[pair])
     if kind == "read":
-        return f"How high is the {one.colour} bar?", one.value, read(rng, [one])
+        return f"How high is the {one} bar?", bars[one].value, read(rng, [bars[one]], one)
     if kind == "sum_two":
-        return f"Add the {one.colour} and the {two.colour} bar.", *sum_of(rng, [one, two])
+        return f"Add the {pair} bar.", *sum_of(rng, [first, second], pair)
     if kind == "total":
-        return "Add all bars.", *sum_of(rng, bars, "bars")
+        return "Add all bars.", *sum_of(rng, scenes[0].tiles, "bars")
     if kind == "range":
-        return "How far apart are the largest and the smallest bar?", *range_of(rng, bars, "bars")
+        question = "How far apart are the largest and the smallest bar?"
+        return question, *range_of(rng, scenes[0].tiles, "bars")
     if kind == "balance":
-        if one.value + two.value < three.value:  # nothing is ever negative here
-            one, three = three, one
-        total = one.value + two.value
-        steps = f"{read(rng, [one, two, three])} {one.value} + {two.value} = {total}."
-        question = f"Add the {one.colour} and the {two.colour} bar, then take away the {three.colour} bar."
-        return question, total - three.value, f"{steps} {total} - {three.value} = {total - three.value}."
+        (total, steps), (third,) = sum_of(rng, [first, second], pair), {*BARS} - {*pair.split(" and ")}
+        last, answer = difference(total, bars[third].value)
+        question = f"How far apart are the sum of the {pair} bar and the {third} bar?"
+        return question, answer, f"{steps} {read(rng, [bars[third]], third)} {last}"
     if kind == "which":
-        return ask_which(rng, {name: [bars[i] for i in at] for name, at in PAIRS.items()}, "bars add")
-    if kind == "two_images":
-        other = rng.choice([bar for bar in scenes[1].tiles if bar.colour != one.colour])
-        question = f"Add the {one.colour} bar of <image 1> and the {other.colour} bar of <image 2>."
-        return question, *sum_of(rng, [one, other])
-    bars = [[bar for bar in scene.tiles if bar.colour == one.colour] for scene in scenes]
-    if not all(bars):  # image_options need the colour in all four
-        return None
-    return f"In which image is the {one.colour} bar {one.value}?", look(one), listed(look(b) for b, in bars)
+        return ask_which(rng, {name: [scenes[0].tiles[i] for i in at] for name, at in PAIRS.items()},
+                         "bars add")
+    return ask_images(rng, scenes, one, two, BARS, "bar")
 
 
 # ------------------------------------------------------------------------------------------------------ rows
@@ -292,17 +272,18 @@ def choices(rng, answer):
 
 
 def caption(rng, scene):
-    """A row that only reads: the whole picture, or two lines of it. From these the connector learns
-    to say in the LLM's language what the encoder sees, and the LLM where to look."""
-    seen = list(map(look, scene.tiles))
+    """A row that only reads: the whole picture, or two lines or four places of it. From these the connector
+    learns to say in the LLM's language what the encoder sees, and the LLM where to look."""
     if scene.subject == "Economics":
-        question, text = "Read all.", f"bars: {listed(seen)}"
+        choices = ["bars"], rng.sample(sorted(PAIRS), 2), rng.sample(BARS, 3)
     else:
-        lines = list(ROWS) if rng.random() < 0.5 else rng.sample(sorted(LINES), 2)
-        question = "Read all." if len(lines) == 3 else f"Read the {lines[0]} and the {lines[1]}."
-        text = " ".join(f"{line}: {listed(seen[i] for i in LINES[line])}" for line in lines)
-    return {"scenes": [scene], "question": f"<image 1> {question}", "options": [], "answer": text.rstrip("."),
-            "subject": scene.subject, "kind": "caption", "steps": text}
+        choices = ROWS, rng.sample([*sorted(LINES), "corner"], 2), rng.sample(PLACES, 4)
+    names = rng.choices(choices, (2, 1, 1))[0]
+    question = "all" if names is choices[0] else " and ".join(f"the {name}" for name in names)
+    looks = named_looks(scene)
+    text = " ".join(f"{name}: {listed(looks[name])}" for name in names)
+    return {"scenes": [scene], "question": f"<image 1> Read {question}.", "options": [],
+            "answer": text.rstrip("."), "subject": scene.subject, "kind": "caption", "steps": text}
 
 
 def sums(rng):
@@ -331,25 +312,25 @@ def solution(rng, row, steps_share, thinking, empty):
 def truth(row):
     """What is really to be seen, to judge what a model says that it sees: {"looks": {name of a reading:
     values}} of every reading that a solution of this row can make, and the goal of a search."""
-    scenes, bars = row["scenes"], row["subject"] == "Economics"
+    scenes = row["scenes"]
     if row["kind"] == "image_options":
         looks = {"": row["steps"].rsplit(". ", 1)[0].split(", ")}
     elif row["kind"] == "two_images":
         asked = re.findall(r"the ([a-z ]+?)(?: corner)? \w+ of <image (\d)>", row["question"])
-        looks = {name: named_looks(scenes[int(k) - 1], bars)[name] for name, k in asked}
+        looks = {name: named_looks(scenes[int(k) - 1])[name] for name, k in asked}
     else:
-        looks = named_looks(scenes[0], bars)
+        looks = named_looks(scenes[0])
     goal = re.search(r"up to (\d+)\?", row["question"])
     return {"kind": row["kind"], "dark": any(scene.dark for scene in scenes), "looks": looks} | (
         {"goal": int(goal[1])} if goal else {})
 
 
-def named_looks(scene, bars):
+def named_looks(scene):
+    """{name of a reading: what it says} of all that can be read in a picture."""
     seen = list(map(look, scene.tiles))
-    if bars:
-        colours = [tile.colour for tile in scene.tiles]
-        named = {"bars": seen} | {colour: [one] for colour, one in zip(colours, seen)}
-        return named | {name: [seen[i] for i in at] for name, at in PAIRS.items()}
-    named = {name: [seen[i] for i in at] for name, at in LINES.items()}
-    named |= {name: [one] for name, one in zip(PLACES, seen)}
-    return named | {"corner": [seen[i] for i in (0, 2, 6, 8)]}
+    if scene.subject == "Economics":
+        several, single = {"bars": (0, 1, 2), **PAIRS}, BARS
+    else:
+        several, single = {**LINES, "corner": (0, 2, 6, 8)}, PLACES
+    return {name: [seen[i] for i in at] for name, at in several.items()} | {
+        name: [one] for name, one in zip(single, seen)}
