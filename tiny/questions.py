@@ -275,11 +275,11 @@ def caption(rng, scene):
     """A row that only reads: the whole picture, or two lines or four places of it. From these the connector
     learns to say in the LLM's language what the encoder sees, and the LLM where to look."""
     if scene.subject == "Economics":
-        choices = ["bars"], rng.sample(sorted(PAIRS), 2), rng.sample(BARS, 3)
+        ways = ["bars"], rng.sample(sorted(PAIRS), 2), rng.sample(BARS, 3)
     else:
-        choices = ROWS, rng.sample([*sorted(LINES), "corner"], 2), rng.sample(PLACES, 4)
-    names = rng.choices(choices, (2, 1, 1))[0]
-    question = "all" if names is choices[0] else " and ".join(f"the {name}" for name in names)
+        ways = ROWS, rng.sample([*sorted(LINES), "corner"], 2), rng.sample(PLACES, 4)
+    names = rng.choices(ways, (2, 1, 1))[0]
+    question = "all" if names is ways[0] else " and ".join(f"the {name}" for name in names)
     looks = named_looks(scene)
     text = " ".join(f"{name}: {listed(looks[name])}" for name in names)
     return {"scenes": [scene], "question": f"<image 1> Read {question}.", "options": [],
