@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from connector import make_connectors
 from machinery.families import PARTS, family_of
 from machinery.files import Refused, say
+from machinery.head import LogProbAndEntropy
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
 from machinery.processes import compute_dtype
@@ -154,26 +154,14 @@ class VLM(nn.Module):
         return logits.masked_fill(never, -1e9)
 
     def head(self, hidden, pack):
-        """Log-prob of each response token and entropy (nats) of the distribution it came from: (R,), (R,).
-
-        Logits exist for CHUNK // vocabulary tokens at a time and are computed again in the backward. So
-        memory does not grow with vocabulary x length.
-        """
-        def chunk(h, target):
-            logits = self.logits(h, pack.temperature)                                  # (c, vocabulary)
-            logz = logits.logsumexp(-1)
-            logp = logits.gather(-1, target[:, None])[:, 0] - logz
-            entropy = logz - ((logits - logz[:, None]).exp() * logits).sum(-1)
-            return logp, entropy
-
-        size = max(1, CHUNK // self.hf.lm_head.weight.shape[0])
-        source, target = pack.source.split(size), pack.target.split(size)
-        if len(source) == 1:
-            return chunk(hidden.index_select(0, source[0]), target[0])
-        parts = [checkpoint(chunk, hidden.index_select(0, s), t, use_reentrant=False)
-                 for s, t in zip(source, target)]
-        logp, entropy = zip(*parts)
-        return torch.cat(logp), torch.cat(entropy)
+        """Log-prob of each response token and entropy (nats) of the distribution it came from: (R,), (R,); as
+        from `logits`. Logits exist for CHUNK // vocabulary tokens at a time, and more than that are computed
+        again in the backward. So memory does not grow with vocabulary x length."""
+        head = self.hf.lm_head
+        size = max(1, CHUNK // head.weight.shape[0])
+        with torch.autocast(hidden.device.type, enabled=False):
+            return LogProbAndEntropy.apply(hidden.index_select(0, pack.source), head.weight, head.bias,
+                                           pack.target, self.never, pack.temperature, size)
 
     # ------------------------------------------------------------------------------------------------- saving
 

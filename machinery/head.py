@@ -1,0 +1,69 @@
+"""The LLM's head: log-probs and entropies of many tokens without keeping their logits.
+
+Written out with its gradient, because this is the one place where (tokens x vocabulary) numbers arise: each
+of them is computed once in the forward, once more in the backward when they are too many to keep, and never
+copied. A reader of the recipe may skip this file; `VLM.head` says what it computes.
+"""
+import torch
+import torch.nn.functional as F
+
+
+def log_probs(hidden, weight, bias, never, temperature):
+    """hidden (n, d) -> log-probs of the distribution that is sampled, (n, vocabulary) in fp32, and nothing
+    else of that size"""
+    x = F.linear(hidden, weight, bias)
+    if temperature != 1:
+        x /= temperature
+    x[:, never] = -1e9
+    return x.sub_(x.logsumexp(-1, keepdim=True))
+
+
+class LogProbAndEntropy(torch.autograd.Function):
+    """hidden (R, d), weight (vocabulary, d), bias or None, target (R,), ids that are never drawn,
+    temperature, tokens of a chunk -> log-prob of each target and entropy (nats) of its distribution, (R,) each, in fp32.
+
+    With x the log-probs, p their probabilities and H the entropy, the gradients by the logits are
+
+        of the log-prob:  1 at the target, minus p          of the entropy:  -p (x + H)
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, target, never, temperature, size):
+        h, w = hidden.float(), weight.float()
+        ctx.set_materialize_grads(False)
+        ctx.more, ctx.kept = (never, temperature, size), None
+        logp, entropy = h.new_empty(2, len(h))
+        for i in range(0, len(h), size):
+            x = log_probs(h[i:i + size], w, bias, never, temperature)
+            logp[i:i + size] = x.gather(-1, target[i:i + size, None])[:, 0]
+            entropy[i:i + size] = -(x.exp() * x).sum(-1)
+            ctx.kept = x if len(h) <= size else None
+        ctx.save_for_backward(hidden, weight, bias, target, entropy)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx, d_logp, d_entropy):
+        hidden, weight, bias, target, entropy = ctx.saved_tensors
+        (never, temperature, size), d_hidden = ctx.more, torch.empty_like(hidden)
+        h, w = hidden.float(), weight.float()
+        d_weight = torch.zeros_like(w) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        for at in [slice(i, i + size) for i in range(0, len(h), size)]:
+            x = ctx.kept if ctx.kept is not None else log_probs(h[at], w, bias, never, temperature)
+            d = x.exp()  # p, which becomes the gradient by the logits
+            scale = -d_logp[at, None] if d_logp is not None else 0.0
+            if d_entropy is not None:
+                scale = scale - d_entropy[at, None] * (x + entropy[at, None])
+            d *= scale
+            if d_logp is not None:
+                d.scatter_add_(-1, target[at, None], d_logp[at, None])
+            d[:, never] = 0
+            if temperature != 1:
+                d /= temperature
+            d_hidden[at] = (d @ w).to(hidden.dtype)
+            if d_weight is not None:
+                d_weight.addmm_(d.T, h[at])
+            if d_bias is not None:
+                d_bias += d.sum(0)
+        d_weight = None if d_weight is None else d_weight.to(weight.dtype)
+        return d_hidden, d_weight, d_bias, None, None, None, None
