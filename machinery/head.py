@@ -20,7 +20,8 @@ def log_probs(hidden, weight, bias, never, temperature):
 
 class LogProbAndEntropy(torch.autograd.Function):
     """hidden (R, d), weight (vocabulary, d), bias or None, target (R,), ids that are never drawn,
-    temperature, tokens of a chunk -> log-prob of each target and entropy (nats) of its distribution: (R,) each, fp32.
+    temperature, tokens of a chunk -> log-prob of each target and entropy (nats) of its distribution: (R,)
+    each, in fp32.
 
     With x the log-probs, p their probabilities and H the entropy, the gradients by the logits are
 
