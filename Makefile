@@ -49,6 +49,8 @@ parts: $(T)/rl/eval/scores.json
 seeds:
 	for seed in $(SEEDS); do $(MAKE) tiny SEED=$$seed || exit 1; done
 	$(PY) report.py seeds $(FOLDERS)
+	for stage in $(STAGES); do \
+		$(PY) report.py losses --together $$(for f in $(FOLDERS); do echo $$f/$$stage; done) || exit 1; done
 	$(PY) report.py rules $(FOLDERS:%=%/rl)
 
 $(W)/world.json: .venv/ready

@@ -30,7 +30,7 @@ from machinery.rules import print_rules, read_selection
 from machinery.scores import GAINS_HEADER, NUMBER, gain, gains_of_runs, read_scores, stage_result
 from machinery.tables import percent, points, print_table, spread
 from signals import CRITICAL_WORDS, critical_tokens
-from tiny.losses import print_losses, read_truth
+from tiny.losses import judge, print_losses, read_truth
 
 STAGES = {"base": "base", "cold_start": "cold start", "rl": "after RL", "connector": "after connector tuning"}
 PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wrote is left out
@@ -82,6 +82,7 @@ class Losses:
     """What the wrong answers are lost to, in the embedded world, whose true steps are known."""
     runs: tyro.conf.Positional[tuple[str, ...]]  # folders with eval/, or of an evaluation
     world: str = ""  # folder with truth.json; default: where the questions of the evaluation came from
+    together: bool = False  # one set of tables of all the runs (the same stage of several seeds)
 
 
 @dataclass
@@ -286,12 +287,18 @@ def losses(cfg):
     from scoring.mmmu import read_responses
     if not cfg.runs:
         raise Refused("name a run folder: python report.py losses out/tiny/rl")
+    judged = []
     for run in cfg.runs:
         folder = Path(run) / "eval" if (Path(run) / "eval").is_dir() else Path(run)
         truth = read_truth(folder, cfg.world)
         _, rows = score_rows(read_responses(folder / "responses.jsonl"))
-        print(f"{run}\n")
-        print_losses(rows, truth)
+        judged.append(judge(rows, truth))
+        if not cfg.together:
+            print(f"{run}\n")
+            print_losses(judged[-1:])
+    if cfg.together:
+        print(f"{len(judged)} runs together: {' '.join(cfg.runs)}\n")
+        print_losses(judged)
     print("Cells: the last reading of each name. Operations: true equations. Copied: operands that stand in "
           "the text before.\nWrong answers are lost to manner (at once, no box, cut off), otherwise to a "
           "wrong reading, otherwise\nto arithmetic (a false equation, a wrong operand), otherwise to other "

@@ -210,6 +210,14 @@ def test_the_command_prints_its_tables(tmp_path, capsys):
     assert capsys.readouterr().out.split("\n")[1:] == text.split("\n")[1:]
 
 
+def test_the_command_counts_runs_together(tmp_path, capsys):
+    run = str(make_world(tmp_path))
+    report.losses(report.Losses((run, run), together=True))
+    text = capsys.readouterr().out
+    assert text.startswith(f"2 runs together: {run} {run}\n") and text.count("| right, %") == 1
+    assert "| Math     |         6 |  100.0 |     66.7 | 100.0 |" in text and "| 100.0% of 2 |" in text
+
+
 def test_the_command_refuses_another_world(tmp_path):
     run = make_world(tmp_path)
     truth, questions = tmp_path / "world" / "truth.json", tmp_path / "world" / "mmmu" / "Math" / "a.parquet"

@@ -284,11 +284,21 @@ def read_truth(folder, world):
     return read_json(world / "truth.json", remedy=remedy)
 
 
-def print_losses(rows, truth):
+def judge(rows, truth):
+    """`count`, of rows that belong to this truth."""
     for row in rows:
         checked(truth.get(row["id"]), f"truth.json, {row['id']},", {"kind": str, "looks": dict},
                 "Is this the world of these responses? Name the right one with --world.")
-    groups, unknown = count(rows, truth)
+    return count(rows, truth)
+
+
+def print_losses(judged):
+    """judged: what `judge` returned of one run, or of several that are counted together."""
+    groups, unknown = {}, Counter()
+    for of_run, odd in judged:
+        unknown.update(odd)
+        for name, counts in of_run.items():
+            groups.setdefault(name, Counter()).update(counts)
     for header, lines in tables(groups):
         print_table(header, lines)
     often = ", ".join(f"{text[:60]!r} {n}" for text, n in unknown.most_common(5))
