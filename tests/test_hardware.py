@@ -4,7 +4,8 @@ import runpy
 import sys
 from types import SimpleNamespace
 
-import matplotlib.pyplot  # noqa: F401 (while this is not yet Windows)
+import datasets  # noqa: F401 (while this is not yet Windows)
+import matplotlib.pyplot  # noqa: F401 (likewise)
 import pytest
 import torch
 
