@@ -21,12 +21,11 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from connector import make_connectors
 from machinery.families import PARTS, family_of
 from machinery.files import Refused, say
-from machinery.head import LogProbAndEntropy
+from machinery.head import LogProbAndEntropy, logits
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
 from machinery.processes import compute_dtype
@@ -144,14 +143,11 @@ class VLM(nn.Module):
 
     def logits(self, hidden, temperature=1.0):
         """hidden (n, d) -> logits (n, vocabulary) of the distribution that is sampled: fp32, divided by the
-        temperature, image placeholders impossible. Sampler and trainer both call this, so they can not drift
-        apart."""
+        temperature, image placeholders impossible. `head` takes the same function, so sampler and trainer can
+        not drift apart."""
         head = self.hf.lm_head
         with torch.autocast(hidden.device.type, enabled=False):  # bf16 would blur the entropies
-            logits = F.linear(hidden.float(), head.weight.float(), head.bias) / temperature
-        never = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        never[self.never] = True
-        return logits.masked_fill(never, -1e9)
+            return logits(hidden.float(), head.weight.float(), head.bias, self.never, temperature)
 
     def head(self, hidden, pack):
         """Log-prob of each response token and entropy (nats) of the distribution it came from: (R,), (R,); as

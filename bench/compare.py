@@ -1,4 +1,4 @@
-"""Ours beside TRL, in one go: `make bench` (about ten minutes on 2 cores).
+"""Ours beside TRL, in one go: `make bench`.
 
 Each setting starts both sides as processes with the same model folder, rows, pictures, reward, threads and
 lengths, and lets them work in turn, one measurement each, so that both meet the same machine. The first
@@ -42,9 +42,10 @@ class Side:
 
     def __init__(self, *words, threads):
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and block
         self.words, self.process = words, subprocess.Popen(
             [sys.executable, "-m", "bench.side", *words], cwd=ROOT, env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
 
     def measure(self):
         try:
@@ -54,7 +55,8 @@ class Side:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise Refused(f"{' '.join(self.words)} stopped:\n{self.process.stderr.read()[-2000:]}")
+            self.errors.seek(0)
+            raise Refused(f"{' '.join(self.words)} stopped:\n{self.errors.read()[-2000:]}")
         return json.loads(line)
 
     def end(self):

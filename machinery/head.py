@@ -8,13 +8,19 @@ import torch
 import torch.nn.functional as F
 
 
-def log_probs(hidden, weight, bias, never, temperature):
-    """hidden (n, d) -> log-probs of the distribution that is sampled, (n, vocabulary) in fp32, and nothing
-    else of that size"""
+def logits(hidden, weight, bias, never, temperature):
+    """hidden (n, d) in fp32 -> logits of the distribution that is sampled, (n, vocabulary), and nothing else
+    of that size"""
     x = F.linear(hidden, weight, bias)
     if temperature != 1:
         x /= temperature
     x[:, never] = -1e9
+    return x
+
+
+def log_probs(*of):
+    """The same as log-probs"""
+    x = logits(*of)
     return x.sub_(x.logsumexp(-1, keepdim=True))
 
 
