@@ -320,7 +320,9 @@ def tuned(folder, maths):
     """{(parts, lr): (best validation loss, its step, gains on rl)} of the runs in folder/parts."""
     start, found = read_scores(f"{folder}/rl/eval/scores.json"), {}
     for path in sorted(Path(folder).glob("parts/*/config.json")):
-        flags = checked(read_json(path), path, {"train": list, "lr": NUMBER}, "Tune it again.")
+        remedy = "Tune it again."
+        flags = checked(read_json(path, {"config": dict}, remedy)["config"], path,
+                        {"train": list, "lr": NUMBER}, remedy)
         rows = read_jsonl(path.parent / "metrics.jsonl", {"step": int})
         losses = [(row["val_loss"], row["step"]) for row in rows if row.get("val_loss") is not None]
         if not losses:

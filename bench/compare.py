@@ -1,10 +1,17 @@
-"""Ours beside TRL, in one go: `make bench`.
+"""Ours beside TRL, and what our own parts cost, in one go: `make bench` (about half an hour on 2 cores).
 
-Each setting starts both sides as processes with the same model folder, rows, pictures, reward, threads and
-lengths, and lets them work in turn, one measurement each, so that both meet the same machine. The first
-measurement of each warms up. The median counts, and the spread is (largest - smallest) / median.
+    against TRL    a GRPO step (short and long setting), supervised steps (short rows, mixed lengths)
+    of our own     a step of `make tiny`, stage 3 with kept features beside one of all parts, scoring
+    an update      against group size, response length, vocabulary; a group beside as many prompts; FLOP/s
 
-Leaves bench/results.json: {setting: {"ours_s", "peer_s", "ratio", "spread", ...}}, and prints it as a table.
+Sides that are compared are processes with the same model folder, rows, pictures, reward, threads and lengths.
+They work in turn, one measurement each, so that both meet the same machine; the first measurement of each
+warms up. The median counts, and the spread is (largest - smallest) / median. TRL computes in fp32; ours does
+so, too, and once more as it would by default (--dtype auto), where that is not fp32.
+
+Leaves bench/results.json, {setting: {"ours_s", "spread", and of a comparison "peer_s", "ratio", ...}}, and
+draws results.md and results.png from it (bench/table.py). --only WORDS measures the settings whose names have
+one of them, and keeps the other results.
 """
 import json
 import os
@@ -14,37 +21,43 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from bench.side import BATCH, BLOCK
-from bench.workload import LENGTHS, SETTINGS, make_model, make_rows
-from machinery.files import Refused, main, say, write_json
-from machinery.tables import print_table
+from bench.side import BATCH
+from bench.table import write_table
+from bench.workload import LENGTHS, SETTINGS, make_model, make_rows, tokens_of
+from machinery.files import Refused, main, read_json, say, write_json
+from machinery.processes import compute_dtype
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("sample", "reward", "update")
+ALL = ("encoder", "connector", "llm")
 
 
 @dataclass
 class Config:
-    only: tuple[str, ...] = ()  # settings, e.g. "GRPO short fp32"; none: all
+    only: tuple[str, ...] = ()  # settings with one of these words in their names; none: all
     repeats: int = 5            # measurements of each side
     threads: int = 2            # of each side
     out: str = "bench/results.json"
 
 
+def environment(threads):
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+
+
 class Side:
     """A process that works when it is asked."""
 
-    def __init__(self, *words, threads):
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    def __init__(self, words, threads):
         self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and block
         self.words, self.process = words, subprocess.Popen(
-            [sys.executable, "-m", "bench.side", *words], cwd=ROOT, env=env, text=True,
+            [sys.executable, "-m", "bench.side", *words], cwd=ROOT, env=environment(threads), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
 
     def measure(self):
@@ -64,63 +77,124 @@ class Side:
         self.process.communicate()
 
 
-def alternate(task, folder, setting, dtypes, cfg):
-    """{side: [measurements]}; dtypes: {side: dtype}"""
-    sides = {side: Side(side.split()[0], task, str(folder), "--setting", setting, "--dtype", dtype, "--steps",
-                        str(cfg.repeats + 2), threads=cfg.threads) for side, dtype in dtypes.items()}
-    found = {side: [] for side in sides}
+def alternate(folder, sides, cfg):
+    """sides {name: words of bench.side} -> {name: measurements}, which the sides make in turn"""
+    running, found = {}, {name: [] for name in sides}
     try:
+        for name, (side, task, *more) in sides.items():
+            running[name] = Side([side, task, str(folder), "--steps", str(cfg.repeats + 2), *more],
+                                 cfg.threads)
         for _ in range(cfg.repeats + 1):
-            for side, process in sides.items():
-                found[side].append(process.measure())
+            for name, side in running.items():
+                found[name].append(side.measure())
     finally:
-        for process in sides.values():
-            process.end()
-    return {side: rows[1:] for side, rows in found.items()}
+        for side in running.values():
+            side.end()
+    return {name: rows[1:] for name, rows in found.items()}
 
 
 def spread(values):
     return (max(values) - min(values)) / median(values)
 
 
-def judged(ours, peer, **more):
-    """What stands in results.json of a setting."""
-    a, b = ([row["step"] for row in rows] for rows in (ours, peer))
-    parts = {}
-    for name, rows in (("ours", ours), ("peer", peer)):
-        parts |= {f"{name}_{part}_s": median(row[part] for row in rows) for part in PARTS if part in rows[0]}
-    return {"ours_s": median(a), "peer_s": median(b), "ratio": median(b) / median(a),
-            "spread": max(spread(a), spread(b)), "ours_peak_gib": max(r["peak_gib"] for r in ours),
-            "peer_peak_gib": max(r["peak_gib"] for r in peer), **parts, **more}
+def one(rows, name="ours"):
+    """Numbers of one side: median of the seconds of a step and of its parts, peak memory"""
+    parts = {f"{name}_{part}_s": median(row[part] for row in rows) for part in PARTS if part in rows[0]}
+    return {f"{name}_s": median(row["step"] for row in rows), **parts,
+            f"{name}_peak_gib": max(row["peak_gib"] for row in rows)}
 
 
-def grpo(setting, dtype, cfg, where):
-    s, folder = SETTINGS[setting], where / f"grpo_{setting}_{dtype}"
+def judged(ours, peer):
+    both = [[row["step"] for row in rows] for rows in (ours, peer)]
+    a, b = one(ours), one(peer, "peer")
+    return {**a, **b, "ratio": b["peer_s"] / a["ours_s"], "spread": max(map(spread, both))}
+
+
+def defaults():
+    """{name: --dtype} of our sides: fp32, and what --dtype auto means here when it means something else"""
+    return {"fp32": "fp32"} | ({"bf16": "auto"} if compute_dtype("auto", "cpu") else {})
+
+
+def against_trl(name, task, folder, setting, cfg):
+    sides = {d: ("ours", task, "--setting", setting, "--dtype", dtype) for d, dtype in defaults().items()}
+    found = alternate(folder, {**sides, "trl": ("trl", task, "--setting", setting)}, cfg)
+    return {f"{name} {d}": judged(found[d], found["trl"]) for d in sides}
+
+
+def grpo(setting, cfg, folder):
+    s = SETTINGS[setting]
     make_rows(folder, make_model(folder / "model", s.visual), 64)
-    found = alternate("grpo", folder, setting, {"ours": dtype, "trl": "fp32"}, cfg)
-    return judged(found["ours"], found["trl"], tokens=s.prompts * s.samples * s.tokens)
+    rows = against_trl(f"GRPO {setting}", "grpo", folder, setting, cfg)
+    work = update_of(cfg, prompts=s.prompts, samples=s.samples, tokens=s.tokens, visual=s.visual)
+    for row in rows.values():
+        row["update_gflops"] = work["gflop"] / row["ours_update_s"]
+    return rows
 
 
-def sft(lengths, dtype, cfg, where):
-    folder = where / f"sft_{lengths}_{dtype}"
+def sft(lengths, cfg, folder):
     size = make_model(folder / "model", SETTINGS["short"].visual)
-    make_rows(folder, size, BATCH * BLOCK * 4, LENGTHS[lengths], text_only=0.25 * (lengths == "mixed"))
-    found = alternate("sft", folder, "short", {"ours": dtype, "trl": "fp32"}, cfg)
-    return judged(found["ours"], found["trl"], rows=BATCH * BLOCK)
+    make_rows(folder, size, 512, LENGTHS[lengths], text_only=0.25 * (lengths == "mixed"))
+    rows = against_trl(f"SFT {lengths}", "sft", folder, "short", cfg)
+    tokens = BATCH * tokens_of(folder)
+    for row in rows.values():
+        row |= {f"{side}_tokens_per_s": tokens / row[f"{side}_s"] for side in ("ours", "peer")}
+    return rows
+
+
+def tiny(cfg, folder):
+    if not (ROOT / "out/tiny/rl.done").exists():
+        raise Refused("out/tiny/rl is missing: run make tiny first, or leave this setting out with --only")
+    rows = alternate(folder, {"tiny": ("ours", "tiny")}, cfg)["tiny"]
+    return {"step of make tiny": one(rows) | {"spread": spread([row["step"] for row in rows])}}
+
+
+def parts(cfg, folder):
+    """Stage 3: the connector alone, with kept features, beside a step of all parts"""
+    make_rows(folder, make_model(folder / "model", SETTINGS["long"].visual), 512, LENGTHS["short"])
+    sides = {"connector": ("ours", "parts", "--train", "connector"),
+             "all parts": ("ours", "parts", "--train", *ALL)}
+    found = alternate(folder, sides, cfg)
+    return {f"supervised step, {name}": one(rows) | {"spread": spread([row["step"] for row in rows])}
+            for name, rows in found.items()}
+
+
+def score(cfg, folder):
+    rows = alternate(folder, {"score": ("ours", "score")}, cfg)["score"]
+    return {"scoring 1000 responses": one(rows) | {"spread": spread([row["step"] for row in rows])}}
+
+
+def update_of(cfg, **point):
+    """bench.scale in a process of its own, because peak memory is a process's"""
+    words = [word for name, value in point.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run([sys.executable, "-m", "bench.scale", *words, "--threads", str(cfg.threads)],
+                          cwd=ROOT, env=environment(cfg.threads), capture_output=True, text=True)
+    if done.returncode:
+        raise Refused(f"bench.scale {' '.join(words)} stopped:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def points():
+    """{setting: flags of bench.scale}; what is not said is as in the long setting, but with 4 responses a
+    prompt where they are long"""
+    groups = {f"update, 1 prompt x {n}": {"prompts": 1, "samples": n} for n in (1, 4, 16, 64)}
+    lengths = {f"update, responses of {n} tokens": {"tokens": n, "samples": 4} for n in (64, 256, 1024, 2048)}
+    vocabularies = {f"update, vocabulary of {n}": {"vocabulary": n} for n in (4096, 32768, 152064)}
+    return {**groups, "update, 64 prompts x 1": {"prompts": 64, "samples": 1}, **lengths, **vocabularies}
+
+
+def scale(name, point, cfg, folder):
+    return {name: point | update_of(cfg, **point)}
 
 
 def settings():
-    """{name: function of cfg and a folder}"""
-    todo = {}
-    for dtype in ("fp32", "bf16"):
-        for setting in SETTINGS:
-            todo[f"GRPO {setting} {dtype}"] = lambda *a, s=setting, d=dtype: grpo(s, d, *a)
-        for lengths in LENGTHS:
-            todo[f"SFT {lengths} {dtype}"] = lambda *a, s=lengths, d=dtype: sft(s, d, *a)
-    return todo
+    """{name: function of cfg and an empty folder that returns {setting: numbers}}"""
+    todo = {f"GRPO {setting}": partial(grpo, setting) for setting in SETTINGS}
+    todo |= {f"SFT {lengths}": partial(sft, lengths) for lengths in LENGTHS}
+    todo |= {"step of make tiny": tiny, "supervised step of parts": parts, "scoring": score}
+    return todo | {name: partial(scale, name, point) for name, point in points().items()}
 
 
-def peak_gflops(n=2048, repeats=7):
+def peak_gflops(n=2048, repeats=9):
     """What the matrix product reaches here in fp32."""
     a, b, best = torch.randn(n, n), torch.randn(n, n), 0.0
     for _ in range(repeats):
@@ -130,24 +204,35 @@ def peak_gflops(n=2048, repeats=7):
     return best / 1e9
 
 
-def compare(cfg):
-    todo = settings()
-    if unknown := set(cfg.only) - set(todo):
-        raise Refused(f"--only {' '.join(unknown)}: the settings are {', '.join(todo)}")
-    torch.set_num_threads(cfg.threads)
+def machine(cfg):
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines()
+                    if line.startswith("model name")), cpu)
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
-    results = {"machine": {"processor": platform.machine(), "threads": cfg.threads, **versions,
-                           "instructions": torch.backends.cpu.get_cpu_capability(),
-                           "peak_gflops": peak_gflops()}}
-    with tempfile.TemporaryDirectory() as where:
-        for name in cfg.only or todo:
-            results[name] = row = todo[name](cfg, Path(where))
-            say(f"{name}: {row['ours_s']:.2f} s, TRL {row['peer_s']:.2f} s, {row['ratio']:.2f} times")
-            write_json(Path(cfg.out), results)
-    print_table(["", "ours, s", "TRL, s", "times as fast", "spread", "ours, GiB", "TRL, GiB"],
-                [[name, f"{r['ours_s']:.2f}", f"{r['peer_s']:.2f}", f"{r['ratio']:.2f}", f"{r['spread']:.0%}",
-                  f"{r['ours_peak_gib']:.2f}", f"{r['peer_peak_gib']:.2f}"]
-                 for name, r in results.items() if name != "machine"])
+    return {"cpu": cpu, "instructions": torch.backends.cpu.get_cpu_capability(), "threads": cfg.threads,
+            "command": f"python -m bench.compare {' '.join(sys.argv[1:])}".strip(), **versions}
+
+
+def compare(cfg):
+    every = settings()
+    todo = [name for name in every if not cfg.only or any(word in name for word in cfg.only)]
+    if not todo:
+        raise Refused(f"--only {' '.join(cfg.only)}: no setting has these words; they are {', '.join(every)}")
+    torch.set_num_threads(cfg.threads)
+    out = Path(cfg.out)
+    results = read_json(out) if cfg.only and out.exists() else {}
+    results["machine"] = machine(cfg)
+    for name in todo:
+        peak = peak_gflops()  # beside each setting, because a shared machine changes
+        with tempfile.TemporaryDirectory() as where:
+            rows = every[name](cfg, Path(where))
+        for setting, row in rows.items():
+            results[setting] = row = {**row, "peak_gflops": (peak + peak_gflops()) / 2}
+            peer = f", TRL {row['peer_s']:.2f} s: {row['ratio']:.2f} times" if "ratio" in row else ""
+            say(f"{setting}: {row['ours_s']:.3f} s{peer} (spread {row['spread']:.0%})")
+        write_json(out, results)
+    write_table(results, out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""One side of a comparison with TRL: a process that works whenever a line comes in, and tells its times.
+"""One side of a comparison: a process that works whenever a line comes in, and tells its times.
 
-Started by bench/compare.py, twice for each setting: `ours` and `trl`. Both read the folder that workload.py
-made. Ours is grpo.py and sft.py themselves, which only wait in front of each step; TRL's trainers are asked
-for the same: AdamW, no checkpointing of activations, on-policy, the same lengths.
+Started by bench/compare.py, several at a time, which then work in turn: `ours` and `trl` with the tasks grpo
+and sft; ours alone with the tasks tiny (a step of `make tiny`), parts (a step of stage 3) and score. All read
+the folder that bench/workload.py made. Ours is grpo.py and sft.py themselves, which only wait in front of
+each measurement; TRL's trainers are asked for the same: AdamW, no checkpointing of activations, on-policy,
+the same lengths.
 """
 import json
 import os
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -17,7 +18,7 @@ from types import SimpleNamespace
 import tyro
 from PIL import Image
 
-from bench.workload import SETTINGS, reward as pay
+from bench.workload import ANSWERS, SETTINGS, peak_gib, responses, reward as pay
 
 BATCH, BLOCK = 16, 8  # rows of an SFT step, steps of a measurement
 
@@ -25,11 +26,12 @@ BATCH, BLOCK = 16, 8  # rows of an SFT step, steps of a measurement
 @dataclass
 class Config:
     side: tyro.conf.Positional[str]     # ours or trl
-    task: tyro.conf.Positional[str]     # grpo or sft
+    task: tyro.conf.Positional[str]     # grpo, sft, tiny, parts or score
     folder: tyro.conf.Positional[Path]  # with model/ and rows.jsonl
     setting: str = "short"              # of bench.workload
-    dtype: str = "fp32"
-    steps: int = 6
+    dtype: str = "fp32"                 # ours alone; TRL computes in fp32
+    train: tuple[str, ...] = ("encoder", "connector", "llm")  # of task parts
+    steps: int = 7                      # measurements before the process ends by itself
 
 
 class Line:
@@ -45,8 +47,7 @@ class Line:
             sys.exit()
 
     def tell(self, **numbers):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20  # GiB
-        self.out.write(json.dumps(numbers | {"peak_gib": peak}) + "\n")
+        self.out.write(json.dumps(numbers | {"peak_gib": peak_gib()}) + "\n")
         self.out.flush()
 
 
@@ -54,18 +55,8 @@ class Line:
 
 def our_grpo(cfg, line):
     import grpo
-    from machinery.run import Run
     from reward import Reward
-    s, collect, log, chat_of = SETTINGS[cfg.setting], grpo.collect, Run.log, grpo.Chat
-
-    def when_asked(*args):
-        line.wait()
-        return collect(*args)
-
-    def told(run, step, m):
-        line.tell(step=m["time_step"], sample=m["time_sample"], reward=m["time_reward"],
-                  update=m["time_update"])
-        log(run, step, m)
+    s, chat_of = SETTINGS[cfg.setting], grpo.Chat
 
     def without_end(*args, **more):
         chat = chat_of(*args, **more)
@@ -76,32 +67,76 @@ def our_grpo(cfg, line):
         for r in rollouts:
             r.reward = Reward(1.0, 1.0, pay(r.text), None, "bench")
 
-    grpo.collect, Run.log, grpo.Chat, grpo.set_rewards = when_asked, told, without_end, rewarded
-    grpo.train(grpo.Config(
+    grpo.Chat, grpo.set_rewards = without_end, rewarded
+    train_when_asked(line, grpo.Config(
         model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=str(cfg.folder / "ours"),
         prompts=s.prompts, samples=s.samples, max_new_tokens=s.tokens, steps=cfg.steps, save_every=cfg.steps,
         dtype=cfg.dtype, max_tiles=1))
 
 
-def our_sft(cfg, line):
+def our_tiny(cfg, line):
+    """A step of `make tiny`, with its model, data and flags, that samples from the model behind RL: its
+    responses are longer than in the beginning."""
+    import grpo
+    train_when_asked(line, grpo.Config(
+        model="out/tiny/rl", data="data/tiny/rl.jsonl", prompts=16, samples=16, lr=1e-4, max_new_tokens=160,
+        steps=cfg.steps, save_every=cfg.steps, out=str(cfg.folder / "tiny")))
+
+
+def train_when_asked(line, settings):
+    import grpo
+    from machinery.run import Run
+    collect, log = grpo.collect, Run.log
+
+    def when_asked(*args):
+        line.wait()
+        return collect(*args)
+
+    def told(run, step, m):
+        line.tell(step=m["time_step"], sample=m["time_sample"], reward=m["time_reward"],
+                  update=m["time_update"])
+        log(run, step, m)
+
+    grpo.collect, Run.log = when_asked, told
+    grpo.train(settings)
+
+
+def our_sft(cfg, line, **more):
+    """BLOCK supervised steps. Kept features (task parts) are there before the first one."""
     import sft
     from machinery.run import Run
     log, begin = Run.log, [0.0]
 
     def told(run, step, m):
         log(run, step, m)
-        if step % BLOCK == 0:
-            line.tell(step=time.time() - begin[0])
+        if step % BLOCK == 1:  # the first step of all warms up
             line.wait()
             begin[0] = time.time()
+        if step > 1 and step % BLOCK == 0:
+            line.tell(step=(time.time() - begin[0]) / (BLOCK - 1))
 
     Run.log = told
-    line.wait()
-    begin[0] = time.time()
     rows = sum(1 for _ in open(cfg.folder / "rows.jsonl"))
-    sft.train(sft.Config(
-        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=str(cfg.folder / "ours"),
-        batch=BATCH, epochs=cfg.steps * BLOCK * BATCH / rows, dtype=cfg.dtype, max_tiles=1))
+    settings = sft.Config(
+        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), train=cfg.train,
+        out=str(cfg.folder / f"ours-{len(cfg.train)}"), batch=BATCH, dtype=cfg.dtype, max_tiles=1,
+        epochs=cfg.steps * BLOCK * BATCH / rows)
+    sft.supervise(settings, cfg.steps * BLOCK, (), **more)
+
+
+def our_parts(cfg, line):
+    our_sft(cfg, line, features_gib=4.0)
+
+
+def our_score(cfg, line):
+    """Rewards of 1,000 responses with all shapes of answers"""
+    from reward import score_batch
+    texts, golds = responses(1000), [ANSWERS[i % len(ANSWERS)][0] for i in range(1000)]
+    while True:
+        line.wait()
+        begin = time.time()
+        score_batch(texts, golds)
+        line.tell(step=time.time() - begin)
 
 
 # -------------------------------------------------------------------------------------------------------- TRL
@@ -129,9 +164,9 @@ def processor_of(folder):
 
 def arguments(cfg, **more):
     return dict(
-        output_dir=str(cfg.folder / "trl"), bf16=cfg.dtype == "bf16", fp16=False, use_cpu=True, report_to=[],
+        output_dir=str(cfg.folder / "trl"), bf16=False, fp16=False, use_cpu=True, report_to=[],
         gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, logging_steps=10 ** 6,
-        lr_scheduler_type="constant", learning_rate=1e-6, **more)
+        lr_scheduler_type="constant", learning_rate=1e-6, model_init_kwargs={"dtype": "float32"}, **more)
 
 
 def trl_grpo(cfg, line):
@@ -156,34 +191,39 @@ def trl_grpo(cfg, line):
 
     trainer = GRPOTrainer(
         str(cfg.folder / "model"), rewards, train_dataset=Dataset.from_list(rows),
-        callbacks=[stops(line, spent, s)], processing_class=processor_of(cfg.folder / "model"),
+        callbacks=[stops(line, 1, spent)], processing_class=processor_of(cfg.folder / "model"),
         args=GRPOConfig(**arguments(
             cfg, per_device_train_batch_size=s.prompts * s.samples, num_generations=s.samples, beta=0.0,
             max_steps=cfg.steps, max_completion_length=s.tokens, steps_per_generation=1,
-            generation_kwargs={"min_new_tokens": s.tokens}, model_init_kwargs={"dtype": "float32"})))
+            generation_kwargs={"min_new_tokens": s.tokens})))
     timed("_generate", "sample")
     timed("_calculate_rewards", "reward")
     trainer.train()
 
 
-def stops(line, spent, s=None):
-    """A callback that waits in front of each measurement and tells its times behind it."""
+def stops(line, block, spent):
+    """A callback that waits in front of each measurement and tells its times behind it: those of a GRPO step
+    (block 1), or the mean of a block's supervised steps but for its first one."""
     from transformers import TrainerCallback
-    every, begin = 1 if s else BLOCK, SimpleNamespace(at=0.0)
+    begin = SimpleNamespace(at=0.0)
 
     class Stops(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
-            if state.global_step % every == 0:
-                line.wait()
-                spent.clear()
-                begin.at = time.time()
+            if block == 1:
+                self.start()
 
         def on_step_end(self, args, state, control, **_):
-            if state.global_step % every == 0:
-                step, more = time.time() - begin.at, {}
-                if s:
-                    more = {**spent, "update": step - sum(spent.values())}
-                line.tell(step=step, **more)
+            if block > 1 and state.global_step % block == 1:
+                self.start()
+            if state.global_step % block == 0:
+                step = (time.time() - begin.at) / max(1, block - 1)
+                update = {"update": step - sum(spent.values())} if spent else {}
+                line.tell(step=step, **spent, **update)
+
+        def start(self):
+            line.wait()
+            spent.clear()
+            begin.at = time.time()
     return Stops()
 
 
@@ -194,13 +234,15 @@ def trl_sft(cfg, line):
              "completion": [{"role": "assistant", "content": row["solution"]}]}
             for row, images in rows_of(cfg)]
     SFTTrainer(
-        str(cfg.folder / "model"), train_dataset=Dataset.from_list(rows), callbacks=[stops(line, {})],
+        str(cfg.folder / "model"), train_dataset=Dataset.from_list(rows), callbacks=[stops(line, BLOCK, {})],
         processing_class=processor_of(cfg.folder / "model"),
         args=SFTConfig(**arguments(cfg, per_device_train_batch_size=BATCH, max_steps=cfg.steps * BLOCK,
-                                   max_length=None, model_init_kwargs={"dtype": "float32"}))).train()
+                                   max_length=None))).train()
 
+
+WORK = {"ours grpo": our_grpo, "ours sft": our_sft, "ours tiny": our_tiny, "ours parts": our_parts,
+        "ours score": our_score, "trl grpo": trl_grpo, "trl sft": trl_sft}
 
 if __name__ == "__main__":
     cfg = tyro.cli(Config, description=__doc__)
-    {"ours grpo": our_grpo, "ours sft": our_sft, "trl grpo": trl_grpo,
-     "trl sft": trl_sft}[f"{cfg.side} {cfg.task}"](cfg, Line())
+    WORK[f"{cfg.side} {cfg.task}"](cfg, Line())

@@ -1,5 +1,7 @@
 """What both sides of a comparison get: the same model folder, the same rows and pictures, the same reward."""
 import json
+import resource
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,9 @@ import torch
 from PIL import Image
 
 from connector import make_connectors
+from data import Chat, read_records
 from machinery.model_folder import blank_hf, read_decided
+from machinery.solutions import rows_with_solutions
 from tiny.blank_model import save_blank_model
 
 
@@ -23,6 +27,10 @@ class Setting:
 
 SETTINGS = {"short": Setting(8, 8, 64, 16), "long": Setting(4, 16, 128, 256)}
 LENGTHS = {"short": (24, 24), "mixed": (20, 400)}  # shortest and longest solution of SFT rows, in tokens
+# gold answers, and what a response ends with
+ANSWERS = (("42", "42"), ("3/4", r"\boxed{0.75}"), (r"\frac{\sqrt{3}}{2}", r"\boxed{\frac{\sqrt3}{2}}"),
+           ("B", "(B)"), ("12 cm", "12 centimetres"), ("x=2", "x = 3"), ("1,200", "1200"), ("60°", "60"),
+           ("(1, 2)", "(1,2)"), ("blue", "The bar is blue."))
 
 
 def make_model(folder, visual, vocabulary=4096):
@@ -68,6 +76,33 @@ def make_rows(folder, size, n, lengths=None, text_only=0.0):
     path = Path(folder) / "rows.jsonl"
     path.write_text("".join(json.dumps(rows[i]) + "\n" for i in order))
     return path
+
+
+def tokens_of(folder):
+    """Mean tokens of a row, its picture's and its solution's among them"""
+    chat = Chat(str(folder / "model"), max_tiles=1)
+    file = str(folder / "rows.jsonl")
+    records = read_records(file, (), ("question", "solution"))
+    rows = rows_with_solutions(records, chat, True, 4096, file, 0.0)
+    return sum(len(row.prompt.full) + len(row.ids) for row in rows) / len(rows)
+
+
+def responses(n):
+    """n responses of about 60 words; every third answer is right"""
+    thought = "We read the digits and add them, 3 + 4 = 7. " * 6
+    return [f"{thought}That was try {i}.</think>\n\nThe answer is {ANSWERS[(i + i % 3) % len(ANSWERS)][1]}"
+            for i in range(n)]
+
+
+def peak_gib():
+    """The most memory that this process has held. Linux says it of this process alone; getrusage also of the
+    one that started it."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
+    except FileNotFoundError:
+        unit = 2 ** 30 if sys.platform == "darwin" else 2 ** 20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def reward(text):

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import connector_tune
 import report
 from machinery.figures import smooth
 from machinery.files import Refused
 from machinery.intervals import pooled, t_times
+from machinery.processes import start
+from machinery.run import Run
 from machinery.scores import gain, gains_of_runs, read_scores
 
 
@@ -408,7 +411,7 @@ def test_times_that_are_none(text, told, tmp_path):
 def make_tuned(folder, train, lr, losses, scores):
     run = folder / "parts" / f"{'+'.join(train)}-{lr}"
     write_scores(run / "eval" / "scores.json", scores)
-    (run / "config.json").write_text(json.dumps({"train": train, "lr": lr}))
+    Run(str(run), connector_tune.Config(train=tuple(train), lr=lr, out=str(run)), start(0))
     write_rows(run / "metrics.jsonl", [{"step": 25 * k, "val_loss": v} for k, v in enumerate(losses)])
 
 
