@@ -31,7 +31,9 @@ from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the st
 from machinery.processes import compute_dtype
 from machinery.sharding import even_out, shard, share  # noqa: F401 (for the stages)
 
-CHUNK = 2 ** 24  # logits that exist at once in the head (64 MiB in fp32), whatever the vocabulary
+# logits that exist at once in the head, whatever the vocabulary: 16 MiB in fp32, about what a processor
+# caches, or 256 MiB, which keep a GPU busy
+CHUNK = {"cpu": 2 ** 22, "cuda": 2 ** 26}
 
 
 class VLM(nn.Module):
@@ -151,10 +153,10 @@ class VLM(nn.Module):
 
     def head(self, hidden, pack):
         """Log-prob of each response token and entropy (nats) of the distribution it came from: (R,), (R,); as
-        from `logits`. Logits exist for CHUNK // vocabulary tokens at a time, and more than that are computed
-        again in the backward. So memory does not grow with vocabulary x length."""
+        from `logits`. Logits exist for CHUNK // vocabulary tokens at a time; those of a longer pack are
+        computed again in the backward. So memory does not grow with vocabulary x length."""
         head = self.hf.lm_head
-        size = max(1, CHUNK // head.weight.shape[0])
+        size = max(1, CHUNK[hidden.device.type] // head.weight.shape[0])
         with torch.autocast(hidden.device.type, enabled=False):
             return LogProbAndEntropy.apply(hidden.index_select(0, pack.source), head.weight, head.bias,
                                            pack.target, self.never, pack.temperature, size)

@@ -97,9 +97,9 @@ def memory(s, cfg):
     else:
         train["weights cast to bf16"] = 2 * s["total"]
     train |= activations(s, cfg)
-    # logits in chunks: the chunk, its softmax and gradient; the head's weight in fp32, and its gradient
+    # logits in chunks: the chunk and its exponentials; the head's weight in fp32, and its gradient
     copies = 2 if "llm" in cfg.train else 1
-    train["head: logits in chunks"] = 4 * 4 * CHUNK + copies * 4 * s["vocabulary"] * s["d"]
+    train["head: logits in chunks"] = 2 * 4 * CHUNK["cuda"] + copies * 4 * s["vocabulary"] * s["d"]
     replica = {"sampler: replica, fp32": 4 * s["total"]} if many and cfg.rollout == "torch" else {}
     phases = {"training": train | replica}
     if cfg.rollout != "none":

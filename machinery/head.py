@@ -7,6 +7,8 @@ copied. A reader of the recipe may skip this file; `VLM.head` says what it compu
 import torch
 import torch.nn.functional as F
 
+KEEP = 2 ** 25  # exponentials that are kept for the backward (128 MiB); of more, all are computed again
+
 
 def logits(hidden, weight, bias, never, temperature):
     """hidden (n, d) in fp32 -> logits of the distribution that is sampled, (n, vocabulary), and nothing else
@@ -18,10 +20,13 @@ def logits(hidden, weight, bias, never, temperature):
     return x
 
 
-def log_probs(*of):
-    """The same as log-probs"""
+def exponentials(*of):
+    """The same as x, logits less the largest of each row; their exponentials e; the sums of these, (n,).
+    Probabilities are e / sum, their logarithms x - log sum."""
     x = logits(*of)
-    return x.sub_(x.logsumexp(-1, keepdim=True))
+    x -= x.amax(-1, keepdim=True)
+    e = x.exp()
+    return x, e, e.sum(-1)
 
 
 class LogProbAndEntropy(torch.autograd.Function):
@@ -38,13 +43,16 @@ class LogProbAndEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, target, never, temperature, size):
         h, w = hidden.float(), weight.float()
         ctx.set_materialize_grads(False)
-        ctx.more, ctx.kept = (never, temperature, size), None
+        ctx.more, ctx.kept = (never, temperature, size), []
         logp, entropy = h.new_empty(2, len(h))
         for i in range(0, len(h), size):
-            x = log_probs(h[i:i + size], w, bias, never, temperature)
-            logp[i:i + size] = x.gather(-1, target[i:i + size, None])[:, 0]
-            entropy[i:i + size] = -(x.exp() * x).sum(-1)
-            ctx.kept = x if len(h) <= size else None
+            x, e, total = exponentials(h[i:i + size], w, bias, never, temperature)
+            log_total = total.log()
+            logp[i:i + size] = x.gather(-1, target[i:i + size, None])[:, 0] - log_total
+            mean = (e[:, None] @ x[..., None])[:, 0, 0] / total  # of x: a pass without another (n, vocabulary)
+            entropy[i:i + size] = log_total - mean
+            if len(h) * len(w) <= KEEP:
+                ctx.kept.append((e, total))
         ctx.save_for_backward(hidden, weight, bias, target, entropy)
         return logp, entropy
 
@@ -55,13 +63,15 @@ class LogProbAndEntropy(torch.autograd.Function):
         h, w = hidden.float(), weight.float()
         d_weight = torch.zeros_like(w) if ctx.needs_input_grad[1] else None
         d_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        for at in [slice(i, i + size) for i in range(0, len(h), size)]:
-            x = ctx.kept if ctx.kept is not None else log_probs(h[at], w, bias, never, temperature)
-            d = x.exp()  # p, which becomes the gradient by the logits
+        kept, ctx.kept = ctx.kept, []  # the gradient by the logits takes their place
+        for i in range(0, len(h), size):
+            at = slice(i, i + size)
+            d, total = kept.pop(0) if kept else exponentials(h[at], w, bias, never, temperature)[1:]
             scale = -d_logp[at, None] if d_logp is not None else 0.0
             if d_entropy is not None:
+                x = d.clamp(min=1e-37).log() - total.log()[:, None]  # where p is 0, any number will do
                 scale = scale - d_entropy[at, None] * (x + entropy[at, None])
-            d *= scale
+            d *= scale / total[:, None]
             if d_logp is not None:
                 d.scatter_add_(-1, target[at, None], d_logp[at, None])
             d[:, never] = 0

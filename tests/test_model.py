@@ -163,13 +163,14 @@ def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
 def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
     pack, = make_packs(chat, groups, temperature=0.8)
     V, d = vlm.hf.lm_head.weight.shape
-    monkeypatch.setattr(model, "CHUNK", V * tokens + 1)
+    monkeypatch.setattr(model, "CHUNK", {"cpu": V * tokens + 1})
+    monkeypatch.setattr(head, "KEEP", V * tokens)
     g = torch.Generator().manual_seed(3)
     hidden = torch.randn(len(pack.ids), d, generator=g).requires_grad_()
     a, b = weights_for(len(pack.source))
     sizes = []
-    log_probs = head.log_probs
-    monkeypatch.setattr(head, "log_probs", lambda h, *more: sizes.append(len(h)) or log_probs(h, *more))
+    made = head.exponentials
+    monkeypatch.setattr(head, "exponentials", lambda h, *more: sizes.append(len(h)) or made(h, *more))
     logp, entropy = vlm.head(hidden, pack)
     (logp @ a + entropy @ b).backward()
     assert max(sizes) <= tokens
