@@ -15,14 +15,15 @@ def make_optimizer(vlm, weight_decay, kind="adamw"):
     times faster."""
     trains = {name: p for name, p in vlm.named_parameters() if p.requires_grad}
     if kind == "adamw":
-        return torch.optim.AdamW(trains.values(), weight_decay=weight_decay)
+        return torch.optim.AdamW(trains.values(), weight_decay=weight_decay, fused=True)
     if kind != "muon" or vlm.sharded:
         raise Refused(f"--optimizer {kind}: it is adamw, or muon in one process (its matrices must be whole)")
     outside = re.compile("embed|lm_head|position")
     inside = {name for name, p in trains.items() if p.ndim == 2 and not outside.search(name)}
     matrices = [p for name, p in trains.items() if name in inside]
     others = [p for name, p in trains.items() if name not in inside]
-    return [Muon(matrices, weight_decay=weight_decay), torch.optim.AdamW(others, weight_decay=weight_decay)]
+    return [Muon(matrices, weight_decay=weight_decay),
+            torch.optim.AdamW(others, weight_decay=weight_decay, fused=True)]
 
 
 class Muon(torch.optim.Muon):
