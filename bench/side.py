@@ -86,15 +86,17 @@ def our_tiny(cfg, line):
 def train_when_asked(line, settings):
     import grpo
     from machinery.run import Run
-    collect, log = grpo.collect, Run.log
+    collect, log, waited = grpo.collect, Run.log, [0.0]
 
     def when_asked(*args):
+        begin = time.time()
         line.wait()
+        waited[0] = time.time() - begin  # the step's clock was running
         return collect(*args)
 
     def told(run, step, m):
-        line.tell(step=m["time_step"], sample=m["time_sample"], reward=m["time_reward"],
-                  update=m["time_update"])
+        line.tell(step=m["time_step"] - waited[0], sample=m["time_sample"] - waited[0],
+                  reward=m["time_reward"], update=m["time_update"])
         log(run, step, m)
 
     grpo.collect, Run.log = when_asked, told

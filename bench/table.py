@@ -21,6 +21,12 @@ def both(row, what, form="{:.2f}"):
     return " / ".join(form.format(x) for x in sides) if None not in sides else ""
 
 
+def update_share(row):
+    """Seconds of the update, and the share of the matrix product's peak that ours reaches"""
+    share = f" ({row['update_gflops'] / row['peak_gflops']:.0%})" if "update_gflops" in row else ""
+    return both(row, "update_s") + share
+
+
 def tables(results):
     """Three Markdown tables: against TRL, of our own steps, of an update"""
     rows = {name: row for name, row in results.items() if name != "machine"}
@@ -31,7 +37,7 @@ def tables(results):
         ["ours / TRL", "seconds", "times as fast", "spread", "sampling, s", "reward, s", "update, s",
          "tokens/s", "peak GiB"],
         [[name, both(row, "s"), f"{row['ratio']:.2f}", f"{row['spread']:.0%}", both(row, "sample_s"),
-          both(row, "reward_s", "{:.3f}"), both(row, "update_s"), both(row, "tokens_per_s", "{:,.0f}"),
+          both(row, "reward_s", "{:.3f}"), update_share(row), both(row, "tokens_per_s", "{:,.0f}"),
           both(row, "peak_gib")] for name, row in compared.items()])
     ours = markdown(
         ["ours alone", "seconds", "spread", "sampling, reward, update"],

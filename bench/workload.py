@@ -27,10 +27,10 @@ class Setting:
 
 SETTINGS = {"short": Setting(8, 8, 64, 16), "long": Setting(4, 16, 128, 256)}
 LENGTHS = {"short": (24, 24), "mixed": (20, 400)}  # shortest and longest solution of SFT rows, in tokens
-# gold answers, and what a response ends with
-ANSWERS = (("42", "42"), ("3/4", r"\boxed{0.75}"), (r"\frac{\sqrt{3}}{2}", r"\boxed{\frac{\sqrt3}{2}}"),
-           ("B", "(B)"), ("12 cm", "12 centimetres"), ("x=2", "x = 3"), ("1,200", "1200"), ("60°", "60"),
-           ("(1, 2)", "(1,2)"), ("blue", "The bar is blue."))
+# gold answers, and how a response says the same
+ANSWERS = (("42", "42.0"), ("3/4", "0.75"), (r"\frac{\sqrt{3}}{2}", r"\frac{\sqrt3}{2}"), ("B", "(B)"),
+           ("12 cm", r"12\text{ cm}"), ("5", "x = 5"), ("1,200", "1200"), ("60°", r"60^\circ"),
+           ("(1, 2)", "(1,2)"), ("blue", r"\text{blue}"))
 
 
 def make_model(folder, visual, vocabulary=4096):
@@ -90,7 +90,7 @@ def tokens_of(folder):
 def responses(n):
     """n responses of about 60 words; every third answer is right"""
     thought = "We read the digits and add them, 3 + 4 = 7. " * 6
-    return [f"{thought}That was try {i}.</think>\n\nThe answer is {ANSWERS[(i + i % 3) % len(ANSWERS)][1]}"
+    return [f"{thought}That was try {i}.</think>\n\n\\boxed{{{ANSWERS[(i + i % 3) % len(ANSWERS)][1]}}}"
             for i in range(n)]
 
 

@@ -49,7 +49,7 @@ class LogProbAndEntropy(torch.autograd.Function):
             x, e, total = exponentials(h[i:i + size], w, bias, never, temperature)
             log_total = total.log()
             logp[i:i + size] = x.gather(-1, target[i:i + size, None])[:, 0] - log_total
-            mean = (e[:, None] @ x[..., None])[:, 0, 0] / total  # of x: a pass without another (n, vocabulary)
+            mean = (e[:, None] @ x[..., None])[:, 0, 0] / total  # of x, in one pass
             entropy[i:i + size] = log_total - mean
             if len(h) * len(w) <= KEEP:
                 ctx.kept.append((e, total))

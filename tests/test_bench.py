@@ -1,0 +1,93 @@
+"""bench/: the figures that it prints are those that were measured. The measurements are no test."""
+import json
+
+import pytest
+from PIL import Image
+
+import grpo
+import plan
+from bench import compare, scale, table, workload
+from data import Chat
+from grpo import load_prompts
+from machinery.files import Refused
+from pack import make_packs
+from reward import score_batch
+
+
+def rows(*steps, **more):
+    return [{"step": s, "peak_gib": s / 10, **more} for s in steps]
+
+
+def test_the_median_counts_and_the_larger_spread():
+    row = compare.judged(rows(1.0, 2.0, 9.0, sample=0.5), rows(8.0, 6.0, 7.0, sample=3.0))
+    assert row == {"ours_s": 2.0, "ours_sample_s": 0.5, "ours_peak_gib": 0.9,
+                   "peer_s": 7.0, "peer_sample_s": 3.0, "peer_peak_gib": 0.8, "ratio": 3.5, "spread": 4.0}
+
+
+def test_a_side_that_stops_says_why():
+    side = compare.Side(["ours", "grpo", "no/such/folder"], 1)
+    try:
+        with pytest.raises(Refused, match="ours grpo no/such/folder stopped:(.|\n)*no/such/folder"):
+            side.measure()
+    finally:
+        side.end()
+
+
+def test_only_unknown_settings():
+    with pytest.raises(Refused, match="--only speed: no setting has these words; they are GRPO short"):
+        compare.compare(compare.Config(only=("speed",)))
+
+
+def test_results_become_tables_and_a_figure(tmp_path, capsys):
+    update = {"ours_s": 2.0, "spread": 0.1, "all_tokens": 1234, "gflops": 60.0, "peak_gflops": 100.0,
+              "peak_gib": 1.5, "peak_gib_without_vocabulary": 1.25}
+    results = {
+        "machine": {"cpu": "a processor", "threads": 2, "command": "python -m bench.compare"},
+        "GRPO long fp32": {**compare.judged(rows(2.0, update=1.5), rows(8.0, update=7.0)),
+                           "peak_gflops": 100.0, "update_gflops": 70.0},
+        "scoring 1000 responses": {"ours_s": 0.25, "spread": 0.02, "peak_gflops": 100.0},
+        "update, 1 prompt x 4": {"prompts": 1, "samples": 4, **update},
+        "update, responses of 64 tokens": {"tokens": 64, **update},
+        "update, vocabulary of 4096": {"vocabulary": 4096, **update}}
+    table.write_table(results, tmp_path / "results.json")
+    text = (tmp_path / "results.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    lines = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+             for line in text.splitlines() if line.startswith("|")}
+    assert lines["GRPO long fp32"] == [
+        "2.00 / 8.00", "4.00", "0%", "", "", "1.50 / 7.00 (70%)", "", "0.20 / 0.80"]
+    assert lines["scoring 1000 responses"] == ["0.250", "2%", ""]
+    assert lines["1 prompt x 4"] == ["2.00", "10%", "1,234", "60", "60%", "1.50", "1.25"]
+    assert "a processor" in text and "`python -m bench.compare`" in text
+    assert Image.open(tmp_path / "results.png").size[0] > 1000
+
+
+def test_flops_of_packs(tmp_path):
+    """Two packs of a group cost their prompt twice; the pairs are counted one by one."""
+    visual = 4
+    size = workload.make_model(tmp_path / "model", visual)
+    file = workload.make_rows(tmp_path, size, 1)
+    chat = Chat(str(tmp_path / "model"), 1)
+    prompt, = load_prompts(grpo.Config(), str(file), chat)
+    P, shape, patches = len(prompt.full), plan.shape(str(tmp_path / "model")), visual * 4
+    one = make_packs(chat, [(prompt, [[5, 6, 7], [5, 6]])])
+    two = make_packs(chat, [(prompt, [[5, 6, 7], [5, 6]])], max_tokens=P + 3)
+    assert (len(one), len(two)) == (1, 2)
+    pairs = sum(range(P + 1)) + (P + 1) + (P + 2) + (P + 3) + (P + 1) + (P + 2)
+    assert scale.flops(shape, one, patches) == plan.flops(shape, P + 5, pairs, 5, patches, patches)
+    prompt_again = plan.flops(shape, P, P * (P + 1) // 2, 0, patches, patches)
+    assert scale.flops(shape, two, patches) == scale.flops(shape, one, patches) + prompt_again
+
+
+def test_every_third_response_is_right():
+    golds = [workload.ANSWERS[i % len(workload.ANSWERS)][0] for i in range(30)]
+    rewards = score_batch(workload.responses(30), golds)
+    assert [r.accuracy for r in rewards] == [float(i % 3 == 0) for i in range(30)]
+
+
+def test_solutions_have_their_lengths(tmp_path):
+    file = workload.make_rows(tmp_path, 16, 40, lengths=(20, 400), text_only=0.25)
+    made = [json.loads(line) for line in file.read_text().splitlines()]
+    lengths = [len(row["solution"].split()) for row in made]
+    assert min(lengths) < 60 and max(lengths) > 340
+    assert sum(not row["images"] for row in made) == 10
