@@ -6,8 +6,8 @@
 
 Sides that are compared are processes with the same model folder, rows, pictures, reward, threads and lengths.
 They work in turn, one measurement each, so that both meet the same machine; the first measurement of each
-warms up. The median counts, and the spread is (largest - smallest) / median. TRL computes in fp32; ours does
-so, too, and once more as it would by default (--dtype auto), where that is not fp32.
+warms up. The median counts, and the spread is (largest - smallest) / median. On a CPU TRL computes in fp32
+(on a GPU in bf16); ours does so, too, and once more as by default (--dtype auto), where that is not fp32.
 
 Leaves bench/results.json, {setting: {"ours_s", "spread", and of a comparison "peer_s", "ratio", ...}}, and
 draws results.md and results.png from it (bench/table.py). --only WORDS measures the settings whose names have
@@ -36,6 +36,7 @@ from machinery.processes import compute_dtype
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("sample", "reward", "update")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ALL = ("encoder", "connector", "llm")
 
 
@@ -112,12 +113,13 @@ def judged(ours, peer):
 
 def defaults():
     """{name: --dtype} of our sides: fp32, and what --dtype auto means here when it means something else"""
-    return {"fp32": "fp32"} | ({"bf16": "auto"} if compute_dtype("auto", "cpu") else {})
+    return {"fp32": "fp32"} | ({"bf16": "auto"} if compute_dtype("auto", DEVICE) else {})
 
 
 def against_trl(name, task, folder, setting, cfg):
     sides = {d: ("ours", task, "--setting", setting, "--dtype", dtype) for d, dtype in defaults().items()}
-    found = alternate(folder, {**sides, "trl": ("trl", task, "--setting", setting)}, cfg)
+    trl = ("trl", task, "--setting", setting, "--dtype", "fp32" if DEVICE == "cpu" else "bf16")
+    found = alternate(folder, {**sides, "trl": trl}, cfg)
     return {f"{name} {d}": judged(found[d], found["trl"]) for d in sides}
 
 

@@ -174,10 +174,12 @@ def step_of(shape, cfg):
     speed = plan.flops(s, tokens, pairs, len(row.source), tiles * patches, patches) / seconds
     top = next((p for name, p in PEAK.items() if gpu and name in gpu.name), None)
     found = {"tokens": tokens, "tiles": tiles, "seconds": seconds, "tokens_per_second": tokens / seconds,
+             "response_tokens_per_second": len(row.source) / seconds,
              "tflops": speed / 1e12, "mfu": speed / top if top else None,
              "planned_gib": sum(table.values()), "optimizer": fits,
              "peak_gib": torch.cuda.max_memory_allocated() / plan.GIB if gpu else None}
-    text = f"{shape}: {found['tokens_per_second']:,.0f} tokens/s, {found['tflops']:.0f} TFLOP/s"
+    text = (f"{shape}: {found['tokens_per_second']:,.0f} tokens/s, of which responses "
+            f"{found['response_tokens_per_second']:,.0f}; {found['tflops']:.0f} TFLOP/s")
     if top:
         text += f", {found['mfu']:.0%} of {gpu.name}'s peak"
     if gpu:

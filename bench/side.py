@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
 import tyro
 from PIL import Image
 
@@ -29,7 +30,7 @@ class Config:
     task: tyro.conf.Positional[str]     # grpo, sft, tiny, parts or score
     folder: tyro.conf.Positional[Path]  # with model/ and rows.jsonl
     setting: str = "short"              # of bench.workload
-    dtype: str = "fp32"                 # ours alone; TRL computes in fp32
+    dtype: str = "fp32"
     train: tuple[str, ...] = ("encoder", "connector", "llm")  # of task parts
     steps: int = 7                      # measurements before the process ends by itself
 
@@ -166,7 +167,8 @@ def processor_of(folder):
 
 def arguments(cfg, **more):
     return dict(
-        output_dir=str(cfg.folder / "trl"), bf16=False, fp16=False, use_cpu=True, report_to=[],
+        output_dir=str(cfg.folder / "trl"), bf16=cfg.dtype == "bf16", fp16=False, report_to=[],
+        use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, logging_steps=10 ** 6,
         lr_scheduler_type="constant", learning_rate=1e-6, model_init_kwargs={"dtype": "float32"}, **more)
 

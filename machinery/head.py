@@ -16,7 +16,8 @@ def logits(hidden, weight, bias, never, temperature):
     x = F.linear(hidden, weight, bias)
     if temperature != 1:
         x /= temperature
-    x[:, never] = -1e9
+    for number in never:  # a list as index would be copied to the GPU every time
+        x[:, number] = -1e9
     return x
 
 
@@ -74,7 +75,8 @@ class LogProbAndEntropy(torch.autograd.Function):
             d *= scale / total[:, None]
             if d_logp is not None:
                 d.scatter_add_(-1, target[at, None], d_logp[at, None])
-            d[:, never] = 0
+            for number in never:
+                d[:, number] = 0
             if temperature != 1:
                 d /= temperature
             d_hidden[at] = (d @ w).to(hidden.dtype)
