@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from connector import chosen
 from data import Prompt
-from machinery.decoding import Decode, Prefill
+from machinery.decoding import Decode, Draw, Prefill
 from machinery.files import Refused
 from machinery.processes import total
 from machinery.sharding import even_out
@@ -174,29 +174,6 @@ class TorchSampler:
             out[j // n].append(make_rollout(self.chat, prompts[j // n], ids[j][:T], logps[j, :T].clone(),
                                             entropies[j, :T].clone(), "stop" if stop else "length"))
         return out
-
-
-@dataclass
-class Draw:
-    """Draws a token of each distribution."""
-    temperature: float
-    ban: tuple                  # ids that are never drawn
-    generator: torch.Generator
-
-    def __call__(self, logits):
-        """logits (B, vocabulary) -> token, its log-prob, the distribution's entropy: (B,) each"""
-        if len(self.ban):
-            logits = logits.index_fill(-1, torch.tensor(list(self.ban), device=logits.device), -1e9)
-        logp = logits.log_softmax(-1)
-        probs = logp.exp()
-        if self.temperature:  # the first token whose cumulated probability passes a uniform number
-            cdf = probs.double().cumsum(-1)
-            uniform = torch.rand(len(cdf), 1, generator=self.generator, dtype=cdf.dtype, device=cdf.device)
-            token = torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True)[:, 0]
-            token = token.clamp(max=cdf.shape[-1] - 1)
-        else:
-            token = probs.argmax(-1)
-        return token, logp.gather(-1, token[:, None])[:, 0], -(probs * logp).sum(-1)
 
 
 class VLLMSampler:

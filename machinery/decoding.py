@@ -1,9 +1,13 @@
-"""Keys and values while the plain sampler decodes: those of a prompt are held once for all its responses.
+"""Keys and values while the plain sampler decodes, held once for all responses to a prompt; and the draw of a
+token.
 
-Both classes take the place of pack.Layout in the attention: `attend(layer, q, k, v, scale)`. A reader of the
-recipe may skip this file.
+Prefill and Decode take the place of pack.Layout in the attention: `attend(layer, q, k, v, scale)`. A reader
+of the recipe may skip this file.
 """
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 
 
 class Prefill:
@@ -93,3 +97,39 @@ class Decode:
         self.response = {layer: (k[rows], v[rows]) for layer, (k, v) in self.response.items()}
         self.hide, self.m = self.hide[prompts], m
         return rows
+
+
+@dataclass
+class Draw:
+    """Draws a token of each distribution."""
+    temperature: float
+    ban: tuple                  # ids that are never drawn
+    generator: torch.Generator
+
+    def __call__(self, logits):
+        """logits (B, vocabulary) -> token, its log-prob, the distribution's entropy: (B,) each"""
+        if len(self.ban):
+            logits = logits.index_fill(-1, torch.tensor(list(self.ban), device=logits.device), -1e9)
+        logp = logits.log_softmax(-1)
+        probs = logp.exp()
+        if self.temperature:  # which 64 tokens, then which of them: sums over all in fp64 would take longest
+            uniform = torch.rand(len(probs), 1, generator=self.generator, dtype=torch.float64,
+                                 device=probs.device)
+            blocks = F.pad(probs, (0, -probs.shape[-1] % 64)).unflatten(-1, (-1, 64))
+            block, inside = passes(blocks.sum(-1), uniform)
+            tokens = blocks.gather(1, block[..., None].expand(-1, -1, 64))[:, 0]
+            token = (64 * block + passes(tokens, inside)[0])[:, 0]
+        else:
+            token = probs.argmax(-1)
+        return token, logp.gather(-1, token[:, None])[:, 0], -(probs * logp).sum(-1)
+
+
+def passes(weights, share):
+    """weights (B, n), share (B, 1) of their sum -> number of the first at which the cumulated weight passes
+    it, and how far into that weight it lies, from 0 to almost 1: (B, 1) each"""
+    cdf = weights.double().cumsum(-1)
+    at = share * cdf[:, -1:]
+    first = torch.searchsorted(cdf, at, right=True).clamp(max=weights.shape[-1] - 1)
+    weight = weights.gather(-1, first).double()
+    inside = (at - (cdf.gather(-1, first) - weight)) / weight
+    return first, inside.clamp(0, 1 - 1e-9)
