@@ -16,7 +16,7 @@ try:
 except ImportError:
     flash_attn_varlen_func = None  # torch's own takes its place
 
-SMALL = 2 ** 24  # attention scores of one call that may be written out
+SHORT = 128  # keys; fewer are written out on a CPU
 
 
 def fused(x):
@@ -53,12 +53,12 @@ def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
 def attention(q, k, v, mask, scale):
     """Padded rows: q (B, heads, Lq, h), k and v (B, kv_heads, Lk, h) -> (B, heads, Lq, h).
 
-    This is SDPA, except for short rows on a CPU. Those are written out, which takes half the time of SDPA
-    there, because SDPA's backward in bf16 is six times slower than in fp32.
+    This is SDPA, except for short rows on a CPU. Those are written out, which takes less time there; SDPA's
+    backward in bf16 is six times slower than in fp32, so it computes in fp32.
     """
     (B, H, Lq, h), kv = q.shape, k.shape[1]
     with torch.autocast(q.device.type, enabled=False):
-        if q.device.type == "cpu" and B * H * Lq * k.shape[2] <= SMALL:
+        if q.device.type == "cpu" and k.shape[2] < SHORT:
             shared = q.to(v.dtype).reshape(B, kv, H // kv * Lq, h)  # query heads of a kv head side by side
             scores = (shared @ k.to(v.dtype).transpose(-1, -2)).view(B, H, Lq, -1).float() * scale
             scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
