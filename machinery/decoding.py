@@ -41,6 +41,7 @@ class Decode:
         at = torch.arange(int(length.max()), device=device)
         places = start[:, None] + at.minimum(length[:, None] - 1)                      # (P, Lp)
         self.hide = at >= length[:, None]                                   # (P, Lp) padding of short prompts
+        self.padded = bool(self.hide.any())
         self.prompt = {layer: tuple(x[places].transpose(1, 2).contiguous() for x in kept)  # (P, kv, Lp, h)
                        for layer, kept in prefill.kept.items()}
         self.response, self.m, self.t = {}, m, 0                             # (P * m, kv, T, h), written at t
@@ -60,7 +61,9 @@ class Decode:
         q = q.unflatten(1, (k.shape[1], -1))                                           # (P * m, kv, g, h)
         own = q @ keys.transpose(-1, -2)                                               # (P * m, kv, g, t + 1)
         past = self.to_prompts(q) @ prompt_keys.transpose(-1, -2)                      # (P, kv, m * g, Lp)
-        past = self.to_rows(past.masked_fill(self.hide[:, None, None], float("-inf")))  # (P * m, kv, g, Lp)
+        if self.padded:
+            past = past.masked_fill(self.hide[:, None, None], float("-inf"))
+        past = self.to_rows(past)                                                      # (P * m, kv, g, Lp)
         weight = (torch.cat([past, own], -1) * scale).softmax(-1, dtype=torch.float32).to(v.dtype)
         past, own = weight.split([past.shape[-1], own.shape[-1]], -1)
         out = self.to_rows(self.to_prompts(past) @ prompt_values) + own @ values       # (P * m, kv, g, h)
