@@ -102,11 +102,12 @@ class TorchSampler:
 
     @torch.no_grad()
     def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None,
-                 done=None):
+                 done=None, listen=None):
         """n responses for each prompt: a list of n Rollouts a prompt, in the order of the prompts.
 
         temperature 0 takes the most likely token. ban: ids that are never written. progress: words for a
-        progress bar. done(i, rollouts) is called as soon as the responses to prompt i are complete.
+        progress bar. done(i, rollouts) is called as soon as the responses to prompt i are complete,
+        listen(id, entropy) for each token of a single response as soon as it is drawn.
         """
         draw = Draw(temperature, ban, torch.Generator(self.vlm.hf.device).manual_seed(seed))
         out = [[] for _ in prompts]
@@ -117,14 +118,14 @@ class TorchSampler:
         with self.vlm.autocast(), bar:
             for i in range(0, len(todo), width):
                 part = todo[i:i + width]
-                groups = self._batch([prompts[j] for j in part], n, max_new_tokens, draw, bar)
+                groups = self._batch([prompts[j] for j in part], n, max_new_tokens, draw, bar, listen)
                 for j, group in zip(part, groups):
                     out[j] = group
                     if done:
                         done(j, group)
         return out
 
-    def _batch(self, prompts, n, max_new_tokens, draw, bar):
+    def _batch(self, prompts, n, max_new_tokens, draw, bar, listen):
         """B = P * n responses at a time: every prompt and its images once, then one token for every response
         at a time."""
         vlm, device, B = self.vlm, self.vlm.hf.device, len(prompts) * n
@@ -146,10 +147,12 @@ class TorchSampler:
         alive = torch.arange(B, device=device)  # the response that each row of the running batch belongs to
 
         # a GPU runs ahead of python until it is asked for a number: that is done at every eighth token
-        every, known = 8 if device.type == "cuda" else 1, 0
+        every, known = 8 if device.type == "cuda" and not listen else 1, 0
         for t in range(longest):  # what is written behind the end of a response, nobody reads
             token, logp, entropy = draw(vlm.logits(hidden, draw.temperature or 1.0))
             ids[alive, t], logps[alive, t], entropies[alive, t] = token, logp, entropy
+            if listen:
+                listen(int(token), float(entropy))
             ended = torch.isin(token, stop)
             ends_now = (length[alive] == 0) & (ended | (t + 1 >= limit[alive]))
             stopped[alive] = stopped[alive] | (ends_now & ended)

@@ -134,7 +134,7 @@ def upward_imports(modules):
 
 def crowded_top(modules):
     top = [name for name, path in modules.items() if "/" not in path]
-    return [f"{len(top)} Python files in the top folder: {' '.join(top)}"] if len(top) > 15 else []
+    return [f"{len(top)} Python files in the top folder: {' '.join(top)}"] if len(top) > 16 else []
 
 
 def loads_torch(modules, folder):

@@ -1,0 +1,165 @@
+"""Ask a model about pictures, and watch it think.
+
+    python ask.py                                          # asks you for questions; Enter: one of the world
+    python ask.py --image picture.png "Add the digits in the top row."
+    python ask.py --model Qwen/Qwen2.5-VL-3B-Instruct --image a.png b.png --entropy "What differs?"
+
+The response is written as it is sampled: the thought, then the answer. --entropy shades every token by the
+entropy (nats) of the distribution that it was drawn from, the brighter the less certain, and underlines the
+critical words that the checkpoint selection reads (paper section 5.1). Without a question on the command line
+one is asked for, again and again: an empty line takes another question of the embedded world, Ctrl-D ends.
+"""
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import tyro
+
+from data import Chat, Record, read_records
+from machinery.files import Refused, main
+from machinery.pictures import image_size, open_image
+from machinery.processes import start
+from model import load
+from reward import score_batch
+from rollout import TorchSampler
+from scoring.responses import last_box
+from signals import CRITICAL_WORDS, critical_tokens
+
+SHADES = (None, 230, 229, 222, 215, 208)  # of the terminal's 256 colours, from certain to uncertain
+FULL = 2.0  # nats that have the last of them
+
+
+@dataclass
+class Config:
+    question: tyro.conf.Positional[str] = ""  # "": asked for, again and again
+    image: tuple[str, ...] = ()             # pictures; none: one of the embedded world
+    model: str = "out/tiny/connector"       # model folder, run folder or hub name
+    runs: int = 1                           # responses to each question, and at the end a count of answers
+    entropy: bool = False                   # shade tokens by their entropy, underline critical words
+    temperature: float = 1.0                # 0: always the most likely token
+    max_new_tokens: int = 8192              # length limit of a response
+    thinking: bool = True                   # the prompt ends with <think>
+    ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
+    system: str = ""                        # system prompt; "": what the chat template has
+    world: str = "data/tiny/val.jsonl"      # rows to take a picture or a question from; "": none
+    max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
+    pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
+    words: tuple[str, ...] = CRITICAL_WORDS  # critical words
+    dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
+    seed: int = 0                           # of sampling, and of the questions of the embedded world
+
+
+class Writer:
+    """Writes a response to the terminal token by token, as TorchSampler.generate calls it."""
+
+    def __init__(self, chat, cfg):
+        self.chat, self.cfg, self.ids, self.entropies, self.written = chat, cfg, [], [], 0
+
+    def __call__(self, id, entropy):
+        self.ids.append(id)
+        self.entropies.append(entropy)
+        self.write(behind=2)  # whether "Wait" is a word or the beginning of one shows at the next token
+
+    def write(self, behind=0):
+        """Write what was not written yet, but for the last tokens."""
+        pieces = self.chat.pieces(self.ids)
+        if behind and "".join(pieces).endswith("\ufffd"):
+            return  # a part of a character
+        critical = {}
+        if self.cfg.entropy:
+            spans = critical_tokens(pieces, self.cfg.words)
+            critical = {k for first, last, _ in spans for k in range(first, last + 1)}
+        last = max(self.written, len(pieces) - behind)
+        for k in range(self.written, last):
+            print(self.shaded(pieces[k], self.entropies[k], k in critical), end="", flush=True)
+        self.written = last
+
+    def shaded(self, piece, entropy, critical):
+        if not self.cfg.entropy or not piece:
+            return piece
+        shade = SHADES[min(len(SHADES) - 1, int(entropy / FULL * len(SHADES)))]
+        codes = ["4"] * critical + [f"30;48;5;{shade}"] * (shade is not None)
+        return f"\033[{';'.join(codes)}m{piece}\033[0m" if codes else piece
+
+
+def show(image):
+    """A small picture as the terminal's characters: two pixels each, one above the other."""
+    image = open_image(image)
+    if max(image.size) > 64 or not sys.stdout.isatty():
+        return
+    width, height = image.size
+    pixel = image.load()
+    for y in range(0, height - 1, 2):
+        line = ["38;2;{};{};{};48;2;{};{};{}".format(*pixel[x, y], *pixel[x, y + 1]) for x in range(width)]
+        print("".join(f"\033[{colours}m\u2580" for colours in line) + "\033[0m")
+
+
+def asked(question, images):
+    """The Record of a question that was typed"""
+    sizes = [image_size(image) for image in images]
+    for why in sizes:
+        if isinstance(why, str):
+            raise Refused(f"--image: {why}")
+    return Record("asked", question, list(images), sizes=sizes)
+
+
+def questions(cfg):
+    """Records, one after the other, as they are asked"""
+    draw, world = random.Random(cfg.seed), []
+    if cfg.world and not cfg.image:
+        world = read_records(cfg.world)
+    if cfg.question:
+        yield asked(cfg.question, cfg.image or (draw.choice(world).images if world else ()))
+        return
+    images = cfg.image
+    words = "\nask (an empty line: one of the embedded world)> " if world else "\nask> "
+    while True:
+        try:
+            line = input(words).strip()
+        except EOFError:
+            return
+        if line:
+            yield asked(line, images)
+        elif world:
+            record = draw.choice(world)
+            images = record.images
+            yield record
+
+
+def answer(record, sampler, chat, cfg, seed):
+    """Sample a response and write it. Returns what stands in its box, or None."""
+    prompt, = chat.prompts([record], cfg.thinking)
+    writer, begin = Writer(chat, cfg), time.time()
+    (response,), = sampler.generate([prompt], 1, cfg.max_new_tokens, cfg.temperature, seed, listen=writer)
+    writer.write()
+    told = [f"{len(response.ids)} tokens", f"{time.time() - begin:.1f} s"]
+    told += ["cut off"] if response.finish == "length" else []
+    if record.answer:
+        reward, = score_batch([response.text], [record.answer], cfg.thinking, [record.options or None])
+        told.append("right" if reward.accuracy else f"wrong, it is {record.answer}")
+    print(f"\n[{', '.join(told)}]")
+    return last_box(response.text)
+
+
+def ask(cfg):
+    world = start(cfg.seed)
+    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+    vlm = load(cfg.model, world.device, cfg.dtype)
+    sampler, seed = TorchSampler(vlm, chat), cfg.seed
+    for record in questions(cfg):
+        for image in record.images:
+            print(image if isinstance(image, str) else "(a picture)")
+            show(image)
+        print(f"{record.text()}\n")
+        found = Counter()
+        for _ in range(cfg.runs):
+            found[answer(record, sampler, chat, cfg, seed)] += 1
+            seed += 1
+        if cfg.runs > 1:
+            print("answers: " + ", ".join(f"{text} {n} times" for text, n in found.most_common()))
+
+
+if __name__ == "__main__":
+    main(ask, Config)

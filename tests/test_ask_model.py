@@ -1,0 +1,125 @@
+"""ask.py: what it writes is what was sampled, shaded as its entropies say; every flag arrives."""
+import dataclasses
+import re
+
+import pytest
+
+import ask
+from conftest import write_jsonl
+from data import Chat
+from machinery.files import Refused, read_jsonl
+from model import load
+from rollout import TorchSampler
+from stages import flags_of
+
+COLOURS = re.compile(r"\033\[[\d;]*m")
+
+
+@pytest.fixture
+def cfg(tiny, model_path):
+    picture = sorted((tiny / "images" / "val").glob("*.png"))[0]
+    return ask.Config("Add the digits in the top row.", (str(picture),), model_path, max_new_tokens=12,
+                      seed=3)
+
+
+def said(capsys, cfg):
+    ask.ask(cfg)
+    return re.sub(r", \d+\.\d s", ", 0.0 s", capsys.readouterr().out)
+
+
+def test_every_response_is_written_as_it_was_sampled(cfg, model_path, capsys):
+    out = said(capsys, dataclasses.replace(cfg, runs=2))
+    chat = Chat(model_path)
+    prompts = chat.prompts([ask.asked(cfg.question, cfg.image)])
+    sampler = TorchSampler(load(model_path), chat)
+    for seed in (3, 4):
+        (response,), = sampler.generate(prompts, 1, 12, 1.0, seed)
+        assert f"\n{response.text}\n[{len(response.ids)} tokens, 0.0 s" in out
+    assert out.startswith(f"{cfg.image[0]}\nAdd the digits in the top row.\n\n")
+    assert re.search(r"^answers: .* \d times", out, re.MULTILINE)
+
+
+class Pieces:
+    """A chat whose tokens are characters and words"""
+
+    def pieces(self, ids):
+        return list(ids)
+
+
+def written(pieces, entropies, **more):
+    writer, lines = ask.Writer(Pieces(), ask.Config(**more)), []
+    for piece, entropy in zip(pieces, entropies):
+        writer(piece, entropy)
+        lines.append(writer.written)
+    writer.write()
+    return lines
+
+
+def test_tokens_are_shaded_by_entropy_and_critical_words_underlined(capsys):
+    entropies = [0.0, 1.0, 3.0, 0.0, 0.1, 0.0, 0.0]
+    written(["So", " wait", ",", " wait", "ing", " Wa", "it"], entropies, entropy=True)
+    assert capsys.readouterr().out == (
+        "So\033[4;30;48;5;222m wait\033[0m\033[30;48;5;208m,\033[0m waiting\033[4m Wa\033[0m\033[4mit\033[0m")
+    written(["So", " wait", ","], entropies)
+    assert capsys.readouterr().out == "So wait,"
+
+
+def test_a_character_in_two_tokens_waits_for_its_end(capsys):
+    assert written(["a", "b", "\ufffd", "c", "d"], [0.0] * 5) == [0, 0, 0, 2, 3]
+    assert capsys.readouterr().out == "ab\ufffdcd"
+
+
+def test_a_loop_of_questions(cfg, tiny, capsys, monkeypatch):
+    """An empty line takes a row of the world and says whether the answer was right; a typed question is
+    about the same picture."""
+    lines = iter(["", "How many?"])
+
+    def typed(_):
+        for line in lines:
+            return line
+        raise EOFError
+    monkeypatch.setattr("builtins.input", typed)
+    world = tiny / "val.jsonl"
+    out = said(capsys, dataclasses.replace(cfg, question="", image=(), world=str(world)))
+    row = next(row for row in read_jsonl(world) if row["question"] in out.replace("<image 1> ", "<image 1> "))
+    pictures = [str(tiny / name) for name in row["images"]]
+    assert all(out.count(picture) == 2 for picture in pictures)
+    assert re.search(rf"\[.*(right|wrong, it is {re.escape(row['answer'])})\]", out)
+    assert "How many?" in out
+
+
+def test_a_picture_that_is_not_there(cfg):
+    with pytest.raises(Refused, match="--image: image no.png can not be read"):
+        ask.ask(dataclasses.replace(cfg, image=("no.png",)))
+
+
+OTHER = {"question": "Which column adds up to 9?", "image": (), "runs": 2, "entropy": True,
+         "temperature": 0.0, "max_new_tokens": 3, "thinking": False, "ask": "Box it.", "system": "Be brief.",
+         "max_tiles": 2, "pixels": (4, 9), "words": ("zebra",), "dtype": "bf16", "seed": 4}
+
+
+@pytest.mark.parametrize("flag", flags_of(ask.Config))
+def test_every_flag_arrives(flag, cfg, tiny, model_path, tmp_path, monkeypatch, capsys):
+    seen = []
+    if flag in ("max_tiles", "pixels", "ask", "system", "model"):
+        monkeypatch.setattr(ask, "Chat", lambda *args: seen.append(args) or Chat(model_path))
+    if flag == "dtype":
+        monkeypatch.setattr(ask, "load", lambda *args: seen.append(args) or load(model_path))
+    if flag == "words":
+        monkeypatch.setattr(ask, "critical_tokens", lambda pieces, words: seen.append(words) or [])
+        cfg = dataclasses.replace(cfg, entropy=True)
+    if flag in ("image", "world"):
+        first, second = read_jsonl(tiny / "val.jsonl")[:2]
+        for name, row in (("one", first), ("other", second)):
+            images = [str(tiny / image) for image in row["images"]]
+            write_jsonl(tmp_path / f"{name}.jsonl", [{**row, "images": images}])
+        world = tmp_path / ("one.jsonl" if flag == "world" else "other.jsonl")
+        cfg = dataclasses.replace(cfg, world=str(world))
+    if flag == "world":
+        cfg = dataclasses.replace(cfg, image=())
+    other = {**OTHER, "world": str(tmp_path / "other.jsonl"), "model": f"{tiny}/./model"}[flag]
+    before = said(capsys, cfg)
+    calls = list(seen)
+    seen.clear()
+    after = said(capsys, dataclasses.replace(cfg, **{flag: other}))
+    assert (before, calls) != (after, seen)
