@@ -471,7 +471,8 @@ def test_memory_by_hand(planned):
     head = [plan.memory(planned, plan.Config(train=(part,)))["training"]["head: logits in chunks"]
             for part in ("llm", "connector")]
     weight = 4 * planned["vocabulary"] * planned["d"]  # of the head in fp32; its gradient where it trains
-    assert [h * plan.GIB for h in head] == pytest.approx([16 * model.CHUNK + n * weight for n in (2, 1)])
+    chunk = 2 * 4 * model.CHUNK["cuda"]  # logits and their exponentials
+    assert [h * plan.GIB for h in head] == pytest.approx([chunk + n * weight for n in (2, 1)])
     cfg = plan.Config(responses=10, max_new_tokens=100, visual=28, tensor_parallel=2)
     cache = 2 * planned["kv"] * planned["layers"] * 2  # keys and values of a token, bf16
     bytes_of = {what: n * plan.GIB for what, n in plan.memory(planned, cfg)["sampling"].items()}
