@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
@@ -67,7 +68,7 @@ class Writer:
         pieces = self.chat.pieces(self.ids)
         if behind and "".join(pieces).endswith("\ufffd"):
             return  # a part of a character
-        critical = {}
+        critical = set()
         if self.cfg.entropy:
             spans = critical_tokens(pieces, self.cfg.words)
             critical = {k for first, last, _ in spans for k in range(first, last + 1)}
@@ -109,16 +110,19 @@ def questions(cfg):
     """Records, one after the other, as they are asked"""
     draw, world = random.Random(cfg.seed), []
     if cfg.world and not cfg.image:
+        if not Path(cfg.world).exists():
+            raise Refused(f"--world {cfg.world} is not there: run make tiny first, name a picture (--image), "
+                          f"or ask without one (--world '')")
         world = read_records(cfg.world)
+    images = cfg.image or (draw.choice(world).images if world else ())
     if cfg.question:
-        yield asked(cfg.question, cfg.image or (draw.choice(world).images if world else ()))
+        yield asked(cfg.question, images)
         return
-    images = cfg.image
     words = "\nask (an empty line: one of the embedded world)> " if world else "\nask> "
     while True:
         try:
             line = input(words).strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         if line:
             yield asked(line, images)

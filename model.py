@@ -25,7 +25,7 @@ import torch.nn as nn
 from connector import make_connectors
 from machinery.families import PARTS, family_of
 from machinery.files import Refused, say
-from machinery.head import LogProbAndEntropy, logits
+from machinery.head import LogProbAndEntropy, sampled_logits
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
 from machinery.processes import compute_dtype
@@ -152,11 +152,11 @@ class VLM(nn.Module):
         not drift apart."""
         head = self.hf.lm_head
         with torch.autocast(hidden.device.type, enabled=False):  # bf16 would blur the entropies
-            return logits(hidden.float(), head.weight.float(), head.bias, self.never, temperature)
+            return sampled_logits(hidden.float(), head.weight.float(), head.bias, self.never, temperature)
 
     def head(self, hidden, pack):
         """Log-prob of each response token and entropy (nats) of the distribution it came from: (R,), (R,); as
-        from `logits`. Logits exist for CHUNK // vocabulary tokens at a time; those of a longer pack are
+        from `logits`. Logits exist for CHUNK // vocabulary tokens at a time; what is too much to keep is
         computed again in the backward. So memory does not grow with vocabulary x length."""
         head = self.hf.lm_head
         size = max(1, CHUNK[hidden.device.type] // head.weight.shape[0])

@@ -105,6 +105,10 @@ def one(rows, name="ours"):
             f"{name}_peak_gib": max(row["peak_gib"] for row in rows)}
 
 
+def alone(rows):
+    return {**one(rows), "spread": spread([row["step"] for row in rows])}
+
+
 def judged(ours, peer):
     both = [[row["step"] for row in rows] for rows in (ours, peer)]
     a, b = one(ours), one(peer, "peer")
@@ -147,7 +151,7 @@ def tiny(cfg, folder):
     if not (ROOT / "out/tiny/rl.done").exists():
         raise Refused("out/tiny/rl is missing: run make tiny first, or leave this setting out with --only")
     rows = alternate(folder, {"tiny": ("ours", "tiny")}, cfg)["tiny"]
-    return {"step of make tiny": one(rows) | {"spread": spread([row["step"] for row in rows])}}
+    return {"step of make tiny": alone(rows)}
 
 
 def parts(cfg, folder):
@@ -156,13 +160,13 @@ def parts(cfg, folder):
     sides = {"connector": ("ours", "parts", "--train", "connector"),
              "all parts": ("ours", "parts", "--train", *ALL)}
     found = alternate(folder, sides, cfg)
-    return {f"supervised step, {name}": one(rows) | {"spread": spread([row["step"] for row in rows])}
+    return {f"supervised step, {name}": alone(rows)
             for name, rows in found.items()}
 
 
 def score(cfg, folder):
     rows = alternate(folder, {"score": ("ours", "score")}, cfg)["score"]
-    return {"scoring 1000 responses": one(rows) | {"spread": spread([row["step"] for row in rows])}}
+    return {"scoring 1000 responses": alone(rows)}
 
 
 def update_of(cfg, **point):

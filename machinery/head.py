@@ -1,8 +1,8 @@
 """The LLM's head: log-probs and entropies of many tokens without keeping their logits.
 
 Written out with its gradient, because this is the one place where (tokens x vocabulary) numbers arise: each
-of them is computed once in the forward, once more in the backward when they are too many to keep, and never
-copied. A reader of the recipe may skip this file; `VLM.head` says what it computes.
+of them is computed once in the forward, once more in the backward when they are too many to keep (KEEP), and
+never copied. A reader of the recipe may skip this file; `VLM.head` says what it computes.
 """
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 KEEP = 2 ** 25  # exponentials that are kept for the backward (128 MiB); of more, all are computed again
 
 
-def logits(hidden, weight, bias, never, temperature):
+def sampled_logits(hidden, weight, bias, never, temperature):
     """hidden (n, d) in fp32 -> logits of the distribution that is sampled, (n, vocabulary), and nothing else
     of that size"""
     x = F.linear(hidden, weight, bias)
@@ -24,7 +24,7 @@ def logits(hidden, weight, bias, never, temperature):
 def exponentials(*of):
     """The same as x, logits less the largest of each row; their exponentials e; the sums of these, (n,).
     Probabilities are e / sum, their logarithms x - log sum."""
-    x = logits(*of)
+    x = sampled_logits(*of)
     x -= x.amax(-1, keepdim=True)
     e = x.exp()
     return x, e, e.sum(-1)

@@ -12,8 +12,6 @@ from model import load
 from rollout import TorchSampler
 from stages import flags_of
 
-COLOURS = re.compile(r"\033\[[\d;]*m")
-
 
 @pytest.fixture
 def cfg(tiny, model_path):
@@ -81,9 +79,10 @@ def test_a_loop_of_questions(cfg, tiny, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", typed)
     world = tiny / "val.jsonl"
     out = said(capsys, dataclasses.replace(cfg, question="", image=(), world=str(world)))
-    row = next(row for row in read_jsonl(world) if row["question"] in out.replace("<image 1> ", "<image 1> "))
-    pictures = [str(tiny / name) for name in row["images"]]
-    assert all(out.count(picture) == 2 for picture in pictures)
+    shown = re.findall(r"^/.*\.png$", out, re.MULTILINE)
+    assert shown[:len(shown) // 2] == shown[len(shown) // 2:]
+    rows = [row for row in read_jsonl(world) if str(tiny / row["images"][0]) in shown]
+    row = next(row for row in rows if row["question"] in out)
     assert re.search(rf"\[.*(right|wrong, it is {re.escape(row['answer'])})\]", out)
     assert "How many?" in out
 
@@ -91,6 +90,13 @@ def test_a_loop_of_questions(cfg, tiny, capsys, monkeypatch):
 def test_a_picture_that_is_not_there(cfg):
     with pytest.raises(Refused, match="--image: image no.png can not be read"):
         ask.ask(dataclasses.replace(cfg, image=("no.png",)))
+
+
+def test_without_a_picture(cfg, capsys):
+    """No world is needed to ask about nothing; without being told so, a missing world says what to do."""
+    with pytest.raises(Refused, match="--world none.jsonl is not there.*--image.*--world ''"):
+        ask.ask(dataclasses.replace(cfg, image=(), world="none.jsonl"))
+    assert said(capsys, dataclasses.replace(cfg, image=(), world="")).startswith("Add the digits")
 
 
 OTHER = {"question": "Which column adds up to 9?", "image": (), "runs": 2, "entropy": True,
