@@ -52,6 +52,11 @@ class Line:
         self.out.flush()
 
 
+def own_folder(cfg):
+    """Two sides may do the same in another precision: each writes to a folder of its own."""
+    return str(cfg.folder / f"{cfg.side}-{os.getpid()}")
+
+
 # ------------------------------------------------------------------------------------------------------- ours
 
 def our_grpo(cfg, line):
@@ -70,7 +75,7 @@ def our_grpo(cfg, line):
 
     grpo.Chat, grpo.set_rewards = without_end, rewarded
     train_when_asked(line, grpo.Config(
-        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=str(cfg.folder / "ours"),
+        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=own_folder(cfg),
         prompts=s.prompts, samples=s.samples, max_new_tokens=s.tokens, steps=cfg.steps, save_every=cfg.steps,
         dtype=cfg.dtype, max_tiles=1))
 
@@ -81,7 +86,7 @@ def our_tiny(cfg, line):
     import grpo
     train_when_asked(line, grpo.Config(
         model="out/tiny/rl", data="data/tiny/rl.jsonl", prompts=16, samples=16, lr=1e-4, max_new_tokens=160,
-        steps=cfg.steps, save_every=cfg.steps, out=str(cfg.folder / "tiny")))
+        steps=cfg.steps, save_every=cfg.steps, out=own_folder(cfg)))
 
 
 def train_when_asked(line, settings):
@@ -122,7 +127,7 @@ def our_sft(cfg, line, **more):
     rows = sum(1 for _ in open(cfg.folder / "rows.jsonl"))
     settings = sft.Config(
         model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), train=cfg.train,
-        out=str(cfg.folder / f"ours-{len(cfg.train)}"), batch=BATCH, dtype=cfg.dtype, max_tiles=1,
+        out=own_folder(cfg), batch=BATCH, dtype=cfg.dtype, max_tiles=1,
         epochs=cfg.steps * BLOCK * BATCH / rows)
     sft.supervise(settings, cfg.steps * BLOCK, (), **more)
 
@@ -167,7 +172,7 @@ def processor_of(folder):
 
 def arguments(cfg, **more):
     return dict(
-        output_dir=str(cfg.folder / "trl"), bf16=cfg.dtype == "bf16", fp16=False, report_to=[],
+        output_dir=own_folder(cfg), bf16=cfg.dtype == "bf16", fp16=False, report_to=[],
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, logging_steps=10 ** 6,
         lr_scheduler_type="constant", learning_rate=1e-6, model_init_kwargs={"dtype": "float32"}, **more)
