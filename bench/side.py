@@ -110,18 +110,22 @@ def train_when_asked(line, settings):
 
 
 def our_sft(cfg, line, **more):
-    """BLOCK supervised steps. Kept features (task parts) are there before the first one."""
+    """BLOCK supervised steps. The first measurement has everything that comes before them in it, too: loading,
+    and the kept features of task parts."""
     import sft
     from machinery.run import Run
-    log, begin = Run.log, [0.0]
+    log, begin = Run.log, 0.0
 
     def told(run, step, m):
         log(run, step, m)
-        if step % BLOCK == 1:  # the first step of all warms up
-            line.wait()
-            begin[0] = time.time()
-        if step > 1 and step % BLOCK == 0:
-            line.tell(step=(time.time() - begin[0]) / (BLOCK - 1))
+        if step % BLOCK == 0:  # then wait at once: another step now would disturb the side whose turn it is
+            line.tell(step=(time.time() - begin) / BLOCK)
+            when_asked()
+
+    def when_asked():
+        nonlocal begin
+        line.wait()
+        begin = time.time()
 
     Run.log = told
     rows = sum(1 for _ in open(cfg.folder / "rows.jsonl"))
@@ -129,6 +133,7 @@ def our_sft(cfg, line, **more):
         model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), train=cfg.train,
         out=own_folder(cfg), batch=BATCH, dtype=cfg.dtype, max_tiles=1,
         epochs=cfg.steps * BLOCK * BATCH / rows)
+    when_asked()
     sft.supervise(settings, cfg.steps * BLOCK, (), **more)
 
 
@@ -211,21 +216,19 @@ def trl_grpo(cfg, line):
 
 
 def stops(line, block, spent):
-    """A callback that waits in front of each measurement and tells its times behind it: those of a GRPO step
-    (block 1), or the mean of a block's supervised steps but for its first one."""
+    """A callback that waits in front of each measurement, a block of steps, and tells the mean times of a step
+    behind it."""
     from transformers import TrainerCallback
     begin = SimpleNamespace(at=0.0)
 
     class Stops(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
-            if block == 1:
+            if state.global_step % block == 0:
                 self.start()
 
         def on_step_end(self, args, state, control, **_):
-            if block > 1 and state.global_step % block == 1:
-                self.start()
             if state.global_step % block == 0:
-                step = (time.time() - begin.at) / max(1, block - 1)
+                step = (time.time() - begin.at) / block
                 update = {"update": step - sum(spent.values())} if spent else {}
                 line.tell(step=step, **spent, **update)
 
