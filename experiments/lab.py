@@ -1,0 +1,199 @@
+"""What the experiments share: runs of the stage scripts, each made once, and the comparison of their
+scores.
+
+An experiment is a list of arms and a few calls. `recipe` is `make tiny` itself; `rl` is its GRPO run
+again with other flags; `evaluate` asks the same questions of every model (400 of maths, 5 x 200 others,
+each twice). All of it lies in out/tiny, out/tiny-seed1, ... and out/experiments; what is finished is not
+made again, and what was interrupted goes on, because the scripts themselves do.
+
+Two models of one seed answered the same questions. So a difference is taken question by question, its 95%
+interval is that of all seeds' questions together, and the smallest effect that could be seen is two
+standard errors of it. `report` writes results/NAME.json and NAME.png, from which `python -m
+experiments.table` makes the README.
+"""
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+from machinery.files import Refused, read_json, read_jsonl, say, write_json
+from machinery.intervals import mean_and_error, pooled, t_times
+from machinery.run import versions
+from machinery.scores import gain, read_scores, stage_result
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2}  # as in the Makefile
+
+
+@dataclass
+class Config:
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the world, its trained model and all that follows
+    out: str = "out/experiments"        # runs that `make tiny` does not make
+
+
+# -------------------------------------------------------------------------------------------- runs, once each
+
+def tiny(seed, what="out/tiny"):
+    """The folder of `make tiny` with that seed, or of its world ("data/tiny")."""
+    return Path(what + (f"-seed{seed}" if seed else ""))
+
+
+def recipe(seed, *targets):
+    """`make tiny SEED=seed` up to targets such as "rl.done". Returns its folder."""
+    folder = tiny(seed)
+    if missing := [str(folder / t) for t in targets if not (ROOT / folder / t).exists()]:
+        call(["make", "-o", ".venv/ready", f"PY={sys.executable}", f"SEED={seed}", *missing])
+    return folder
+
+
+def call(words):
+    if (done := subprocess.run([str(w) for w in words], cwd=ROOT)).returncode:
+        raise Refused(f"{' '.join(map(str, words))} ended with {done.returncode}: what it said stands above. "
+                      f"The same command goes on from there.")
+
+
+def words_of(flags):
+    """{flag: value} -> words of a command line"""
+    words = []
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, (list, tuple)):
+            words += [f"--{name}", *value] if value else []
+        elif value not in (None, ""):
+            words += [f"--{name}", value]
+    return words
+
+
+def once(script, out, **flags):
+    """Run a stage script with `--out out`, unless it has finished there. Returns out."""
+    out = Path(out)
+    finished = ROOT / f"{out}.finished"
+    if not finished.exists():
+        begin = time.time()
+        call([sys.executable, script, *words_of({**flags, "out": out})])
+        write_json(finished, {"minutes": (time.time() - begin) / 60})
+    return out
+
+
+def flags_of(run):
+    """All flags of a finished run, from its config.json"""
+    return read_json(ROOT / run / "config.json", {"config": dict})["config"]
+
+
+def rl(cfg, seed, name, **changes):
+    """`make tiny`'s GRPO run, but for the changes; one checkpoint, the last. Returns the run folder, which
+    without changes is that of `make tiny`."""
+    run = recipe(seed, "rl.done") / "rl"
+    if not changes:
+        return run
+    flags = flags_of(run)
+    flags["save_every"] = changes.get("steps", flags["steps"])
+    return once("grpo.py", f"{cfg.out}/seed{seed}/{name.replace(' ', '_')}", **{**flags, **changes})
+
+
+def rl_arms(cfg, arms):
+    """arms {name: changes, or function of the seed that returns them} -> ({name: [run of each seed]},
+    {name: [scores of each seed]})"""
+    runs, scores = {name: [] for name in arms}, {name: [] for name in arms}
+    for seed in cfg.seeds:
+        for name, changes in arms.items():
+            run = rl(cfg, seed, name, **(changes(seed) if callable(changes) else changes))
+            runs[name].append(run)
+            scores[name].append(evaluate(cfg, seed, run))
+    return runs, scores
+
+
+def evaluate(cfg, seed, model, name="eval", chosen=False, **flags):
+    """scores.json of a model, or of a run's last checkpoint (chosen: of its selected one), on the evaluation
+    questions of that seed."""
+    steps = [] if chosen else sorted((ROOT / model).glob("step_*"))
+    where = f"{cfg.out}/seed{seed}/{name}/{str(model).replace('/', '+')}"
+    out = once("eval_mmmu.py", where, model=steps[-1].relative_to(ROOT) if steps else model,
+               data=tiny(seed, "data/tiny") / "mmmu", **{**QUESTIONS, **flags})
+    return read_scores(ROOT / out / "scores.json")
+
+
+def series(run, metric):
+    """Values of a metric, step by step, where there was something to measure"""
+    values = (row.get(metric) for row in read_jsonl(ROOT / run / "metrics.jsonl", {"step": int}))
+    return [v for v in values if v is not None]
+
+
+def mean_of_last(run, metric, last):
+    return mean(series(run, metric)[-last:])
+
+
+# ------------------------------------------------------------------------------------------------ comparisons
+
+@dataclass
+class Row:
+    """One finding: how much more an arm has than another, seed by seed."""
+    arm: str
+    against: str
+    measure: str                # "maths", "others", "all" (accuracy), or what a metric is called
+    paper: str                  # the paper's figures
+    expected: str               # "lower", "higher" or "equal", as the paper has it; "": it does not say
+    values: list = field(default_factory=list)  # of each seed; accuracies are fractions
+    errors: list = field(default_factory=list)  # standard errors over questions, or None
+    levels: list = field(default_factory=list)  # the arm's own value, of each seed
+
+    def interval(self):
+        """(mean, half of the 95% interval). Without errors over questions: Student's t over the seeds."""
+        if None in self.errors or not self.errors:
+            middle, error = mean_and_error(self.values)
+            return middle, error * t_times(len(self.values) - 1) if error is not None else None
+        middle, error = pooled(self.values, self.errors)
+        return middle, 1.96 * error
+
+    def verdict(self):
+        middle, half = self.interval()
+        if not self.expected:
+            return "the paper does not say"
+        if self.expected == "equal":
+            return "not resolved" if half is None or abs(middle) <= half else "opposite"
+        if half is None or abs(middle) <= half:
+            return "not resolved"
+        return "same direction" if (middle > 0) == (self.expected == "higher") else "opposite"
+
+
+def compared(scores, arm, against, paper, expected, measures=("maths", "others")):
+    """Rows of an arm against another. scores {arm: [of each seed]}; paper: what it says, expected: its
+    direction"""
+    rows = []
+    for measure in measures:
+        row = Row(arm, against, measure, paper, expected)
+        for before, after in zip(scores[against], scores[arm], strict=True):
+            g = gain(before, after, (against, arm))
+            row.values.append(g[measure])
+            row.errors.append(g[f"{measure}_se"])
+            row.levels.append(stage_result(after)[measure])
+        rows.append(row)
+    return rows
+
+
+def logged(runs, arm, against, metric, paper, expected, last=10):
+    """A row of a metric that grpo.py logs, mean of the last steps. runs {arm: [of each seed]}"""
+    row = Row(arm, against, metric, paper, expected)
+    for pair in zip(runs[against], runs[arm], strict=True):
+        before, after = (mean_of_last(run, metric, last) for run in pair)
+        row.values.append(after - before)
+        row.errors.append(None)
+        row.levels.append(after)
+    return row
+
+
+def report(name, cfg, rows, expected, why, runs=None):
+    """Write results/NAME.json, draw NAME.png, print the rows. expected: what was expected, why: why it may
+    differ at this size, a sentence each. runs {arm: [of each seed]}: their rewards are drawn, too."""
+    from experiments.table import draw, lines
+    told = {"name": name, "expected": expected, "why": why, "seeds": list(cfg.seeds), **versions(),
+            "rows": [vars(row) for row in rows]}
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / f"{name}.json", told)
+    rewards = {arm: [series(run, "reward") for run in runs] for arm, runs in (runs or {}).items()}
+    draw(rows, rewards, RESULTS / f"{name}.png")
+    say("\n".join(lines(rows)))

@@ -1,0 +1,86 @@
+"""All experiments in one table: `python -m experiments.table` writes README.md anew from results/*.json.
+What stands above its marker is written by hand.
+"""
+from pathlib import Path
+
+import numpy as np
+
+from experiments.lab import RESULTS, Row
+from machinery.figures import COLOURS, plt, save_figure, smooth
+from machinery.files import Refused, read_json, say, write_text
+
+README = Path(__file__).parent / "README.md"
+MARKER = "<!-- below: python -m experiments.table -->\n"
+HEADER = ("arm", "against", "of", "paper", "ours", "seeds", "could be seen", "verdict")
+IN_POINTS = ("maths", "others", "all")
+
+
+def number(value, measure, sign="+"):
+    """Accuracies in points, other numbers as they are"""
+    return f"{100 * value:{sign}.1f}" if measure in IN_POINTS else f"{value:{sign}.3g}"
+
+
+def cells(row):
+    middle, half = row.interval()
+    shown = number(middle, row.measure)
+    if half is not None:
+        shown += f" ({number(middle - half, row.measure)} to {number(middle + half, row.measure)})"
+    span = f"{number(min(row.values), row.measure)} to {number(max(row.values), row.measure)}"
+    seen = "-" if half is None else number(half, row.measure, "")  # a difference below it is not resolved
+    return (row.arm, row.against, row.measure, row.paper or "-", shown, span, seen, row.verdict())
+
+
+def lines(rows):
+    table = [HEADER, ["---"] * len(HEADER), *map(cells, rows)]
+    return [f"| {' | '.join(line)} |" for line in table]
+
+
+def draw(rows, rewards, path):
+    """Left: what each arm has more than the other, with its interval; right: rewards {arm: [of each seed]},
+    mean of the seeds"""
+    rows = [row for row in rows if row.measure in IN_POINTS]
+    width = [1.4, 1] if rewards else [1]
+    figure, axes = plt.subplots(1, len(width), figsize=(5 * len(width) + 2, 1.6 + 0.3 * len(rows)),
+                                squeeze=False, width_ratios=width, layout="constrained")
+    left, names = axes[0][0], [f"{row.arm}: {row.measure}" for row in rows]
+    for i, row in enumerate(rows):
+        middle, half = row.interval()
+        colour = COLOURS[IN_POINTS.index(row.measure)]
+        left.errorbar(100 * middle, i, xerr=100 * (half or 0), fmt="o", color=colour, capsize=2)
+        left.plot([100 * v for v in row.values], [i] * len(row.values), "|", color=colour, alpha=0.6)
+    left.axvline(0, color="0.5", lw=1)
+    left.set_yticks(range(len(names)), names, fontsize=9)
+    left.set_title("points more than " + ", ".join(dict.fromkeys(row.against for row in rows)), fontsize=10)
+    left.margins(y=0.5 / max(1, len(rows)))
+    left.invert_yaxis()
+    for k, (arm, runs) in enumerate(rewards.items()):
+        steps = min(map(len, runs))
+        values = np.mean([run[:steps] for run in runs], 0)
+        axes[0][1].plot(range(1, steps + 1), smooth(values, 2), color=COLOURS[k % 6], label=arm)
+    if rewards:
+        axes[0][1].set(title="reward, mean of the seeds", xlabel="step")
+        axes[0][1].legend(fontsize=9)
+    save_figure(figure, path)
+
+
+def section(told):
+    rows = [Row(**row) for row in told["rows"]]
+    seeds = ", ".join(map(str, told["seeds"]))
+    return "\n".join([f"## {told['name']}", "", *lines(rows), "",
+                      f"Expected: {told['expected']} Why it may differ: {told['why']} Seeds {seeds}. "
+                      f"Again: `python -m experiments.{told['name']}`.", "",
+                      f"![{told['name']}](results/{told['name']}.png)", ""])
+
+
+def write_readme():
+    files = sorted(RESULTS.glob("*.json"))
+    by_hand, marker, _ = README.read_text().partition(MARKER)
+    if not marker or not files:
+        raise Refused(f"{README} has no line {MARKER.strip()!r}, or {RESULTS} holds no result yet")
+    sections = [section(read_json(file)) for file in files]
+    write_text(README, by_hand + MARKER + "\n" + "\n".join(sections))
+    say(f"{README}: {len(files)} experiments")
+
+
+if __name__ == "__main__":
+    write_readme()
