@@ -150,8 +150,8 @@ def sft(lengths, cfg, folder):
 def tiny(cfg, folder):
     if not (ROOT / "out/tiny/rl.done").exists():
         raise Refused("out/tiny/rl is missing: run make tiny first, or leave this setting out with --only")
-    rows = alternate(folder, {"tiny": ("ours", "tiny")}, cfg)["tiny"]
-    return {"step of make tiny": alone(rows)}
+    sides = {f"step of make tiny, {n} x 16": ("ours", "tiny", "--prompts", str(n)) for n in (16, 32)}
+    return {name: alone(rows) for name, rows in alternate(folder, sides, cfg).items()}
 
 
 def parts(cfg, folder):

@@ -32,6 +32,7 @@ class Config:
     setting: str = "short"              # of bench.workload
     dtype: str = "fp32"
     train: tuple[str, ...] = ("encoder", "connector", "llm")  # of task parts
+    prompts: int = 16                   # of task tiny, each with 16 samples
     steps: int = 7                      # measurements before the process ends by itself
 
 
@@ -85,7 +86,7 @@ def our_tiny(cfg, line):
     responses are longer than in the beginning."""
     import grpo
     train_when_asked(line, grpo.Config(
-        model="out/tiny/rl", data="data/tiny/rl.jsonl", prompts=16, samples=16, lr=1e-4, max_new_tokens=160,
+        model="out/tiny/rl", data="data/tiny/rl.jsonl", prompts=cfg.prompts, samples=16, lr=1e-4, max_new_tokens=160,
         steps=cfg.steps, save_every=cfg.steps, out=own_folder(cfg)))
 
 
