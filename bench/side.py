@@ -86,8 +86,8 @@ def our_tiny(cfg, line):
     responses are longer than in the beginning."""
     import grpo
     train_when_asked(line, grpo.Config(
-        model="out/tiny/rl", data="data/tiny/rl.jsonl", prompts=cfg.prompts, samples=16, lr=1e-4, max_new_tokens=160,
-        steps=cfg.steps, save_every=cfg.steps, out=own_folder(cfg)))
+        model="out/tiny/rl", data="data/tiny/rl.jsonl", prompts=cfg.prompts, samples=16, lr=1e-4,
+        max_new_tokens=160, steps=cfg.steps, save_every=cfg.steps, out=own_folder(cfg)))
 
 
 def train_when_asked(line, settings):
@@ -119,7 +119,7 @@ def our_sft(cfg, line, **more):
 
     def told(run, step, m):
         log(run, step, m)
-        if step % BLOCK == 0:  # then wait at once: another step now would disturb the side whose turn it is
+        if step % BLOCK == 0:  # then wait at once: another step would disturb the side whose turn it is
             line.tell(step=(time.time() - begin) / BLOCK)
             when_asked()
 
@@ -217,8 +217,8 @@ def trl_grpo(cfg, line):
 
 
 def stops(line, block, spent):
-    """A callback that waits in front of each measurement, a block of steps, and tells the mean times of a step
-    behind it."""
+    """A callback that waits in front of each measurement, a block of steps, and tells the mean times of a
+    step behind it."""
     from transformers import TrainerCallback
     begin = SimpleNamespace(at=0.0)
 
