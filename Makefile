@@ -2,6 +2,7 @@
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make parts         after make tiny: stage 3 with the connector alone, with the LLM, with all parts
+# make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
 # make bench         ours beside TRL: seconds of a GRPO step and of supervised steps
@@ -27,7 +28,7 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds parts test test-vllm bench clean
+.PHONY: tiny seeds parts experiments test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -113,6 +114,11 @@ $(T)/rl/curves.png: $(T)/rl.done
 
 $(T)/rl/rollouts.html: $(T)/rl.done
 	$(PY) report.py page $(T)/rl
+
+experiments: .venv/ready
+	for name in $(filter-out lab table,$(basename $(notdir $(wildcard experiments/*.py)))); do \
+		$(PY) -m experiments.$$name || exit 1; done
+	$(PY) -m experiments.table
 
 test: .venv/ready
 	.venv/bin/ruff check .

@@ -25,6 +25,7 @@ from machinery.scores import gain, read_scores, stage_result
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+MINUTES = {}  # of each run that this experiment asked for, whenever it was made
 QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2}  # as in the Makefile
 
 
@@ -76,6 +77,7 @@ def once(script, out, **flags):
         begin = time.time()
         call([sys.executable, script, *words_of({**flags, "out": out})])
         write_json(finished, {"minutes": (time.time() - begin) / 60})
+    MINUTES[str(out)] = read_json(finished)["minutes"]
     return out
 
 
@@ -150,12 +152,14 @@ class Row:
         return middle, 1.96 * error
 
     def verdict(self):
-        middle, half = self.interval()
+        """Whether the difference has the sign that the paper's has, beyond its interval"""
         if not self.expected:
             return "the paper does not say"
+        middle, half = self.interval()
+        resolved = half is not None and abs(middle) > half
         if self.expected == "equal":
-            return "not resolved" if half is None or abs(middle) <= half else "opposite"
-        if half is None or abs(middle) <= half:
+            return "opposite" if resolved else "no difference seen"
+        if not resolved:
             return "not resolved"
         return "same direction" if (middle > 0) == (self.expected == "higher") else "opposite"
 
@@ -191,9 +195,9 @@ def report(name, cfg, rows, expected, why, runs=None):
     differ at this size, a sentence each. runs {arm: [of each seed]}: their rewards are drawn, too."""
     from experiments.table import draw, lines
     told = {"name": name, "expected": expected, "why": why, "seeds": list(cfg.seeds), **versions(),
-            "rows": [vars(row) for row in rows]}
+            "minutes": sum(MINUTES.values()), "rows": [vars(row) for row in rows]}
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"{name}.json", told)
     rewards = {arm: [series(run, "reward") for run in runs] for arm, runs in (runs or {}).items()}
     draw(rows, rewards, RESULTS / f"{name}.png")
-    say("\n".join(lines(rows)))
+    say("\n".join(lines(rows)) + f"\n{name}: {told['minutes']:.1f} minutes of runs beside those of make tiny")
