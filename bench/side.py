@@ -111,8 +111,8 @@ def train_when_asked(line, settings):
 
 
 def our_sft(cfg, line, **more):
-    """BLOCK supervised steps. The first measurement has everything that comes before them in it, too: loading,
-    and the kept features of task parts."""
+    """BLOCK supervised steps. The first measurement has what comes before them in it, too: loading, and the
+    kept features of task parts."""
     import sft
     from machinery.run import Run
     log, begin = Run.log, 0.0

@@ -67,8 +67,8 @@ def section(told):
     rows = [Row(**row) for row in told["rows"]]
     seeds = ", ".join(map(str, told["seeds"]))
     return "\n".join([f"## {told['name']}", "", *lines(rows), "",
-                      f"Expected: {told['expected']} Why it may differ: {told['why']} Seeds {seeds}, {told['minutes']:.0f} minutes "
-                      f"beside those of `make tiny`. "
+                      f"Expected: {told['expected']} Why it may differ: {told['why']} Seeds {seeds}, "
+                      f"{told['minutes']:.0f} minutes beside those of `make tiny`. "
                       f"Again: `python -m experiments.{told['name']}`.", "",
                       f"![{told['name']}](results/{told['name']}.png)", ""])
 

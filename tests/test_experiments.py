@@ -1,4 +1,4 @@
-"""experiments/: rows are what the scores say, verdicts follow the interval, finished runs are not made again."""
+"""experiments/: rows are what the scores say, verdicts follow the interval, nothing is made twice."""
 import importlib
 import json
 
@@ -24,7 +24,7 @@ def test_a_row_is_the_mean_over_seeds_with_the_error_of_the_differences():
     maths, others = lab.compared({"a": before, "b": after}, "b", "a", "+1", "higher")
     assert maths.values == [0.25, 0.5] and others.values == [-0.25, 0.0] and maths.levels == [0.75, 0.75]
     middle, half = maths.interval()
-    # differences 1 0 0 0 and 0 1 1 0: standard errors 1/4 and 1/sqrt(12); pooled: root of their squares over 2
+    # differences 1 0 0 0 and 0 1 1 0: standard errors 1/4 and 1/sqrt(12)
     assert middle == 0.375 and half == pytest.approx(1.96 * (1 / 16 + 1 / 12) ** 0.5 / 2)
     assert maths.verdict() == "same direction" and others.verdict() == "not resolved"
 
