@@ -11,6 +11,8 @@ interval is that of all seeds' questions together, and the smallest effect that 
 standard errors of it. `report` writes results/NAME.json and NAME.png, from which `python -m
 experiments.table` makes the README.
 """
+import json
+import math
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-from machinery.files import Refused, read_json, read_jsonl, say, write_json
+from machinery.files import Refused, read_json, read_jsonl, say, write_json, write_text
 from machinery.intervals import mean_and_error, pooled, t_times
 from machinery.run import versions
 from machinery.scores import gain, read_scores, stage_result
@@ -75,18 +77,19 @@ def once(script, out, **flags):
     finished = ROOT / f"{out}.finished"
     if not finished.exists():
         begin = time.time()
-        call([sys.executable, script, *words_of({**flags, "out": out})])
+        call([sys.executable, *script.split(), *words_of({**flags, "out": out})])
         write_json(finished, {"minutes": (time.time() - begin) / 60})
     MINUTES[str(out)] = read_json(finished)["minutes"]
     return out
 
 
 def flags_of(run):
-    """All flags of a finished run, from its config.json"""
-    return read_json(ROOT / run / "config.json", {"config": dict})["config"]
+    """All flags of a run but --out, from its config.json"""
+    flags = read_json(ROOT / run / "config.json", {"config": dict})["config"]
+    return {name: value for name, value in flags.items() if name != "out"}
 
 
-def rl(cfg, seed, name, **changes):
+def rl(cfg, seed, name, script="grpo.py", **changes):
     """`make tiny`'s GRPO run, but for the changes; one checkpoint, the last. Returns the run folder, which
     without changes is that of `make tiny`."""
     run = recipe(seed, "rl.done") / "rl"
@@ -94,7 +97,15 @@ def rl(cfg, seed, name, **changes):
         return run
     flags = flags_of(run)
     flags["save_every"] = changes.get("steps", flags["steps"])
-    return once("grpo.py", f"{cfg.out}/seed{seed}/{name.replace(' ', '_')}", **{**flags, **changes})
+    return once(script, f"{cfg.out}/seed{seed}/{name.replace(' ', '_')}", **{**flags, **changes})
+
+
+def rows_file(cfg, seed, name, rows, images):
+    """JSON lines for a stage, as its flags; image paths in the rows start from the folder `images`"""
+    path = ROOT / cfg.out / f"seed{seed}" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return {"data": path.relative_to(ROOT), "image_root": images}
 
 
 def rl_arms(cfg, arms):
@@ -114,8 +125,8 @@ def evaluate(cfg, seed, model, name="eval", chosen=False, **flags):
     questions of that seed."""
     steps = [] if chosen else sorted((ROOT / model).glob("step_*"))
     where = f"{cfg.out}/seed{seed}/{name}/{str(model).replace('/', '+')}"
-    out = once("eval_mmmu.py", where, model=steps[-1].relative_to(ROOT) if steps else model,
-               data=tiny(seed, "data/tiny") / "mmmu", **{**QUESTIONS, **flags})
+    flags = {"data": tiny(seed, "data/tiny") / "mmmu", **QUESTIONS, **flags}
+    out = once("eval_mmmu.py", where, model=steps[-1].relative_to(ROOT) if steps else model, **flags)
     return read_scores(ROOT / out / "scores.json")
 
 
@@ -175,6 +186,20 @@ def compared(scores, arm, against, paper, expected, measures=("maths", "others")
             row.values.append(g[measure])
             row.errors.append(g[f"{measure}_se"])
             row.levels.append(stage_result(after)[measure])
+        rows.append(row)
+    return rows
+
+
+def beyond(scores, arm, against, paper, expected, measures=("maths", "others")):
+    """Rows of how much more one gain is than another: arm and against are (before, after), names in scores"""
+    rows = []
+    for measure in measures:
+        row = Row(f"{arm[1]} - {arm[0]}", f"{against[1]} - {against[0]}", measure, paper, expected)
+        ours, theirs = (compared(scores, after, before, "", "", (measure,))[0]
+                        for before, after in (arm, against))
+        row.values = [a - b for a, b in zip(ours.values, theirs.values)]
+        row.errors = [math.hypot(a, b) for a, b in zip(ours.errors, theirs.errors)]
+        row.levels = ours.values
         rows.append(row)
     return rows
 

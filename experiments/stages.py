@@ -3,7 +3,7 @@
 Paper, MMMU: cold start 68.1, after RL 74.5, after connector-only tuning 76.0. Ours are the runs of `make
 tiny` themselves. Maths is the trained subject, the five others are not.
 """
-from experiments.lab import Config, compared, recipe, report
+from experiments.lab import ROOT, Config, compared, recipe, report
 from machinery.files import main
 from machinery.scores import read_scores
 
@@ -18,7 +18,7 @@ def run(cfg):
     for seed in cfg.seeds:
         folder = recipe(seed, *(f"{stage}/eval/scores.json" for stage in STAGES.values()))
         for name, stage in STAGES.items():
-            scores[name].append(read_scores(folder / stage / "eval" / "scores.json"))
+            scores[name].append(read_scores(ROOT / folder / stage / "eval" / "scores.json"))
     rows = compared(scores, "after RL", "cold start", "MMMU +6.4", "higher")
     rows += compared(scores, "after connector tuning", "after RL", "MMMU +1.5", "higher")
     report("stages", cfg, rows, EXPECTED, WHY)

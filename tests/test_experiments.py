@@ -1,14 +1,17 @@
 """experiments/: rows are what the scores say, verdicts follow the interval, nothing is made twice."""
 import importlib
 import json
+from dataclasses import asdict
 
 import pytest
+import tyro
 
 from conftest import ROOT
 from experiments import lab, table
 from machinery.files import Refused
 
-NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem not in ("lab", "table"))
+NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py")
+               if p.stem not in ("lab", "table", "penalty"))
 
 
 def scores(maths, others):
@@ -74,10 +77,78 @@ def test_what_fails_says_which_command():
         lab.call([lab.sys.executable, "grpo.py", "--no-such-flag"])
 
 
+class Pretended:
+    """In place of lab.call: a script's flags are read by its own Config, and it leaves files as it would."""
+
+    def __init__(self, root):
+        self.root, self.runs = root, []
+
+    def __call__(self, words):
+        script, *flags = [str(w) for w in words[1:]]
+        if words[0] == "make":
+            return self.leave_recipe("out/tiny-seed1" if "SEED=1" in flags else "out/tiny")
+        if script == "-m":
+            script = flags.pop(0).replace(".", "/") + ".py"
+        module = importlib.import_module(script.replace("/", ".").removesuffix(".py"))
+        config = getattr(module, "grpo", module).Config
+        cfg = tyro.cli(config, args=flags)  # ends the process where a flag is unknown
+        self.runs.append((script, cfg))
+        self.leave(script, cfg)
+
+    def leave_recipe(self, folder):
+        for stage in ("encoder", "captions", "base", "cold_start", "rl", "connector"):
+            self.write(f"{folder}/{stage}/eval/scores.json", scores([0, 1, 1, 1], [1, 0, 1, 1]))
+            script = {"rl": "grpo", "connector": "connector_tune"}.get(stage, "sft")
+            self.leave(script, importlib.import_module(script).Config(out=f"{folder}/{stage}"))
+        for stage in ("cold_start", "base", "rl", "select", "connector"):
+            self.write(f"{folder}/{stage}.done", {})
+        world = folder.replace("out", "data", 1)
+        row = {"id": "a", "subject": "Math", "solution": "a: 1. Wait, b: 2. 1 + 2 = 3. 3.\n</think>\n\n3"}
+        for name in ("cold_start", "rl", "rl_hard"):
+            (self.root / world).mkdir(parents=True, exist_ok=True)
+            (self.root / world / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 400)
+
+    def leave(self, script, cfg):
+        if script == "eval_mmmu.py":
+            self.write(f"{cfg.out}/scores.json", scores([1, 1, 0, 1], [1, 1, 1, 0]))
+        elif script == "entropy_select.py":
+            found = {"critical_entropy": 0.5, "count": 9, "entropy": 0.1}
+            self.write(f"{cfg.folder}/selection.json", {"checkpoints": [found]})
+        elif script == "distill.py":
+            self.write(cfg.out, {})
+        else:
+            self.write(f"{cfg.out}/config.json", {"config": asdict(cfg)})
+            (self.root / cfg.out / "step_000040").mkdir(exist_ok=True)
+            self.write(f"{cfg.out}/selected.json", {"val_loss": 0.1})
+            row = dict.fromkeys(("reward", "grad_norm", "repetition", "entropy", "length", "format", "denial",
+                                 "groups_mixed", "clip_fraction"), 0.5)
+            lines = (json.dumps({"step": i + 1, **row}) for i in range(40))
+            (self.root / cfg.out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+    def write(self, path, value):
+        path = self.root / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_each_says_what_it_expects(name):
+def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch):
     module = importlib.import_module(f"experiments.{name}")
-    assert module.__doc__.count("Paper") and module.EXPECTED and module.WHY and callable(module.run)
+    assert module.__doc__.count("Paper") and module.EXPECTED and module.WHY
+    pretended = Pretended(tmp_path)
+    for where in (lab, module):
+        for what, value in (("ROOT", tmp_path), ("call", pretended)):
+            if hasattr(where, what):
+                monkeypatch.setattr(where, what, value)
+    monkeypatch.setattr(lab, "RESULTS", tmp_path / "results")
+    if hasattr(module, "disturbed"):
+        monkeypatch.setattr(module, "disturbed", lambda cfg, seed: "disturbed")
+    module.run(lab.Config(seeds=(0, 1)))
+    told = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    assert told["rows"] and all(len(row["values"]) == 2 for row in told["rows"])
+    made = len(pretended.runs)
+    module.run(lab.Config(seeds=(0, 1)))
+    assert len(pretended.runs) == made, "what is finished was made again"
 
 
 def test_report_and_readme(tmp_path, monkeypatch):
