@@ -3,6 +3,7 @@
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make parts         after make tiny: stage 3 with the connector alone, with the LLM, with all parts
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
+# make board         a row of docs/board.md; FORK=forks/gspo.diff: of a fork
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
 # make bench         ours beside TRL: seconds of a GRPO step and of supervised steps
@@ -28,7 +29,7 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds parts experiments test test-vllm bench clean
+.PHONY: tiny seeds parts board experiments test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -53,6 +54,9 @@ seeds:
 	for stage in $(STAGES); do \
 		$(PY) report.py losses --together $$(for f in $(FOLDERS); do echo $$f/$$stage; done) || exit 1; done
 	$(PY) report.py rules $(FOLDERS:%=%/rl)
+
+board: .venv/ready
+	$(PY) -m forks.board --fork "$(FORK)" --seeds $(SEEDS)
 
 $(W)/world.json: .venv/ready
 	$(call stage,world,$(PY) tiny/make.py --out $(W) --seed $(SEED))

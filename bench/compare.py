@@ -15,7 +15,6 @@ one of them, and keeps the other results.
 """
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from bench.table import write_table
 from bench.workload import LENGTHS, SETTINGS, make_model, make_rows, tokens_of
 from machinery.files import Refused, main, read_json, say, write_json
 from machinery.processes import compute_dtype
+from machinery.run import cpu_name
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("sample", "reward", "update")
@@ -211,12 +211,9 @@ def peak_gflops(n=2048, repeats=9):
 
 
 def machine(cfg):
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines()
-                    if line.startswith("model name")), cpu)
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
-    return {"cpu": cpu, "instructions": torch.backends.cpu.get_cpu_capability(), "threads": cfg.threads,
+    return {"cpu": cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": cfg.threads,
             "command": f"python -m bench.compare {' '.join(sys.argv[1:])}".strip(), **versions}
 
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -160,6 +161,14 @@ def versions():
         git = ""
     return {"git": git, "torch": version("torch"), "transformers": version("transformers"),
             "python": sys.version.split()[0], "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def cpu_name():
+    """The processor's name, which times depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def say_other_words(checkpoint, **words):

@@ -69,6 +69,11 @@ class Given:
         pass
 
 
+def micro_batch(adv, length, old_logp, responses=2, pack=None, **more):
+    given = dict(sampled_logp=old_logp, old_logp=old_logp, ref_logp=None, tokens=len(adv), **more)
+    return grpo.MicroBatch(pack, adv, length, responses=responses, **given)
+
+
 def run_sft(tiny, out, steps=4, **changes):
     options = dict(model=str(tiny / "model"), data=str(tiny / "cold_start.jsonl"), batch=6,
                    epochs=steps * 6 / 60, save_every=2)

@@ -1,7 +1,6 @@
 """connector.py: the Q-Former in an InternVL, from the command to the stages."""
 import pytest
 import torch
-import torch.nn as nn
 
 import connector
 import connector_tune
@@ -11,6 +10,7 @@ from families import make_qwen
 from machinery.files import Refused
 from model import VLM, load
 from pack import make_packs
+from patched import patched
 from stages import STAGES, metrics, tensors
 
 
@@ -107,34 +107,16 @@ def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
 
 # ----------------------------------------------------------------------------------- a connector of one's own
 
-class TwoLayers(nn.Module):
-    """Pixel shuffle, two layers, no LayerNorm: all that a new connector has to say."""
-
-    def __init__(self, vision_width, llm_width):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4 * vision_width, 32), nn.Tanh(), nn.Linear(32, llm_width))
-
-    @classmethod
-    def of(cls, config):
-        return cls(config.vision_config.hidden_size, config.text_config.hidden_size)
-
-    @staticmethod
-    def tokens(config):
-        return connector.MLPConnector.tokens(config)
-
-    def forward(self, features):
-        return self.layers(connector.pixel_shuffle(features, 2)).flatten(0, 1)
-
-
 @pytest.mark.usefixtures("a_reward")
 @pytest.mark.parametrize("name", STAGES)
 def test_a_connector_of_ones_own_is_one_class(name, tiny, model_path, tmp_path, monkeypatch):
-    """With a name in CONNECTORS the command makes a folder with it. Each stage loads, trains and saves it."""
-    monkeypatch.setitem(connector.CONNECTORS, "two_layers", TwoLayers)
+    """With forks/two_layer.diff the command makes a folder with it. Each stage loads, trains and saves it."""
+    kind = patched("two_layer", tmp_path).CONNECTORS["two_layer"]
+    monkeypatch.setitem(connector.CONNECTORS, "two_layer", kind)
     given, out, trained = str(tmp_path / "given"), tmp_path / "out", {}
-    connector.replace(connector.Config(model=model_path, out=given, connector="two_layers"))
+    connector.replace(connector.Config(model=model_path, out=given, connector="two_layer"))
     fresh = load(given)
-    assert isinstance(fresh.hf.model.multi_modal_projector, TwoLayers)
+    assert isinstance(fresh.hf.model.multi_modal_projector, kind)
     assert len(fresh.parts()["connector"]) == 4 and Chat(given).per_tile == 9
     save = VLM.save
 

@@ -2,6 +2,7 @@
 import inspect
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,10 +19,11 @@ from conftest import gradients, plain, write_jsonl
 from data import Chat, Record, open_image, read_records
 from families import make_internvl35, make_llava, make_qwen, make_qwen3
 from machinery import attention
-from machinery.families import FAMILIES, Family
+from machinery.families import FAMILIES
 from machinery.files import Refused
 from model import PARTS, load
 from pack import make_packs
+from patched import patched
 from reward import Reward
 from rollout import TorchSampler
 
@@ -390,35 +392,20 @@ def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path
 
 # -------------------------------------------------------------------------------------- a family of one's own
 
-class Llava(Family):
-    """All that another family has to say; the rest are the defaults. Its connector is transformers' own."""
-
-    model_type = "llava"
-    hf_class = "LlavaForConditionalGeneration"
-
-    def encode(self, hf, images):
-        states = hf.model.vision_tower(images["pixel_values"], output_hidden_states=True).hidden_states
-        return states[self.config.vision_feature_layer][:, 1:].flatten(0, 1)
-
-    def limit_images(self, processor, max_tiles, pixels):
-        pass  # an image is one square
-
-    def image_tokens(self, processor, size, per_tile):
-        return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
-
-
 def test_a_family_of_ones_own_is_one_class(model_path, fifty, tmp_path, monkeypatch):
-    """Refused before its class is there. With it: loaded, equal to plain transformers, trained, saved."""
+    """Refused before forks/llava.diff. With it: loaded, equal to plain transformers, trained, saved."""
     given, saved = str(make_llava(tmp_path, model_path)), tmp_path / "saved"
+    fork = patched("llava", tmp_path)
     with pytest.raises(Refused, match="is a 'llava' model; the families are internvl"):
         load(given)
-    monkeypatch.setitem(FAMILIES, "llava", Llava)
+    monkeypatch.setitem(FAMILIES, "llava", fork.FAMILIES["llava"])
     vlm, chat = load(given), Chat(given)
     assert vlm.parts()["connector"].keys() == tensors(*(f"multi_modal_projector.linear_{i}" for i in (1, 2)))
     prompts = chat.prompts(read_records(fifty)[:5])  # of one image, two and none
     groups = [(p, [[5, 6, 7 + i], [8, 9 + i]]) for i, p in enumerate(prompts)]
     pack, = make_packs(chat, groups)
     assert len(pack.visual_at) == 36 * len(pack.images["pixel_values"])
+    assert vlm.encode(replace(pack, images={})).shape == (36, 64)  # of ranks without images
     before = vlm(pack)[0]
     close(before, oracle(plain(given), chat, groups, vlm.never)[0])
     before.mean().neg().backward()

@@ -20,7 +20,7 @@ import connector_tune
 import grpo
 import sft
 from conftest import gradients, plain, plain_forward, write_jsonl
-from grpo import MicroBatch, advantages, grpo_loss, has_gradient, kl_penalty, make_batches, set_advantages
+from grpo import advantages, grpo_loss, has_gradient, kl_penalty, make_batches, set_advantages
 from machinery import sharding
 from machinery.files import Refused, main, read_jsonl
 from machinery.metrics import Watch, count_tokens
@@ -32,7 +32,8 @@ from machinery.steps import ahead, batch_indices, learning_rate, seed_of
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Group, Rollout
-from stages import ONE, STAGES, Given, all_get, metrics, reward_of, rollout_rows, run_grpo, run_sft, weights
+from stages import (ONE, STAGES, Given, all_get, metrics, micro_batch, reward_of, rollout_rows, run_grpo,
+                    run_sft, weights)
 
 pytestmark = pytest.mark.usefixtures("a_reward")
 
@@ -50,11 +51,6 @@ def test_advantages_by_hand():
     assert torch.allclose(adv[2], torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-5)
     assert torch.equal(reward, before)
     assert not advantages(torch.full((40, 1), 0.2) * torch.ones(1, 11)).any()  # whose mean is not 0.2 in fp32
-
-
-def micro_batch(adv, length, old_logp, responses=2, **more):
-    given = dict(sampled_logp=old_logp, old_logp=old_logp, ref_logp=None, tokens=len(adv), **more)
-    return MicroBatch(None, adv, length, responses=responses, **given)
 
 
 def test_grpo_loss_by_hand():

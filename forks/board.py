@@ -1,0 +1,140 @@
+"""A row of docs/board.md: the whole recipe on the embedded world with several seeds, as it is or with a fork.
+
+    make board                                  as it is: goes on with out/tiny, out/tiny-seed1, ...
+    make board FORK=forks/gspo.diff             with the diff, in a clone of the last commit: out/board/gspo
+    make board FORK=forks/gspo.diff SEEDS="0 1" two seeds of it
+
+What a diff does not reach need not be run again: a fork of grpo.py alone takes the world, the encoder and the
+stages up to the cold start from out/tiny of that seed, if they are there. The row says so. An interrupted
+`make board` goes on where it stopped.
+"""
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import report
+from machinery.files import Refused, checked, main, read_json, say, write_text
+from machinery.run import cpu_name
+from machinery.tables import spread
+
+ROOT, PYTHON, BOARD = Path(__file__).parent.parent, sys.executable, "docs/board.md"
+# the stages that count, in order: their stamps in out/tiny, and how times.tsv calls them
+STAGES = {"world": "world", "encoder": "encoder", "captions": "captions", "base": "base",
+          "cold_start": "cold start", "rl": "RL", "select": "selection", "connector": "connector"}
+# where a fork begins to differ that changes these files alone; others differ from the encoder on
+BEGINS = {"sft.py": "captions", "grpo.py": "rl", "reward.py": "rl", "entropy_select.py": "select",
+          "connector_tune.py": "connector"}
+JUDGE = ("tiny/", "scoring/", "eval_mmmu.py", "report.py", "machinery/scores.py", "forks/", "docs/board.md")
+
+
+@dataclass
+class Config:
+    fork: str = ""                              # a diff against the last commit; "": the recipe as it is
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)    # of world, untrained model and every stage
+
+
+def folder(seed):
+    return f"out/tiny-seed{seed}" if seed else "out/tiny"
+
+
+def git(*words, where=None):
+    done = subprocess.run(["git", *map(str, words)], cwd=where or ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise Refused(f"git {' '.join(map(str, words))}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def begin_of(fork):
+    """The first stage that a diff changes."""
+    files = [line.split("\t")[2] for line in git("apply", "--numstat", fork).splitlines()]
+    if judge := [file for file in files if file.startswith(JUDGE)]:
+        raise Refused(f"{fork} changes {judge[0]}: on the board all are judged by the same world and rule")
+    return min((BEGINS.get(file, "encoder") for file in files), key=[*STAGES].index)
+
+
+def clone(fork):
+    """A clone of the last commit with the diff, made or found as it was left."""
+    tree, head = ROOT / "out" / "board" / fork.stem, git("rev-parse", "HEAD")
+    if not tree.exists():
+        git("clone", "-q", ROOT, tree)
+        git("apply", fork, where=tree)
+        (tree / "data").symlink_to(ROOT / "data")
+    try:
+        git("apply", "-R", "--check", fork, where=tree)
+    except Refused as error:
+        raise Refused(f"{tree} has another diff than {fork}. Delete it to start afresh.") from error
+    if git("rev-parse", "HEAD", where=tree) != head:
+        raise Refused(f"{tree} was made from another commit. Delete it to start afresh.")
+    return tree
+
+
+def share(tree, seed, begin):
+    """Copy into the clone the stages before `begin` that are complete in out/tiny. Returns the last one."""
+    there, here, last = ROOT / folder(seed), tree / folder(seed), ""
+    for stage in [*STAGES][1:[*STAGES].index(begin)]:
+        if not (there / f"{stage}.done").exists():
+            break
+        if not (here / f"{stage}.done").exists():
+            here.mkdir(parents=True, exist_ok=True)
+            if (there / stage).exists():  # the selection lies in rl
+                shutil.copytree(there / stage, here / stage, symlinks=True, dirs_exist_ok=True)
+            lines = (there / "times.tsv").read_text().splitlines(keepends=True)
+            with open(here / "times.tsv", "a") as times:
+                times.writelines(line for line in lines if line.startswith(f"{STAGES[stage]}\t"))
+            shutil.copy2(there / f"{stage}.done", here)  # with its time, or make would run it again
+        same = [(at / f"{stage}.done").stat().st_mtime_ns for at in (there, here)]
+        if same[0] != same[1]:  # the clone has run it itself
+            break
+        last = stage
+    return last
+
+
+def run(tree, seed):
+    """The recipe of one seed up to the evaluation of its last stage, then its results.json."""
+    target = f"{folder(seed)}/connector/eval/scores.json"
+    command = ["make", "-C", tree, f"SEED={seed}", f"PY={PYTHON}", "-o", ".venv/ready", target]
+    if code := subprocess.run(command).returncode:
+        raise Refused(f"make {target} in {tree} ended with {code}: the same command goes on with it")
+    report.table(report.Table(str(tree / folder(seed))))
+
+
+def row(name, folders, shared=()):
+    """The line of the board for these folders of `make tiny`, one a seed."""
+    accuracy, minutes, code = [], [], {}
+    for path in map(Path, folders):
+        again = "Run make board again."
+        results = read_json(path / "results.json", {"connector": dict}, again)["connector"]
+        subjects = checked(results, path / "results.json", {"subjects": dict}, again)["subjects"]
+        accuracy.append(sum(subjects.values()) / len(subjects))
+        times = [line.split("\t") for line in (path / "times.tsv").read_text().splitlines()]
+        minutes.append(sum(float(seconds) for stage, seconds in times if stage in STAGES.values()) / 60)
+        for stage in ("cold_start", "rl", "connector"):
+            made = read_json(path / stage / "config.json", {"git": str}, again)["git"]
+            code[made if name == "default" else made.removesuffix("-dirty")] = None  # the diff is its dirt
+    cells = [name, spread(accuracy), len(folders), f"{sum(minutes) / len(minutes):.1f}", " ".join(code),
+             " ".join(dict.fromkeys(shared)) or "-", cpu_name(), time.strftime("%Y-%m-%d")]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def board(cfg):
+    if not cfg.seeds:
+        raise Refused('name the seeds: make board SEEDS="0 1 2 3 4"')
+    tree, shared, fork = ROOT, [], Path(cfg.fork).absolute()
+    if cfg.fork:
+        if not fork.is_file():
+            raise Refused(f"--fork {cfg.fork}: no such file")
+        begin = begin_of(fork)
+        tree = clone(fork)
+        shared = [share(tree, seed, begin) or "world" for seed in cfg.seeds]
+    for seed in cfg.seeds:
+        run(tree, seed)
+    line = row(fork.stem if cfg.fork else "default", [tree / folder(seed) for seed in cfg.seeds], shared)
+    write_text(ROOT / BOARD, (ROOT / BOARD).read_text().rstrip("\n") + f"\n{line}\n")
+    say(f"{BOARD}: {line}")
+
+
+if __name__ == "__main__":
+    main(board, Config)
