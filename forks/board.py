@@ -27,7 +27,7 @@ STAGES = {"world": "world", "encoder": "encoder", "captions": "captions", "base"
 # where a fork begins to differ that changes these files alone; others differ from the encoder on
 BEGINS = {"sft.py": "captions", "grpo.py": "rl", "reward.py": "rl", "entropy_select.py": "select",
           "connector_tune.py": "connector"}
-JUDGE = ("tiny/", "scoring/", "eval_mmmu.py", "report.py", "machinery/scores.py", "forks/", "docs/board.md")
+JUDGE = ("tiny/", "scoring/", "eval_mmmu.py", "report.py", "machinery/scores.py", "forks/")
 
 
 @dataclass
@@ -50,8 +50,11 @@ def git(*words, where=None):
 def begin_of(fork):
     """The first stage that a diff changes."""
     files = [line.split("\t")[2] for line in git("apply", "--numstat", fork).splitlines()]
+    files = [file for file in files if not file.startswith(("docs/", "tests/"))]
     if judge := [file for file in files if file.startswith(JUDGE)]:
         raise Refused(f"{fork} changes {judge[0]}: on the board all are judged by the same world and rule")
+    if not files:
+        raise Refused(f"{fork} changes nothing that runs")
     return min((BEGINS.get(file, "encoder") for file in files), key=[*STAGES].index)
 
 
@@ -60,7 +63,12 @@ def clone(fork):
     tree, head = ROOT / "out" / "board" / fork.stem, git("rev-parse", "HEAD")
     if not tree.exists():
         git("clone", "-q", ROOT, tree)
-        git("apply", fork, where=tree)
+        try:
+            git("apply", fork, where=tree)
+        except Refused:
+            shutil.rmtree(tree)
+            raise
+        (ROOT / "data").mkdir(exist_ok=True)
         (tree / "data").symlink_to(ROOT / "data")
     try:
         git("apply", "-R", "--check", fork, where=tree)
