@@ -94,6 +94,8 @@ def test_two_seeds_and_a_fork_of_grpo(tree):
     for seed, minutes in ((0, 5), (1, 7)):
         lines = [f"base\t{60 * minutes}\n", "cold start\t60\n", "evaluation\t6000\n", "RL\t6000\n"]
         (tree / board.folder(seed) / "times.tsv").write_text("".join(lines))
+    again = board.row("default", [tree / board.folder(seed) for seed in (0, 1)])
+    assert "| 107.0 |" in again  # (5 + 1 + 100, 7 + 1 + 100): evaluations do not count
     board.board(board.Config(fork(tree, "grpo.py"), (0, 1)))
     clone = tree / "out" / "board" / "mine"
     assert not ran(tree) and ran(clone) == 2 * RL_ON

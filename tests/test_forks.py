@@ -18,9 +18,15 @@ E = 2.718281828459045
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory):
-    """{fork: its changed Python file as a module}"""
+    """{fork: its changed Python file as a module}, made when it is asked for: one that drifted is red alone."""
     folder = tmp_path_factory.mktemp("forks")
-    return {fork: patched(fork, folder) for fork in FORKS}
+
+    class Modules(dict):
+        def __missing__(self, fork):
+            self[fork] = patched(fork, folder)
+            return self[fork]
+
+    return Modules()
 
 
 def test_there_are_nine_and_the_table_names_them():
