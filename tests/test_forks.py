@@ -18,7 +18,7 @@ E = 2.718281828459045
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory):
-    """{fork: its changed Python file as a module}, made when it is asked for: one that drifted is red alone."""
+    """{fork: its changed Python file as a module}, made when asked for: one that drifted is red alone."""
     folder = tmp_path_factory.mktemp("forks")
 
     class Modules(dict):
