@@ -16,17 +16,17 @@ import math
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from experiments import table
+from experiments.table import Row
 from machinery.files import Refused, read_json, read_jsonl, say, write_json, write_text
-from machinery.intervals import mean_and_error, pooled, t_times
 from machinery.run import versions
 from machinery.scores import gain, read_scores, stage_result
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
 MINUTES = {}  # of each run that this experiment asked for, whenever it was made
 QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2}  # as in the Makefile
 
@@ -142,39 +142,6 @@ def mean_of_last(run, metric, last):
 
 # ------------------------------------------------------------------------------------------------ comparisons
 
-@dataclass
-class Row:
-    """One finding: how much more an arm has than another, seed by seed."""
-    arm: str
-    against: str
-    measure: str                # "maths", "others", "all" (accuracy), or what a metric is called
-    paper: str                  # the paper's figures
-    expected: str               # "lower", "higher" or "equal", as the paper has it; "": it does not say
-    values: list = field(default_factory=list)  # of each seed; accuracies are fractions
-    errors: list = field(default_factory=list)  # standard errors over questions, or None
-    levels: list = field(default_factory=list)  # the arm's own value, of each seed
-
-    def interval(self):
-        """(mean, half of the 95% interval). Without errors over questions: Student's t over the seeds."""
-        if None in self.errors or not self.errors:
-            middle, error = mean_and_error(self.values)
-            return middle, error * t_times(len(self.values) - 1) if error is not None else None
-        middle, error = pooled(self.values, self.errors)
-        return middle, 1.96 * error
-
-    def verdict(self):
-        """Whether the difference has the sign that the paper's has, beyond its interval"""
-        if not self.expected:
-            return "the paper does not say"
-        middle, half = self.interval()
-        resolved = half is not None and abs(middle) > half
-        if self.expected == "equal":
-            return "opposite" if resolved else "no difference seen"
-        if not resolved:
-            return "not resolved"
-        return "same direction" if (middle > 0) == (self.expected == "higher") else "opposite"
-
-
 def compared(scores, arm, against, paper, expected, measures=("maths", "others")):
     """Rows of an arm against another. scores {arm: [of each seed]}; paper: what it says, expected: its
     direction"""
@@ -218,11 +185,11 @@ def logged(runs, arm, against, metric, paper, expected, last=10):
 def report(name, cfg, rows, expected, why, runs=None):
     """Write results/NAME.json, draw NAME.png, print the rows. expected: what was expected, why: why it may
     differ at this size, a sentence each. runs {arm: [of each seed]}: their rewards are drawn, too."""
-    from experiments.table import draw, lines
     told = {"name": name, "expected": expected, "why": why, "seeds": list(cfg.seeds), **versions(),
             "minutes": sum(MINUTES.values()), "rows": [vars(row) for row in rows]}
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / f"{name}.json", told)
+    table.RESULTS.mkdir(exist_ok=True)
+    write_json(table.RESULTS / f"{name}.json", told)
     rewards = {arm: [series(run, "reward") for run in runs] for arm, runs in (runs or {}).items()}
-    draw(rows, rewards, RESULTS / f"{name}.png")
-    say("\n".join(lines(rows)) + f"\n{name}: {told['minutes']:.1f} minutes of runs beside those of make tiny")
+    table.draw(rows, rewards, table.RESULTS / f"{name}.png")
+    say("\n".join(table.lines(rows)))
+    say(f"{name}: {told['minutes']:.1f} minutes of runs beside those of make tiny")

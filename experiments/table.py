@@ -1,18 +1,53 @@
 """All experiments in one table: `python -m experiments.table` writes README.md anew from results/*.json.
 What stands above its marker is written by hand.
 """
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from experiments.lab import RESULTS, Row
 from machinery.figures import COLOURS, plt, save_figure, smooth
 from machinery.files import Refused, read_json, say, write_text
+from machinery.intervals import mean_and_error, pooled, t_times
 
+RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 MARKER = "<!-- below: python -m experiments.table -->\n"
 HEADER = ("arm", "against", "of", "paper", "ours", "seeds", "could be seen", "verdict")
 IN_POINTS = ("maths", "others", "all")
+
+
+@dataclass
+class Row:
+    """One finding: how much more an arm has than another, seed by seed."""
+    arm: str
+    against: str
+    measure: str                # "maths", "others", "all" (accuracy), or what a metric is called
+    paper: str                  # the paper's figures
+    expected: str               # "lower", "higher" or "equal", as the paper has it; "": it does not say
+    values: list = field(default_factory=list)  # of each seed; accuracies are fractions
+    errors: list = field(default_factory=list)  # standard errors over questions, or None
+    levels: list = field(default_factory=list)  # the arm's own value, of each seed
+
+    def interval(self):
+        """(mean, half of the 95% interval). Without errors over questions: Student's t over the seeds."""
+        if None in self.errors or not self.errors:
+            middle, error = mean_and_error(self.values)
+            return middle, error * t_times(len(self.values) - 1) if error is not None else None
+        middle, error = pooled(self.values, self.errors)
+        return middle, 1.96 * error
+
+    def verdict(self):
+        """Whether the difference has the sign that the paper's has, beyond its interval"""
+        if not self.expected:
+            return "the paper does not say"
+        middle, half = self.interval()
+        resolved = half is not None and abs(middle) > half
+        if self.expected == "equal":
+            return "opposite" if resolved else "no difference seen"
+        if not resolved:
+            return "not resolved"
+        return "same direction" if (middle > 0) == (self.expected == "higher") else "opposite"
 
 
 def number(value, measure, sign="+"):

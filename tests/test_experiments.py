@@ -140,7 +140,7 @@ def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch
         for what, value in (("ROOT", tmp_path), ("call", pretended)):
             if hasattr(where, what):
                 monkeypatch.setattr(where, what, value)
-    monkeypatch.setattr(lab, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(table, "RESULTS", tmp_path / "results")
     if hasattr(module, "disturbed"):
         monkeypatch.setattr(module, "disturbed", lambda cfg, seed: "disturbed")
     module.run(lab.Config(seeds=(0, 1)))
@@ -152,7 +152,6 @@ def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch
 
 
 def test_report_and_readme(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab, "RESULTS", tmp_path)
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     monkeypatch.setattr(table, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text("by hand\n" + table.MARKER + "old")
