@@ -119,6 +119,17 @@ $(T)/rl/curves.png: $(T)/rl.done
 $(T)/rl/rollouts.html: $(T)/rl.done
 	$(PY) report.py page $(T)/rl
 
+# what stands behind the README's tables and figures, small enough for the repository: report.py reads it as it
+# reads out/ (python report.py seeds evidence/tiny*, python report.py table evidence/tiny)
+evidence:
+	for folder in $(FOLDERS); do for stage in $(STAGES); do \
+		to=evidence/$$(basename $$folder)/$$stage; mkdir -p $$to/eval && \
+		cp $$folder/$$stage/config.json $$to && \
+		$(PY) -c "import json, sys; json.dump(json.load(open(sys.argv[1])), open(sys.argv[2], 'w'))" \
+			$$folder/$$stage/eval/scores.json $$to/eval/scores.json && \
+		if [ $$stage != base ]; then cp $$folder/$$stage/metrics.jsonl $$to; fi || exit 1; done; \
+		cp $$folder/rl/selection.json evidence/$$(basename $$folder)/rl || exit 1; done
+
 experiments: .venv/ready
 	for name in $(filter-out lab table,$(basename $(notdir $(wildcard experiments/*.py)))); do \
 		$(PY) -m experiments.$$name || exit 1; done
