@@ -12,4 +12,5 @@ def log(data, step=None):
 
 def steps_of(out):
     """The steps that the runs with this --out have logged, in order."""
-    return [step for given, logged in RUNS if given["config"]["out"] == str(out) for step, _ in logged]
+    logged = [logged for given, logged in RUNS if given["config"]["out"] == str(out)]
+    return [step for rows in logged for step, _ in rows]
