@@ -56,7 +56,7 @@ def wrong_value(field, hint, value):
         return "it is empty; leave it out for its default" if default else "it is empty"
     if name in WORDS and value not in allowed_words(field):
         return f"it is one of {', '.join(allowed_words(field))}"
-    checks = {"verifier": wrong_address, "log": wrong_module}
+    checks = {"verifier": wrong_address, "logger": wrong_module}
     return checks[name](value) if name in checks and value else ""
 
 

@@ -99,7 +99,7 @@ class Run:
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
     def open_log(self, module):
-        """--log: what `log` gets also goes to this module (machinery/loggers.py)."""
+        """--logger: what `log` gets also goes to this module (machinery/loggers.py)."""
         if module and self.rank == 0:
             config = {**self.about, **self.about["config"]}
             del config["config"]

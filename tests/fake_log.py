@@ -1,4 +1,4 @@
-"""What wandb, trackio and swanlab have in common, for the tests of --log: it keeps what it is given."""
+"""What wandb, trackio and swanlab have in common, for the tests of --logger: it keeps what it is given."""
 RUNS = []  # (what init was given, [(step, metrics)])
 
 

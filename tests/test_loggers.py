@@ -1,17 +1,24 @@
-"""--log: what a logger gets, where a run that goes on continues, and what is refused. test_wiring.py shows
+"""--logger: what a logger gets, where a run that goes on continues, and what is refused. test_wiring.py shows
 that the stages use it."""
 import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
+import tyro
+from torch.distributed.run import parse_args
 
+import connector_tune
+import distill
+import entropy_select
+import eval_mmmu
 import fake_log
+import grpo
 import sft
 from machinery.files import Refused, check_flags, read_json, read_jsonl
 from machinery.loggers import open_logger
 from machinery.run import Run
-from stages import ONE, STAGES
+from stages import ONE, STAGES, flags_of
 
 pytestmark = pytest.mark.usefixtures("a_reward")
 
@@ -53,11 +60,11 @@ def test_rank_zero_alone_logs(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sft", "grpo"])
-def test_log_may_change(name, tiny, straight, tmp_path):
+def test_logger_may_change(name, tiny, straight, tmp_path):
     shutil.copytree(straight[name], tmp_path / name)
     config = tmp_path / name / "config.json"
     config.write_text(config.read_text().replace(str(straight[name]), str(tmp_path / name)))
-    STAGES[name][1](tiny, tmp_path / name, log="fake_log")
+    STAGES[name][1](tiny, tmp_path / name, logger="fake_log")
     assert fake_log.RUNS[-1][0]["id"] == read_json(straight[name] / "config.json")["id"]
 
 
@@ -68,21 +75,35 @@ def test_init_gets_what_it_knows(monkeypatch):
     assert given == [("nanoR1V", "allow")]
 
 
+def test_both_names_of_the_flag():
+    for flag in ("--logger", "--log"):
+        assert tyro.cli(sft.Config, args=[flag, "wandb"]).logger == "wandb"
+
+
+@pytest.mark.parametrize("stage", [grpo, sft, connector_tune, distill, entropy_select, eval_mmmu],
+                         ids=lambda stage: stage.__name__)
+def test_torchrun_takes_no_flag_for_its_own(stage):
+    """It refuses what begins like two of its own flags, even behind the script's name."""
+    for flag in flags_of(stage.Config):
+        given = [f"--{flag}", "x"]
+        assert parse_args(["--nproc_per_node", "2", "script.py", *given]).training_script_args == given
+
+
 # --------------------------------------------------------------------------------------------------- refusals
 
 @pytest.mark.parametrize("module, why", [
-    ("no_such_logger", "--log no_such_logger: there is no such module here: pip install no_such_logger"),
+    ("no_such_logger", "--logger no_such_logger: there is no such module here: pip install no_such_logger"),
     ("a_folder", "pip install a_folder"), ("wandb.sdk", "it is the name of a module"),
     ("my log", "it is the name of a module")])
 def test_missing_module(module, why, tmp_path, monkeypatch):
     (tmp_path / "a_folder").mkdir()  # wandb makes one, ./wandb, where it is run
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Refused, match=why):
-        check_flags(sft.Config(log=module, out=str(tmp_path / "out")))
+        check_flags(sft.Config(logger=module, out=str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize("text, why", [
-    ("", "--log a_module: this module has no init and log"), ("init = log = 1", "has no init and log"),
+    ("", "--logger a_module: this module has no init and log"), ("init = log = 1", "has no init and log"),
     ("import no_such_thing", r"importing it failed \(ModuleNotFoundError: No module named 'no_such_thing'\)"),
     ("def log(): 1\ndef init(project): raise OSError('not logged in\\nmore')",
      r"its init failed \(OSError: not logged in\)")])
