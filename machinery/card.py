@@ -56,8 +56,9 @@ def front_matter(checkpoint, runs, start):
     if "qformer" not in read_json(checkpoint / "config.json"):  # a connector that they do not know
         lines.append("library_name: transformers")
     lines.append("pipeline_tag: image-text-to-text")
-    names = dict.fromkeys(name for _, about in runs for name in data_of(about) if on_hub(name))
-    lines += ["datasets:", *(f"- {name}" for name in names)] if names else []
+    names = {name: on_hub(name) for _, about in runs for name in data_of(about)}
+    linked = [f"- {name}" for name in names if names[name]]
+    lines += ["datasets:", *linked] if linked else []
     tags = dict.fromkeys(["nanoR1V", *(stage_of(about)[1] for _, about in runs)])
     return ["---", *lines, "tags:", *(f"- {tag}" for tag in tags if tag), "---"]
 
