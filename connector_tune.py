@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from machinery.files import Refused, main, say
+from machinery.loggers import Logger
 from sft import gave_up, supervise
 
 
@@ -52,6 +53,7 @@ class Config:
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
+    logger: Logger = ""                     # a module that gets the metrics, too: wandb, trackio, tensorboard
     seed: int = 0                           # of the order of the rows
 
 

@@ -17,15 +17,24 @@ Two scores stand side by side because a parser alone can move a table by 15 poin
               and what luck would have added on average (official_luck). It does not know \\boxed{B}:
               official_boxed is the same algorithm on the inside of the last box, for models that use boxes.
 
-Left out: MMMU-Pro, and turning open questions into multiple choice. The judge (--verifier) is reward.py's.
+Left out: turning open questions into multiple choice. The judge (--verifier) is reward.py's.
+
+Other data sets with one answer a question are scored by the same rule: MMMU-Pro as it is, others with
+--columns. An answer is a letter, the text of an option, free, or a list of accepted ones. Published numbers
+of some are an LLM's judgement; for these the command that measures them is printed at the end.
 
     python eval_mmmu.py --model out/tiny/connector --data data/tiny/mmmu --max_new_tokens 128        # laptop
     torchrun --nproc_per_node 8 eval_mmmu.py --model out/connector --data MMMU/MMMU --runs 5 \\
         --ask "Put the final answer in \\boxed{}."
+    python eval_mmmu.py --model out/connector --data AI4Math/MathVista --split testmini \\
+        --columns id=pid options=choices image=decoded_image --out out/mathvista
+    python eval_mmmu.py --model out/connector --data MMMU/MMMU_Pro --subset "standard (10 options)" \\
+        --split test --out out/mmmu_pro
     python eval_mmmu.py score --responses out/eval/responses.jsonl --out out/eval/scores.json
 """
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -39,8 +48,11 @@ from tqdm import tqdm
 from machinery.files import (
     Refused, changed_settings, check_flags, checked, checkpoints, main, read_json, resolve, say, write_json,
     writing)
-from machinery.mmmu_rows import find_parquet, read_parquet, sha256
-from machinery.rows import check_images, rows_fingerprint
+from machinery.eval_rows import answers_as_letters, read_questions_of
+from machinery.fields import BadRow
+from machinery.mmmu_rows import find_parquet, sha256
+from machinery.readers import KINDS
+from machinery.rows import check_images, parse_columns, refuse_unusable, rows_fingerprint
 from machinery.torchrun import refuse
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import mark, read_responses, read_rows, summary, tables
@@ -122,6 +134,26 @@ def report(scores, rows, folder, out, say):
         listed = "; ".join(f"{i} ({why})" for i, why in list(odd.items())[:5])
         say(f"The rule cannot read the key of {len(odd)} questions: {listed}")
     say(f"scores: {out}")
+    if about.exists():
+        say_published(read_json(about))
+
+
+# what an LLM judges in the published numbers: {part of a data set's name: its name in VLMEvalKit}
+JUDGED = {"mathvista": "MathVista_MINI", "mathvision": "MathVision", "mathverse": "MathVerse_MINI"}
+
+
+def say_published(about):
+    """How to get the number that compares with published ones, of data that they let an LLM judge.
+    about: data.json."""
+    plain = re.sub(r"[\W_]", "", str(about.get("source"))).casefold()
+    if name := next((name for part, name in JUDGED.items() if part in plain), ""):
+        name += "_MINI" if name == "MathVision" and about.get("split") == "testmini" else ""
+        say(f"Published numbers of this data set are an LLM's judgement, after other prompts. VLMEvalKit "
+            f"(github.com/open-compass/VLMEvalKit) measures such a one:\n"
+            f"  vllm serve {about.get('checkpoint', 'CHECKPOINT')} --served-model-name NAME\n"
+            f"  python run.py --data {name} --model NAME --verbose\n"
+            f"NAME has to stand in its vlmeval/config.py, as a model behind that server, which asks by the "
+            f"chat template (most open no <think>); the judge needs OPENAI_API_KEY.")
 
 
 # ----------------------------------------------------------------------------------------- run: the questions
@@ -133,9 +165,11 @@ Mode = Literal["think", "nothink", "nowait"]
 class Config:
     model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected one) or a hub name
     checkpoints: bool = False     # of a run folder every checkpoint, each scored in --out/step_000123
-    data: str = "data/tiny/mmmu"  # Parquet in MMMU's schema (a folder or file), JSONL, CSV, or a hub name
+    data: str = "data/tiny/mmmu"  # questions: Parquet (a folder or file), JSONL, CSV, or a hub name
+    columns: tuple[str, ...] = ()  # OURS=THEIRS for columns with other names, e.g. options=choices
     image_root: str = ""          # folder that image paths start from; "": the data file's
-    split: str = "validation"     # which Parquet files: those whose names start with it
+    split: str = "validation"     # which Parquet files: those of this split, by their names
+    subset: str = ""              # configuration of a hub data set (a folder): "standard (10 options)"
     revision: str = ""            # commit of the hub data set; default: its newest, which is written down
     subjects: tuple[str, ...] = ()  # only these
     limit: int = 0                # at most so many questions, evenly from all subjects; 0: all
@@ -165,13 +199,16 @@ class Config:
 def read_questions(cfg):
     """(questions, where they came from: source, revision, hash of every file)."""
     about = {"source": cfg.data, "split": cfg.split, "revision": None, "files": {}}
-    if Path(cfg.data).suffix.lower() in (".jsonl", ".json", ".csv", ".tsv"):
-        questions = questions_of_rows(cfg.data, cfg.image_root)
-        about["files"][Path(cfg.data).name] = sha256(cfg.data)
+    if Path(cfg.data).suffix.lower() in KINDS:
+        folder, files = Path(cfg.data).parent, [Path(cfg.data)]
     else:
-        folder, files, about["revision"] = find_parquet(cfg.data, cfg.split, cfg.revision, cfg.subjects)
-        about["files"] = {str(file.relative_to(folder)): sha256(file) for file in files}
-        questions = questions_of_parquet(files, cfg.data, cfg.image_root)
+        folder, files, about["revision"] = find_parquet(cfg.data, cfg.split, cfg.revision, cfg.subjects,
+                                                        cfg.subset)
+    columns = parse_columns(cfg.columns)
+    questions = [q for file in files for q in read_questions_of(file, columns, cfg.image_root)]
+    about["files"] = {str(file.relative_to(folder)): sha256(file) for file in files}
+    answers_as_letters(questions)
+    add_records(questions, cfg.data)
     have = Counter(q["subject"] for q in questions)
     if unknown := sorted(set(cfg.subjects) - set(have)):
         there = ", ".join(sorted(have))
@@ -186,31 +223,27 @@ def read_questions(cfg):
             q["nth"] = count[q["subject"]]
         questions = sorted(questions, key=lambda q: q["nth"])[:cfg.limit]
     about["questions"] = rows_fingerprint([q["record"] for q in questions])  # images beside the files, too
-    for q in questions:
-        q["question"] = q["record"].question
+    silent = [q for q in questions if not q["question"].strip()]
+    if silent and not cfg.ask:
+        say(f"{len(silent)} questions stand in their pictures alone, with their options: --ask says what to "
+            f"do with them")
     return questions, about
 
 
-def questions_of_rows(path, image_root):
-    from data import read_records
-    return [{"id": r.id, "subject": r.subject or "unknown", "options": r.options, "answer": r.answer,
-             "question_type": "multiple-choice" if r.options else "open", "record": r}
-            for r in read_records(path, limit_bad=0.0, image_root=image_root)]
-
-
-def questions_of_parquet(files, source, image_root):
+def add_records(questions, source):
+    """Put into each question what the model is asked ("record"), and leave there what a judge is told."""
     from data import Record
-    questions = []
-    for file in files:
-        for row in read_parquet(file, image_root):
-            images, shown = row.pop("images"), row.pop("shown")
-            row["record"] = Record(row["id"], row["question"], images, options=shown, subject=row["subject"])
-            questions.append(row)
+    for q in questions:
+        q["record"] = Record(q["id"], q["question"], q.pop("images"), options=q.pop("shown"),
+                             subject=q["subject"], turns=q.get("turns", []))
+        try:
+            refuse_unusable(q["record"], (), q)
+        except BadRow as why:
+            raise Refused(f"{source} row {q['id']}: {why}") from why
     _, broken = check_images([q["record"] for q in questions])  # decodes each once, and notes its size
     if broken:
         raise Refused(f"{source}: {len(broken)} questions have images that cannot be read:\n"
                       + "\n".join(f"  {name}: {why}" for name, why in broken[:5]))
-    return questions
 
 
 def fingerprint(folder):

@@ -28,6 +28,7 @@ from data import Chat, read_records
 from machinery.checkpoint import resume, save
 from machinery.collect import sample_and_reward
 from machinery.files import Refused, check_flags, main, say
+from machinery.loggers import Logger
 from machinery.metrics import Watch, count_loss, count_tokens, sample_row, summary
 from machinery.processes import gather, start
 from machinery.run import Run
@@ -87,13 +88,14 @@ class Config:
     words: tuple[str, ...] = CRITICAL_WORDS  # critical words whose entropy is logged [5.1]
     high_entropy: float = 6.8               # counted as high entropy [6.5]; too much for a tiny vocabulary
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
+    logger: Logger = ""                     # a module that gets the metrics, too: wandb, trackio, tensorboard
     save_every: int = 50                    # steps between checkpoints; the last step is always saved
     seed: int = 0                           # of the order of prompts and of sampling
 
 
 # flags that may change when a run goes on, because what it has computed so far does not depend on them
 MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "vllm_memory", "hybrid",
-              "offload", "rollout_batch")
+              "offload", "rollout_batch", "logger")
 
 
 # -------------------------------------------------------------- the algorithm: CHANGE ADVANTAGE AND LOSS HERE
@@ -170,6 +172,7 @@ def train(cfg):
     hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
     run.refuse_other_data(data=[p.record for p in pool],
                           curriculum=[p.record for p in hard if hard is not pool])
+    run.open_log(cfg.logger)
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     reference = None

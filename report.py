@@ -9,6 +9,7 @@
     python report.py rules out/tiny/rl               which checkpoint each rule would take, and its score
     python report.py parts out/tiny                  what tuning more than the connector gains (make parts)
     python report.py times out/tiny                  how long each stage took
+    python report.py card out/tiny/rl                the checkpoint's model card: a README.md for the hub
 
 Everything here reads files that the other scripts left (metrics.jsonl, rollouts.jsonl, eval/scores.json). No
 model is needed, and it works while the run is still going. Two stages, or two checkpoints, answered the same
@@ -24,7 +25,8 @@ import numpy as np
 import tyro
 
 from machinery.figures import draw_curves, draw_results, save_figure
-from machinery.files import Refused, checked, main, read_json, read_jsonl, write_text
+from machinery.card import card_text, refuse_without_run
+from machinery.files import TRAINER, Refused, checked, main, read_json, read_jsonl, resolve, write_text
 from machinery.page import write_page
 from machinery.rules import print_rules, read_selection
 from machinery.scores import GAINS_HEADER, NUMBER, gain, gains_of_runs, read_scores, stage_result
@@ -103,6 +105,14 @@ class Parts:
 class Times:
     """How long each stage took."""
     folder: tyro.conf.Positional[str] = "out/tiny"  # holds times.tsv: stage, tab, seconds
+
+
+@dataclass
+class Card:
+    """Write a checkpoint's model card: a README.md for the hub, of what the run folders know."""
+    run: tyro.conf.Positional[str]  # run folder (its selected or newest checkpoint), or a checkpoint of one
+    scores: tuple[str, ...] = ()    # scores.json that stand elsewhere; those inside the run folder are found
+    out: str = ""                   # file to write; default: README.md in the checkpoint's folder
 
 
 # ------------------------------------------------------------------------------------------------- curves
@@ -383,11 +393,40 @@ def times(cfg):
     print_table(["stage", "minutes"], [[stage, f"{spent / 60:.1f}"] for stage, spent in seconds.items()])
 
 
+# ------------------------------------------------------------------------------------------------- card
+
+def scores_of(checkpoint, more):
+    """[(scores, flags)] of the evaluations of just these weights."""
+    from eval_mmmu import fingerprint
+    run, found = checkpoint.parent, []
+    inside = sorted({*run.glob("*/scores.json"), *run.glob("*/*/scores.json")})
+    for path in [*inside, *map(Path, more)]:
+        scores, config = read_scores(path), path.parent / "config.json"
+        if (scores.get("data") or {}).get("weights") == fingerprint(checkpoint):
+            found.append((scores, read_json(config).get("config", {}) if config.is_file() else {}))
+        else:
+            print(f"left out: {path} is of other weights, or does not say of which")
+    return found
+
+
+def card(cfg):
+    checkpoint = Path(resolve(cfg.run, "RUN"))
+    refuse_without_run(checkpoint)
+    out = Path(cfg.out or checkpoint / "README.md")
+    if out.exists():
+        raise Refused(f"{out} is there already, and somebody may have written into it: "
+                      f"delete it, or name another file with --out")
+    write_text(out, card_text(checkpoint, scores_of(checkpoint, cfg.scores)))
+    print(f"{out}: read it before you upload it. It shows the run's paths and flags, and takes an OWNER/NAME "
+          f"that is no folder here for a name of the hub. Then:\n"
+          f"hf upload OWNER/NAME {checkpoint} . --exclude \"{TRAINER}/*\"")
+
+
 def report(cfg):
     commands = {Curves: curves, Page: page, Table: table, Seeds: seeds, Losses: losses, Rules: rules,
-                Parts: parts, Times: times}
+                Parts: parts, Times: times, Card: card}
     commands[type(cfg)](cfg)
 
 
 if __name__ == "__main__":
-    main(report, Curves | Page | Table | Seeds | Losses | Rules | Parts | Times)
+    main(report, Curves | Page | Table | Seeds | Losses | Rules | Parts | Times | Card)

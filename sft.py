@@ -22,6 +22,7 @@ from data import Chat, read_records, subjects
 from machinery.checkpoint import resume, save
 from machinery.features import forget_features, keep_features
 from machinery.files import Refused, check_flags, main, read_jsonl, say
+from machinery.loggers import Logger
 from machinery.processes import start, total
 from machinery.run import Run
 from machinery.sharding import even_out, shard, share
@@ -60,6 +61,7 @@ class Config:
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
+    logger: Logger = ""                     # a module that gets the metrics, too: wandb, trackio, tensorboard
     save_every: int = 500                   # steps between checkpoints; the last step is always saved
     seed: int = 0                           # of the order of the rows
 
@@ -95,11 +97,13 @@ def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
     features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
     check_flags(cfg)
     world = start(cfg.seed)
-    run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "hybrid", "offload", *may_change))
+    may_change = ("max_tokens", "checkpointing", "hybrid", "offload", "logger", *may_change)
+    run = Run(cfg.out, cfg, world, may_change)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     rows, records = read_rows(cfg.data, cfg, chat)
     val, val_records = read_rows(cfg.val, cfg, chat) if cfg.val else ([], [])
     run.refuse_other_data(data=records, val=val_records)
+    run.open_log(cfg.logger)
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
                       f"{world.size} processes")

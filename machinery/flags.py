@@ -7,8 +7,10 @@ another in one script, its Config's default tells: a count whose default is 0 ma
 import dataclasses
 import math
 import os
+import sys
 import tempfile
 import typing
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,7 +56,8 @@ def wrong_value(field, hint, value):
         return "it is empty; leave it out for its default" if default else "it is empty"
     if name in WORDS and value not in allowed_words(field):
         return f"it is one of {', '.join(allowed_words(field))}"
-    return wrong_address(value) if name == "verifier" and value else ""
+    checks = {"verifier": wrong_address, "logger": wrong_module}
+    return checks[name](value) if name in checks and value else ""
 
 
 def allowed_words(field):
@@ -116,6 +119,15 @@ def wrong_address(url):
     if not parts.path.strip("/"):
         return f"its path is missing, which for vllm serve and OpenAI is /v1; {example}"
     return ""
+
+
+def wrong_module(name):
+    """Why a module can not be imported, or ""."""
+    if not name.isidentifier():
+        return "it is the name of a module: wandb, trackio, swanlab, tensorboard"
+    if name in sys.modules or (spec := find_spec(name)) and spec.origin:  # a mere folder has no origin
+        return ""
+    return f"there is no such module here: pip install {name}"
 
 
 def wrong_together(cfg):

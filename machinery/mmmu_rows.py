@@ -10,9 +10,8 @@ from pathlib import Path
 from machinery.fields import BadRow, refuse_no_text, text, value
 from machinery.files import Refused
 from machinery.pictures import image_source
-from machinery.readers import rows_of_file
 
-COLUMNS = {"id", "question", "options", "answer", "question_type"}  # and image_1 ... image_7
+SPLITS = ("dev", "validation", "test", "train")
 
 
 def printed_list(text):
@@ -43,6 +42,19 @@ def parse_options(options):
     return [str(option) for option in options or []]
 
 
+def accepted_answers(answer):
+    """[accepted answers] of an open question: MMMU prints a few of them as a list of strings, "['24/7',
+    '3.429']"."""
+    if answer.lstrip().startswith("["):
+        try:
+            several = ast.literal_eval(answer.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return [answer]  # an interval, a matrix, ...
+        if isinstance(several, list) and several and all(isinstance(a, str) for a in several):
+            return several
+    return [answer]
+
+
 def options_of(row, name):
     """The options of a row of MMMU's schema, which has none for open questions."""
     try:
@@ -65,24 +77,27 @@ def sha256(path):
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def find_parquet(source, split, revision="", subjects=()):
+def find_parquet(source, split, revision="", subjects=(), subset=""):
     """(folder, its Parquet files of the split, hub revision or None) of a local folder or file, or a hub data
-    set."""
+    set. subset: the folder of one configuration in it."""
     path = Path(source)
     if path.is_file():
         return path.parent, [path], None
     if not path.is_dir():
-        patterns = [f"*{s}/{split}-*.parquet" for s in subjects] or [f"*{split}-*.parquet"]
+        patterns = [f"*{s}/{split}-*.parquet" for s in ([subset] if subset else subjects)]
+        patterns = patterns or [f"*{split}-*.parquet"]
         path = _download(source, patterns, revision)
         revision = path.name
-    files = sorted(path.rglob("*.parquet"))
+    files = sorted(file for file in path.rglob("*.parquet") if subset in ("", file.parent.name))
     if not files:
-        raise Refused(f"--data {source}: no Parquet files in it.")
-    named = [f for f in files if re.match(r"(dev|validation|test|train)\b", f.name)]
-    if named:
-        files = [f for f in named if f.name.startswith(split)]
+        where = f"{source}, --subset {subset}" if subset else source
+        raise Refused(f"--data {where}: no Parquet files in it.")
+    splits = {f: re.split("[-.]", f.name)[0] for f in files}
+    named = [f for f in files if splits[f] in SPLITS or re.search(r"-\d+-of-\d+", f.name)]
+    if named:  # "test" is not "testmini", which begins like it
+        files = [f for f in named if splits[f] == split]
     if not files:
-        there = ", ".join(sorted({f.name.split("-")[0] for f in named}))
+        there = ", ".join(sorted({splits[f] for f in named}))
         raise Refused(f"--data {source}: no Parquet file of the split {split!r}; there are {there}.")
     return path, files, revision or None
 
@@ -105,22 +120,6 @@ def _download(source, patterns, revision):
                       f"Is the name right (MMMU/MMMU), and is the network there?") from error
 
 
-def read_parquet(file, image_root=""):
-    """The questions of one Parquet file in MMMU's schema, as dictionaries (see question_of)."""
-    folder = Path(image_root) if image_root else file.parent
-    for i, row in enumerate(rows_of_file(file), 1):
-        if isinstance(row, BadRow):
-            raise Refused(f"{file.name} row {i}: {row}")
-        if lacking := COLUMNS - set(row):
-            raise Refused(f"{file} lacks the columns {', '.join(sorted(lacking))} of MMMU's schema "
-                          f"(it has {', '.join(row)}).")
-        name = f"{ascii(row['id'])[1:-1]} ({file.name} row {i})"
-        try:
-            yield question_of(row, name, folder, file.parent.name)
-        except BadRow as error:
-            raise Refused(f"Row {name}: {error}") from error
-
-
 def question_of(row, name, folder, subject=""):
     """A row of MMMU's schema as {"id", "subject", "question_type", "options", "answer", "question", "images",
     "shown"}. folder: what paths of images are relative to. subject: where the id does not tell it.
@@ -137,13 +136,11 @@ def question_of(row, name, folder, subject=""):
             raise BadRow(f"its text names <image {mark[1]}>, and the column image_{mark[1]} is empty.")
         return f"<image {columns.index(int(mark[1])) + 1}>"
 
-    options, answer, row_id = options_of(row, name), row["answer"], value(row, "id")
-    # several answers are printed as a list
-    answer = str(answer) if isinstance(answer, list) else value(row, "answer")
+    options, answer, row_id = options_of(row, name), value(row, "answer"), value(row, "id")
     texts = [text(row, "question"), *options]
     refuse_no_text("text", [row_id, answer, *texts])
-    question, *shown = [re.sub(r"<image (\d+)>", renumber, part) for part in texts]
+    question, *shown = [re.sub(r"<image ?(\d+)>", renumber, part) for part in texts]
     said = subject_of(row_id)
-    return {"id": row_id, "subject": subject if said == "unknown" else said, "question_type":
-            text(row, "question_type"), "options": options, "answer": answer, "question": question,
-            "images": images, "shown": shown}
+    kind = text(row, "question_type") or ("multiple-choice" if options else "open")  # MMMU-Pro names none
+    return {"id": row_id, "subject": subject if said == "unknown" else said, "question_type": kind,
+            "options": options, "answer": answer, "question": question, "images": images, "shown": shown}

@@ -32,14 +32,19 @@ def parse_columns(columns):
 
 # -------------------------------------------------------------------------------------------- fields of a row
 
-def our_fields(row, columns, folder):
-    """A row as it was found -> our fields, of the right types. folder: what paths of images are relative to.
-    A BadRow says what can not be used."""
+def renamed(row, columns):
+    """A row as it was found, with our names of columns beside its own."""
     if isinstance(row, BadRow):
         raise row
     if lost := [theirs for theirs in columns.values() if theirs not in row]:
         raise BadRow(f"no column {lost[0]!r} (--columns); its columns are {', '.join(row)}"[:400])
-    row = talk_fields({**row, **{ours: row[theirs] for ours, theirs in columns.items()}})
+    return {**row, **{ours: row[theirs] for ours, theirs in columns.items()}}
+
+
+def our_fields(row, columns, folder):
+    """A row as it was found -> our fields, of the right types. folder: what paths of images are relative to.
+    A BadRow says what can not be used."""
+    row = talk_fields(renamed(row, columns))
     turns, more_images = turns_of(row["turns"]) if row.get("turns") else ([], [])
     if more_images or turns and turns[-1]["role"] == "user":
         raise BadRow("its turns hold images, or end with the user: they are the texts before its question")

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from machinery.files import (
     TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checked, checkpoints, describe_change,
     discard, newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
+from machinery.loggers import open_logger
 from machinery.rows import refuse_other_rows, rows_fingerprint
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
@@ -33,7 +35,7 @@ class Run:
     """
 
     def __init__(self, out, cfg, world, may_change=()):
-        self.dir, self.rank, self.bad_steps = Path(out), world.rank, 0
+        self.dir, self.rank, self.bad_steps, self.send = Path(out), world.rank, 0, None
         config, path = as_read_back(dataclasses.asdict(cfg)), self.dir / "config.json"
         self._refuse_other_settings(path, config, cfg, ("out", *may_change))
         self.last = newest_checkpoint(self.dir, with_trainer=True)
@@ -41,9 +43,10 @@ class Run:
         if not self.last and (other := newest_checkpoint(self.dir)):
             raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run can not go on. "
                           f"Put that back, use another --out to start afresh, or delete {self.dir}.")
-        self.about = {"config": config, "command": " ".join(sys.argv), "processes": world.size,
-                      "device": str(world.device), **versions(),
-                      "data": read_json(path).get("data", {}) if self.last and path.exists() else {}}
+        before = read_json(path) if self.last and path.exists() else {}
+        self.about = {"id": before.get("id") or secrets.token_hex(4), "config": config,
+                      "command": " ".join(sys.argv), "processes": world.size, "device": str(world.device),
+                      **versions(), "data": before.get("data", {})}
         world.barrier()  # nobody writes before everybody has read
         if self.rank == 0:
             with writing(self.dir):
@@ -96,8 +99,17 @@ class Run:
 
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
+    def open_log(self, module):
+        """--logger: what `log` gets also goes to this module (machinery/loggers.py)."""
+        if module and self.rank == 0:
+            config = {**self.about, **self.about["config"]}
+            del config["config"]
+            self.send = open_logger(module, self.dir, self.about["id"], config, self.step)
+
     def log(self, step, metrics):
         self.append("metrics.jsonl", {"step": step, **metrics})
+        if self.send:
+            self.send({name: value for name, value in metrics.items() if value is not None}, step)
 
     def rollout(self, row):
         self.append("rollouts.jsonl", row)

@@ -4,6 +4,11 @@ import numpy as np
 
 def print_table(header, rows):
     """Aligned, and at the same time a table that can be pasted into a README."""
+    print("\n".join(table_lines(header, rows)) + "\n")
+
+
+def table_lines(header, rows):
+    rows = list(rows)
     widths = [max(len(str(line[i])) for line in [header, *rows]) for i in range(len(header))]
     lines = []
     for first, *cells in (header, *rows):
@@ -12,7 +17,7 @@ def print_table(header, rows):
     # the rule below the header; its colons align the columns to the right
     rule = ["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]
     lines.insert(1, f"|{'|'.join(rule)}|")
-    print("\n".join(lines) + "\n")
+    return lines
 
 
 def percent(value, error=None, sign=""):

@@ -13,7 +13,7 @@ from machinery.files import Refused
 from machinery.plain_text import ANSWER, CLOSE, OPEN
 
 THINK, END_THINK = "<think>\n", "</think>"
-IMAGE_MARK = re.compile(r"<image(?: (\d+))?>")
+IMAGE_MARK = re.compile(r"<image(?: ?(\d+))?>")  # MathVision writes <image1>
 
 COLUMNS = ("conversations", "messages")
 ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",

@@ -39,12 +39,13 @@ from PIL import Image
 
 from data import Record
 from distill import image_path
+from machinery.eval_rows import read_questions_of
 from machinery.fields import BadRow, refuse_no_text, text, value
 from machinery.files import (
     Refused, append_jsonl, as_read_back, changed_settings, describe_change, hub_name, main, new_folder, say,
     write_json, write_text,
 )
-from machinery.mmmu_rows import find_parquet, parse_options, question_of, read_parquet
+from machinery.mmmu_rows import find_parquet, parse_options, question_of
 from machinery.pictures import image_size, image_source, open_image
 from machinery.readers import read_rows
 from machinery.rows import report_bad
@@ -198,7 +199,7 @@ class Config:
 
 def text_key(*texts):
     """Letters and digits alone: other spacing, case, marks or width of characters is no other text."""
-    whole = re.sub(r"<image(?: \d+)?>", "", " ".join(texts))
+    whole = re.sub(r"<image(?: ?\d+)?>", "", " ".join(texts))
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", whole).casefold())
 
 
@@ -235,7 +236,8 @@ def read_known(source):
     if source == "none":
         return Known()
     try:
-        known = Known([row for file in find_parquet(source, "validation")[1] for row in read_parquet(file)])
+        files = find_parquet(source, "validation")[1]
+        known = Known([row for file in files for row in read_questions_of(file, {})])
     except (OSError, ValueError) as error:  # Refused is a ValueError
         raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it can not "
                       f"be read ({error}). --mmmu none goes without.") from error

@@ -3,14 +3,13 @@
 `read_rows`, `mark` and `summary` are the three steps that eval_mmmu.py takes, with reward.py's comparison
 between the first two. A reader may skip `tables`, which only prints.
 """
-import ast
 import re
 import string
 from pathlib import Path
 from statistics import mean, stdev
 
 from machinery.files import Refused, json_lines
-from machinery.mmmu_rows import options_of, subject_of
+from machinery.mmmu_rows import accepted_answers, options_of, subject_of
 from scoring.denial import denies_image
 from scoring.official import official_right
 from scoring.responses import after_thought, last_box
@@ -76,30 +75,17 @@ def checked(row, where):
     if row["answer"] in ("", "?"):
         raise Refused(f"Row {name} has no answer to compare with ({row['answer']!r}). "
                       f"MMMU's test split keeps its answers: send it to its server.")
+    row["gold"] = accepted_answers(row["answer"])
     if row["choice"]:
         letters = string.ascii_uppercase[:len(row["options"])]
-        row["answer"] = row["answer"].strip("().")
+        row["gold"] = [answer.strip("().") for answer in row["gold"]]
         if not letters:
             raise Refused(f"Row {name} is multiple choice and has no options.")
-        if row["answer"] not in list(letters):
+        if not set(row["gold"]) <= set(letters):
             raise Refused(f"Row {name}: its answer {row['answer']!r} is none of the letters "
                           f"{', '.join(letters)} of its {len(letters)} options.")
-    row["gold"] = [row["answer"]] if row["choice"] else accepted_answers(row["answer"])
     row["subject"] = row.get("subject") or subject_of(row["id"])
     return row
-
-
-def accepted_answers(answer):
-    """[accepted answers] of an open question: MMMU prints a few of them as a list of strings, "['24/7',
-    '3.429']"."""
-    if answer.lstrip().startswith("["):
-        try:
-            several = ast.literal_eval(answer.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return [answer]  # an interval, a matrix, ...
-        if isinstance(several, list) and several and all(isinstance(a, str) for a in several):
-            return several
-    return [answer]
 
 
 # --------------------------------------------------------------------------------------------------- our rule
@@ -219,23 +205,25 @@ def standard_error(values):
 
 def tables(scores):
     """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length)."""
-    rows = [("", "n", "rule %", "+- se", "official %", "in box %", "tokens")]
+    rows = [("", "n", "rule %", "+- se", "MMMU's %", "in box %", "tokens")]
+    named = [*scores["disciplines"]] != ["Other"]  # otherwise it is another data set than MMMU
     for discipline, g in scores["disciplines"].items():
-        rows.append(_line(discipline, g))
-        rows += [_line(f"  {subject}", g) for subject, g in scores["subjects"].items()
+        rows += [_line(discipline, g)] if named else []
+        rows += [_line("  " * named + subject, g) for subject, g in scores["subjects"].items()
                  if DISCIPLINE_OF.get(subject, "Other") == discipline]
-    rows.append(_line("Overall", scores))
+    rows = [row for row in rows if named or row[0] != "unknown"] + [_line("Overall", scores)]
     name_width, *widths = [max(map(len, column)) for column in zip(*rows)]
     text = ["  ".join([name.ljust(name_width), *map(str.rjust, cells, widths)]) for name, *cells in rows]
     text.insert(1, "-" * len(text[0]))
-    text.insert(-1, "-" * len(text[0]))
+    if len(rows) > 2:
+        text.insert(-1, "-" * len(text[0]))
     rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"),
              ("format", "format"), ("denial", "image denied"),
-             ("official_random", "official picks at random")]
+             ("official_random", "MMMU's parser picks at random")]
     text += ["", "in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
              f"rule where the image is denied {_percent(scores['rule_with_denial'])}, "
              f"elsewhere {_percent(scores['rule_without_denial'])}; "
-             f"luck would add {_percent(scores['official_luck'])} to official"]
+             f"luck would add {_percent(scores['official_luck'])} to MMMU's"]
     if "judge" in scores:
         asked = scores["verifier"]
         text.append(f"rule or judge {_percent(scores['judge'])}; "

@@ -8,7 +8,7 @@ def official_right(reply, row):
     """(right?, did it pick at random?) by the official algorithm; the random pick is wrong here."""
     if row["choice"]:
         letter = official_choice(reply, row["options"])
-        return letter == row["answer"], letter is None
+        return letter in row["gold"], letter is None
     keys = [key for gold in row["gold"] for key in official_normal(gold)]
     return any(_matches(key, guess) for guess in official_open(reply) for key in keys), False
 

@@ -430,7 +430,7 @@ def test_bad_sources_are_named(data, monkeypatch):
         assert sentence in str(error.value)
     (data / "Math" / "validation-00000-of-00001.parquet").unlink()
     write_parquet(data, "Math", [{"id": "a", "question": "b"}])
-    with pytest.raises(E.Refused, match="lacks the columns answer, options, question_type"):
+    with pytest.raises(E.Refused, match="row 1\\): no column 'answer'; its columns are id, question"):
         E.read_questions(config(data))
 
 

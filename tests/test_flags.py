@@ -63,7 +63,7 @@ grpo      --verifier http://host/v1?key=1 | --verifier http:///v1
 sft       --lr nan | --lr 0 | --warmup 1.5 | --warmup -0.1 | --warmup nan | --batch 0 | --epochs 0
 sft       --epochs -1 | --epochs nan | --epochs inf | --epochs 1e300 | --max_length 0 | --optimizer sgd
 sft       --clip 0 | --seed -1 | --save_every 0 | --train projector | --dtype fp16 | --limit_bad 2
-sft       --max_tiles -1 | --weight_decay inf
+sft       --max_tiles -1 | --weight_decay inf | --logger no_such_logger | --logger wandb.sdk
 tune      --val_every 0 | --patience 0 | --features_gib nan | --features_gib -1 | --epochs 0 | --lr inf
 tune      --batch -64 | --warmup 2 | --train
 distill   --samples 0 | --keep 0 | --keep 9 | --max_new_tokens 0 | --max_length -1 | --max_repetition nan

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import connector_tune
+import fake_log
 import grpo
 import pack
 import rollout
@@ -103,6 +104,8 @@ STAGE = {
     "checkpointing": lambda s: (s["load"][0].out.hf.is_gradient_checkpointing, True),
     "hybrid": lambda s: ({c.hybrid for c in s["shard"]}, {True}),
     "offload": lambda s: ({c.offload for c in s["shard"]}, {True}),
+    "logger": lambda s: (fake_log.steps_of(s.out),
+                         [row["step"] for row in read_jsonl(s.out / "metrics.jsonl")]),
 }
 
 
@@ -124,7 +127,7 @@ def grpo_seen(tiny, folder, tmp_path_factory):
             curriculum_at=2, verifier="http://there:1/v1", verifier_model="judge", rollout="vllm",
             tensor_parallel=3, vllm_memory=0.3, rollout_batch=7, max_tokens=90, max_gap=0.5, weight_decay=0.1,
             clip=0.03, dtype="bf16", checkpointing=True, hybrid=True, offload=True, words=OTHER_WORDS,
-            high_entropy=1.0, limit_bad=0.2, save_every=3, seed=5)
+            high_entropy=1.0, limit_bad=0.2, save_every=3, seed=5, logger="fake_log")
 
         def torch_sampler(kind, vlm, chat, world, batch, *_):
             sampler = TorchSampler(vlm, chat, batch)
@@ -256,7 +259,7 @@ def supervised(m, stage, tiny, folder, out, **flags):
         thinking=False, ask="Box it.", system="Be brief.",
         lr=2e-3, schedule="linear", warmup=0.3, batch=4, epochs=1.75, max_tokens=90, max_length=200,
         max_tiles=2, pixels=(64, 4096), weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True,
-        hybrid=True, offload=True, limit_bad=0.2, seed=5, **flags)
+        hybrid=True, offload=True, limit_bad=0.2, seed=5, logger="fake_log", **flags)
     for name in ("update", "read_records", "rows_with_solutions", "keep_features", "gave_up"):
         seen.spy(sft, name)
     seen.rows = fits(seen, "rows", (3, 5, 8)), fits(seen, "val", (5, 8))

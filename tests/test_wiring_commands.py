@@ -257,13 +257,18 @@ def test_the_reward_hears_of_gold_and_options(distilled, selected):
 @pytest.fixture(scope="module")
 def evaluated(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated") / "run"
+    for k, file in enumerate(sorted((tiny / "mmmu").rglob("*.parquet"))):
+        for subset in ("all", "twice"):  # both would be too much: ids would stand there twice
+            (out.parent / "mmmu" / subset).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, out.parent / "mmmu" / subset / f"valid-{k:05d}-of-00006.parquet")
     with pytest.MonkeyPatch.context() as m:
-        seen = watch(m, eval_mmmu, tiny, **SAME, model=str(tiny / "model"), data=str(tiny / "mmmu"),
-                     out=str(out), split="valid", subjects=("Design", "Math"), limit=5, mode="nowait",
-                     ban=("wait", "x"), runs=2, budget=3, closing="</think>7", on_budget="cut", chunk=3,
+        seen = watch(m, eval_mmmu, tiny, **SAME, model=str(tiny / "model"), data=str(out.parent / "mmmu"),
+                     columns=("subject=subfield",), subset="all", out=str(out), split="valid",
+                     subjects=("Design", "Math"), limit=5, mode="nowait", ban=("wait", "x"),
+                     runs=2, budget=3, closing="</think>7", on_budget="cut", chunk=3,
                      rollout_batch=7, verifier="http://there:1/v1", verifier_model="judge",
                      revision="unused", image_root=str(tmp_path_factory.mktemp("pictures")))
-        for name in ("banned_ids", "respond", "find_parquet", "questions_of_parquet"):
+        for name in ("banned_ids", "respond", "find_parquet", "read_questions_of"):
             seen.spy(eval_mmmu, name)
         seen.spy(eval_mmmu, "Verifier", lambda url, name: (url, name))
         seen.spy(eval_mmmu, "score_rows", lambda rows, mode="auto", verifier=None: ({}, rows))
@@ -291,7 +296,9 @@ def of_every_checkpoint(seen):
 EVAL = SAMPLED | {
     "checkpoints": lambda s: ([c.cfg for c in s["evaluate"]], of_every_checkpoint(s)),
     "data": arrives("data", "find_parquet", "source"),
-    "image_root": arrives("image_root", "questions_of_parquet"),
+    "image_root": arrives("image_root", "read_questions_of"),
+    "columns": lambda s: ([c.columns for c in s["read_questions_of"]][0], {"subject": "subfield"}),
+    "subset": arrives("subset", "find_parquet"),
     "split": arrives("split", "find_parquet"),
     "revision": arrives("revision", "find_parquet"),
     "subjects": lambda s: ({row["subject"] for row in read_jsonl(f"{s.cfg.out}/responses.jsonl")},
@@ -533,9 +540,9 @@ def test_flags_of_report(tmp_path, capsys):
     report.table(report.Table(str(tmp_path), maths="Art"))
     result = json.loads((tmp_path / "results.json").read_text())["rl"]
     assert (result["maths"], result["others"]) == (0.8, pytest.approx(0.7))
-    kinds = (report.Curves, report.Page, report.Table, report.Seeds)
+    kinds = (report.Curves, report.Page, report.Table, report.Seeds, report.Card)  # test_card.py has the last
     assert flags_of(*kinds) == ["runs", "out", "run", "out", "most", "image_size", "words", "folder", "maths",
-                                "folders"]
+                                "folders", "run", "scores", "out"]
 
 
 def test_panels_without_one_below_say_step(tmp_path, monkeypatch):

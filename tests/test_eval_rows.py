@@ -1,0 +1,172 @@
+"""eval_mmmu.py on other people's data: rows shaped like MathVista's, MathVision's and MMMU-Pro's."""
+import dataclasses
+import json
+
+import pytest
+
+import eval_mmmu as E
+from machinery.eval_rows import answers_as_letters
+from machinery.files import Refused
+from test_eval_mmmu import png
+
+PICTURE = {"bytes": png(3), "path": None}
+VISTA = dict(query="Hint: ... Question: ...", unit=None, precision=None, image="images/1.jpg",
+             decoded_image=PICTURE, question_type="free_form", answer_type="text", choices=None,
+             metadata={"split": "testmini", "grade": "daily life"})
+MATHVISTA = [  # the answer is the text of a choice, a number or a text
+    {**VISTA, "pid": "1", "question": "How far?", "answer": "1.2", "answer_type": "float", "precision": 1.0},
+    {**VISTA, "pid": "2", "question": "Which is it?", "choices": ["3", "B", "7", "D"], "answer": "B",
+     "question_type": "multi_choice"},
+    {**VISTA, "pid": "3", "question": "Is it so?", "choices": ["Yes", "No"], "answer": "No",
+     "question_type": "multi_choice"},
+    {**VISTA, "pid": "4", "question": "Which two?", "answer": "[1, 5]", "answer_type": "list"}]
+VISION = dict(image="images/1.jpg", decoded_image=PICTURE, solution=None, level=3)
+MATHVISION = [  # <image1>; the answer is a letter where there are options
+    {**VISION, "id": "1", "question": "How many? <image1>", "options": [], "answer": "12",
+     "subject": "counting"},
+    {**VISION, "id": "2", "question": "Which <image1> is it?", "options": ["A", "B", "C", "D", "E"],
+     "answer": "C", "subject": "solid geometry"}]
+PRO = dict(explanation="", img_type="['Plots']", topic_difficulty="Easy",
+           **{f"image_{k}": None for k in range(1, 8)})
+MMMU_PRO = [  # ten printed options, no question_type; an image whose number has no neighbour before it
+    {**PRO, "id": "test_History_1", "question": "Which? <image 2>", "answer": "J", "subject": "History",
+     "options": str([f"<image {2}>"] + [f"{k}%" for k in range(9)]), "image_2": PICTURE},
+    {**PRO, "id": "17", "question": "<image 1> Which?", "options": "['x', 'y']", "answer": "A",
+     "subject": "Art_Theory", "image_1": PICTURE}]
+PRO_VISION = [{"id": "test_Math_3", "image": PICTURE, "options": str([f"{k}" for k in range(10)]),
+               "answer": "B", "subject": "Math"}]
+DECODED = ("image=decoded_image",)
+
+
+def read(tmp_path, rows, split="test", **flags):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / f"{split}-00000-of-00001-5a3b.parquet")
+    return E.read_questions(E.Config(data=str(tmp_path), split=split, **flags))[0]
+
+
+def answered(questions, replies, **more):
+    """The scores of these replies, after a way through a file, as a run writes it."""
+    rows = [E.row_of(q, 0, {"response": reply, "finish": "stop", **more}, "nothink")
+            for q, reply in zip(questions, replies, strict=True)]
+    return E.score_rows(json.loads(json.dumps(rows)))
+
+
+def test_mathvista(tmp_path):
+    columns = ("id=pid", "options=choices", *DECODED)
+    questions = read(tmp_path, MATHVISTA, "testmini", columns=columns)
+    assert [(q["id"], q["answer"], q["question_type"], q["options"]) for q in questions] == [
+        ("1", "1.2", "open", []), ("2", "B", "multiple-choice", ["3", "B", "7", "D"]),
+        ("3", "B", "multiple-choice", ["Yes", "No"]), ("4", "[1, 5]", "open", [])]
+    assert questions[2]["record"].text() == "Is it so?\nA. Yes\nB. No"
+    assert questions[0]["record"].images == [png(3)]  # not the path beside it
+    scores, rows = answered(questions, [r"\boxed{1.20}", r"\boxed{B}", r"\boxed{No}", r"\boxed{[1, 5]}"])
+    assert scores["rule"] == 1 and list(scores["subjects"]) == ["unknown"]
+    assert E.tables(scores).splitlines()[2].split()[0] == "Overall"  # no subject that has no name
+    assert answered(questions, [r"\boxed{1.3}", r"\boxed{7}", r"\boxed{A}", r"\boxed{1}"])[0]["rule"] == 0
+
+
+def test_mathvision(tmp_path):
+    questions = read(tmp_path, MATHVISION, "testmini", columns=DECODED)
+    assert [q["answer"] for q in questions] == ["12", "C"]
+    assert questions[1]["record"].named_images() == [0]
+    scores, _ = answered(questions, [r"\boxed{12}", "It is hard to say."])
+    assert {name: g["rule"] for name, g in scores["subjects"].items()} == {"counting": 1, "solid geometry": 0}
+    assert scores["unparsed"] == 0.5
+    lines = E.tables(scores).splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["counting", "solid"]  # no discipline above them
+    assert answered(questions, ["", ""], finish="length")[0]["truncated"] == 1
+
+
+def test_mmmu_pro(tmp_path):
+    questions = read(tmp_path, MMMU_PRO)
+    assert [(q["subject"], q["question_type"]) for q in questions] == [
+        ("History", "multiple-choice"), ("Art_Theory", "multiple-choice")]
+    assert questions[0]["record"].question == "Which? <image 1>"
+    assert questions[0]["record"].options[0] == "<image 1>" and len(questions[0]["options"]) == 10
+    scores, _ = answered(questions, [r"\boxed{J}", r"\boxed{B}"])
+    assert {name: g["rule"] for name, g in scores["subjects"].items()} == {"Art_Theory": 0, "History": 1}
+    assert list(scores["disciplines"]) == ["Art and Design", "Humanities and Social Science"]
+
+
+def test_a_question_in_the_picture(tmp_path, capsys):
+    """MMMU-Pro's vision: the picture holds question and options, which are not told once more."""
+    question, = read(tmp_path, PRO_VISION)
+    assert "1 questions stand in their pictures alone" in capsys.readouterr().out
+    assert question["record"].text() == "" and len(question["record"].images) == 1
+    assert (question["answer"], len(question["options"])) == ("B", 10)
+    assert answered([question], [r"\boxed{B}"])[0]["rule"] == 1
+
+
+@pytest.mark.parametrize("answer", [["24/7", 3.429], "['24/7', '3.429']"])
+def test_several_accepted_answers(answer, tmp_path):
+    for name, row in {"open": {"options": []}, "choice": {"options": ["x", "y", "z"]}}.items():
+        given = answer if name == "open" else ["A", "C"]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"question": "How much?", "answer": given, **row}))
+        questions, _ = E.read_questions(E.Config(data=str(path)))
+        assert questions[0]["id"] == f"{name}-1"
+        right, wrong = (r"\boxed{3.429}", r"\boxed{7}") if name == "open" else ("C", "B")
+        scores, rows = answered(questions, [right])
+        assert (scores["rule"], scores["official"]) == (1, name == "choice" or rows[0]["official"])
+        scores, _ = answered(questions, [wrong])
+        assert (scores["rule"], scores["official"]) == (0, 0)
+
+
+def test_letters_and_texts_of_options():
+    """What "B" means, if it is a letter and the text of another option, the other rows tell."""
+    ambiguous = {"id": "1", "options": ["B", "C", "A"], "answer": "B"}
+    for other, letter in (({"id": "2", "options": ["no", "yes"], "answer": "yes"}, "A"),
+                          ({"id": "2", "options": ["no", "yes"], "answer": "(B)"}, "B")):
+        questions = [dict(ambiguous), other]
+        answers_as_letters(questions)
+        assert [q["answer"] for q in questions] == [letter, "B"]
+    hidden = [{"id": "1", "options": ["x"], "answer": "?"}, {"id": "2", "options": [], "answer": "x"}]
+    answers_as_letters(hidden)
+    assert [q["answer"] for q in hidden] == ["?", "x"]
+    with pytest.raises(Refused, match="Row 1: its answer 'D' is neither a letter nor the text of one of"):
+        answers_as_letters([{**ambiguous, "answer": "D"}])
+
+
+@pytest.mark.parametrize("rows, flags, why", [
+    ([{"question": "?", "answer": "1"}], {"columns": ("options=choices",)},
+     r"Row test-00000-of-00001-5a3b.parquet row 1: no column 'choices'"),
+    ([{"id": "a", "question": "?"}], {}, r"Row a \(test-.* row 1\): no column 'answer'; its columns are id"),
+    ([{"id": "a", "question": "?", "answer": ""}], {}, "Row a .*: no answer"),
+    ([{"id": "a", "question": "?", "answer": []}], {}, "Row a .*: no answer"),
+    ([{"id": "a", "problem": "?", "answer": "1"}], {}, "no question; its columns are id, problem, answer"),
+    ([{"id": "a", "question": "?", "answer": ["1", None]}], {}, "Row a .*: no answer"),
+    ([{"id": "a", "question": "<image2>", "answer": "1", "image": PICTURE}], {},
+     r"row a: the text names <image 2> but the row has 1 image"),
+])
+def test_rows_that_can_not_be_asked(rows, flags, why, tmp_path):
+    with pytest.raises(Refused, match=why):
+        read(tmp_path, rows, **flags)
+
+
+def test_splits_and_subsets(tmp_path):
+    """The files of "test" are not those of "testmini", and a configuration is a folder."""
+    read(tmp_path, MATHVISION, "testmini", columns=DECODED)
+    (tmp_path / "data").rename(tmp_path / "mini")
+    ten = [{**row, "id": f"{row['id']}0"} for row in MATHVISION]
+    read(tmp_path, ten, "test", columns=DECODED)
+    cfg = E.Config(data=str(tmp_path), columns=DECODED)
+    for flags, ids in (({"split": "test"}, ["10", "20"]), ({"split": "testmini"}, ["1", "2"]),
+                       ({"split": "test", "subset": "data"}, ["10", "20"])):
+        assert [q["id"] for q in E.read_questions(dataclasses.replace(cfg, **flags))[0]] == ids
+    for flags, why in (({}, "'validation'; there are test, testmini"),
+                       ({"split": "test", "subset": "mini"}, "'test'; there are testmini"),
+                       ({"subset": "none"}, "--subset none: no Parquet files in it")):
+        with pytest.raises(Refused, match=why):
+            E.read_questions(dataclasses.replace(cfg, **flags))
+
+
+@pytest.mark.parametrize("source, split, name", [
+    ("AI4Math/MathVista", "testmini", "MathVista_MINI"), ("data/math-vision", "test", "MathVision"),
+    ("MathLLMs/MathVision", "testmini", "MathVision_MINI"), ("MMMU/MMMU", "validation", None)])
+def test_the_judged_number_is_anothers(source, split, name, capsys):
+    E.say_published({"source": source, "split": split, "checkpoint": "out/rl/step_000002"})
+    told = capsys.readouterr().out
+    assert (f"run.py --data {name} --model NAME --verbose\n" in told) == bool(name) == bool(told)
+    assert not told or "vllm serve out/rl/step_000002 --served-model-name NAME\n" in told
