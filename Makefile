@@ -119,8 +119,8 @@ $(T)/rl/curves.png: $(T)/rl.done
 $(T)/rl/rollouts.html: $(T)/rl.done
 	$(PY) report.py page $(T)/rl
 
-# what stands behind the README's tables and figures, small enough for the repository: report.py reads it as it
-# reads out/ (python report.py seeds evidence/tiny*, python report.py table evidence/tiny)
+# what stands behind the README's tables and figures, small enough for the repository: report.py reads it as
+# it reads out/ (python report.py seeds evidence/tiny*, python report.py table evidence/tiny)
 evidence:
 	for folder in $(FOLDERS); do for stage in $(STAGES); do \
 		to=evidence/$$(basename $$folder)/$$stage; mkdir -p $$to/eval && \

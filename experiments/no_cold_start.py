@@ -1,23 +1,28 @@
-"""o. RL without a cold start, the prompt alone asking for a thought.
+"""o. RL without a cold start.
 
-Paper: responses never become longer, and the run collapses late. Ours: the base model,
-which has never seen <think>, in the GRPO run of `make tiny`.
+Paper: with the prompt alone asking for a thought, responses never become longer, and the run collapses late.
+Ours: the base model, which has never seen <think>, in the GRPO run of `make tiny`, with prompts as it knows them
+(--no-thinking). With <think> in them it is never paid: its reward stays 0.
 """
-from experiments.lab import Config, compared, logged, recipe, report, rl_arms
+from experiments.lab import Config, compared, evaluate, logged, recipe, report, rl
 from machinery.files import main
 
 EXPECTED = "without a cold start the responses stay short, and the policy ends lower."
-WHY = ("the base model here already writes steps in half of its answers, so RL finds the manner without "
-       "being taught the format first; 40 steps end before a late collapse.")
+WHY = ("the base model here already writes steps in half of its answers, so RL finds that manner without being "
+       "taught a format; and 40 steps end before a late collapse.")
 
 
 def run(cfg):
-    arms = {"with cold start": {},
-            "from the base model": lambda seed: {"model": str(recipe(seed, "base.done") / "base")}}
-    runs, scores = rl_arms(cfg, arms)
-    of = ("from the base model", "with cold start")
-    rows = compared(scores, *of, "collapses late", "lower")
-    rows += [logged(runs, *of, "length", "stays short", "lower"), logged(runs, *of, "format", "", "")]
+    arm, against = "from the base model", "from the cold start"
+    runs, scores = {arm: [], against: []}, {arm: [], against: []}
+    for seed in cfg.seeds:
+        runs[against].append(rl(cfg, seed, against))
+        scores[against].append(evaluate(cfg, seed, runs[against][-1]))
+        runs[arm].append(rl(cfg, seed, arm, model=recipe(seed, "base.done") / "base", thinking=False))
+        scores[arm].append(evaluate(cfg, seed, runs[arm][-1], mode="nothink"))
+    rows = compared(scores, arm, against, "collapses late", "lower")
+    rows += [logged(runs, arm, against, "length", "stays short", "lower"),
+             logged(runs, arm, against, "format", "", "")]
     report("no_cold_start", cfg, rows, EXPECTED, WHY, runs)
 
 
