@@ -1,15 +1,15 @@
 """o. RL without a cold start.
 
 Paper: with the prompt alone asking for a thought, responses never become longer, and the run collapses late.
-Ours: the base model, which has never seen <think>, in the GRPO run of `make tiny`, with prompts as it knows them
-(--no-thinking). With <think> in them it is never paid: its reward stays 0.
+Ours: the base model, which has never seen <think>, in the GRPO run of `make tiny`, with prompts as it knows
+them (--no-thinking). With <think> in them it is never paid: its reward stays 0.
 """
 from experiments.lab import Config, compared, evaluate, logged, recipe, report, rl
 from machinery.files import main
 
 EXPECTED = "without a cold start the responses stay short, and the policy ends lower."
-WHY = ("the base model here already writes steps in half of its answers, so RL finds that manner without being "
-       "taught a format; and 40 steps end before a late collapse.")
+WHY = ("the base model here already writes steps in half of its answers, so RL finds that manner without "
+       "being taught a format; and 40 steps end before a late collapse.")
 
 
 def run(cfg):
