@@ -467,6 +467,9 @@ def section_pack(s):
         same(pack.ids[at], pack.target[mine])
         drawings.append(f"response {name}\n{drawn(cells)}")
     visual, seen = pack.visual_at.tolist(), seen_by(pack.layout, len(pack.ids))
+    at, of = torch.arange(len(pack.ids)), torch.cat([torch.full((prompt,), -1), pack.owner])
+    before, mine = at[None] <= at[:, None], (of[None] == of[:, None]) | (of[None] == -1)
+    same(before & mine, seen)
     letters = ["v" if k in visual else "p" for k in range(prompt)] + [NAMES[i] for i in pack.owner.tolist()]
     last = [prompt - 1] + [prompt + int((pack.owner == i).nonzero()[-1]) for i in range(SAMPLES)]
     sight = ["".join(".x"[x] for x in seen[at].tolist()) for at in last]
