@@ -525,7 +525,7 @@ what each adds to the entropy (section 5.1 of the paper), which says how open th
 {block(ENTROPY, kind="math")}
 
 In the code, `x` are the logits and `total` is the sum of their exponentials `e`. So log p is x - log total,
-and H is log total minus the mean of x:
+and H is log total minus the mean of x, in which each x counts with its p:
 
 {quote(LogProbAndEntropy.forward, "mean = ", "entropy[i:i + size] =")}
 
