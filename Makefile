@@ -58,6 +58,7 @@ seeds:
 
 board: .venv/ready
 	$(PY) -m forks.board --fork "$(FORK)" --seeds $(SEEDS)
+
 walkthrough: $(T)/cold_start.done
 	$(PY) -m docs.walkthrough --model $(T)/cold_start --data $(W)/rl.jsonl
 
