@@ -132,7 +132,8 @@ evidence:
 		$(PY) -c "import json, sys; json.dump(json.load(open(sys.argv[1])), open(sys.argv[2], 'w'))" \
 			$$folder/$$stage/eval/scores.json $$to/eval/scores.json && \
 		if [ $$stage != base ]; then cp $$folder/$$stage/metrics.jsonl $$to; fi || exit 1; done; \
-		cp $$folder/rl/selection.json evidence/$$(basename $$folder)/rl || exit 1; done
+		cp $$folder/rl/selection.json evidence/$$(basename $$folder)/rl && \
+		cp $$folder/results.json evidence/$$(basename $$folder) || exit 1; done
 
 experiments: .venv/ready
 	for name in $(filter-out lab table,$(basename $(notdir $(wildcard experiments/*.py)))); do \

@@ -1,0 +1,54 @@
+"""The README's tables of results are what evidence/ says, which is what the runs left."""
+import json
+import re
+
+import pytest
+
+import report
+from conftest import ROOT
+from machinery.scores import gains_of_runs, read_scores, stage_result
+from machinery.tables import spread
+
+README = (ROOT / "README.md").read_text()
+FOLDERS = sorted((ROOT / "evidence").iterdir())
+RUNS = [report.read_results(folder) for folder in FOLDERS]
+
+
+def rows_of(first):
+    """{first cell: other cells} of the README's table whose header begins with this cell"""
+    lines = README.split(f"\n| {first} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: more for name, *more in cells}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_results_are_those_of_the_scores(folder):
+    for stage, result in json.loads((folder / "results.json").read_text()).items():
+        scores = read_scores(folder / stage / "eval" / "scores.json")
+        again = stage_result(scores)
+        assert result["maths"] == again["maths"] and result["others"] == again["others"]
+        config = json.loads((folder / stage / "config.json").read_text())
+        assert config["config"]["seed"] == int((re.findall(r"\d+", folder.name) or [0])[-1])
+
+
+def test_the_stages():
+    table = rows_of("accuracy")
+    for stage, name in {**report.STAGES, "rl": "after RL on maths"}.items():
+        means = [spread([run[stage][key] for run in RUNS], scale).split(" (")[0]
+                 for key, scale in (("maths", 100), ("others", 100), ("length", 1))]
+        assert table[name] == means
+
+
+def test_what_the_stages_gained():
+    table = rows_of("points gained")
+    for column, (one, two) in ((0, ("cold_start", "rl")), (2, ("rl", "connector"))):
+        rows = gains_of_runs([run[two]["gains"][one] for run in RUNS])
+        assert {row[0] for row in rows} == set(table)
+        for name, points, interval, _, smallest, largest, _ in rows:
+            assert table[name][column:column + 2] == [f"{points} ({interval})", f"{smallest} to {largest}"]
+
+
+def test_what_the_selection_took():
+    steps = [json.loads((folder / "rl" / "selection.json").read_text())["chosen"] for folder in FOLDERS]
+    *others, last = map(str, steps)
+    assert f"took steps {', '.join(others)} and {last} of 40" in README
