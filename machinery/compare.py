@@ -17,8 +17,8 @@ def read_flags(run):
 def differing_flags(flags):
     """{flag: its value in each run} of the flags in which the runs differ, but --out. flags: {flag: value} of
     each run; "-" where the run's version of the code did not have that flag."""
-    names = dict.fromkeys(name for of_run in flags for name in of_run if name != "out")
-    values = {name: [of_run.get(name, "-") for of_run in flags] for name in names}
+    names = dict.fromkeys(name for of_run in flags for name in of_run)
+    values = {name: [of_run.get(name, "-") for of_run in flags] for name in names if name != "out"}
     return {name: [written(v) for v in row] for name, row in values.items() if any(v != row[0] for v in row)}
 
 

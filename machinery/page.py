@@ -17,8 +17,8 @@ from machinery.pictures import BROKEN, open_image
 from scoring.denial import denies_image
 
 ROLLOUT = {"step": int, "id": str, "question": str, "text": str, "images": list}  # what the page cannot lack
-CURVES = {"reward": "reward", "accuracy": "accuracy", "length": "length, tokens", "entropy": "entropy, nats"}
-MORE = ("format", "truncated", "denial", "groups_mixed", "grad_norm")  # metrics that are told at the pointer
+CURVES = {"reward": "", "accuracy": "", "length": "tokens", "entropy": "nats"}  # metrics drawn: their units
+MORE = ("format", "truncated", "denial", "groups_mixed", "grad_norm")  # told with them at the pointer
 FILTERS = ("right", "wrong", "malformed", "cut off", "denial", "groups without spread")
 CHARACTERS = 8_000_000  # of all texts at most: about 2 million tokens, 25 MB of page
 
@@ -85,7 +85,7 @@ def write_page(path, run, groups, all_responses, image_size, curves=()):
     top = max(0.01, float(np.quantile(known, 0.99))) if len(known) else 1.0
     drawn = {name: thin(*curves[name]) for name in (*CURVES, *MORE) if name in curves}
     data = {"run": run, "top": round(top, 2), "all": all_responses, "filters": count_marks(groups),
-            "titles": CURVES, "curves": drawn, "groups": groups, "images": images}
+            "units": CURVES, "curves": drawn, "groups": groups, "images": images}
     # inside <script> only "</" could end the data early; texts are full of it, and to JSON <\/ is the same
     code = json.dumps(data, allow_nan=False, separators=(",", ":"))
     code = code.replace("</", "<\\/").replace("<!--", "<\\u0021--")

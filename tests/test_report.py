@@ -91,7 +91,7 @@ def test_compare_tells_how_runs_went_and_which_flags_differ(tmp_path, capsys, mo
     assert ["accuracy", str(a), "0.65 (step 21)", "0.7 (step 2)", "0.625"] in lines  # the last two of 21
     assert ["", str(b), "0.75 (step 2)", "0.75 (step 2)", "0.75"] in lines
     assert ["length", str(a), "19 (step 21)", "19 to 39", "19.5"] in lines
-    flags = {line[0]: line[1:] for line in lines if line and line[0].startswith("--")}
+    flags = {line[0]: line[1:] for line in lines if line and re.match("--[a-z]", line[0])}
     assert flags == {"--lr": ["0.0001", "1e-05"], "--train": ["encoder llm", "llm"], "--kl": ["-", "0"]}
     assert is_png(a / "compare.png")
     assert drawn[0][1] == [f"{a}: lr 0.0001, train encoder llm", f"{b}: lr 1e-05, train llm, kl 0"]
