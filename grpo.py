@@ -29,7 +29,7 @@ from machinery.checkpoint import resume, save
 from machinery.collect import sample_and_reward
 from machinery.files import Refused, check_flags, main, say
 from machinery.loggers import Logger
-from machinery.metrics import Watch, count_loss, count_tokens, sample_row, summary
+from machinery.metrics import Watch, count_loss, count_tokens, sample_rows, summary
 from machinery.processes import gather, start
 from machinery.run import Run
 from machinery.sharding import deal, even_out, shard
@@ -243,7 +243,8 @@ def train(cfg):
             rewards = [r.reward for group in groups for r in group.rollouts]
             m.update({f"{name}_rate": value for name, value in rates(rewards).items()})  # rank 0's
         run.log(step + 1, m)
-        run.rollout(sample_row(step + 1, batches[0].rollouts[0]))
+        for row in sample_rows(step + 1, groups[0].rollouts, batches[0].rollouts):
+            run.rollout(row)
         watch(step + 1, m)
         times.append(spent)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "

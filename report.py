@@ -1,8 +1,8 @@
 """Look at what a run did: its curves, its responses, and the table of all stages.
 
     python report.py curves out/tiny/rl              curves.png: reward, length, entropies, gradient norm, ...
-    python report.py curves out/a out/b              the same panels, one colour a run
-    python report.py page out/tiny/rl                rollouts.html: responses, tokens coloured by entropy
+    python report.py compare out/a out/b             several runs: curves, how each ended, which flags differ
+    python report.py page out/tiny/rl                rollouts.html: curves, responses side by side
     python report.py table out/tiny                  the stages' scores -> results.json and results.png
     python report.py seeds out/tiny out/tiny-seed1   several tables together: means, spread, intervals
     python report.py losses out/tiny/rl              embedded world: what its wrong answers are lost to
@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from machinery.figures import draw_curves, draw_results, save_figure
 from machinery.card import card_text, refuse_without_run
+from machinery.compare import course, differing_flags, label, read_flags
+from machinery.figures import draw_curves, draw_results, save_figure
 from machinery.files import TRAINER, Refused, checked, main, read_json, read_jsonl, resolve, write_text
-from machinery.page import write_page
+from machinery.page import count_marks, evenly, has_spread, marks_of, read_groups, write_page
 from machinery.rules import print_rules, read_selection
 from machinery.scores import GAINS_HEADER, NUMBER, gain, gains_of_runs, read_scores, stage_result
 from machinery.tables import percent, points, print_table, spread
@@ -37,7 +38,8 @@ from tiny.losses import judge, print_losses, read_truth
 STAGES = {"base": "base", "cold_start": "cold start", "rl": "after RL", "connector": "after connector tuning"}
 PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wrote is left out
     "reward": ["reward"],
-    "accuracy and format": ["accuracy", "format"],
+    "accuracy": ["accuracy"],
+    "format": ["format"],
     "response length (tokens)": ["length"],
     "entropy of all tokens (nats)": ["entropy"],
     "entropy of critical tokens (nats)": ["critical_entropy"],
@@ -46,7 +48,6 @@ PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wr
     "loss": ["loss", "val_loss"],
     "learning rate": ["lr"],
 }
-ROLLOUT = {"step": int, "id": str, "question": str, "text": str, "images": list}  # what the page cannot lack
 
 
 @dataclass
@@ -57,11 +58,18 @@ class Curves:
 
 
 @dataclass
+class Compare:
+    """Several runs: their curves in one figure, how each metric went, and in which flags they differ."""
+    runs: tyro.conf.Positional[tuple[str, ...]]  # run folders (they hold metrics.jsonl and config.json)
+    out: str = ""                                # PNG to write; default: compare.png in the first run folder
+
+
+@dataclass
 class Page:
-    """Write a run's sampled responses as one HTML page that needs nothing else."""
+    """Write a run's sampled responses, group by group, as one HTML page that needs nothing else."""
     run: tyro.conf.Positional[str]   # run folder (it holds rollouts.jsonl)
     out: str = ""                    # HTML file to write; default: rollouts.html in the run folder
-    most: int = 300                  # at most so many responses, evenly spread over the run
+    most: int = 5000                 # about so many responses at most, in whole groups from the whole run
     image_size: int = 512            # images larger than this are made smaller (pixels, longer side)
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words to underline
 
@@ -145,14 +153,37 @@ def panels_of(runs):
 def curves(cfg):
     if not cfg.runs:
         raise Refused("name a run folder: python report.py curves out/tiny/rl")
-    runs = [read_metrics(run) for run in cfg.runs]
+    draw([read_metrics(run) for run in cfg.runs], cfg.runs, cfg.out or Path(cfg.runs[0]) / "curves.png")
+
+
+def draw(runs, names, out):
+    """The figure of these runs' metrics. Returns the metrics that it shows."""
     panels = panels_of(runs)
     if not panels:
-        raise Refused(f"{cfg.runs[0]}/metrics.jsonl holds nothing that is drawn here (reward, loss, ...)")
-    out = Path(cfg.out or Path(cfg.runs[0]) / "curves.png")
-    save_figure(draw_curves(runs, cfg.runs, panels), out)
+        raise Refused(f"{names[0]}: metrics.jsonl holds nothing that is drawn here (reward, loss, ...)")
+    save_figure(draw_curves(runs, names, panels), out)
     last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
     print(f"{out}: {', '.join(panels)}; up to step {last}")
+    return sum(panels.values(), [])
+
+
+def compare(cfg):
+    if len(cfg.runs) < 2:
+        raise Refused("name the folders of two runs or more: python report.py compare out/a out/b")
+    runs = [read_metrics(run) for run in cfg.runs]
+    differing = differing_flags([read_flags(run) for run in cfg.runs])
+    labels = [label(run, differing, i) for i, run in enumerate(cfg.runs)]
+    drawn = draw(runs, labels, cfg.out or Path(cfg.runs[0]) / "compare.png")
+    lines = []
+    for metric in drawn:
+        rows = [[name, *course(metric, *run[metric])] for name, run in zip(cfg.runs, runs) if metric in run]
+        lines += [[title, *row] for title, row in zip([metric] + [""] * len(rows), rows)]
+    print_table(["metric", "run", "last", "best, or from lowest to highest", "mean of the last 10%"], lines)
+    if differing:
+        lines = [[f"--{flag}", *values] for flag, values in differing.items()]
+        print_table(["flags that differ", *cfg.runs], lines)
+    else:
+        print("No flag differs (but --out).")
 
 
 # ------------------------------------------------------------------------------------------------- page
@@ -165,33 +196,42 @@ def marked_tokens(tokens, words):
     return sorted(marked)
 
 
-def page_row(cfg, row):
-    """A row of rollouts.jsonl -> what the page shows of it."""
+def page_group(cfg, rows):
+    """A group's rows of rollouts.jsonl -> what the page shows of it."""
+    first, spread = rows[0], has_spread(rows)
+    return {**{key: first[key] for key in ("step", "id", "question", "images")},
+            "gold": str(first.get("gold")), "size": first.get("group"), "right": first.get("group_right"),
+            "responses": [page_response(cfg, row, spread) for row in rows]}
+
+
+def page_response(cfg, row, spread):
     tokens = row.get("tokens") or [row["text"]]
     entropy = row.get("entropy") or [0.0] * len(tokens)
     if [type(t) for t in tokens] != [str] * len(entropy) or not all(isinstance(e, NUMBER) for e in entropy):
         raise Refused(f"{cfg.run}/rollouts.jsonl step {row['step']} ({row['id']}): {len(tokens)} tokens but "
                       f"{len(entropy)} entropies, or one is no text or number. Delete that line.")
-    same = ("step", "id", "question", "images", "reward", "accuracy", "format", "finish", "advantage")
-    return {**{key: row.get(key) for key in same},
-            "options": row.get("options") or [], "gold": str(row.get("gold")), "tokens": tokens,
+    return {**{key: row.get(key) for key in ("reward", "accuracy", "format", "finish", "advantage")},
+            "marks": marks_of(row, spread), "tokens": tokens,
             "entropy": [round(e, 3) if math.isfinite(e) else None for e in entropy],
             "critical": marked_tokens(tokens, cfg.words)}
 
 
 def page(cfg):
-    rows = read_jsonl(Path(cfg.run) / "rollouts.jsonl", ROLLOUT)
-    if not rows:
-        raise Refused(f"{cfg.run}/rollouts.jsonl is not there or empty: "
-                      f"name the folder of a GRPO run, wait for its first step")
-    # evenly over the run
-    chosen = np.linspace(0, len(rows) - 1, min(cfg.most, len(rows))).round().astype(int)
-    shown = [page_row(cfg, rows[i]) for i in chosen]
-    out = Path(cfg.out or Path(cfg.run) / "rollouts.html")
-    images = write_page(out, str(cfg.run), shown, len(rows), cfg.image_size)
+    path = Path(cfg.run) / "rollouts.jsonl"
+    sizes = [(len(rows), sum(len(row["text"]) for row in rows)) for rows in read_groups(path)]
+    if not sizes:
+        raise Refused(f"{path} is not there or empty: name the folder of a GRPO run, wait for its first step")
+    chosen = evenly(sizes, cfg.most)
+    groups = [page_group(cfg, rows) for i, rows in enumerate(read_groups(path)) if i in chosen]
+    out, curves = Path(cfg.out or Path(cfg.run) / "rollouts.html"), {}
+    if (Path(cfg.run) / "metrics.jsonl").exists():
+        curves = read_metrics(cfg.run)
+    images = write_page(out, str(cfg.run), groups, sum(n for n, _ in sizes), cfg.image_size, curves)
+    shown = sum(len(group["responses"]) for group in groups)
     lost = sum(v is None for v in images.values())
-    print(f"{out}: {len(shown)} of {len(rows)} responses, {len(images) - lost} images"
-          + (f"; {lost} images could not be read" if lost else ""))
+    print(f"{out}: {shown} of {sum(n for n, _ in sizes)} responses in {len(groups)} groups, "
+          f"{len(images) - lost} images" + (f"; {lost} images could not be read" if lost else ""))
+    print(", ".join(f"{name} {n}" for name, n in count_marks(groups).items()))
 
 
 # ------------------------------------------------------------------------------------------------- table
@@ -423,10 +463,10 @@ def card(cfg):
 
 
 def report(cfg):
-    commands = {Curves: curves, Page: page, Table: table, Seeds: seeds, Losses: losses, Rules: rules,
-                Parts: parts, Times: times, Card: card}
+    commands = {Curves: curves, Compare: compare, Page: page, Table: table, Seeds: seeds, Losses: losses,
+                Rules: rules, Parts: parts, Times: times, Card: card}
     commands[type(cfg)](cfg)
 
 
 if __name__ == "__main__":
-    main(report, Curves | Page | Table | Seeds | Losses | Rules | Parts | Times | Card)
+    main(report, Curves | Compare | Page | Table | Seeds | Losses | Rules | Parts | Times | Card)

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from machinery.files import writing
 
 # Okabe and Ito's colours: colour-blind readers tell them apart
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31"]
 plt.rcParams.update({
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
@@ -46,8 +46,8 @@ def draw_curves(runs, names, panels):
     for ax in axes.flat[len(panels):]:
         ax.set_visible(False)
     if len(runs) > 1:
-        lines = [plt.Line2D([], [], color=COLOURS[r % 6], lw=2) for r in range(len(runs))]
-        figure.legend(lines, names, loc="outside upper left", ncols=3)
+        lines = [plt.Line2D([], [], color=COLOURS[r % 8], lw=2) for r in range(len(runs))]
+        figure.legend(lines, names, loc="outside upper left")  # a line a run: names hold its flags
     else:
         figure.suptitle(str(names[0]), x=0.01, ha="left", fontsize=11, color="0.35")
     return figure
@@ -56,20 +56,20 @@ def draw_curves(runs, names, panels):
 def draw_panel(ax, title, keys, runs):
     """One run: a colour a metric. Several runs: a colour a run, and the panel's second metric is dashed."""
     alone = len(runs) == 1
-    for r, run in enumerate(runs):
-        for k, key in enumerate(keys):
+    for k, key in enumerate(keys):
+        for r, run in enumerate(runs):
             if key not in run:
                 continue
             steps, values = run[key]
-            colour, dash = COLOURS[k if alone else r % 6], "--" if k and not alone else "-"
-            half = len(values) // 40
+            colour, dash = COLOURS[k if alone else r % 8], "--" if k and not alone else "-"
+            half = len(values) // 40 if key != "lr" else 0  # what has no noise is drawn as it is
             if half:  # the raw line stays, faint
                 ax.plot(steps, values, dash, color=colour, alpha=0.25, lw=0.8)
             marker = "" if len(steps) > 2 else "o"
             ax.plot(steps, smooth(values, half), dash, color=colour, lw=1.8, marker=marker, ms=4)
-            if len(keys) > 1 and r == 0:
-                label = key.replace("val_loss", "validation loss")
-                ax.plot([], [], dash, color=colour if alone else "0.3", lw=1.8, label=label)
+        if len(keys) > 1:
+            label = key.replace("val_loss", "validation loss")
+            ax.plot([], [], dash, color=colour if alone else "0.3", lw=1.8, label=label)
     ax.set_title(title)
     if len(keys) > 1:
         ax.legend(loc="best", fontsize=9)
@@ -85,11 +85,10 @@ def draw_results(results, names, maths, path):
     left, middle, right = axes
     draw_stages(left, results)
     draw_subjects(middle, results, names, maths)
-    lengths = [r["length"] if r["length"] is not None else math.nan for r in results.values()]
+    lengths = [number(r["length"]) for r in results.values()]
     right.plot(range(len(lengths)), lengths, "o-", color="0.25")
     right.set_title("response length, tokens")
-    right.set_ylim(0, 1.1 * right.get_ylim()[1])
-    right.margins(x=0.15)
+    right.margins(x=0.15, y=0.15)
     ticks = [label.replace(" ", "\n") for label in results]
     for ax in axes:
         ax.set_xticks(range(len(ticks)), ticks, fontsize=9)
@@ -97,18 +96,29 @@ def draw_results(results, names, maths, path):
     save_figure(figure, path)
 
 
+def number(value):
+    return math.nan if value is None else value
+
+
 def draw_stages(ax, results):
-    x = np.arange(len(results))
-    labels = {"maths": "maths (trained by RL)", "others": "other subjects (mean)"}
-    for k, (key, label) in enumerate(labels.items()):
-        values = [100 * (r[key] or 0) for r in results.values()]
-        errors = [196 * (r[key + "_se"] or 0) for r in results.values()]  # 1.96 standard errors
-        bars = ax.bar(x + 0.4 * k - 0.2, values, 0.38, color=COLOURS[k], label=label, yerr=errors,
-                      error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "0.25"})
-        ax.bar_label(bars, [f"{v:.0f}" for v in values], padding=2, fontsize=9)
-    ax.set_title("accuracy, % (bars: 95% interval)")
-    ax.set_ylim(0, 118)
-    ax.set_yticks(range(0, 101, 20))
+    """Points with their intervals. Bars would have to begin at 0, and the differences would be small."""
+    keys = {"maths": "maths (trained by RL)", "others": "other subjects (mean)"}
+    values = np.array([[100 * number(r[key]) for r in results.values()] for key in keys])
+    errors = np.array([[196 * (r[f"{key}_se"] or 0) for r in results.values()] for key in keys])
+    top, bottom = np.nanmax(values + errors, 0), np.nanmin(values - errors, 0)  # of a stage's intervals
+    for k, label in enumerate(keys.values()):
+        x = np.arange(len(results)) + 0.14 * k - 0.07
+        ax.errorbar(x, values[k], errors[k], fmt="o-", color=COLOURS[k], label=label, ms=5, lw=1.5,
+                    elinewidth=1.2, capsize=3)
+        for i in np.flatnonzero(np.isfinite(values[k])):  # the higher number above both intervals
+            above = (values[k, i], -k) > (values[1 - k, i], k - 1)
+            ax.annotate(f"{values[k, i]:.0f}", (x[i], (top if above else bottom)[i]),
+                        xytext=(0, 4 if above else -4), textcoords="offset points", ha="center",
+                        va="bottom" if above else "top", fontsize=9, color=COLOURS[k])
+    ax.set_title("accuracy, % (with 95% interval)")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.06 * (high - low), high + 0.2 * (high - low))  # room for numbers and legend
+    ax.set_xlim(-0.5, len(results) - 0.5)
     ax.legend(fontsize=9, loc="upper left", ncols=2, columnspacing=1, handlelength=1.2)
 
 
@@ -122,14 +132,29 @@ def draw_subjects(ax, results, names, maths):
         ax.plot(range(len(values)), values, "o-", color=colour, lw=width, ms=4)
         if math.isfinite(values[-1]):
             ends.append((values[-1], name.split("_and_")[0].replace("_", " "), colour))
-    ends = sorted(ends)[:12]  # of MMMU's thirty subjects the labels would be a wall
+    ends.sort()
+    if len(ends) > 14:  # MMMU has thirty subjects: the six lowest and highest are named, and the trained one
+        ends = ends[:6] + [end for end in ends[6:-6] if end[2] == COLOURS[0]] + ends[-6:]
     low, high = ax.get_ylim()
-    heights, gap = [], (high - low) / 17
-    for height, _, _ in ends:  # labels keep a line's distance
-        heights.append(max(height, heights[-1] + gap) if heights else height)
-    down = max(0.0, heights[-1] - high) if ends else 0.0
-    for height, (_, name, colour) in zip(heights, ends):
-        ax.annotate(name, (len(results) - 1, height - down), xytext=(8, 0), textcoords="offset points",
-                    va="center", fontsize=9, color=colour)
+    ax.set_ylim(low, high)
+    heights = apart([height for height, _, _ in ends], (high - low) / 17, low, high)
+    for at, (height, name, colour) in zip(heights, ends):
+        ax.annotate(name, (len(results) - 1, height), xytext=(20, at), textcoords=("offset points", "data"),
+                    va="center", fontsize=9, color=colour, annotation_clip=False,
+                    arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "relpos": (0, 0.5),
+                                "shrinkA": 0, "shrinkB": 2})
     ax.set_title("accuracy by subject, %")
     ax.margins(x=0.08)
+
+
+def apart(heights, gap, low, high):
+    """Heights of labels (sorted) moved as little as possible, so that they are `gap` apart and stay between
+    low and high. Neighbours that are too close become a block around their mean."""
+    blocks = []  # (mean, labels): a label's height less the gaps of those below it
+    for i, height in enumerate(heights):
+        blocks.append((height - i * gap, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, m), (b, n) = blocks[-2:]
+            blocks[-2:] = [((m * a + n * b) / (m + n), m + n)]
+    means = np.repeat([mean for mean, _ in blocks], np.array([n for _, n in blocks], int))
+    return np.clip(means, low, high - gap * (len(heights) - 1)) + gap * np.arange(len(heights))

@@ -105,24 +105,28 @@ def read_json(path, fields=None, remedy="Put the file back as it was, or delete 
 def read_jsonl(path, fields=None, remedy="Delete that line or the file, or put the file back as it was."):
     """Rows of a JSON-lines file of our own, [] when there is none; see `checked`. A torn last line (the
     writer was killed) is left out."""
+    return list(each_row(path, fields, remedy))
+
+
+def each_row(path, fields=None, remedy="Delete that line or the file, or put the file back as it was."):
+    """As read_jsonl, one row after the other: the responses of a long run need gigabytes."""
     try:
-        *lines, torn = Path(path).read_bytes().split(b"\n")
+        lines = open(path, "rb")
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise Refused(f"{path} can not be read ({error.strerror}).") from error
-    rows = []
-    for number, line in enumerate([*lines, torn], 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number > len(lines):
-                break
-            raise Refused(f"{path} line {number} is not JSON ({error}). {remedy}") from error
-        rows.append(checked(row, f"{path} line {number}", fields or {}, remedy))
-    return rows
+    with lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise Refused(f"{path} line {number} is not JSON ({error}). {remedy}") from error
+            yield checked(row, f"{path} line {number}", fields or {}, remedy)
 
 
 @contextlib.contextmanager

@@ -57,15 +57,31 @@ def summary(m, groups, reward, world):
     return {**sums, **dict(zip(peaks, total(peaks.values(), world, "max")))}
 
 
-def sample_row(step, rollout):
-    """A row of rollouts.jsonl: one response with everything that report.py shows of it."""
+def sample_rows(step, group, trained, most=4):
+    """Rows of rollouts.jsonl: up to `most` responses of one group, from the highest advantage to the lowest.
+    They are spread evenly over the group's order of advantages, so they differ in reward if the group does.
+
+    group: rollouts of the step's first prompt, which was drawn like any other. trained: those of this rank.
+    vLLM gives no entropies, so only trained responses have them: then the first group of those is taken.
+    """
+    if group[0].entropy is None:
+        group = [r for r in trained if r.prompt is trained[0].prompt]
+    order = sorted(group, key=lambda r: -r.advantage)
+    numbers = {round(k * (len(order) - 1) / (most - 1)) for k in range(most)}  # 0, 10, 21, 31 of 32
+    right = sum(r.reward.accuracy > 0 for r in group)
+    return [{"step": step, "group": len(group), "group_right": right, **sample_row(order[i])}
+            for i in sorted(numbers)]
+
+
+def sample_row(rollout):
+    """One response, with everything that report.py shows of it."""
     record, reward = rollout.prompt.record, rollout.reward
-    return {"step": step, "id": record.id, "question": record.text(),
+    return {"id": record.id, "question": record.text(),
             "images": [image for image in record.images if isinstance(image, str)],
             "gold": record.answer, "text": rollout.text, "reward": reward.total, "accuracy": reward.accuracy,
             "format": reward.format, "extracted": reward.extracted, "finish": rollout.finish,
-            "advantage": rollout.advantage,
-            "tokens": rollout.pieces, "entropy": rollout.entropy}
+            "advantage": rollout.advantage, "tokens": rollout.pieces,
+            "entropy": [round(e, 3) for e in rollout.entropy.tolist()]}  # short: responses have thousands
 
 
 class Watch:

@@ -1,15 +1,56 @@
-"""The page that `report.py page` writes: a run's responses, tokens coloured by entropy; one file, no network.
+"""The page that `report.py page` writes: a run's curves and its responses, group by group, tokens coloured by
+entropy; one file, no network.
 
-The page is HTML below, with the data in the place of __DATA__. Its script shows one response at a time.
+The page is page.html beside this file, with the data in the place of __DATA__. Its script draws only the
+groups near the window, so thousands of responses are no burden.
 """
 import base64
 import io
 import json
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
-from machinery.files import write_text
+from machinery.files import each_row, write_text
 from machinery.pictures import BROKEN, open_image
+from scoring.denial import denies_image
+
+ROLLOUT = {"step": int, "id": str, "question": str, "text": str, "images": list}  # what the page cannot lack
+CURVES = {"reward": "", "accuracy": "", "length": "tokens", "entropy": "nats"}  # metrics drawn: their units
+MORE = ("format", "truncated", "denial", "groups_mixed", "grad_norm")  # told with them at the pointer
+FILTERS = ("right", "wrong", "malformed", "cut off", "denial", "groups without spread")
+CHARACTERS = 8_000_000  # of all texts at most: about 2 million tokens, 25 MB of page
+
+
+def read_groups(path):
+    """The rows of rollouts.jsonl, a list for each group, one after the other: rows that follow each other and
+    have the same step and id. In files of earlier versions each group has one row."""
+    for _, rows in groupby(each_row(path, ROLLOUT), key=lambda row: (row["step"], row["id"])):
+        yield list(rows)
+
+
+def evenly(sizes, most):
+    """Numbers of the groups that the page shows, evenly over the run: about `most` responses, and CHARACTERS.
+    sizes: (responses, characters) of each group."""
+    responses, characters = np.sum(sizes, 0)
+    count = min(len(sizes), len(sizes) * most // responses, len(sizes) * CHARACTERS // max(characters, 1))
+    return set(np.linspace(0, len(sizes) - 1, max(1, count)).round().astype(int).tolist())
+
+
+def marks_of(row, spread):
+    """Which of FILTERS a row of rollouts.jsonl passes. spread: whether rewards differ in its group; None:
+    unknown."""
+    right = row.get("accuracy")
+    passed = (right, right is not None and not right, row.get("format") == 0, row.get("finish") == "length",
+              denies_image(row["text"]), spread is False)
+    return [name for name, yes in zip(FILTERS, passed) if yes]
+
+
+def has_spread(rows):
+    """Whether rewards differ in the group: exactly then an advantage is not 0. None: no advantages there."""
+    known = [row["advantage"] for row in rows if row.get("advantage") is not None]
+    return any(known) if known else None
 
 
 def inline_image(path, size):
@@ -27,118 +68,38 @@ def inline_image(path, size):
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def write_page(path, run, rows, all_rows, image_size):
-    """Write the page of these rows (of all_rows in the file). Returns {image path: data: address, or None}.
+def write_page(path, run, groups, all_responses, image_size, curves=()):
+    """Write the page of these groups. Returns {image path: data: address, or None}.
 
-    rows: dicts of step, id, question, options, images, gold, reward, accuracy, format, advantage, finish,
-    tokens, entropy (nats; None where unknown) and critical (indices of the tokens to underline).
+    groups: dicts of step, id, question, images, gold, size and right (of the whole group; None: unknown) and
+    responses: dicts of reward, accuracy, format, advantage, finish, marks (see FILTERS), tokens, entropy
+    (nats; None: unknown) and critical (numbers of the tokens to underline).
+    all_responses: so many are in the file. curves: {metric: (steps, values)}.
     """
-    paths = [image for row in rows for image in row["images"]]
-    images = {image: inline_image(image, image_size) for image in dict.fromkeys(paths)}
-    entropies = np.array([e for row in rows for e in row["entropy"]], float)  # None becomes NaN
+    images = {image: None for group in groups for image in group["images"]}
+    images = {image: inline_image(image, image_size) for image in images}
+    responses = [r for group in groups for r in group["responses"]]
+    entropies = np.array([e for r in responses for e in r["entropy"]], float)  # None becomes NaN
     known = entropies[np.isfinite(entropies)]
     # the darkest colour; the one token in a hundred above it shares it
     top = max(0.01, float(np.quantile(known, 0.99))) if len(known) else 1.0
-    data = {"run": run, "top": round(top, 2), "rows": rows, "images": images, "all": all_rows}
+    drawn = {name: thin(*curves[name]) for name in (*CURVES, *MORE) if name in curves}
+    data = {"run": run, "top": round(top, 2), "all": all_responses, "filters": count_marks(groups),
+            "units": CURVES, "curves": drawn, "groups": groups, "images": images}
     # inside <script> only "</" could end the data early; texts are full of it, and to JSON <\/ is the same
-    code = json.dumps(data, allow_nan=False).replace("</", "<\\/").replace("<!--", "<\\u0021--")
-    write_text(path, HTML.replace("__DATA__", code))
+    code = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    code = code.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    write_text(path, Path(__file__).with_name("page.html").read_text().replace("__DATA__", code))
     return images
 
 
-HTML = r"""<!doctype html>
-<html lang="en"><head>
-<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>rollouts</title><style>
-body { margin: 0; font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; display: flex;
-       height: 100vh }
-nav { width: 230px; flex: none; overflow-y: auto; border-right: 1px solid #ddd; background: #fafafa;
-      font-size: 13px }
-nav button { display: flex; gap: 8px; width: 100%; border: 0; background: none; padding: 3px 12px;
-             font: inherit; cursor: pointer }
-nav button[aria-current=true] { background: #dbe9f6 }
-nav div { flex: 1; text-align: left } nav span { min-width: 44px; text-align: right; color: #666 }
-nav b { width: 14px; color: #b3361b } nav b.right { color: #137a4b }
-main { flex: 1; overflow-y: auto; padding: 20px 28px; max-width: 980px }
-h1 { font-size: 16px; margin: 0 0 14px; color: #555; font-weight: 500 }
-.top { display: flex; gap: 24px; flex-wrap: wrap; align-items: flex-start }
-img { display: block; width: 220px; image-rendering: pixelated; border: 1px solid #ccc; margin-bottom: 6px }
-img.large { width: auto; max-width: 420px; image-rendering: auto }
-.text { flex: 1; min-width: 280px; white-space: pre-wrap }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 12px 0 0 }
-dt { color: #666 } dd { margin: 0 }
-#answer { white-space: pre-wrap; overflow-wrap: anywhere; font: 15px/1.9 ui-monospace, monospace;
-          margin-top: 18px; border: 1px solid #ddd; border-radius: 6px; padding: 12px 16px }
-#answer i { color: #aaa; font-style: normal } .critical { border-bottom: 3px solid #0072b2 }
-.legend { display: flex; gap: 10px; align-items: center; margin-top: 18px; font-size: 13px; color: #555;
-          flex-wrap: wrap }
-.bar { width: 140px; height: 12px; border: 1px solid #ccc;
-       background: linear-gradient(90deg, rgba(230,110,0,0), rgba(230,110,0,.85)) }
-@media (max-width: 700px) { body { display: block; height: auto } nav { width: auto; max-height: 30vh } }
-</style></head><body><nav id="list"></nav><main><h1 id="head"></h1>
-<div class="top"><div id="images"></div>
-<div class="text"><div id="question"></div><dl id="facts"></dl></div></div>
-<div class="legend"><span>token entropy</span> 0 <div class="bar"></div> <span id="max"></span>
-<span class="critical">critical word</span>
-<span>(arrow keys: next and previous; point at a token for its entropy)</span></div>
-<div id="answer"></div></main>
-<script id="data" type="application/json">__DATA__</script>
-<script>
-const at = id => document.getElementById(id), data = JSON.parse(at("data").textContent), rows = data.rows;
-const make = (kind, text, where) => {
-  const e = document.createElement(kind); e.textContent = text; where.append(e); return e };
-let now = -1;
+def count_marks(groups):
+    """{filter: responses that pass it}; for the last one, groups"""
+    counts = {name: [sum(name in r["marks"] for r in group["responses"]) for group in groups]
+              for name in FILTERS}
+    return {name: sum(map(bool, n) if name == FILTERS[-1] else n) for name, n in counts.items()}
 
-rows.forEach((r, i) => {
-  const b = make("button", "", at("list"));
-  b.onclick = () => show(i);
-  make("b", r.accuracy ? "\u2713" : "\u2717", b).className = r.accuracy ? "right" : "";
-  make("div", "step " + r.step, b);
-  make("span", Number(r.reward).toFixed(2), b);
-  make("span", r.tokens.length + " tok", b);
-});
 
-function show(i) {
-  if (i < 0 || i >= rows.length) return;
-  const r = rows[now = i], buttons = at("list").children, critical = new Set(r.critical);
-  for (let j = 0; j < rows.length; j++) buttons[j].setAttribute("aria-current", j === i);
-  buttons[i].scrollIntoView({ block: "nearest" });
-  at("head").textContent =
-    [data.run, "step " + r.step, r.id, `response ${i + 1} of ${rows.length}`].join(" \u00b7 ")
-    + (data.all > rows.length ? ` (${data.all} in the file)` : "");
-  for (const id of ["images", "facts", "answer"]) at(id).replaceChildren();
-  r.images.forEach(p => {
-    if (!data.images[p]) return make("div", "image not found: " + p, at("images"));
-    const m = make("img", "", at("images"));
-    m.alt = p; m.src = data.images[p];
-    m.onload = () => { if (m.naturalWidth > 160) m.className = "large" };
-  });
-  at("question").textContent = r.question
-    + r.options.map((o, k) => "\n" + String.fromCharCode(65 + k) + ". " + o).join("");
-  const facts = [
-    ["gold", r.gold],
-    ["reward", `${Number(r.reward).toFixed(2)}  (accuracy ${r.accuracy}, format ${r.format})`],
-    ["length", `${r.tokens.length} tokens` + (r.finish === "length" ? ", cut at the limit" : "")]];
-  if (r.advantage != null) facts.push(["advantage", Number(r.advantage).toFixed(2)]);
-  for (const [k, v] of facts) { make("dt", k, at("facts")); make("dd", v, at("facts")) }
-  r.tokens.forEach((t, k) => {
-    const s = make("span", "", at("answer")), e = r.entropy[k] ?? NaN;
-    t.split("\n").forEach((piece, n) => {
-      if (n) { make("i", "\u21b5", s); s.append("\n") }
-      s.append(piece) });
-    // a token without text: the end of the response, or a part of a character
-    if (!t) make("i", "\u25aa", s);
-    s.style.background = `rgba(230,110,0,${(0.85 * Math.min(1, (e || 0) / data.top)).toFixed(3)})`;
-    s.title = `${JSON.stringify(t)}  ${e.toFixed(2)} nats`;
-    if (critical.has(k)) s.className = "critical";
-  });
-}
-
-document.onkeydown = e => {
-  const by = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[e.key];
-  if (by) { e.preventDefault(); show(now + by) }
-};
-at("max").textContent = data.top + " nats and more";
-document.title = "rollouts of " + data.run;
-show(rows.length - 1);
-</script></body></html>
-"""
+def thin(steps, values):
+    """A curve in four digits: (steps, values) as lists"""
+    return steps.tolist(), [float(f"{v:.4g}") for v in values]

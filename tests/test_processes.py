@@ -176,7 +176,8 @@ def test_ranks_sample_differently_and_exactly(both):
     assert asked[0][0][1] != asked[1][0][1]
     for row in metrics(both[2] / "sampled"):
         assert row["gap"] < 1e-5 and row["ratio_max"] == 1.0 and row["count"] == 12
-    assert len(read_jsonl(both[2] / "sampled" / "rollouts.jsonl")) == 2  # rank 0 alone writes
+    rows = read_jsonl(both[2] / "sampled" / "rollouts.jsonl")  # rank 0 alone writes: a group of 3 a step
+    assert [row["step"] for row in rows] == [1, 1, 1, 2, 2, 2]
 
 
 def test_ranks_did_meet_unequal(both):

@@ -2,16 +2,21 @@
 import json
 import math
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import connector_tune
 import report
-from machinery.figures import smooth
+from machinery.figures import apart, draw_curves, draw_results, smooth
 from machinery.files import Refused
 from machinery.intervals import pooled, t_times
+from machinery.metrics import sample_rows
+from machinery.page import ROLLOUT, evenly
 from machinery.processes import start
 from machinery.run import Run
 from machinery.scores import gain, gains_of_runs, read_scores
@@ -66,6 +71,74 @@ def test_curves_refuse_a_folder_without_steps(tmp_path):
         report.curves(report.Curves((str(tmp_path),)))
 
 
+# ------------------------------------------------------------------------------------------------ compare
+def make_compared(run, accuracy, **flags):
+    write_rows(run / "metrics.jsonl", [{"step": s, "accuracy": a, "length": 40 - s, "grad_norm": 1.0}
+                                       for s, a in enumerate(accuracy, 1)])
+    flags = {"out": str(run), "lr": 1e-4, "train": ["encoder", "llm"], "seed": 0, **flags}
+    (run / "config.json").write_text(json.dumps({"config": flags}))
+
+
+def test_compare_tells_how_runs_went_and_which_flags_differ(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "draw_curves", lambda *args: drawn.append(args) or draw_curves(*args))
+    a, b = tmp_path / "a", tmp_path / "b"
+    make_compared(a, [0.5, 0.7, *[0.6] * 18, 0.65])
+    make_compared(b, [0.25, 0.75], lr=1e-5, train=["llm"], kl=0.0)
+    report.report(report.Compare((str(a), str(b))))
+    text = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert ["accuracy", str(a), "0.65 (step 21)", "0.7 (step 2)", "0.625"] in lines  # the last two of 21
+    assert ["", str(b), "0.75 (step 2)", "0.75 (step 2)", "0.75"] in lines
+    assert ["length", str(a), "19 (step 21)", "19 to 39", "19.5"] in lines
+    flags = {line[0]: line[1:] for line in lines if line and re.match("--[a-z]", line[0])}
+    assert flags == {"--lr": ["0.0001", "1e-05"], "--train": ["encoder llm", "llm"], "--kl": ["-", "0"]}
+    assert is_png(a / "compare.png")
+    assert drawn[0][1] == [f"{a}: lr 0.0001, train encoder llm", f"{b}: lr 1e-05, train llm, kl 0"]
+
+
+def test_compare_of_runs_with_the_same_flags(tmp_path, capsys):
+    for name in "ab":
+        make_compared(tmp_path / name, [0.5])
+    report.compare(report.Compare((str(tmp_path / "a"), str(tmp_path / "b")), out=str(tmp_path / "c.png")))
+    assert "No flag differs" in capsys.readouterr().out and is_png(tmp_path / "c.png")
+    with pytest.raises(Refused, match="two runs or more"):
+        report.compare(report.Compare((str(tmp_path / "a"),)))
+    (tmp_path / "b" / "config.json").unlink()
+    with pytest.raises(Refused, match="b/config.json is not there. The run's flags stand in it"):
+        report.compare(report.Compare((str(tmp_path / "a"), str(tmp_path / "b"))))
+
+
+# ------------------------------------------------------------------------------------------------ figures
+def test_a_panel_names_metrics_that_the_first_run_lacks():
+    curve = (np.array([1, 2, 3]), np.array([0.52, 0.6, 0.68]))
+    figure = draw_curves([{"loss": curve}, {"loss": curve, "val_loss": curve}], ["a", "b"],
+                         {"loss": ["loss", "val_loss"], "accuracy": ["loss"]})
+    panel, accuracy = figure.axes
+    assert [t.get_text() for t in panel.get_legend().get_texts()] == ["loss", "validation loss"]
+    assert 0.5 < accuracy.get_ylim()[0] < accuracy.get_ylim()[1] < 0.7  # the data's range
+
+
+def test_accuracy_of_the_stages_has_the_range_of_the_data(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("machinery.figures.save_figure", lambda figure, path: figures.append(figure))
+    line = {"maths": 0.55, "maths_se": 0.01, "others": 0.6, "others_se": None, "length": 20.0,
+            "subjects": {f"S{i}": 0.55 + i / 1000 for i in range(12)}}
+    draw_results({"base": line, "rl": {**line, "maths": 0.62}}, list(line["subjects"]), "S3", tmp_path / "x")
+    left, middle, _ = figures[0].axes
+    assert 50 < left.get_ylim()[0] < 53.04 and 63.96 < left.get_ylim()[1] < 70  # the intervals are in it
+    heights = sorted(note.xyann[1] for note in middle.texts)
+    low, high = middle.get_ylim()
+    assert len(heights) == 12 and np.diff(heights).min() > (high - low) / 18
+    assert low <= heights[0] and heights[-1] <= high
+
+
+def test_labels_move_apart_as_little_as_possible():
+    assert apart([1, 5, 5, 9], 1, 0, 10).tolist() == [1, 4.5, 5.5, 9]
+    assert apart([9, 10, 10], 1, 0, 10).tolist() == [8, 9, 10]
+    assert apart([], 1, 0, 10).tolist() == []
+
+
 # ------------------------------------------------------------------------------------------------ page
 def test_all_tokens_of_a_critical_word_are_marked():
     tokens = ["3", " W", "", "ait", ",", " but", "ter", " but"]  # "butter" is no "but"
@@ -82,33 +155,87 @@ def rollout_row(step, image, **more):
 
 def page_data(path):
     text = path.read_text()
-    assert text.count("</script>") == 2  # the texts in the data end no script
-    assert not re.search(r"https?:|src=[\"']|href=|@import", text)  # one file, no network
+    assert text.count("</script>") == 2 and "<!--" not in text  # the texts in the data end no script
+    assert not re.search(r"https?:|src=[\"']|href=|@import|innerHTML", text)  # one file, no network
     return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)[1])
 
 
 def test_page_holds_everything_itself(tmp_path, capsys):
     Image.new("RGB", (900, 300), "red").save(tmp_path / "a.png")
     a, gone = tmp_path / "a.png", tmp_path / "gone.png"
-    write_rows(tmp_path / "rollouts.jsonl", [rollout_row(1, a), rollout_row(2, a), rollout_row(3, gone)])
+    asked = "</script><!-- <b>How many?</b>"
+    write_rows(tmp_path / "rollouts.jsonl", [rollout_row(1, a, question=asked), rollout_row(2, a),
+                                             rollout_row(3, gone)])
+    write_rows(tmp_path / "metrics.jsonl", [{"step": s, "reward": s / 3, "grad_norm": 1.0, "lr": 1e-5}
+                                            for s in (1, 2, 3)])
     report.page(report.Page(str(tmp_path), image_size=300))
     data = page_data(tmp_path / "rollouts.html")
-    assert [r["step"] for r in data["rows"]] == [1, 2, 3]
-    row = data["rows"][0]
+    assert [group["step"] for group in data["groups"]] == [1, 2, 3]
+    group, (row,) = data["groups"][0], data["groups"][0]["responses"]
     assert row["tokens"] == ["Wait", " <b>", "\n", "</think>", "</script>", " 4", ""]
-    assert row["critical"] == [0] and row["gold"] == "4"
+    assert row["critical"] == [0] and group["gold"] == "4" and group["question"] == asked
     assert row["entropy"] == [0.5, 0.1, None, 0.0, 0.0, 2.0, 0.1]
     images = data["images"]  # each once, however many responses show it
     assert len(images) == 2 and images[str(tmp_path / "gone.png")] is None
     assert images[str(tmp_path / "a.png")].startswith("data:image/")
     assert "1 images could not be read" in capsys.readouterr().out
+    steps = [1, 2, 3]
+    assert data["curves"] == {"reward": [steps, [0.3333, 0.6667, 1.0]], "grad_norm": [steps, [1.0] * 3]}
 
 
-def test_page_takes_responses_from_the_whole_run(tmp_path):
+def test_page_takes_groups_from_the_whole_run(tmp_path):
     write_rows(tmp_path / "rollouts.jsonl", [rollout_row(s, "none.png") for s in range(1, 101)])
     report.page(report.Page(str(tmp_path), most=3))
     data = page_data(tmp_path / "rollouts.html")
-    assert [r["step"] for r in data["rows"]] == [1, 51, 100] and data["all"] == 100
+    assert [group["step"] for group in data["groups"]] == [1, 51, 100] and data["all"] == 100
+    assert evenly([(4, 100)] * 5, 8) == {0, 4} and evenly([(4, 100)] * 5, 20) == {0, 1, 2, 3, 4}
+    assert len(evenly([(4, 4 * 8192 * 4)] * 528, 5000)) == 61  # of long responses as many as a browser likes
+    assert evenly([(4, 100)], 1) == {0}
+
+
+def test_filters_count_responses_and_groups_without_spread(tmp_path, capsys):
+    wrong = {"accuracy": 0.0, "advantage": -1.0}
+    write_rows(tmp_path / "rollouts.jsonl", [
+        rollout_row(1, "a.png", group=16, group_right=9),
+        rollout_row(1, "a.png", **wrong, format=0.0, finish="length"),
+        rollout_row(1, "a.png", **wrong, text="I cannot see the image."),
+        rollout_row(2, "a.png", advantage=0.0), rollout_row(2, "a.png", advantage=0.0),
+        rollout_row(3, "a.png", advantage=0.0), rollout_row(3, "a.png", **wrong)])
+    report.page(report.Page(str(tmp_path)))
+    data = page_data(tmp_path / "rollouts.html")
+    counts = {"right": 4, "wrong": 3, "malformed": 1, "cut off": 1, "denial": 1, "groups without spread": 1}
+    assert data["filters"] == counts
+    assert ", ".join(f"{name} {n}" for name, n in counts.items()) in capsys.readouterr().out
+    one, two, three = data["groups"]
+    assert [r["marks"] for r in one["responses"]] == [
+        ["right"], ["wrong", "malformed", "cut off"], ["wrong", "denial"]]
+    assert (one["size"], one["right"]) == (16, 9)
+    assert [r["marks"] for r in two["responses"]] == [["right", "groups without spread"]] * 2
+    assert [r["marks"] for r in three["responses"]] == [["right"], ["wrong"]]  # 0 is a group's mean, too
+
+
+def test_page_of_an_earlier_versions_run(tmp_path):
+    """One response a step, some fields unknown, no metrics."""
+    old = {k: v for k, v in rollout_row(1, "a.png").items() if k in ROLLOUT}
+    write_rows(tmp_path / "rollouts.jsonl", [old, rollout_row(2, "a.png", accuracy=0.0)])
+    report.page(report.Page(str(tmp_path)))
+    data = page_data(tmp_path / "rollouts.html")
+    first, second = (group["responses"] for group in data["groups"])
+    assert (first[0]["tokens"], first[0]["marks"], first[0]["reward"]) == ([old["text"]], [], None)
+    assert second[0]["marks"] == ["wrong"] and data["groups"][1]["size"] is None and data["curves"] == {}
+
+
+def test_page_of_five_thousand_responses_is_small(tmp_path):
+    """The question stands there once a group, and a script makes the elements when they are looked at."""
+    rows = [rollout_row(s, "a.png", text="x") for s in range(1250) for _ in range(4)]
+    write_rows(tmp_path / "rollouts.jsonl", rows)
+    report.page(report.Page(str(tmp_path)))
+    data = page_data(tmp_path / "rollouts.html")
+    assert sum(len(group["responses"]) for group in data["groups"]) == 5000
+    text = (tmp_path / "rollouts.html").read_text()
+    assert len(text) < 0.8 * (tmp_path / "rollouts.jsonl").stat().st_size
+    frame = re.sub(r'(type="application/json">).*?(</script>)', r"\1__DATA__\2", text, flags=re.S)
+    assert frame == (Path(report.__file__).parent / "machinery" / "page.html").read_text()
 
 
 def test_page_refuses_rows_that_do_not_fit(tmp_path):
@@ -117,6 +244,27 @@ def test_page_refuses_rows_that_do_not_fit(tmp_path):
     write_rows(tmp_path / "rollouts.jsonl", [rollout_row(7, "none.png", entropy=[0.1])])
     with pytest.raises(Refused, match="step 7 .*7 tokens but 1 entropies"):
         report.page(report.Page(str(tmp_path)))
+
+
+def sampled(prompt, advantage, entropy=(0.25, 0.00001)):
+    record = SimpleNamespace(id=prompt.id, text=lambda: "?", images=["a.png", b"x"], answer="4")
+    reward = SimpleNamespace(total=0.0, accuracy=float(advantage > 0), format=1.0, extracted=None)
+    prompt.record = record
+    return SimpleNamespace(prompt=prompt, text="ab", pieces=["a", "b"], finish="stop", reward=reward,
+                           entropy=None if entropy is None else torch.tensor(entropy), advantage=advantage)
+
+
+def test_rows_of_a_group_reach_from_its_best_to_its_worst():
+    p, q = SimpleNamespace(id="p"), SimpleNamespace(id="q")
+    group = [sampled(p, a) for a in (-3.0, 5.0, -1.0, 1.0, 3.0, -5.0, 0.0)]
+    rows = sample_rows(9, group, [])
+    assert [row["advantage"] for row in rows] == [5.0, 1.0, -1.0, -5.0]
+    assert {(row["step"], row["group"], row["group_right"], row["id"]) for row in rows} == {(9, 7, 3, "p")}
+    assert rows[0]["entropy"] == [0.25, 0.0] and rows[0]["images"] == ["a.png"]
+    assert len(sample_rows(9, group[:2], [])) == 2
+    # vLLM gives no entropies: then responses that were trained
+    rows = sample_rows(9, [sampled(p, 1.0, None)], [sampled(q, 1.0), sampled(q, -1.0), sampled(p, 2.0)])
+    assert [(row["id"], row["advantage"]) for row in rows] == [("q", 1.0), ("q", -1.0)]
 
 
 # ------------------------------------------------------------------------------------------------ tables

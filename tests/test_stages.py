@@ -649,7 +649,7 @@ def test_every_flag_is_in_the_help(name, monkeypatch, capsys):
 
 def is_config(module, cls):
     own = isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
-    return own and cls.__name__ in ("Config", "Score", "Curves", "Page", "Table", "Seeds")
+    return own and cls.__name__ in ("Config", "Score", "Curves", "Compare", "Page", "Table", "Seeds")
 
 
 def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, capsys):

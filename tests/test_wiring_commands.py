@@ -530,7 +530,7 @@ def test_flags_of_report(tmp_path, capsys):
         report.page(report.Page(str(tmp_path), str(out), most=2, image_size=size, words=("foo",)))
         text = out.read_text()
         shown = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
-        assert [r["critical"] for r in shown["rows"]] == [[1]] * 2
+        assert [r["critical"] for group in shown["groups"] for r in group["responses"]] == [[1]] * 2
         picture, = shown["images"].values()
         sizes.append(Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).size)
     assert sizes == [(40, 13), (400, 133)]
@@ -540,9 +540,10 @@ def test_flags_of_report(tmp_path, capsys):
     report.table(report.Table(str(tmp_path), maths="Art"))
     result = json.loads((tmp_path / "results.json").read_text())["rl"]
     assert (result["maths"], result["others"]) == (0.8, pytest.approx(0.7))
-    kinds = (report.Curves, report.Page, report.Table, report.Seeds, report.Card)  # test_card.py has the last
-    assert flags_of(*kinds) == ["runs", "out", "run", "out", "most", "image_size", "words", "folder", "maths",
-                                "folders", "run", "scores", "out"]
+    kinds = (report.Curves, report.Compare, report.Page, report.Table, report.Seeds,
+             report.Card)  # test_card.py has the last
+    assert flags_of(*kinds) == ["runs", "out", "runs", "out", "run", "out", "most", "image_size", "words",
+                                "folder", "maths", "folders", "run", "scores", "out"]
 
 
 def test_panels_without_one_below_say_step(tmp_path, monkeypatch):
