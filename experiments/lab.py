@@ -72,14 +72,17 @@ def words_of(flags):
 
 
 def once(script, out, **flags):
-    """Run a stage script with `--out out`, unless it has finished there. Returns out."""
+    """Run a stage script with `--out out`, unless it has finished there with these flags. Returns out. Where
+    it was run with others, the script itself refuses to go on."""
     out = Path(out)
-    finished = ROOT / f"{out}.finished"
-    if not finished.exists():
+    finished, words = ROOT / f"{out}.finished", [*script.split(), *map(str, words_of({**flags, "out": out}))]
+    before = read_json(finished) if finished.exists() else {}
+    if before.get("command") != words:
         begin = time.time()
-        call([sys.executable, *script.split(), *words_of({**flags, "out": out})])
-        write_json(finished, {"minutes": (time.time() - begin) / 60})
-    MINUTES[str(out)] = read_json(finished)["minutes"]
+        call([sys.executable, *words])
+        before = {"minutes": (time.time() - begin) / 60, "command": words}
+        write_json(finished, before)
+    MINUTES[str(out)] = before["minutes"]
     return out
 
 

@@ -59,7 +59,9 @@ def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, monkeypa
     out = tmp_path / "run"
     lab.once("grpo.py", out, lr=1.0)
     lab.once("grpo.py", out, lr=1.0)
-    assert [c[1:] for c in calls] == [["grpo.py", "--lr", 1.0, "--out", out]]
+    assert [c[1:] for c in calls] == [["grpo.py", "--lr", "1.0", "--out", str(out)]]
+    lab.once("grpo.py", out, lr=2.0)
+    assert len(calls) == 2, "a run with other flags was taken for this one"
 
     def broken(words):
         raise Refused("ended with 1")
@@ -69,7 +71,7 @@ def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, monkeypa
         lab.once("grpo.py", tmp_path / "other")
     monkeypatch.setattr(lab, "call", calls.append)
     lab.once("grpo.py", tmp_path / "other")
-    assert len(calls) == 2
+    assert len(calls) == 3
 
 
 def test_what_fails_says_which_command():
