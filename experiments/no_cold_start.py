@@ -4,12 +4,17 @@ Paper: with the prompt alone asking for a thought, responses never become longer
 Ours: the base model, which has never seen <think>, in the GRPO run of `make tiny`, with prompts as it knows
 them (--no-thinking). With <think> in them it is never paid: its reward stays 0.
 """
-from experiments.lab import Config, compared, evaluate, logged, recipe, report, rl
+from experiments.lab import Config, Row, compared, evaluate, logged, recipe, report, rl, series
 from machinery.files import main
 
 EXPECTED = "without a cold start the responses stay short, and the policy ends lower."
 WHY = ("the base model here already writes steps in half of its answers, so RL finds that manner without "
        "being taught a format; and 40 steps end before a late collapse.")
+
+
+def growth(lengths):
+    """Tokens that responses are longer in the last ten steps than in the first five"""
+    return sum(lengths[-10:]) / 10 - sum(lengths[:5]) / 5
 
 
 def run(cfg):
@@ -21,8 +26,10 @@ def run(cfg):
         runs[arm].append(rl(cfg, seed, arm, model=recipe(seed, "base.done") / "base", thinking=False))
         scores[arm].append(evaluate(cfg, seed, runs[arm][-1], mode="nothink"))
     rows = compared(scores, arm, against, "collapses late", "lower")
-    rows += [logged(runs, arm, against, "length", "stays short", "lower"),
-             logged(runs, arm, against, "format", "", "")]
+    grown = {name: [growth(series(r, "length")) for r in of_seeds] for name, of_seeds in runs.items()}
+    more = [b - a for a, b in zip(grown[against], grown[arm])]
+    rows.append(Row(arm, against, "growth of length", "none", "lower", more, [None] * len(more), grown[arm]))
+    rows.append(logged(runs, arm, against, "format", "", ""))
     report("no_cold_start", cfg, rows, EXPECTED, WHY, runs)
 
 

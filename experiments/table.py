@@ -1,6 +1,8 @@
 """All experiments in one table: `python -m experiments.table` writes README.md anew from results/*.json.
 What stands above its marker is written by hand.
 """
+import ast
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from machinery.intervals import mean_and_error, pooled, t_times
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 MARKER = "<!-- below: python -m experiments.table -->\n"
-HEADER = ("arm", "against", "of", "paper", "ours", "seeds", "could be seen", "verdict")
+HEADER = ("arm", "against", "of", "paper", "the arm's own", "difference", "seeds", "could be seen", "verdict")
 IN_POINTS = ("maths", "others", "all")
 
 
@@ -62,7 +64,8 @@ def cells(row):
         shown += f" ({number(middle - half, row.measure)} to {number(middle + half, row.measure)})"
     span = f"{number(min(row.values), row.measure)} to {number(max(row.values), row.measure)}"
     seen = "-" if half is None else number(half, row.measure, "")  # a difference below it is not resolved
-    return (row.arm, row.against, row.measure, row.paper or "-", shown, span, seen, row.verdict())
+    levels = ", ".join(number(level, row.measure, "") for level in row.levels)
+    return (row.arm, row.against, row.measure, row.paper or "-", levels, shown, span, seen, row.verdict())
 
 
 def lines(rows):
@@ -75,17 +78,17 @@ def draw(rows, rewards, path):
     mean of the seeds"""
     rows = [row for row in rows if row.measure in IN_POINTS]
     width = [1.4, 1] if rewards else [1]
-    figure, axes = plt.subplots(1, len(width), figsize=(5 * len(width) + 2, 1.6 + 0.3 * len(rows)),
+    figure, axes = plt.subplots(1, len(width), figsize=(5 * len(width) + 2, 1.6 + 0.45 * len(rows)),
                                 squeeze=False, width_ratios=width, layout="constrained")
-    left, names = axes[0][0], [f"{row.arm}: {row.measure}" for row in rows]
+    left, names = axes[0][0], [f"{row.arm}\nagainst {row.against}: {row.measure}" for row in rows]
     for i, row in enumerate(rows):
         middle, half = row.interval()
         colour = COLOURS[IN_POINTS.index(row.measure)]
         left.errorbar(100 * middle, i, xerr=100 * (half or 0), fmt="o", color=colour, capsize=2)
         left.plot([100 * v for v in row.values], [i] * len(row.values), "|", color=colour, alpha=0.6)
     left.axvline(0, color="0.5", lw=1)
-    left.set_yticks(range(len(names)), names, fontsize=9)
-    left.set_title("points more than " + ", ".join(dict.fromkeys(row.against for row in rows)), fontsize=10)
+    left.set_yticks(range(len(names)), names, fontsize=8)
+    left.set_title("difference in points (with 95% interval; lines: seeds)")
     left.margins(y=0.5 / max(1, len(rows)))
     left.invert_yaxis()
     for k, (arm, runs) in enumerate(rewards.items()):
@@ -98,24 +101,45 @@ def draw(rows, rewards, path):
     save_figure(figure, path)
 
 
+def verdicts(rows):
+    """ "3 same direction, 1 not resolved" """
+    return ", ".join(f"{n} {verdict}" for verdict, n in Counter(row.verdict() for row in rows).items())
+
+
+def overview(results):
+    """One line for each row about which the paper says something"""
+    lines = ["| experiment | arm | of | paper | difference | verdict | seeds | minutes |",
+             "|---|---|---|---|---|---|---:|---:|"]
+    for told in results:
+        for row in (Row(**row) for row in told["rows"]):
+            if row.expected:
+                arm, against, measure, paper, _, shown, *_, verdict = cells(row)
+                name = f"[{told['name']}](#{told['name']})"
+                line = (name, f"{arm}, against {against}", measure, paper, shown, verdict,
+                        str(len(told["seeds"])), f"{told['minutes']:.0f}")
+                lines.append(f"| {' | '.join(line)} |")
+    return "\n".join(lines) + "\n"
+
+
 def section(told):
-    rows = [Row(**row) for row in told["rows"]]
+    """The script's own question and setting, its rows, what was expected, what came out, why it may differ"""
+    rows, name = [Row(**row) for row in told["rows"]], told["name"]
+    question = ast.get_docstring(ast.parse((Path(__file__).parent / f"{name}.py").read_text()))
     seeds = ", ".join(map(str, told["seeds"]))
-    return "\n".join([f"## {told['name']}", "", *lines(rows), "",
-                      f"Expected: {told['expected']} Why it may differ: {told['why']} Seeds {seeds}, "
-                      f"{told['minutes']:.0f} minutes beside those of `make tiny`. "
-                      f"Again: `python -m experiments.{told['name']}`.", "",
-                      f"![{told['name']}](results/{told['name']}.png)", ""])
+    return "\n".join([f"## {name}", "", question, "", *lines(rows), "",
+                      f"Expected: {told['expected']} Came out: {verdicts(rows)}. Why it may differ: "
+                      f"{told['why']}", "", f"Seeds {seeds}, {told['minutes']:.0f} minutes beside those of `make tiny`, commit "
+                      f"{told['git']}. Again: `python -m experiments.{name}`.", "",
+                      f"![{name}](results/{name}.png)", ""])
 
 
 def write_readme():
-    files = sorted(RESULTS.glob("*.json"))
+    results = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
     by_hand, marker, _ = README.read_text().partition(MARKER)
-    if not marker or not files:
+    if not marker or not results:
         raise Refused(f"{README} has no line {MARKER.strip()!r}, or {RESULTS} holds no result yet")
-    sections = [section(read_json(file)) for file in files]
-    write_text(README, by_hand + MARKER + "\n" + "\n".join(sections))
-    say(f"{README}: {len(files)} experiments")
+    write_text(README, "\n".join([by_hand + MARKER, overview(results), *map(section, results)]))
+    say(f"{README}: {len(results)} experiments")
 
 
 if __name__ == "__main__":

@@ -158,16 +158,21 @@ def test_report_and_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text("by hand\n" + table.MARKER + "old")
     row = lab.Row("b", "a", "maths", "+5.9", "higher", [0.1, 0.2], [0.01, 0.02], [0.5, 0.6])
-    lab.report("try", lab.Config(seeds=(0, 1)), [row], "more.", "small.")
+    lab.report("stages", lab.Config(seeds=(0, 1)), [row], "more.", "small.")
     table.write_readme()
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("by hand\n") and "old" not in text and (tmp_path / "try.png").stat().st_size > 1000
+    assert text.startswith("by hand\n") and "old" not in text
+    assert (tmp_path / "stages.png").stat().st_size > 1000
+    shown = "+15.0 (+12.8 to +17.2)"
+    assert f"| [stages](#stages) | b, against a | maths | +5.9 | {shown} | same direction | 2 | 0 |" in text
+    assert "Came out: 1 same direction." in text and "Does RL on maths alone carry over" in text
     line = next(x for x in text.splitlines() if x.startswith("| b |"))
-    assert line == "| b | a | maths | +5.9 | +15.0 (+12.8 to +17.2) | +10.0 to +20.0 | 2.2 | same direction |"
+    assert line == f"| b | a | maths | +5.9 | 50.0, 60.0 | {shown} | +10.0 to +20.0 | 2.2 | same direction |"
 
 
 def test_every_result_in_the_repository_stands_in_the_readme():
     text = (ROOT / "experiments" / "README.md").read_text().partition(table.MARKER)[2]
     for file in (ROOT / "experiments" / "results").glob("*.json"):
-        assert table.section(json.loads(file.read_text())) in text, f"{file}: python -m experiments.table"
+        section = table.section(json.loads(file.read_text())).strip()
+        assert section in text, f"{file}: python -m experiments.table"
         assert (ROOT / "experiments" / f"{file.stem}.py").exists() and file.with_suffix(".png").exists()
