@@ -71,11 +71,11 @@ def figure(results, path):
     for label, rows in curves.items():
         middle.plot([r["all_tokens"] for r in rows], [r["ours_s"] for r in rows], "o-", label=label)
     middle.set(title="seconds of an update against its tokens", xlim=(0, None), ylim=(0, None))
-    middle.legend()
+    middle.legend(loc="upper left", fontsize=8)
     for key, label in (("peak_gib", "all"), ("peak_gib_without_vocabulary", "without table and head")):
         right.plot([r["vocabulary"] for r in vocabularies], [r[key] for r in vocabularies], "o-", label=label)
     right.set(title="peak GiB against vocabulary", xscale="log", ylim=(0, None))
-    right.legend()
+    right.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

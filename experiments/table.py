@@ -125,12 +125,11 @@ def section(told):
     """The script's own question and setting, its rows, what was expected, what came out, why it may differ"""
     rows, name = [Row(**row) for row in told["rows"]], told["name"]
     question = ast.get_docstring(ast.parse((Path(__file__).parent / f"{name}.py").read_text()))
-    seeds = ", ".join(map(str, told["seeds"]))
-    return "\n".join([f"## {name}", "", question, "", *lines(rows), "",
-                      f"Expected: {told['expected']} Came out: {verdicts(rows)}. Why it may differ: "
-                      f"{told['why']}", "", f"Seeds {seeds}, {told['minutes']:.0f} minutes beside those of `make tiny`, commit "
-                      f"{told['git']}. Again: `python -m experiments.{name}`.", "",
-                      f"![{name}](results/{name}.png)", ""])
+    came = f"Expected: {told['expected']} Came out: {verdicts(rows)}. Why it may differ: {told['why']}"
+    made = (f"Seeds {', '.join(map(str, told['seeds']))}, {told['minutes']:.0f} minutes beside those of "
+            f"`make tiny`, commit {told['git']}. Again: `python -m experiments.{name}`.")
+    picture = f"![{name}](results/{name}.png)"
+    return "\n".join([f"## {name}", "", question, "", *lines(rows), "", came, "", made, "", picture, ""])
 
 
 def write_readme():
