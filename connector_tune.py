@@ -31,6 +31,7 @@ class Config:
     val: str = "data/tiny/connector_val.jsonl"  # rows for the validation loss
     out: str = "out/connector"              # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = ("connector",)  # parts that train: encoder connector llm
+    lora: int = 0                           # the LLM learns by adapters of this rank (8 is enough); 0: whole
     thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
     ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
     system: str = ""                        # system prompt; "": what the chat template has

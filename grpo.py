@@ -49,6 +49,7 @@ class Config:
     image_root: str = ""                    # folder that image paths start from; "": the data file's
     out: str = "out/grpo"                   # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
+    lora: int = 0                           # the LLM learns by adapters of this rank (8 is enough); 0: whole
     steps: int = 528                        # gradient batches; the released evaluation hints at step 528
     prompts: int = 32                       # prompts of a step, over all processes [3.3]
     samples: int = 32                       # responses to each prompt: the group [3.3]
@@ -173,7 +174,8 @@ def train(cfg):
     run.refuse_other_data(data=[p.record for p in pool],
                           curriculum=[p.record for p in hard if hard is not pool])
     run.open_log(cfg.logger)
-    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
+    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
+               lora=cfg.lora)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     reference = None
     if cfg.kl:

@@ -26,9 +26,10 @@ from connector import make_connectors
 from machinery.families import PARTS, family_of
 from machinery.files import Refused, say
 from machinery.head import LogProbAndEntropy, sampled_logits
+from machinery.lora import add_adapters, is_adapter
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
-from machinery.processes import compute_dtype
+from machinery.processes import compute_dtype, half_will_do
 from machinery.sharding import even_out, shard, share  # noqa: F401 (for the stages)
 
 # logits that exist at once in the head, whatever the vocabulary: 16 MiB in fp32, about what a processor
@@ -51,8 +52,8 @@ class VLM(nn.Module):
         # ids that the policy can not write: the placeholders of images and videos (see `logits`)
         placeholders = (self.image_id, getattr(hf.config, "video_token_id", None))
         self.never = [i for i in placeholders if i is not None]
-        self.file_dtype = file_dtype  # in memory the weights are fp32; save() writes them as they were found
-        self.frozen, self.sharded = set(), False
+        self.file_dtype = file_dtype  # what trains is fp32 in memory; save() writes it as it was found
+        self.frozen, self.sharded, self.lora = set(), False, 0  # lora: the rank of the LLM's adapters
         # the head computes in fp32. Beside bf16, TF32 will do for its products, and is seven times as fast:
         # 10 bits hold a hidden state in bf16 exactly
         torch.backends.cuda.matmul.allow_tf32 = autocast is not None
@@ -71,13 +72,15 @@ class VLM(nn.Module):
         return parts
 
     def train_only(self, names):
-        """Freeze by name: `names` train, everything else does not. CHANGE FREEZING HERE."""
+        """Freeze by name: `names` train, everything else does not; of an LLM with adapters only these. CHANGE
+        FREEZING HERE."""
         if wrong := [n for n in names if n not in PARTS] or ([] if names else ["nothing"]):
             raise Refused(f"--train {' '.join(wrong)}: the parts are {', '.join(PARTS)}")
         self.frozen = set(PARTS) - set(names)
         for part, parameters in self.parts().items():
-            for p in parameters.values():
-                p.requires_grad_(part not in self.frozen)
+            whole = part != "llm" or not self.lora
+            for name, p in parameters.items():
+                p.requires_grad_(part not in self.frozen and (whole or is_adapter(name)))
         return self
 
     def table(self):
@@ -85,8 +88,11 @@ class VLM(nn.Module):
         lines = [f"{self.source}: {sum(p.numel() for p in self.hf.parameters()):,} parameters"]
         for part, tensors in self.parts().items():
             count = sum(p.numel() for p in tensors.values())
-            lines.append(f"  {part:<10} {count:>15,} parameters in {len(tensors):>4} tensors   "
-                         f"{'frozen' if part in self.frozen else 'trains'}")
+            trains = sum(p.numel() for p in tensors.values() if p.requires_grad)
+            how = "trains" if trains else "frozen"
+            if 0 < trains < count:
+                how = f"{trains:,} of them train: adapters of rank {self.lora}"
+            lines.append(f"  {part:<10} {count:>15,} parameters in {len(tensors):>4} tensors   {how}")
         return "\n".join(lines)
 
     # ------------------------------------------------------------------------------ the forward, step by step
@@ -172,20 +178,26 @@ class VLM(nn.Module):
         save_folder(self.hf, folder, self.source, self.file_dtype)
 
 
-def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False, world=None):
+def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False, world=None,
+         lora=0):
     """Load a model folder, run folder or hub name as a VLM whose parts in `train` train.
 
-    dtype: auto, bf16 or fp32, what is computed in; weights are always fp32 here. world: the model goes into
-    shard() next, so rank 0 alone reads it, into host memory and in the file's own precision; the others only
-    know its shape. Raises Refused for an unknown family, an unknown part, and weights that do not fit.
+    dtype: auto, bf16 or fp32, what is computed in; weights that train are fp32 all the same. world: the model
+    goes into shard() next, so rank 0 alone reads it, into host memory and in the file's own precision; the
+    others only know its shape. lora: the LLM gets adapters of this rank (machinery/lora.py). Raises Refused
+    for an unknown family, an unknown part, and weights that do not fit.
     """
     together = world is not None and world.size > 1
     rank, size = (world.rank, world.size) if together else (0, 1)
     hf, source, file_dtype = load_hf(path, make_connectors, flag, rank, size)
     vlm = VLM(hf, source, compute_dtype(dtype, device), file_dtype)
+    if lora:
+        add_adapters(vlm, lora)
     if checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     vlm.train_only(train).train()
+    for weight in half_will_do(vlm):
+        weight.data = weight.data.bfloat16()
     return vlm if together else vlm.to(device)
 
 

@@ -36,6 +36,7 @@ from connector import make_connectors
 from data import Chat, read_records, subjects
 from machinery.files import Refused, hub_name, main, resolve, say
 from machinery.flags import wrong_flags
+from machinery.lora import add_adapters
 from machinery.mmmu_rows import find_parquet
 from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM
@@ -49,6 +50,7 @@ class Config:
     gpus: int = 8                                 # over all nodes
     gpu_gib: float = 80.0                         # memory of each
     train: tuple[str, ...] = PARTS                # parts that train: encoder connector llm
+    lora: int = 0                                 # rank of the LLM's adapters; 0: it trains whole
     tokens: int = 16384                           # of a pack: --max_tokens of the stages
     visual: int = 3328                        # visual tokens among them (13 tiles of 256 are one large image)
     rollout: str = "vllm"                         # vllm, torch, or none for the supervised stages
@@ -71,39 +73,60 @@ def shape(path):
     blocks = [sum(p.numel() for p in m.parameters()) for m in blocks]
     t, v = config.text_config, config.vision_config
     head = getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads
+    linear = {part: [] for part in PARTS}  # matrices, without the output layer
+    for name, m in vlm.hf.named_modules():
+        if isinstance(m, torch.nn.Linear) and m is not vlm.hf.lm_head:
+            linear[vlm.family.part_of(f"{name}.weight")].append(m)
     return dict(
         vlm=vlm, parts=parts, total=total, block=max(blocks), root=total - sum(blocks), file=file,
         d=t.hidden_size, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head,
         ff=t.intermediate_size, layers=t.num_hidden_layers, vocabulary=t.vocab_size,
         tied=config.tie_word_embeddings, v=v.hidden_size, vff=v.intermediate_size,
-        depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)), patches=vlm.family.patches_per_token())
+        depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)), patches=vlm.family.patches_per_token(),
+        linear={part: sum(m.weight.numel() for m in of_part) for part, of_part in linear.items()},
+        adapter=sum(m.in_features + m.out_features for m in linear["llm"]))  # parameters of one of rank 1
+
+
+def trained(s, cfg):
+    """Parameters that train: all of a part, of an LLM with adapters only these."""
+    whole = [s["parts"][part] for part in cfg.train if part != "llm" or not cfg.lora]
+    return sum(whole) + cfg.lora * s["adapter"]
+
+
+def weights(s, cfg):
+    """{what: bytes} of one copy of the weights: see half_will_do."""
+    frozen = set(PARTS) - set(cfg.train) | ({"llm"} if cfg.lora else set())
+    half = sum(s["linear"][part] for part in frozen) if s["file"] == 2 else 0
+    return {"weights, fp32": 4 * (s["total"] - half + cfg.lora * s["adapter"]),
+            "frozen matrices, bf16": 2 * half}
 
 
 def memory(s, cfg):
     """{"training": {what: GiB on each GPU}, "sampling": {...}}"""
-    trained = sum(s["parts"][p] for p in cfg.train)
+    learns, copy = trained(s, cfg), weights(s, cfg)
+    cast = copy["weights, fp32"] / 2  # bytes of what autocast rounds to bf16
     many = cfg.gpus > 1
     share = min(cfg.gpus, 8) if cfg.hybrid else cfg.gpus                  # GPUs that share one copy
     here = 0 if cfg.offload and many else 1
-    state = {"weights, fp32": 4 * s["total"] / share * here,
-             "optimizer (AdamW, fp32)": 8 * trained / share * here}
-    train = {**state, "gradients, fp32": 4 * trained / share * here}
+    state = {what: n / share * here for what, n in copy.items()}
+    state["optimizer (AdamW, fp32)"] = 8 * learns / share * here
+    train = {**state, "gradients, fp32": 4 * learns / share * here}
     if many:
         # FSDP: what lies outside the blocks stays gathered, of the blocks this one and the next; then the
         # reduction in fp32
         gathered, largest = 2 * s["root"] + 2 * s["block"], max(s["root"], s["block"])
         train["gathered weights, bf16"] = gathered + 2 * s["block"]
-        train["gradients before reduction"] = (gathered + 4 * largest) * (trained > 0)
+        train["gradients before reduction"] = min(gathered + 4 * largest, 6 * learns)
     else:
-        train["weights cast to bf16"] = 2 * s["total"]
+        train["weights cast to bf16"] = cast
     train |= activations(s, cfg)
     # logits in chunks: the chunk and its exponentials; the head's weight in fp32, and its gradient
-    copies = 2 if "llm" in cfg.train else 1
+    copies = 2 if "llm" in cfg.train and not cfg.lora else 1
     train["head: logits in chunks"] = 2 * 4 * CHUNK["cuda"] + copies * 4 * s["vocabulary"] * s["d"]
-    replica = {"sampler: replica, fp32": 4 * s["total"]} if many and cfg.rollout == "torch" else {}
+    replica = {"sampler: replica": sum(copy.values())} if many and cfg.rollout == "torch" else {}
     phases = {"training": train | replica}
     if cfg.rollout != "none":
-        phases["sampling"] = state | replica | sampling(s, cfg)
+        phases["sampling"] = state | replica | sampling(s, cfg, cast)
     return {phase: {what: n / GIB for what, n in rows.items()} for phase, rows in phases.items()}
 
 
@@ -128,15 +151,16 @@ def activations(s, cfg):
     return {"activations: LLM": llm * reaches_llm, "activations: encoder": kept}
 
 
-def sampling(s, cfg):
-    """Bytes of the sampler's own weights and of the keys and values that it holds."""
+def sampling(s, cfg, cast):
+    """Bytes of the sampler's own weights (cast: rounded to bf16 by autocast) and of the keys and values that
+    it holds."""
     cache = 2 * s["kv"] * s["layers"] * 2                     # of a token's keys and values, bf16
     held = cfg.responses * (cfg.max_new_tokens + cfg.visual) * cache
     what = f"sampler: keys and values of {cfg.responses} responses"
     if cfg.rollout == "vllm":
         return {"sampler: weights, bf16": 2 * s["total"] / cfg.tensor_parallel,
                 what: held / cfg.tensor_parallel}
-    return {"sampler: weights cast to bf16": 2 * s["total"], what: 1.5 * held}
+    return {"sampler: weights cast to bf16": cast, what: 1.5 * held}
 
 
 def room(cfg):
@@ -187,6 +211,8 @@ def plan(cfg):
         raise Refused(f"{' '.join(wrong)}: the parts are {', '.join(PARTS)}, "
                       f"the rollouts vllm, torch and none")
     s = shape(cfg.model)
+    if cfg.lora:
+        add_adapters(s["vlm"], cfg.lora)
     say(s["vlm"].train_only(cfg.train).table())
     say(f"\nGiB on each of {cfg.gpus} GPUs, packs of {cfg.tokens:,} tokens of which {cfg.visual:,} are visual"
         f"{', checkpointing' * cfg.checkpointing}{', hybrid' * cfg.hybrid}{', offload' * cfg.offload}")
@@ -199,10 +225,10 @@ def plan(cfg):
             share = sum(n for what, n in rows.items() if "sampler" in what) / cfg.gpu_gib
             least = f", --vllm_memory {share:.2f} or more"
         say(f"  {phase + ' phase':<50} {sum(rows.values()):>8.1f}   of {room(cfg):.1f}{least}\n")
-    trained = sum(s["parts"][p] for p in cfg.train)
-    offloaded = f", {16 * s['total'] / GIB:.0f} over all nodes" * cfg.offload
+    held, learns = sum(weights(s, cfg).values()), trained(s, cfg)
+    offloaded = f", {(held + 12 * learns) / GIB:.0f} over all nodes" * cfg.offload
     say(f"  host memory: {2 * s['total'] / GIB:.0f} GiB where rank 0 reads the weights{offloaded}; disk: "
-        f"{s['file'] * s['total'] / GIB:.0f} GiB a checkpoint and {(4 * s['total'] + 8 * trained) / GIB:.0f} "
+        f"{s['file'] * s['total'] / GIB:.0f} GiB a checkpoint and {(held + 8 * learns) / GIB:.0f} "
         f"for the newest one's trainer/")
     if need(s, cfg) <= room(cfg):
         say("  it fits")
@@ -210,6 +236,10 @@ def plan(cfg):
     change = smallest_change(s, cfg)
     say(f"  it does not fit. The smallest change that would: {change}" if change else
         "  it does not fit, and no change of flags that is known here makes it")
+    less = dataclasses.replace(cfg, lora=8)
+    words = "" if need(s, less) <= room(less) else smallest_change(s, less)
+    if "llm" in cfg.train and not cfg.lora and words is not None:
+        say(f"  or with adapters in place of the whole LLM: --lora 8 {words}")
     return False
 
 
@@ -436,7 +466,8 @@ def check_files(cfg, script, module):
 def check_machine(cfg, script, gpus, gpu_gib, config):
     """Versions, memory and disk of a step. Returns the problems."""
     problems, vllm = [], getattr(cfg, "rollout", "") == "vllm"
-    for package in ("torch", "transformers", "datasets", *["vllm"] * vllm):
+    adapters = getattr(cfg, "lora", 0) > 0
+    for package in ("torch", "transformers", "datasets", *["vllm"] * vllm, *["peft"] * adapters):
         try:
             say(f"  {package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
@@ -445,7 +476,8 @@ def check_machine(cfg, script, gpus, gpu_gib, config):
         say(f"  --verifier {cfg.verifier}: not asked here; it has to answer when this step begins")
     if hasattr(cfg, "train"):
         fits = plan(Config(
-            model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, tokens=cfg.max_tokens,
+            model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, lora=cfg.lora,
+            tokens=cfg.max_tokens,
             visual=min(3328, cfg.max_tokens), rollout=getattr(cfg, "rollout", "none"),
             tensor_parallel=getattr(cfg, "tensor_parallel", 1), checkpointing=cfg.checkpointing,
             max_new_tokens=getattr(cfg, "max_new_tokens", 8192), hybrid=cfg.hybrid, offload=cfg.offload))

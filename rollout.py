@@ -85,7 +85,8 @@ class TorchSampler:
         self.replica = world is not None and world.size > 1
         if self.replica:
             dtype = "bf16" if vlm.autocast_dtype else "fp32"
-            self.vlm = load(vlm.source, device=world.device, dtype=dtype, train=("llm",))
+            # adapters are not merged here: it computes exactly as the trainer does
+            self.vlm = load(vlm.source, device=world.device, dtype=dtype, train=("llm",), lora=vlm.lora)
             self.sync(vlm)
 
     @torch.no_grad()

@@ -41,6 +41,7 @@ class Config:
     out: str = "out/cold_start"             # run folder; the same command again goes on where it stopped
     val: str = ""                           # rows for a validation loss, measured with every save ("" = none)
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
+    lora: int = 0                           # the LLM learns by adapters of this rank (8 is enough); 0: whole
     thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
     ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
     system: str = ""                        # system prompt; "": what the chat template has
@@ -107,7 +108,8 @@ def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
                       f"{world.size} processes")
-    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world)
+    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
+               lora=cfg.lora)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay, getattr(cfg, "optimizer", "adamw"))
     first = resume(run, vlm, optimizer, world)

@@ -145,6 +145,9 @@ def wrong_together(cfg):
                 f"responses to a question would be the same")
     if get("rollout") == "torch" and get("tensor_parallel", 1) > 1 and not hasattr(cfg, "gpus"):
         return f"--tensor_parallel {cfg.tensor_parallel} is for --rollout vllm"
+    if get("lora") and "llm" not in cfg.train:
+        return (f"--lora {cfg.lora}: its adapters are the LLM's, which does not train; add llm to --train "
+                f"{' '.join(cfg.train)}")
     if get("curriculum_at") and not cfg.curriculum:
         return f"--curriculum_at {cfg.curriculum_at}: --curriculum names no data for these steps"
     return ""

@@ -17,6 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from machinery.families import family_of, hf_class, raw_config, read_config
 from machinery.files import Refused, has_weights, resolve
+from machinery.lora import merged
 
 hf_logging.disable_progress_bar()  # the bars of a run are its own
 
@@ -194,7 +195,8 @@ def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
 
 def save_folder(hf, folder, source, file_dtype):
     """Write a folder that from_pretrained and vLLM load: weights (safetensors, the family's own names, in the
-    precision of the folder `source`), configuration, and the tokenizer and processor files of `source`.
+    precision of the folder `source`, adapters merged), configuration, and the tokenizer and processor files
+    of `source`.
 
     Under torchrun every rank must call it: tensors are gathered one at a time, and rank 0 writes.
     """
@@ -203,9 +205,9 @@ def save_folder(hf, folder, source, file_dtype):
                       f"Checkpoints from before are kept; lower --lr and go on from the newest.")
     tied, state = getattr(hf, "all_tied_weights_keys", None) or {}, {}
     writes = not dist.is_initialized() or dist.get_rank() == 0
-    for name, t in hf.state_dict().items():
+    for name, t in merged(hf.state_dict()):
         if name not in tied:
-            t = t.detach().to(file_dtype if t.is_floating_point() else t.dtype)
+            t = t.to(file_dtype if t.is_floating_point() else t.dtype)
             t = t.full_tensor() if isinstance(t, DTensor) else t
             if writes:
                 state[name] = t.cpu()

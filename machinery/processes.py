@@ -90,6 +90,18 @@ def capability(device):
     return found
 
 
+def half_will_do(vlm):
+    """Weights that wait in bf16: matrices that do not train, of a file in bf16, when bf16 is computed in.
+
+    That takes half the memory of fp32 and changes no number: autocast rounds a matrix to bf16 for every
+    product, and of one that was read from bf16 nothing is lost. The output layer is multiplied in fp32.
+    """
+    if not vlm.autocast_dtype == vlm.file_dtype == torch.bfloat16:
+        return []
+    linear = [m for m in vlm.hf.modules() if isinstance(m, torch.nn.Linear) and m is not vlm.hf.lm_head]
+    return [m.weight for m in linear if not m.weight.requires_grad]
+
+
 def compute_dtype(dtype, device):
     """--dtype as autocast wants it: torch.bfloat16 over fp32 weights, or None for fp32. auto: bf16 where the
     processor has it. fp16 is not offered: without scaling of the loss its small gradients are zero."""

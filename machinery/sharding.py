@@ -14,22 +14,23 @@ from torch.distributed.fsdp import (
     CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from machinery.processes import gather, total
+from machinery.processes import gather, half_will_do, total
 
 
 def shard(vlm, world, hybrid=False, offload=False):
     """FSDP2 under torchrun: every block of encoder and LLM, then the root. Nothing in one process.
 
     Only rank 0 needs weights (load(..., world=world)): they are sent a tensor at a time and every rank keeps
-    its part, in fp32. hybrid: every node holds a whole copy and shards it among its own processes, so that
-    only gradients cross the network between nodes. offload: weights, gradients and optimizer wait in host
-    memory. On the device "meta" the model is divided and nothing is filled in.
+    its part, in fp32 where bf16 will not do. hybrid: every node holds a whole copy and shards it among its
+    own processes, so that only gradients cross the network between nodes. offload: weights, gradients and
+    optimizer wait in host memory. On the device "meta" the model is divided and nothing is filled in.
     """
     if world.size == 1:
         return vlm
     weights = {name: t.detach() for name, t in (*vlm.named_parameters(), *vlm.named_buffers())}
+    half = {id(t): torch.bfloat16 for t in half_will_do(vlm)}
     replace_tensors(vlm, lambda t: torch.empty_like(
-        t, device="meta", dtype=torch.float32 if t.is_floating_point() else None))
+        t, device="meta", dtype=half.get(id(t), torch.float32) if t.is_floating_point() else None))
     divide(vlm, world, hybrid, offload)
     if world.device.type != "meta":
         replace_tensors(vlm, lambda t: torch.empty_like(

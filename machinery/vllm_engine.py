@@ -31,6 +31,7 @@ from tqdm import tqdm  # noqa: E402
 from transformers.utils import logging as hf_logging  # noqa: E402
 
 from machinery.files import Refused  # noqa: E402
+from machinery.lora import merged  # noqa: E402
 from machinery.model_folder import read_decided, set_tied  # noqa: E402
 from machinery.processes import compute_dtype, refuse_vllm  # noqa: E402
 from machinery.steps import seed_of  # noqa: E402
@@ -217,8 +218,8 @@ def receive(worker, vlm, parts, dtype):
 
     def stream():
         for part, tensors in parts.items():
-            for name, p in tensors.items():
-                full = p.detach().to(dtype)  # before it is gathered: half the bytes of fp32
+            for name, p in merged(tensors):
+                full = p.to(dtype)  # before it is gathered: half the bytes of fp32
                 full = full.full_tensor() if isinstance(full, DTensor) else full
                 if full.ndim == 1:
                     sent[rename(name)] = part, full.shape, full.double().sum().item()

@@ -54,6 +54,7 @@ grpo      --max_tokens 0 | --max_gap 0 | --max_gap nan | --weight_decay -0.1 | -
 grpo      --clip -1 | --clip nan | --clip inf | --dtype fp8 | --dtype float16 | --words | --words wait wait
 grpo      --high_entropy nan | --high_entropy -1 | --limit_bad -0.1 | --limit_bad 1.1 | --limit_bad nan
 grpo      --save_every 0 | --save_every -50 | --seed -1 | --seed 99999999999999999999 | --train vision
+grpo      --lora -1 | --lora 8 --train connector
 grpo      --train | --train llm llm | --columns question | --columns =problem | --columns question=
 grpo      --columns answer=a answer=b | --verifier localhost:8000 | --verifier http://
 grpo      --verifier ftp://x/v1 | --verifier http://host:8000 | --verifier http://host:8000/
@@ -65,7 +66,7 @@ sft       --epochs -1 | --epochs nan | --epochs inf | --epochs 1e300 | --max_len
 sft       --clip 0 | --seed -1 | --save_every 0 | --train projector | --dtype fp16 | --limit_bad 2
 sft       --max_tiles -1 | --weight_decay inf | --logger no_such_logger | --logger wandb.sdk
 tune      --val_every 0 | --patience 0 | --features_gib nan | --features_gib -1 | --epochs 0 | --lr inf
-tune      --batch -64 | --warmup 2 | --train
+tune      --batch -64 | --warmup 2 | --train | --lora -8 | --lora 8
 distill   --samples 0 | --keep 0 | --keep 9 | --max_new_tokens 0 | --max_length -1 | --max_repetition nan
 distill   --max_repetition 1.5 | --temperature 0 | --temperature -0.5 | --limit -1 | --chunk 0
 distill   --limit_bad nan | --verifier 127.0.0.1:8000/v1 | --rollout sglang | --dtype bfloat16 | --seed -3
@@ -75,7 +76,7 @@ eval      --limit -1 | --temperature -1 | --temperature nan | --runs 0 | --max_n
 eval      --chunk 0 | --rollout_batch 0 | --ban | --seed -1 | --verifier http://a:b | --dtype int8
 score     --verifier nowhere
 plan      --gpus 0 | --gpu_gib 0 | --gpu_gib nan | --gpu_gib -80 | --tokens 0 | --visual -1 | --responses 0
-plan      --max_new_tokens 0 | --rollout all | --train eyes
+plan      --max_new_tokens 0 | --rollout all | --train eyes | --lora -1 | --lora 4 --train encoder
 data      --need problem | --max_tiles 0 | --columns x
 connector --queries 0 | --layers 0 | --layers -2 | --seed -1
 reward    --patience nan | --patience -1 | --workers -1 | --time_limit 0 | --time_limit nan | --verifier x
@@ -104,7 +105,7 @@ grpo      --verifier https://api.example.org/v1beta/openai/ | --high_entropy 0
 grpo      --verifier http://[::1]:8000/v1 | --curriculum hard.jsonl --curriculum_at 100 | --vllm_memory 1
 grpo      --columns question=problem answer=gold=text | --weight_decay 0 | --warmup 10000
 sft       --warmup 0 | --warmup 1 | --epochs 0.01 | --batch 1 | --optimizer muon
-tune      --features_gib 0 | --patience 1
+tune      --features_gib 0 | --patience 1 | --lora 8 --train connector llm
 distill   --samples 1 --temperature 0 | --max_length 0 | --max_repetition 1 | --keep 4
 select    --min_count 1 | --probe 2
 eval      --temperature 0 | --limit 0 | --subjects

@@ -18,6 +18,7 @@ import plan
 from bench import gpu_check
 from conftest import ROOT
 from machinery.files import Refused
+from machinery.lora import add_adapters
 from machinery.processes import World
 from model import PARTS, load, shard
 from pack import make_packs
@@ -58,21 +59,27 @@ def test_configurations_have_the_hubs_shape(name):
         assert text["rope_scaling"] == {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}
 
 
+@pytest.mark.parametrize("lora", [0, 8])
 @pytest.mark.parametrize("gpus", [8, 16])
 @pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B", "Qwen3-VL-4B"])
-def test_shards_over_simulated_ranks(name, gpus):
+def test_shards_over_simulated_ranks(name, gpus, lora):
     """What the plan says of weights is what FSDP gives to rank 0, to half a percent (of uneven rows)."""
     s = plan.shape(CONFIGS / name)
+    if lora:
+        s["vlm"].autocast_dtype = s["vlm"].file_dtype = torch.bfloat16
+        add_adapters(s["vlm"], lora)
+        s["vlm"].train_only(PARTS)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
     try:
         vlm = shard(s["vlm"], World(0, gpus, torch.device("meta")))
-        local = sum(p.to_local().numel() for p in vlm.parameters())
+        local = sum(p.to_local().nbytes for p in vlm.parameters())
         assert all(p.is_meta for p in vlm.parameters())
         assert len(list(vlm.parameters())) == sum(map(len, vlm.parts().values()))
     finally:
         dist.destroy_process_group()
-    table = plan.memory(s, plan.Config(gpus=gpus))["training"]
-    assert 4 * local / plan.GIB == pytest.approx(table["weights, fp32"], rel=5e-3)
+    table = plan.memory(s, plan.Config(gpus=gpus, lora=lora))["training"]
+    planned = table["weights, fp32"] + table["frozen matrices, bf16"]
+    assert local / plan.GIB == pytest.approx(planned, rel=5e-3)
 
 
 @pytest.mark.parametrize("name", ["InternVL3-38B", "Qwen2.5-VL-7B", "Qwen3-VL-4B"])
@@ -102,11 +109,42 @@ def test_what_is_frozen_costs_less():
     whole, connector = (plan.memory(s, plan.Config(rollout="none", train=t))["training"]
                         for t in (PARTS, ("connector",)))
     assert connector["optimizer (AdamW, fp32)"] < 0.01 * whole["optimizer (AdamW, fp32)"]
-    assert connector["weights, fp32"] == whole["weights, fp32"]
+    half = sum(p.numel() for name, p in s["vlm"].named_parameters() if p.ndim == 2 and "merger" not in name
+               and "embed" not in name and "lm_head" not in name)
+    assert whole["frozen matrices, bf16"] == 0 < connector["weights, fp32"] < 0.2 * whole["weights, fp32"]
+    assert 8 * connector["frozen matrices, bf16"] * plan.GIB == pytest.approx(2 * half)
     assert plan.memory(s, plan.Config(rollout="none", offload=True))["training"]["weights, fp32"] == 0
     near, far = (plan.memory(s, plan.Config(gpus=32, hybrid=h))["training"]["weights, fp32"]
                  for h in (True, False))
     assert near == 4 * far
+
+
+def test_adapters_cost_little():
+    """Weights, gradients and optimizer by hand; the card that is too small for the whole LLM holds them."""
+    s = plan.shape(CONFIGS / "InternVL3-2B")
+    whole = plan.Config(gpus=1, gpu_gib=24, tokens=8192, rollout="none")
+    cfg = dataclasses.replace(whole, lora=8)
+    rows = {what: n * plan.GIB for what, n in plan.memory(s, cfg)["training"].items()}
+    t = s["vlm"].hf.config.text_config
+    wide, ff = t.hidden_size, t.intermediate_size
+    kv = t.num_key_value_heads * (wide // t.num_attention_heads)
+    adapters = 8 * t.num_hidden_layers * (2 * (wide + wide) + 2 * (wide + kv) + 3 * (wide + ff))
+    matrices = t.num_hidden_layers * (2 * wide * wide + 2 * wide * kv + 3 * wide * ff)
+    learns = s["parts"]["encoder"] + s["parts"]["connector"] + adapters
+    assert rows["weights, fp32"] == pytest.approx(4 * (s["total"] - matrices + adapters))
+    assert rows["frozen matrices, bf16"] == pytest.approx(2 * matrices)
+    assert rows["optimizer (AdamW, fp32)"] == pytest.approx(8 * learns)
+    assert rows["gradients, fp32"] == pytest.approx(4 * learns)
+    assert plan.need(s, cfg) <= plan.room(cfg) < plan.need(s, whole)
+
+
+def test_a_card_that_is_too_small_is_told_of_adapters(capsys):
+    cfg = plan.Config(model=str(CONFIGS / "InternVL3-2B"), gpus=1, gpu_gib=24, tokens=8192, rollout="none")
+    assert not plan.plan(cfg) and "in place of the whole LLM: --lora 8 \n" in capsys.readouterr().out
+    assert plan.plan(dataclasses.replace(cfg, lora=8))
+    assert " of them train: adapters of rank 8\n" in capsys.readouterr().out
+    assert not plan.plan(dataclasses.replace(cfg, lora=8, gpu_gib=4))
+    assert "in place of" not in capsys.readouterr().out
 
 
 def test_flops_against_torch(model_path, chat, groups):
@@ -127,7 +165,7 @@ def test_flops_against_torch(model_path, chat, groups):
 
 # ------------------------------------------------------------------------------------------------ the dry run
 
-RECIPES = ["r1v3_38b", "internvl3_1b", "qwen2_5_vl_3b", "multi_node"]
+RECIPES = ["r1v3_38b", "internvl3_1b", "qwen2_5_vl_3b", "lora_24gb", "multi_node"]
 ONE = ("1", "80", "recipes/configs/InternVL3-1B")
 HUB = "OpenGVLab/InternVL3-1B-hf"
 

@@ -93,11 +93,12 @@ def test_grpo_goes_on_with_more_steps(tiny, straight, tmp_path):
     same_run(tmp_path / "run", straight["grpo"])
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_killed_at_any_moment(name, tiny, tmp_path):
-    """kill -9, several times, wherever it is (often in a save, one a step); then the same command."""
+@pytest.mark.parametrize("name, lora", [*((name, 0) for name in STAGES), ("grpo", 8)])
+def test_killed_at_any_moment(name, lora, tiny, tmp_path):
+    """kill -9, several times, wherever it is (often in a save, one a step); then the same command. With
+    adapters, too: the folders hold them merged, what the run goes on from holds them apart."""
     _, run = STAGES[name]
-    often = dict(val_every=1, patience=99) if name == "connector" else dict(save_every=1)
+    often = dict(val_every=1, patience=99) if name == "connector" else dict(save_every=1, lora=lora)
     out, rng = tmp_path / "killed", random.Random(name)
     for rows in ((2, 5) if name == "sft" else (3,)):
         process = multiprocessing.get_context("fork").Process(target=run, args=(tiny, out, 7), kwargs=often)

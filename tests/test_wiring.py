@@ -95,6 +95,8 @@ STAGE = {
     "ask": lambda s: ({t.split("<|im_end|>")[1][-7:] for t in texts(s)}, {"Box it."}),
     "system": lambda s: ({t.split("<|im_end|>")[0] for t in texts(s)}, {"<|im_start|>system\nBe brief."}),
     "train": lambda s: (s.parts_that_changed(), set(s.cfg.train)),
+    "lora": lambda s: ({min(p.shape) for p in s["load"][0].out.parts()["llm"].values() if p.requires_grad},
+                       {s.cfg.lora}),
     "max_tiles": lambda s: ({s["Chat"][0].max_tiles, s["Chat"][0].out.processor.max_patches},
                             {s.cfg.max_tiles}),
     "pixels": lambda s: ([c.pixels for c in s["limit_images"]], [s.cfg.pixels]),
@@ -119,7 +121,7 @@ def grpo_seen(tiny, folder, tmp_path_factory):
         seen.cfg = cfg = grpo.Config(
             model=str(tiny / "model"), data=str(folder / "rows.jsonl"), columns=("question=problem",),
             image_root=str(folder / "pictures"), out=str(seen.out),
-            train=("connector", "llm"), ask="Box it.", system="Be brief.",
+            train=("connector", "llm"), lora=4, ask="Box it.", system="Be brief.",
             steps=4, prompts=4, samples=3, lr=2e-3, schedule="linear", warmup=1, temperature=0.7,
             max_new_tokens=5, max_prompt=200, max_tiles=2, pixels=(64, 4096), thinking=False,
             clip_low=0.02, clip_high=0.01, minibatches=2,
@@ -259,7 +261,7 @@ def supervised(m, stage, tiny, folder, out, **flags):
         thinking=False, ask="Box it.", system="Be brief.",
         lr=2e-3, schedule="linear", warmup=0.3, batch=4, epochs=1.75, max_tokens=90, max_length=200,
         max_tiles=2, pixels=(64, 4096), weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True,
-        hybrid=True, offload=True, limit_bad=0.2, seed=5, logger="fake_log", **flags)
+        hybrid=True, offload=True, limit_bad=0.2, seed=5, logger="fake_log", lora=4, **flags)
     for name in ("update", "read_records", "rows_with_solutions", "keep_features", "gave_up"):
         seen.spy(sft, name)
     seen.rows = fits(seen, "rows", (3, 5, 8)), fits(seen, "val", (5, 8))

@@ -442,8 +442,9 @@ def test_flags_of_connector(model_path, tmp_path):
 
 # --------------------------------------------------------------------------------------------------- plan.py
 
-PLAN = dict(gpus=16, train=("connector",), tokens=8192, visual=512, rollout="torch", tensor_parallel=4,
-            responses=32, max_new_tokens=4096, checkpointing=False, hybrid=True, offload=True)
+PLAN = dict(gpus=16, train=("connector",), lora=8, tokens=8192, visual=512, rollout="torch",
+            tensor_parallel=4, responses=32, max_new_tokens=4096, checkpointing=False, hybrid=True,
+            offload=True)
 LARGER = {"gpus": 16, "hybrid": 16}  # of GPUs, where the flag says something
 
 

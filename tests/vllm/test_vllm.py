@@ -62,9 +62,9 @@ class Setting:
         self.prompts = self.chat.prompts(rows)
         self.sampler = VLLMSampler(load(path), self.chat, ONE, "fp32")
 
-    def fresh(self, train=PARTS):
+    def fresh(self, train=PARTS, lora=0):
         """The trainer at its first weights, and the engine with it."""
-        vlm = load(self.path, train=train)
+        vlm = load(self.path, train=train, lora=lora)
         self.chat.stop_ids = self.chat._stop_ids()
         self.sampler.sync(load(self.path))
         self.sampler.sync(vlm)
@@ -116,10 +116,11 @@ def disturb(vlm, parts, size=0.02, seed=0):
 
 # ---------------------------------------------------------------------------------------------------- numbers
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_numbers_are_the_trainers(setting, temperature):
-    """One image, two, tiles, none: at the first step, and after three optimizer steps, each with a sync."""
-    vlm, s = setting.fresh(), setting
+@pytest.mark.parametrize("temperature, lora", [(1.0, 0), (0.7, 0), (1.0, 8)])
+def test_numbers_are_the_trainers(setting, temperature, lora):
+    """One image, two, tiles, none: at the first step, and after three optimizer steps, each with a sync.
+    With adapters, too, which the engine knows merged."""
+    vlm, s = setting.fresh(lora=lora), setting
     optimizer = make_optimizer(vlm, 0.0)
     for step in range(4):
         groups = s.sampler.generate(s.prompts, 3, 20, temperature, seed=step)
