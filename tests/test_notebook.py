@@ -115,8 +115,8 @@ def commands():
 def test_the_flags_of_the_full_run_are_known(command):
     script, *flags = shlex.split(command)
     module = importlib.import_module(Path(script).stem)
-    kinds = {"curves": "Curves", "page": "Page", "table": "Table"} if script == "report.py" else {}
-    cfg = tyro.cli(getattr(module, kinds[flags.pop(0)] if kinds else "Config"), args=flags)
+    config = flags.pop(0).capitalize() if script == "report.py" else "Config"
+    cfg = tyro.cli(getattr(module, config), args=flags)
     if "/" not in script:
         check_flags(cfg)
 
