@@ -1,8 +1,8 @@
 """LoRA instead of a whole LLM in RL: how much of the gain do adapters of rank 8 have?
 
 Paper: it trains every parameter; adapters are what fits a small card. Ours: the GRPO run of `make tiny` with
-`--lora 8` and three times its learning rate (of 1e-4, 3e-4 and 1e-3 the best on seed 0), encoder and connector
-whole.
+`--lora 8` and three times its learning rate (of 1e-4, 3e-4 and 1e-3 the best on seed 0), encoder and
+connector whole.
 """
 from experiments.lab import Config, compared, evaluate, logged, recipe, report, rl_arms
 from machinery.files import main
