@@ -156,12 +156,12 @@ def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch
 def test_report_and_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     monkeypatch.setattr(table, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("by hand\n" + table.MARKER + "old")
+    (tmp_path / "README.md").write_text("by hand\n" + table.MARKER + "stale")
     row = lab.Row("b", "a", "maths", "+5.9", "higher", [0.1, 0.2], [0.01, 0.02], [0.5, 0.6])
     lab.report("stages", lab.Config(seeds=(0, 1)), [row], "more.", "small.")
     table.write_readme()
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("by hand\n") and "old" not in text
+    assert text.startswith("by hand\n") and "stale" not in text
     assert (tmp_path / "stages.png").stat().st_size > 1000
     shown = "+15.0 (+12.8 to +17.2)"
     assert f"| [stages](#stages) | b, against a | maths | +5.9 | {shown} | same direction | 2 | 0 |" in text
