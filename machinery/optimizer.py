@@ -32,7 +32,7 @@ class Muon(torch.optim.Muon):
     here 0.05 s)."""
 
     @torch.no_grad()
-    def step(self):
+    def step(self, closure=None):  # torch names it when a run is resumed, with gradients of zero
         for group in self.param_groups:
             alike = defaultdict(list)  # shape -> matrices
             for p in group["params"]:

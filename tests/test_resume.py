@@ -74,6 +74,16 @@ def test_resume_is_bit_identical(name, when, tiny, straight, tmp_path, monkeypat
     same_run(out, straight[name])
 
 
+def test_resume_with_muon_is_bit_identical(tiny, tmp_path, monkeypatch):
+    run_sft(tiny, tmp_path / "straight", optimizer="muon")
+    with monkeypatch.context() as m:
+        stopper(m, sft, "after a save")
+        with pytest.raises(Stop):
+            run_sft(tiny, tmp_path / "run", optimizer="muon")
+    run_sft(tiny, tmp_path / "run", optimizer="muon")
+    same_run(tmp_path / "run", tmp_path / "straight")
+
+
 def test_training_learns_and_differs_by_step(straight):
     """What the runs above compare is not trivially equal: supervised losses fall, no two steps are alike."""
     first, *_, last = (row["loss"] for row in metrics(straight["sft"]))
