@@ -29,7 +29,7 @@ def test_every_response_is_written_as_it_was_sampled(cfg, model_path, capsys):
     out = said(capsys, dataclasses.replace(cfg, runs=2))
     chat = Chat(model_path)
     prompts = chat.prompts([ask.asked(cfg.question, cfg.image)])
-    sampler = TorchSampler(load(model_path), chat)
+    sampler = TorchSampler(load(model_path, dtype=cfg.dtype), chat)  # bf16 where the processor has it
     for seed in (3, 4):
         (response,), = sampler.generate(prompts, 1, 12, 1.0, seed)
         assert f"\n{response.text}\n[{len(response.ids)} tokens, 0.0 s" in out

@@ -75,8 +75,8 @@ def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, monkeypa
 
 
 def test_what_fails_says_which_command():
-    with pytest.raises(Refused, match="grpo.py --no-such-flag ended with"):
-        lab.call([lab.sys.executable, "grpo.py", "--no-such-flag"])
+    with pytest.raises(Refused, match="-c raise SystemExit.3. ended with 3"):
+        lab.call([lab.sys.executable, "-c", "raise SystemExit(3)"])
 
 
 class Pretended:

@@ -53,7 +53,7 @@ def tree(tmp_path, monkeypatch):
         shutil.copy(file, tmp_path / file.relative_to(ROOT))
     few_looks(monkeypatch, pictures)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path)  # and what the notebook adds is taken back, too
     for name, value in dict(NANOR1V_QUICK="1", OMP_WAIT_POLICY="passive", GOMP_SPINCOUNT="0").items():
         monkeypatch.setenv(name, value)
     return tmp_path
@@ -106,8 +106,8 @@ def commands():
     """The commands of the notebook's run(...), as they are when it is not quick."""
     space = {"size": lambda full, quick: full, "WORLD": "W", "OUT": "O", "LENGTH": 160, "stage": "rl",
              "mode": "think"}
-    calls = [node for source in TEXT["code"] for node in ast.walk(ast.parse(source))
-             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "run"]
+    nodes = [node for source in TEXT["code"] for node in ast.walk(ast.parse(source))]
+    calls = [n for n in nodes if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "run"]
     return [eval(compile(ast.Expression(call.args[0]), "cell", "eval"), space) for call in calls]
 
 
