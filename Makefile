@@ -30,7 +30,7 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds parts board experiments walkthrough test test-vllm bench clean
+.PHONY: tiny seeds parts board evidence experiments walkthrough test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
