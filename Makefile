@@ -163,7 +163,7 @@ bench: .venv-bench/ready
 		$$(.venv-vllm/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); }
 	touch $@
 
-# python compiles a module when it is first imported; pip would compile all of them, twice as long as it installs
+# python compiles a module when it is first imported; pip would compile all, twice as long as it installs
 .venv/ready: requirements.txt
 	python3 -m venv .venv
 	$(PY) -m pip install -q --no-compile -r requirements.txt
