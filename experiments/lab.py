@@ -127,7 +127,7 @@ def evaluate(cfg, seed, model, name="eval", chosen=False, **flags):
     """scores.json of a model, or of a run's last checkpoint (chosen: of its selected one), on the evaluation
     questions of that seed."""
     steps = [] if chosen else sorted((ROOT / model).glob("step_*"))
-    where = f"{cfg.out}/seed{seed}/{name}/{str(model).replace('/', '+')}"
+    where = f"{cfg.out}/seed{seed}/{name}/{str(model).replace('/', '+')}" + "+chosen" * chosen
     flags = {"data": tiny(seed, "data/tiny") / "mmmu", **QUESTIONS, **flags}
     out = once("eval_mmmu.py", where, model=steps[-1].relative_to(ROOT) if steps else model, **flags)
     return read_scores(ROOT / out / "scores.json")

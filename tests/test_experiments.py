@@ -153,6 +153,17 @@ def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch
     assert len(pretended.runs) == made, "what is finished was made again"
 
 
+def test_the_last_and_the_chosen_checkpoint_are_evaluated_in_folders_of_their_own(tmp_path, monkeypatch):
+    pretended = Pretended(tmp_path)
+    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    monkeypatch.setattr(lab, "call", pretended)
+    pretended.leave_recipe("out/tiny")
+    for chosen in (False, True):
+        lab.evaluate(lab.Config(), 0, "out/tiny/rl", chosen=chosen)
+    (_, last), (_, chosen) = pretended.runs
+    assert (last.model, chosen.model) == ("out/tiny/rl/step_000040", "out/tiny/rl") and last.out != chosen.out
+
+
 def test_report_and_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     monkeypatch.setattr(table, "README", tmp_path / "README.md")
