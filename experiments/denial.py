@@ -5,7 +5,6 @@ is an open question. Ours: the claim is planted in front of three of ten traces 
 as in `make tiny`; RL with 0.1 less reward for a claim (experiments/penalty.py); and RL from a cold start
 whose planted traces were filtered out, as distill.py does.
 """
-
 from experiments.lab import (
     ROOT, Config, compared, evaluate, flags_of, logged, once, recipe, report, rl, rows_file, tiny)
 from machinery.files import main, read_jsonl
@@ -17,7 +16,6 @@ CLAIM = "I cannot see the image. "
 
 def cold_start(cfg, seed, filtered):
     folder, world = recipe(seed, "rl.done"), tiny(seed, "data/tiny")
-
     rows = list(enumerate(read_jsonl(ROOT / world / "cold_start.jsonl")))
     if filtered:
         rows = [row for i, row in rows if i % 10 >= 3]
@@ -26,8 +24,6 @@ def cold_start(cfg, seed, filtered):
     name = "filtered" if filtered else "planted"
     flags = {**flags_of(folder / "cold_start"), **rows_file(cfg, seed, f"denial/{name}", rows, world)}
     return once("sft.py", f"{cfg.out}/seed{seed}/denial/{name}", **flags)
-
-
 
 
 def run(cfg):

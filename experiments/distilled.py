@@ -5,7 +5,7 @@ that the final model wrote for the same questions 75.9 / 65.4: it learns the sub
 Ours: the model after RL writes a trace for each question of RL's data (distill.py keeps those that are
 right), and the cold start is finetuned on them, as stage 1 of `make tiny` was.
 """
-from experiments.lab import ROOT, Config, compared, evaluate, flags_of, once, recipe, report, tiny
+from experiments.lab import Config, compared, evaluate, flags_of, once, recipe, report, tiny
 from machinery.files import main
 
 EXPECTED = ("finetuning on traces nearly reaches RL in maths, and falls below the cold start in other "
@@ -21,7 +21,7 @@ def finetuned(cfg, seed):
                   data=tiny(seed, "data/tiny") / "rl.jsonl", max_new_tokens=160)
     flags = flags_of(folder / "cold_start")
     return once("sft.py", f"{where}/sft", **{**flags, "model": folder / "cold_start", "data": traces,
-                                             "image_root": ROOT / tiny(seed, "data/tiny")})
+                                             "image_root": ""})  # its images' paths start from its folder
 
 
 def run(cfg):
