@@ -1,15 +1,14 @@
 """a. once more: the connector frozen during RL, where it has something to learn.
 
 Paper (section 5.2): with the connector frozen the reward falls sharply and the text becomes repetitive. Ours:
-the
-cold start of `make tiny` with noise of half their size on the matrices of its connector; then RL with and
+the cold start of `make tiny` with noise of half their size on the matrices of its connector; then RL with and
 without it.
 """
 import torch
 
 from experiments.freezing import FREEZE, SIGNS
 from experiments.lab import ROOT, Config, compared, logged, recipe, report, rl_arms
-from machinery.files import main
+from machinery.files import main, new_folder
 from model import load
 
 EXPECTED = "without the connector RL cannot repair what it sees, and collapses."
@@ -25,10 +24,8 @@ def disturbed(cfg, seed):
             for p in vlm.parts()["connector"].values():
                 if p.ndim == 2:
                     p += 0.5 * p.std() * torch.randn(p.shape, generator=g.manual_seed(seed))
-        part = folder.with_name("disturbed.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        vlm.save(part)
-        part.rename(folder)
+        with new_folder(folder) as part:
+            vlm.save(part)
     return str(folder.relative_to(ROOT))
 
 

@@ -92,6 +92,20 @@ def flags_of(run):
     return {name: value for name, value in flags.items() if name != "out"}
 
 
+def schooled(seed, where, model, stages=("captions", "base", "cold_start")):
+    """The last of these stages of `make tiny`, one behind the other, with its flags but another model"""
+    folder = recipe(seed, "cold_start.done")
+    for stage in stages:
+        model = once("sft.py", f"{where}/{stage}", **{**flags_of(folder / stage), "model": model})
+    return model
+
+
+def taught(seed, where, **flags):
+    """The cold start of a tiny model of another kind, from nothing (flags of tiny/blank_model.py)"""
+    blank = once("tiny/blank_model.py", f"{where}/model", seed=seed, **flags)
+    return schooled(seed, where, once("tiny/encoder.py", f"{where}/encoder", model=blank, seed=seed))
+
+
 def rl(cfg, seed, name, script="grpo.py", **changes):
     """`make tiny`'s GRPO run, but for the changes; one checkpoint, the last. Returns the run folder, which
     without changes is that of `make tiny`."""
@@ -131,6 +145,15 @@ def evaluate(cfg, seed, model, name="eval", chosen=False, **flags):
     flags = {"data": tiny(seed, "data/tiny") / "mmmu", **QUESTIONS, **flags}
     out = once("eval_mmmu.py", where, model=steps[-1].relative_to(ROOT) if steps else model, **flags)
     return read_scores(ROOT / out / "scores.json")
+
+
+def selected(seed, run):
+    """A run of several checkpoints once entropy_select.py has chosen one, with the flags of `make tiny`"""
+    if not (ROOT / run / "selection.json").exists():
+        flags = {"data": tiny(seed, "data/tiny") / "val.jsonl", "probe": 128, "samples": 4,
+                 "max_new_tokens": 160, "high_entropy": 1, "seed": seed}
+        call([sys.executable, "entropy_select.py", *words_of({"folder": run, **flags})])
+    return run
 
 
 def series(run, metric):

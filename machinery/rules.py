@@ -1,7 +1,8 @@
 """Which checkpoint of an RL run each rule would have taken, and what that one scores on the evaluation set.
 
-The rules: critical entropy (what entropy_select.py chose), the highest entropy of all tokens, the highest
-reward, the last checkpoint, the best validation accuracy. No torch.
+The rules: critical entropy (what entropy_select.py chose), the highest entropy of all tokens, the largest
+share of tokens with high entropy, the highest reward, the lowest loss, the last checkpoint, the best
+validation accuracy. No torch.
 """
 import math
 from dataclasses import dataclass
@@ -12,18 +13,19 @@ from machinery.intervals import pooled, spearman
 from machinery.scores import NUMBER, gain, read_scores, refuse_other_questions, stage_result
 from machinery.tables import percent, points, print_table
 
-INDICATORS = {"critical_entropy": "critical entropy", "entropy": "entropy of all tokens", "reward": "reward",
+INDICATORS = {"critical_entropy": "critical entropy", "entropy": "entropy of all tokens",
+              "entropy_high": "share of high-entropy tokens", "reward": "reward", "low_loss": "lowest loss",
               "step": "last", "accuracy": "validation"}  # what each rule takes the highest of
 OR_NONE = (*NUMBER, type(None))
 FIELDS = {"step": int, "checkpoint": str, "count": int, "critical_entropy": OR_NONE, "entropy": OR_NONE,
-          "accuracy": NUMBER}
+          "entropy_high": OR_NONE, "accuracy": NUMBER}
 
 
 @dataclass(eq=False)
 class Selection:
     """One run: its checkpoints in order, and what was chosen."""
     run: str
-    checkpoints: dict  # step: what entropy_select.py measured, "reward", and what it scores: "result"
+    checkpoints: dict  # step: what entropy_select.py measured, "reward", "low_loss" and its score: "result"
     scores: dict       # step: scores.json of its evaluation
     chosen: int        # the step that entropy_select.py took
     by_entropy: bool   # False: too few critical words, validation accuracy chose
@@ -89,16 +91,18 @@ def read_selection(run, maths="Math"):
 
 
 def add_rewards(run, checkpoints):
-    """The mean reward of the steps that led from the checkpoint before to this one."""
+    """The mean reward, and the mean loss with its sign turned, of the steps that led from the checkpoint
+    before to this one."""
     rows = read_jsonl(Path(run) / "metrics.jsonl", {"step": int})
-    by_step = {row["step"]: row.get("reward") for row in rows}
-    if not by_step:
+    if not rows:
         raise Refused(f"{run}/metrics.jsonl is not there or holds no step: name the folder of a GRPO run")
     first = 0
-    for step, row in checkpoints.items():
-        rewards = [r for s, r in by_step.items() if first < s <= step and isinstance(r, NUMBER)]
-        rewards = [r for r in rewards if math.isfinite(r)]
-        row["reward"] = sum(rewards) / len(rewards) if rewards else None
+    for step, checkpoint in checkpoints.items():
+        here = [row for row in rows if first < row["step"] <= step]
+        for key, metric, sign in (("reward", "reward", 1), ("low_loss", "loss", -1)):
+            values = [row.get(metric) for row in here]
+            values = [v for v in values if isinstance(v, NUMBER) and math.isfinite(v)]
+            checkpoint[key] = sign * sum(values) / len(values) if values else None
         first = step
 
 

@@ -12,6 +12,7 @@ from machinery.files import Refused
 
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py")
                if p.stem not in ("lab", "table", "penalty"))
+STEPS = [f"step_{step:06d}" for step in (10, 20, 30, 40)]
 
 
 def scores(maths, others):
@@ -112,18 +113,22 @@ class Pretended:
 
     def leave(self, script, cfg):
         if script == "eval_mmmu.py":
-            self.write(f"{cfg.out}/scores.json", scores([1, 1, 0, 1], [1, 1, 1, 0]))
+            for i, part in enumerate([f"/{step}" for step in STEPS] if cfg.checkpoints else [""]):
+                self.write(f"{cfg.out}{part}/scores.json", scores([1, 1, 0, i / 3], [1, 1, 1, 0]))
         elif script == "entropy_select.py":
-            found = {"critical_entropy": 0.5, "count": 9, "entropy": 0.1}
-            self.write(f"{cfg.folder}/selection.json", {"checkpoints": [found]})
+            found = dict.fromkeys(("critical_entropy", "count", "entropy", "entropy_high", "accuracy"), 1)
+            found = [{**found, "checkpoint": step, "step": int(step[5:])} for step in STEPS]
+            about = {"chosen": 20, "rule": "critical_entropy", "min_count": 1, "checkpoints": found}
+            self.write(f"{cfg.folder}/selection.json", about)
         elif script == "distill.py":
             self.write(cfg.out, {})
         else:
             self.write(f"{cfg.out}/config.json", {"config": asdict(cfg)})
-            (self.root / cfg.out / "step_000040").mkdir(exist_ok=True)
+            for step in STEPS:
+                (self.root / cfg.out / step).mkdir(exist_ok=True)
             self.write(f"{cfg.out}/selected.json", {"val_loss": 0.1})
             row = dict.fromkeys(("reward", "grad_norm", "repetition", "entropy", "length", "format", "denial",
-                                 "groups_mixed", "clip_fraction"), 0.5)
+                                 "groups_mixed", "clip_fraction", "loss"), 0.5)
             lines = (json.dumps({"step": i + 1, **row}) for i in range(40))
             (self.root / cfg.out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -162,6 +167,24 @@ def test_the_last_and_the_chosen_checkpoint_are_evaluated_in_folders_of_their_ow
         lab.evaluate(lab.Config(), 0, "out/tiny/rl", chosen=chosen)
     (_, last), (_, chosen) = pretended.runs
     assert (last.model, chosen.model) == ("out/tiny/rl/step_000040", "out/tiny/rl") and last.out != chosen.out
+
+
+def test_disturbed_moves_the_matrices_of_the_connector_alone(tmp_path, monkeypatch):
+    from experiments import disturbed
+    from families import save_blank_model
+    from model import load
+    folder = tmp_path / "tiny"
+    (folder / "cold_start").mkdir(parents=True)
+    save_blank_model(folder / "cold_start", 0)
+    monkeypatch.setattr(disturbed, "ROOT", tmp_path)
+    monkeypatch.setattr(disturbed, "recipe", lambda seed, target: folder)
+    made = disturbed.disturbed(lab.Config(), 0)
+    assert made == disturbed.disturbed(lab.Config(), 0) == "out/experiments/seed0/disturbed"
+    before, after = (load(path).parts() for path in (folder / "cold_start", tmp_path / made))
+    for part, tensors in before.items():
+        for name, p in tensors.items():
+            moved = ((after[part][name] - p).norm() / p.std()).item() / p.numel() ** 0.5 if p.ndim == 2 else 0
+            assert moved == pytest.approx(0.5 if part == "connector" and p.ndim == 2 else 0, abs=0.02)
 
 
 def test_report_and_readme(tmp_path, monkeypatch):

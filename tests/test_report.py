@@ -427,18 +427,20 @@ def test_damaged_questions_are_named(damage, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ rules
-NAMES = ("critical entropy", "entropy of all tokens", "reward", "last", "validation")
+NAMES = ("critical entropy", "entropy of all tokens", "share of high-entropy tokens", "reward", "lowest loss",
+         "last", "validation")
 
 
 def make_run(run, chosen=20, rule="critical_entropy", best=30, count=90):
     """Three checkpoints: critical entropy is highest at 20, that of all tokens and the reward at 10,
-    validation at 30; `best` scores best on the evaluation set, by one of four questions in Math."""
+    validation and the share of high-entropy tokens at 30; the loss is lowest at 20; `best` scores
+    best on the evaluation set, by one of four questions in Math."""
     indicators = {10: (0.2, 0.9, 0.5), 20: (0.4, 0.5, 0.6), 30: (0.3, 0.5, 0.7)}
     checkpoints = [{"step": step, "checkpoint": f"step_{step:06d}", "count": count, "accuracy": accuracy,
-                    "critical_entropy": critical, "entropy": entropy}
+                    "critical_entropy": critical, "entropy": entropy, "entropy_high": step / 100}
                    for step, (critical, entropy, accuracy) in indicators.items()]
-    write_rows(run / "metrics.jsonl", [{"step": s, "reward": 1 - s / 100 if s != 7 else None}
-                                       for s in range(1, 31)])
+    write_rows(run / "metrics.jsonl", [{"step": s, "reward": 1 - s / 100 if s != 7 else None,
+                                        "loss": abs(s - 15)} for s in range(1, 31)])
     about = {"chosen": chosen, "rule": rule, "min_count": 50, "checkpoints": checkpoints}
     (run / "selection.json").write_text(json.dumps(about))
     for row in checkpoints:
@@ -462,7 +464,8 @@ def test_rules_of_one_run(tmp_path, capsys):
     gain_of_30 = "+29.2 (+4.7 to +53.7)"  # the mean of 25, 37.5, 25; error hypot(.25, .125, .25) / 3
     assert {rule: (cells[1], cells[-1]) for rule, cells in found.items() if rule in NAMES} == {
         "critical entropy": ("20", "the chosen"), "entropy of all tokens": ("10", "+0.0 (+0.0 to +0.0)"),
-        "reward": ("10", "+0.0 (+0.0 to +0.0)"), "last": ("30", gain_of_30), "validation": ("30", gain_of_30)}
+        "share of high-entropy tokens": ("30", gain_of_30), "reward": ("10", "+0.0 (+0.0 to +0.0)"),
+        "lowest loss": ("20", "the chosen"), "last": ("30", gain_of_30), "validation": ("30", gain_of_30)}
     assert found["last"][2:5] == ["75.0", "56.2", "62.5"]  # maths, others, all three
     rewards = cells_of(text.partition("| rule")[0])  # each of its own ten steps, the one without left out
     assert [rewards[f"step {s}"][3] for s in (10, 20, 30)] == ["0.947", "0.845", "0.745"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import blank_model
 import encoder
 import make as world
 from conftest import few_looks
@@ -580,7 +581,32 @@ def test_encoder_looks_where_the_connector_looks(folder):
     patches = torch.arange(36.0).view(1, 6, 6, 1)
     model = AutoModelForImageTextToText.from_pretrained(folder / "model").model
     joined = model.pixel_shuffle(patches, scale_factor=0.5).flatten(1, 2)
-    features = torch.cat([torch.full((1, 1, 1), -1.0), patches.flatten(1, 2)], 1)
-    ours = encoder.cells(features)
+    ours = encoder.by_cell(patches)
     assert ours.shape == joined.shape == (1, 9, 4)
     assert torch.equal(ours.sort(-1).values, joined.sort(-1).values)
+
+
+def test_encoder_hands_a_qwen_the_patches_that_its_processor_makes(tmp_path):
+    from transformers import AutoImageProcessor
+
+    from model import load
+    assert blank_model.save_blank_model(tmp_path, 0, "qwen2_5_vl") > 2_000_000
+    pools = make_pools(random.Random(0), "val", looks=2)
+    _, pixels, *_ = encoder.batch(random.Random(1), pools, 3)
+    bytes_of = (((pixels * 0.25 + 0.85) * 255).round().byte().permute(0, 2, 3, 1)).numpy()
+    pictures = [Image.fromarray(picture) for picture in bytes_of]
+    made = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(images=pictures, return_tensors="pt")
+    vlm = load(tmp_path)
+    with torch.no_grad():
+        theirs, ours = vlm.family.encode(vlm.hf, dict(made)), encoder.cells(vlm.hf, pixels)
+    assert ours.shape == (3, 9, 512) and ours.std() > 0.1
+    assert torch.allclose(ours.flatten(0, 1), theirs, atol=1e-4)
+    assert {id(p) for p in encoder.encoder_of(vlm.hf)} == {id(p) for p in vlm.parts()["encoder"].values()}
+
+
+@pytest.mark.parametrize("flags, said", [({"width": 40}, "multiple of 16"),
+                                         ({"width": 64, "family": "qwen2_5_vl"}, "of width 128")])
+def test_blank_model_refuses_a_width_that_does_not_fit(flags, said, tmp_path):
+    with pytest.raises(SystemExit, match=said):
+        blank_model.main(blank_model.Config(out=str(tmp_path / "m"), **flags))
+    assert not (tmp_path / "m").exists()

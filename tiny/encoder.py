@@ -58,10 +58,29 @@ def batch(rng, pools, n):
     return subjects, (pixels - 0.85) / 0.25, torch.tensor([scene.dark for scene in scenes]), colour, value
 
 
-def cells(features):
-    """features (n, 1 + 36, 128) -> (n, 9, 512): the four patches of each cell side by side"""
-    x = features[:, 1:].unflatten(1, (3, 2, 3, 2))                      # (n, row, r, column, c, 128)
-    return x.transpose(2, 3).flatten(1, 2).flatten(2)
+def cells(model, pixels):
+    """pixels (n, 3, 48, 48) -> what the encoder makes of each cell, (n, 9, 512): its four patches side by
+    side. Qwen's encoder takes the patches in the order of the cells, each twice (as two frames), and knows no
+    class token."""
+    if model.config.model_type == "internvl":
+        x = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
+        return by_cell(x.unflatten(1, (6, 6)))                                            # (n, 36, 128)
+    patches = pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5)            # (n, 6, 6, 3, 8, 8)
+    twice = patches.unsqueeze(4).expand(-1, -1, -1, -1, 2, -1, -1)
+    x = by_cell(twice.flatten(3)).reshape(len(pixels) * 36, -1)                           # (n * 36, 384)
+    grids = torch.tensor([[1, 6, 6]] * len(pixels))
+    return model.model.visual(x, grid_thw=grids).last_hidden_state.view(len(pixels), 9, -1)
+
+
+def by_cell(x):
+    """(n, 6, 6, width) -> (n, 9, 4 * width)"""
+    return x.unflatten(2, (3, 2)).unflatten(1, (3, 2)).transpose(2, 3).flatten(1, 2).flatten(2)
+
+
+def encoder_of(model):
+    """The encoder's parameters; Qwen's merger, which lies inside, is the connector"""
+    visual = model.model.vision_tower if model.config.model_type == "internvl" else model.model.visual
+    return [p for name, p in visual.named_parameters() if not name.startswith("merger.")]
 
 
 def named(head, features, dark):
@@ -76,14 +95,14 @@ def teach(cfg):
     rng = random.Random(f"{cfg.seed} encoder")
     pools = make_pools(random.Random(f"{cfg.seed} train"), "train", looks=120, copies=30)
     model = AutoModelForImageTextToText.from_pretrained(cfg.model, dtype=torch.float32)
-    encoder, head = model.model.vision_tower, torch.nn.Linear(512, SIZES[0] + 2 * sum(SIZES[1:]))
-    weights = [*encoder.parameters(), *head.parameters()]
+    head = torch.nn.Linear(512, SIZES[0] + 2 * sum(SIZES[1:]))
+    weights = [*encoder_of(model), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.05)
     places = torch.arange(SIZES[0]).expand(cfg.pictures, -1)
     bar = tqdm(range(cfg.steps), desc="the encoder learns to see", dynamic_ncols=True)
     for step in bar:
         _, pixels, dark, colour, value = batch(rng, pools, cfg.pictures)
-        logits = named(head, cells(encoder(pixel_values=pixels).last_hidden_state), dark)
+        logits = named(head, cells(model, pixels), dark)
         loss = sum(F.cross_entropy(x.flatten(0, 1), y.flatten())
                    for x, y in zip(logits, (places, colour, value)))
         loss.backward()
@@ -101,8 +120,7 @@ def right(model, head, seed, pictures=600):
     """Share of cells of unseen handwriting and drawing that are named right: {(subject, dark): share}"""
     pools = make_pools(random.Random(f"{seed} val"), "val", looks=30)
     subjects, pixels, dark, colour, value = batch(random.Random(f"{seed} encoder test"), pools, pictures)
-    features = cells(model.model.vision_tower(pixel_values=pixels).last_hidden_state)
-    _, said_colour, said_value = (x.argmax(-1) for x in named(head, features, dark))
+    _, said_colour, said_value = (x.argmax(-1) for x in named(head, cells(model, pixels), dark))
     hits = ((said_colour == colour) & (said_value == value)).float().mean(1).tolist()
     by_kind = {}
     for name, night, share in zip(subjects, dark.tolist(), hits):
