@@ -4,20 +4,27 @@ Paper (section 5.1): genuine reasoners are uncertain where they write "Wait", im
 that agrees with human labels, and what the tokenizer does to it, is open. Ours, with known truth: one
 cold start whose "Wait," and "Alternatively," follow a doubtful digit or a failed try, as in `make tiny`,
 and one that gets as many of the same words in front of sentences that are drawn by chance, and none where
-there is a reason. Then the probe of entropy_select.py on both.
+there is a reason. Both with the tiny tokenizer, where each of these words is one token, and with one that
+spells them. Then the probe of entropy_select.py, and a rule against it: how much more uncertain the model is
+at these words than at the beginnings of its other sentences.
 """
+import json
 import random
 import re
+import shutil
 import sys
+from statistics import mean
 
 from experiments.lab import (
     ROOT, Config, Row, call, compared, evaluate, flags_of, once, recipe, report, rows_file, tiny, words_of)
-from machinery.files import main, read_json, read_jsonl
+from machinery.files import main, new_folder, read_json, read_jsonl, resolve
+from signals import critical_tokens
 
 EXPECTED = "the entropy is higher where the word follows a reason than where it decorates."
 WHY = ("decoration that falls by chance is uncertain by its making, as a draw is, while a reason makes the "
        "word predictable; imitation in a real model is a fixed phrase.")
 WORDS = re.compile(r"(Wait|Alternatively), ")
+TOKENIZERS = {"one token a word": "", "spelled": ", spelled"}
 
 
 def decorated(world, seed):
@@ -32,9 +39,36 @@ def decorated(world, seed):
     return [{**row, "solution": ". ".join(thought)} for row, thought in zip(rows, thoughts)]
 
 
+def spelling(cfg, seed):
+    """The base model with a tokenizer that would rather spell a critical word than take its token"""
+    folder = ROOT / cfg.out / f"seed{seed}" / "reflection" / "speller"
+    if not folder.exists():
+        with new_folder(folder) as part:
+            shutil.copytree(resolve(str(ROOT / recipe(seed, "base.done") / "base")), part, dirs_exist_ok=True)
+            tokenizer = read_json(part / "tokenizer.json")
+            for piece in tokenizer["model"]["vocab"]:  # [text, log-probability]
+                if re.search("wait|alternatively", piece[0], re.IGNORECASE):
+                    piece[1] = -1000.0
+            (part / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder.relative_to(ROOT)
+
+
+def finetuned(cfg, seed, name):
+    """The cold start with these solutions and this tokenizer"""
+    flags, kind = flags_of(recipe(seed, "cold_start.done") / "cold_start"), name.partition(",")[0]
+    if name == "genuine":
+        return tiny(seed) / "cold_start"
+    if kind == "decorated":
+        world = tiny(seed, "data/tiny")
+        flags |= rows_file(cfg, seed, "reflection/decorated", decorated(world, seed), world)
+    if name.endswith("spelled"):
+        flags["model"] = spelling(cfg, seed)
+    return once("sft.py", f"{cfg.out}/seed{seed}/reflection/{name.replace(', ', '_')}", **flags)
+
+
 def probe(cfg, seed, run, name):
-    """What entropy_select.py measures of a run's last checkpoint"""
-    where = f"{cfg.out}/seed{seed}/reflection/{name}-probe"
+    """What entropy_select.py measures of a run's last checkpoint, and the rule against it"""
+    where = f"{cfg.out}/seed{seed}/reflection/{name.replace(', ', '_')}-probe"
     step = sorted((ROOT / run).glob("step_*"))[-1]
     folder = ROOT / where
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,26 +78,38 @@ def probe(cfg, seed, run, name):
         flags = {"folder": where, "data": tiny(seed, "data/tiny") / "val.jsonl", "probe": 128, "samples": 4,
                  "max_new_tokens": 160, "high_entropy": 1}
         call([sys.executable, "entropy_select.py", *words_of(flags)])
-    return read_json(folder / "selection.json")["checkpoints"][-1]
+    responses = read_jsonl(folder / "probe" / f"{step.name}.jsonl")
+    return {**read_json(folder / "selection.json")["checkpoints"][-1], "contrast": contrast(responses)}
+
+
+def contrast(responses):
+    """Mean entropy (nats) at the first letter of critical words - that where other sentences begin"""
+    at_words, elsewhere = [], []
+    for row in (row for row in responses if "tokens" in row):  # the first line tells how they were made
+        words = {first for first, _, _ in critical_tokens(row["tokens"])}
+        begins = [i + 1 for i, piece in enumerate(row["tokens"][:-1]) if piece.endswith(". ")]
+        at_words += [row["entropy"][i] for i in words]
+        elsewhere += [row["entropy"][i] for i in begins if i not in words]
+    return mean(at_words) - mean(elsewhere)
 
 
 def run(cfg):
-    scores = {"genuine": [], "decorated": []}
-    found = {name: [] for name in scores}
+    names = [kind + ending for ending in TOKENIZERS.values() for kind in ("genuine", "decorated")]
+    scores, found = {name: [] for name in names}, {name: [] for name in names}
     for seed in cfg.seeds:
-        world, folder = tiny(seed, "data/tiny"), recipe(seed, "cold_start.done")
-        data = rows_file(cfg, seed, "reflection/decorated", decorated(world, seed), world)
-        flags = {**flags_of(folder / "cold_start"), **data}
-        models = folder / "cold_start", once("sft.py", f"{cfg.out}/seed{seed}/reflection/decorated", **flags)
-        for name, model in zip(scores, models):
+        for name in names:
+            model = finetuned(cfg, seed, name)
             scores[name].append(evaluate(cfg, seed, model))
             found[name].append(probe(cfg, seed, model, name))
-    rows = compared(scores, "genuine", "decorated", "", "higher")
-    for measure, paper, expected in (("critical_entropy", "higher", "higher"), ("count", "", ""),
-                                     ("entropy", "", "")):
-        pairs = [(a[measure], b[measure]) for a, b in zip(found["decorated"], found["genuine"])]
-        rows.append(Row("genuine", "decorated", measure, paper, expected, [b - a for a, b in pairs],
-                        [None] * len(pairs), [b for _, b in pairs]))
+    rows = []
+    for ending in TOKENIZERS.values():
+        arm, against = f"genuine{ending}", f"decorated{ending}"
+        rows += compared(scores, arm, against, "", "higher")
+        for measure, paper, expected in (("critical_entropy", "higher", "higher"), ("contrast", "", ""),
+                                         ("count", "", ""), ("entropy", "", "")):
+            pairs = [(a[measure], b[measure]) for a, b in zip(found[against], found[arm])]
+            rows.append(Row(arm, against, measure, paper, expected, [b - a for a, b in pairs],
+                            [None] * len(pairs), [b for _, b in pairs]))
     report("reflection", cfg, rows, EXPECTED, WHY)
 
 

@@ -120,6 +120,8 @@ class Pretended:
             found = [{**found, "checkpoint": step, "step": int(step[5:])} for step in STEPS]
             about = {"chosen": 20, "rule": "critical_entropy", "min_count": 1, "checkpoints": found}
             self.write(f"{cfg.folder}/selection.json", about)
+            row = {"tokens": ["5", ". ", "Wait", ", ", "6", ". ", "7"], "entropy": [0.0] * 7}
+            self.write(f"{cfg.folder}/probe/{STEPS[-1]}.jsonl", row)
         elif script == "distill.py":
             self.write(cfg.out, {})
         else:
@@ -148,8 +150,9 @@ def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch
             if hasattr(where, what):
                 monkeypatch.setattr(where, what, value)
     monkeypatch.setattr(table, "RESULTS", tmp_path / "results")
-    if hasattr(module, "disturbed"):
-        monkeypatch.setattr(module, "disturbed", lambda cfg, seed: "disturbed")
+    for made in ("disturbed", "spelling"):  # model folders, each with a test of its own
+        if hasattr(module, made):
+            monkeypatch.setattr(module, made, lambda cfg, seed, made=made: made)
     module.run(lab.Config(seeds=(0, 1)))
     told = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert told["rows"] and all(len(row["values"]) == 2 for row in told["rows"])
@@ -185,6 +188,45 @@ def test_disturbed_moves_the_matrices_of_the_connector_alone(tmp_path, monkeypat
         for name, p in tensors.items():
             moved = ((after[part][name] - p).norm() / p.std()).item() / p.numel() ** 0.5 if p.ndim == 2 else 0
             assert moved == pytest.approx(0.5 if part == "connector" and p.ndim == 2 else 0, abs=0.02)
+
+
+def test_the_speller_writes_critical_words_in_letters_and_the_rest_as_before(tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    from experiments import reflection
+    from families import save_blank_model
+    (tmp_path / "base").mkdir()
+    save_blank_model(tmp_path / "base", 0)
+    monkeypatch.setattr(reflection, "ROOT", tmp_path)
+    monkeypatch.setattr(reflection, "recipe", lambda seed, target: tmp_path)
+    speller = AutoTokenizer.from_pretrained(tmp_path / reflection.spelling(lab.Config(), 0))
+    before = AutoTokenizer.from_pretrained(tmp_path / "base")
+    text = "5 + 3 = 8. Wait, top row. Alternatively, 7"
+    pieces = [speller.decode([i]) for i in speller(text).input_ids]
+    assert "".join(pieces) == text and "Wait" not in pieces and "Alternatively" not in pieces
+    assert len(pieces) > len(before(text).input_ids) + 6
+    assert speller("5 + 3 = 8. top row. 7").input_ids == before("5 + 3 = 8. top row. 7").input_ids
+
+
+def test_decoration_has_the_same_words_elsewhere(tmp_path, monkeypatch):
+    from experiments import reflection
+    monkeypatch.setattr(reflection, "ROOT", tmp_path)
+    rows = [{"solution": f"a {i}. Wait, b. c. Alternatively, d. e. f.\n</think>\n\n3"} for i in range(40)]
+    (tmp_path / "cold_start.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = [row["solution"] for row in reflection.decorated("", 0)]
+    assert [s.replace("Wait, ", "").replace("Alternatively, ", "") for s in made] == [
+        f"a {i}. b. c. d. e. f.\n</think>\n\n3" for i in range(40)]
+    for word in ("Wait, ", "Alternatively, "):
+        assert sum(s.count(word) for s in made) == 40
+    followed = [word in s for s in made for word in ("Wait, b", "Alternatively, d")]
+    assert 0 < sum(followed) < 40, "the words still stand where their reasons were"
+
+
+def test_contrast_is_the_entropy_at_critical_words_beyond_that_of_other_sentences():
+    from experiments import reflection
+    rows = [{"made": "with"}, {"tokens": ["5", ". ", "Wa", "it", ", 6", ". ", "7", ". ", "8"],
+                               "entropy": [9, 9, 0.5, 9, 9, 9, 0.1, 9, 0.3]}]
+    assert reflection.contrast(rows) == pytest.approx(0.3)
 
 
 def test_report_and_readme(tmp_path, monkeypatch):
