@@ -3,7 +3,7 @@
 Paper: only InternVL3 was trained; that its findings hold for other models is an open check. Ours: a
 Qwen2.5-VL of the size of `make tiny`'s model (tiny/blank_model.py: windowed encoder, merger, positions in
 three rows), taken through encoder, captions, base, cold start and RL with the same flags; RL once more with
-the merger frozen, once with the encoder frozen; and the merger alone tuned after RL, as stage 3 does it.
+the merger frozen; and the merger alone tuned after RL, as stage 3 does it.
 """
 from experiments.freezing import FREEZE, SIGNS
 from experiments.lab import (
@@ -17,7 +17,7 @@ WHY = "as with the InternVL of this size, the merger is well aligned before RL, 
 def learned(cfg, seed):
     """(cold start, {arm: run of RL}) of the tiny Qwen2.5-VL"""
     start = taught(seed, f"{cfg.out}/seed{seed}/qwen", family="qwen2_5_vl")
-    arms = {arm: FREEZE[arm] for arm in ("nothing frozen", "connector frozen", "encoder frozen")}
+    arms = {arm: FREEZE[arm] for arm in ("nothing frozen", "connector frozen")}
     return start, {arm: rl(cfg, seed, f"qwen/{arm}", model=start, save_every=5, **changes)
                    for arm, changes in arms.items()}
 
@@ -38,11 +38,10 @@ def run(cfg):
             scores.setdefault(name, []).append(evaluate(cfg, seed, model, chosen=chosen))
         for name, model in arms.items():
             runs.setdefault(name, []).append(model)
-    whole, connector, encoder = runs
+    whole, connector = runs
     rows = compared(scores, whole, "cold start", "MMMU +6.4", "higher")
     rows += compared(scores, connector, whole, "collapse", "lower")
     rows += [logged(runs, connector, whole, *sign) for sign in SIGNS]
-    rows += compared(scores, encoder, whole, "a little less", "lower")
     rows += compared(scores, "merger tuned", "chosen", "MMMU +1.5", "higher")
     report("qwen", cfg, rows, EXPECTED, WHY, runs)
 
