@@ -137,13 +137,18 @@ def rl_arms(cfg, arms):
     return runs, scores
 
 
+def evaluated(cfg, seed, model, name="eval", chosen=False):
+    """Where `evaluate` leaves scores.json and responses.jsonl"""
+    return f"{cfg.out}/seed{seed}/{name}/{str(model).replace('/', '+')}" + "+chosen" * chosen
+
+
 def evaluate(cfg, seed, model, name="eval", chosen=False, **flags):
     """scores.json of a model, or of a run's last checkpoint (chosen: of its selected one), on the evaluation
     questions of that seed."""
     steps = [] if chosen else sorted((ROOT / model).glob("step_*"))
-    where = f"{cfg.out}/seed{seed}/{name}/{str(model).replace('/', '+')}" + "+chosen" * chosen
     flags = {"data": tiny(seed, "data/tiny") / "mmmu", **QUESTIONS, **flags}
-    out = once("eval_mmmu.py", where, model=steps[-1].relative_to(ROOT) if steps else model, **flags)
+    out = evaluated(cfg, seed, model, name, chosen)
+    once("eval_mmmu.py", out, model=steps[-1].relative_to(ROOT) if steps else model, **flags)
     return read_scores(ROOT / out / "scores.json")
 
 

@@ -12,6 +12,7 @@ from machinery.files import Refused
 
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py")
                if p.stem not in ("lab", "table", "penalty"))
+STEPWISE = {"response": "2 + 2 = 4.\n\\boxed{4}", "tokens": 7}
 STEPS = [f"step_{step:06d}" for step in (10, 20, 30, 40)]
 
 
@@ -101,6 +102,7 @@ class Pretended:
     def leave_recipe(self, folder):
         for stage in ("encoder", "captions", "base", "cold_start", "rl", "connector"):
             self.write(f"{folder}/{stage}/eval/scores.json", scores([0, 1, 1, 1], [1, 0, 1, 1]))
+            self.write(f"{folder}/{stage}/eval/responses.jsonl", STEPWISE)
             script = {"rl": "grpo", "connector": "connector_tune"}.get(stage, "sft")
             self.leave(script, importlib.import_module(script).Config(out=f"{folder}/{stage}"))
         for stage in ("cold_start", "base", "rl", "select", "connector"):
@@ -113,6 +115,7 @@ class Pretended:
 
     def leave(self, script, cfg):
         if script == "eval_mmmu.py":
+            self.write(f"{cfg.out}/responses.jsonl", STEPWISE)
             for i, part in enumerate([f"/{step}" for step in STEPS] if cfg.checkpoints else [""]):
                 self.write(f"{cfg.out}{part}/scores.json", scores([1, 1, 0, i / 3], [1, 1, 1, 0]))
         elif script == "entropy_select.py":
@@ -188,6 +191,16 @@ def test_disturbed_moves_the_matrices_of_the_connector_alone(tmp_path, monkeypat
         for name, p in tensors.items():
             moved = ((after[part][name] - p).norm() / p.std()).item() / p.numel() ** 0.5 if p.ndim == 2 else 0
             assert moved == pytest.approx(0.5 if part == "connector" and p.ndim == 2 else 0, abs=0.02)
+
+
+def test_manner_counts_what_stands_before_the_answer(tmp_path, monkeypatch):
+    from experiments import no_cold_start
+    monkeypatch.setattr(no_cold_start, "ROOT", tmp_path)
+    rows = (("\\boxed{3}", 4), ("1 + 2 = 3.\n\\boxed{3}", 10), ("top row: 3.\n\\boxed{3}", 20),
+            (" \\boxed{1}", 5))
+    (tmp_path / "responses.jsonl").write_text("".join(
+        json.dumps({"response": text, "tokens": n}) + "\n" for text, n in rows))
+    assert no_cold_start.manner("") == {"share by steps": 0.5, "tokens by steps": 15.0}
 
 
 def test_the_speller_writes_critical_words_in_letters_and_the_rest_as_before(tmp_path, monkeypatch):
