@@ -175,10 +175,10 @@ def mean_of_last(run, metric, last):
 
 def compared(scores, arm, against, paper, expected, measures=("maths", "others")):
     """Rows of an arm against another. scores {arm: [of each seed]}; paper: what it says, expected: its
-    direction"""
+    direction. What it calls a collapse is five points or more."""
     rows = []
     for measure in measures:
-        row = Row(arm, against, measure, paper, expected)
+        row = Row(arm, against, measure, paper, expected, at_least=0.05 * ("collapse" in paper))
         for before, after in zip(scores[against], scores[arm], strict=True):
             g = gain(before, after, (against, arm))
             row.values.append(g[measure])
@@ -217,7 +217,7 @@ def report(name, cfg, rows, expected, why, runs=None):
     """Write results/NAME.json, draw NAME.png, print the rows. expected: what was expected, why: why it may
     differ at this size, a sentence each. runs {arm: [of each seed]}: their rewards are drawn, too."""
     told = {"name": name, "expected": expected, "why": why, "seeds": list(cfg.seeds), **versions(),
-            "minutes": sum(MINUTES.values()), "rows": [vars(row) for row in rows]}
+            "minutes": sum(MINUTES.values()), "runs": MINUTES, "rows": [vars(row) for row in rows]}
     table.RESULTS.mkdir(exist_ok=True)
     write_json(table.RESULTS / f"{name}.json", told)
     rewards = {arm: [series(run, "reward") for run in runs] for arm, runs in (runs or {}).items()}

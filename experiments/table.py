@@ -1,5 +1,5 @@
-"""All experiments in one table: `python -m experiments.table` writes README.md anew from results/*.json.
-What stands above its marker is written by hand.
+"""All experiments in one table and one figure: `python -m experiments.table` writes README.md anew from
+results/*.json, and draws story.png. What stands above its marker is written by hand.
 """
 import ast
 from collections import Counter
@@ -17,6 +17,8 @@ README = Path(__file__).parent / "README.md"
 MARKER = "<!-- below: python -m experiments.table -->\n"
 HEADER = ("arm", "against", "of", "paper", "the arm's own", "difference", "seeds", "could be seen", "verdict")
 IN_POINTS = ("maths", "others", "all")
+VERDICTS = {"same direction": COLOURS[2], "no difference seen": COLOURS[2], "not resolved": "0.55",
+            "opposite": COLOURS[1], "no such effect": COLOURS[1]}
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Row:
     values: list = field(default_factory=list)  # of each seed; accuracies are fractions
     errors: list = field(default_factory=list)  # standard errors over questions, or None
     levels: list = field(default_factory=list)  # the arm's own value, of each seed
+    at_least: float = 0.0       # how large the paper's effect is at least, if it says so ("collapse")
 
     def interval(self):
         """(mean, half of the 95% interval). Without errors over questions: Student's t over the seeds."""
@@ -44,12 +47,12 @@ class Row:
         if not self.expected:
             return "the paper does not say"
         middle, half = self.interval()
-        resolved = half is not None and abs(middle) > half
         if self.expected == "equal":
-            return "opposite" if resolved else "no difference seen"
-        if not resolved:
-            return "not resolved"
-        return "same direction" if (middle > 0) == (self.expected == "higher") else "opposite"
+            return "opposite" if half is not None and abs(middle) > half else "no difference seen"
+        middle *= 1 if self.expected == "higher" else -1
+        if half is not None and abs(middle) > half:
+            return "same direction" if middle > 0 else "opposite"
+        return "no such effect" if half is not None and middle + half < self.at_least else "not resolved"
 
 
 def number(value, measure, sign="+"):
@@ -101,6 +104,46 @@ def draw(rows, rewards, path):
     save_figure(figure, path)
 
 
+def draw_stages(ax, rows):
+    """Accuracy of cold start, RL and connector tuning: a thin line a seed, a thick one their mean"""
+    for colour, measure in zip(COLOURS, IN_POINTS[:2]):
+        rl, connector = (row for row in rows if row.measure == measure)
+        start = [level - value for level, value in zip(rl.levels, rl.values)]
+        levels = 100 * np.array([start, rl.levels, connector.levels])                    # (stages, seeds)
+        ax.plot(levels, color=colour, lw=0.8, alpha=0.5)
+        ax.plot(levels.mean(1), "o-", color=colour, lw=2.5, label=f"{measure}")
+    ax.set_xticks(range(3), ["cold start", "RL on maths", "connector\ntuning"])
+    ax.set(title="accuracy in %", xlim=(-0.2, 2.2))
+    ax.legend(loc="upper left")
+
+
+def draw_story(results, path):
+    """The whole table in one picture. Left: the three stages; right: wherever the paper says something of an
+    arm's accuracy, our difference with its interval, in the colour of its verdict."""
+    rows = [(told["name"], Row(**row)) for told in results for row in told["rows"]]
+    told = [(f"{name}: {row.arm} vs {row.against}", row) for name, row in rows
+            if row.expected and row.measure in IN_POINTS and name != "stages"]
+    names = list(dict.fromkeys(name for name, _ in told))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 1.4 + 0.22 * len(names)), width_ratios=[1, 1.5],
+                                         layout="constrained")
+    draw_stages(left, [row for name, row in rows if name == "stages"])
+    for name, row in told:
+        (middle, half), i = row.interval(), names.index(name)
+        i, fill = (i + 0.17, "white") if row.measure == "others" else (i - 0.17, None)
+        right.errorbar(100 * middle, i, xerr=100 * half, fmt="o", ms=5, capsize=2, mfc=fill,
+                       color=VERDICTS[row.verdict()])
+    right.set_yticks(range(len(names)), names, fontsize=8)
+    right.axvline(0, color="0.5", lw=1)
+    right.margins(y=0.02)
+    right.invert_yaxis()
+    right.set_title("difference in points, 95% interval")
+    marks = {"as in the paper": COLOURS[2], "not resolved": "0.55", "opposite, or no such effect": COLOURS[1]}
+    points = [plt.Line2D([], [], color=colour, marker="o", ls="") for colour in marks.values()]
+    points.append(plt.Line2D([], [], color="0.2", mfc="white", marker="o", ls=""))
+    figure.legend(points, [*marks, "hollow: other subjects than maths"], loc="outside lower right", ncols=4)
+    save_figure(figure, path)
+
+
 def verdicts(rows):
     """ "3 same direction, 1 not resolved" """
     return ", ".join(f"{n} {verdict}" for verdict, n in Counter(row.verdict() for row in rows).items())
@@ -118,7 +161,10 @@ def overview(results):
                 line = (name, f"{arm}, against {against}", measure, paper, shown, verdict,
                         str(len(told["seeds"])), f"{told['minutes']:.0f}")
                 lines.append(f"| {' | '.join(line)} |")
-    return "\n".join(lines) + "\n"
+    runs = {run: minutes for told in results for run, minutes in told.get("runs", {}).items()}
+    total = (f"{len(runs)} runs and evaluations, {sum(runs.values()) / 60:.1f} hours beside those of `make "
+             f"tiny`; what two experiments share is counted once.")
+    return "\n".join([*lines, "", total, ""])
 
 
 def section(told):
@@ -137,6 +183,7 @@ def write_readme():
     by_hand, marker, _ = README.read_text().partition(MARKER)
     if not marker or not results:
         raise Refused(f"{README} has no line {MARKER.strip()!r}, or {RESULTS} holds no result yet")
+    draw_story(results, RESULTS / "story.png")
     write_text(README, "\n".join([by_hand + MARKER, overview(results), *map(section, results)]))
     say(f"{README}: {len(results)} experiments")
 

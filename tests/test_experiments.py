@@ -1,7 +1,7 @@
 """experiments/: rows are what the scores say, verdicts follow the interval, nothing is made twice."""
 import importlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import tyro
@@ -40,6 +40,14 @@ def test_a_row_is_the_mean_over_seeds_with_the_error_of_the_differences():
     ([-0.1, 0.0, 0.11], "equal", "no difference seen"), ([0.1, 0.11, 0.12], "", "the paper does not say")])
 def test_verdicts(values, expected, verdict):
     row = lab.Row("a", "b", "reward", "", expected, values, [None] * 3, values)
+    assert row.verdict() == verdict
+
+
+@pytest.mark.parametrize("values, verdict", [
+    ([0.0, 0.01, -0.01], "no such effect"), ([-0.02, 0.0, 0.02], "not resolved"),
+    ([-0.02, -0.021, -0.022], "same direction"), ([0.02, 0.021, 0.022], "opposite")])
+def test_an_effect_that_would_have_been_seen_is_not_there(values, verdict):
+    row = lab.Row("a", "b", "maths", "collapse", "lower", values, [None] * 3, values, at_least=0.045)
     assert row.verdict() == verdict
 
 
@@ -247,13 +255,15 @@ def test_report_and_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text("by hand\n" + table.MARKER + "stale")
     row = lab.Row("b", "a", "maths", "+5.9", "higher", [0.1, 0.2], [0.01, 0.02], [0.5, 0.6])
-    lab.report("stages", lab.Config(seeds=(0, 1)), [row], "more.", "small.")
+    lab.report("lora", lab.Config(seeds=(0, 1)), [row], "more.", "small.")
+    stages = [replace(row, measure=measure, expected="") for measure in ("maths", "others") for _ in "ab"]
+    lab.report("stages", lab.Config(seeds=(0, 1)), stages, "more.", "small.")
     table.write_readme()
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("by hand\n") and "stale" not in text
-    assert (tmp_path / "stages.png").stat().st_size > 1000
+    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in ("lora", "stages", "story"))
     shown = "+15.0 (+12.8 to +17.2)"
-    assert f"| [stages](#stages) | b, against a | maths | +5.9 | {shown} | same direction | 2 | 0 |" in text
+    assert f"| [lora](#lora) | b, against a | maths | +5.9 | {shown} | same direction | 2 | 0 |" in text
     assert "Came out: 1 same direction." in text and "Does RL on maths alone carry over" in text
     line = next(x for x in text.splitlines() if x.startswith("| b |"))
     assert line == f"| b | a | maths | +5.9 | 50.0, 60.0 | {shown} | +10.0 to +20.0 | 2.2 | same direction |"
