@@ -3,44 +3,66 @@
 Paper (section 6): 47 of 900 responses claim it, with accuracy 51.1 instead of 77.3; where it comes from
 is an open question. Ours: the claim is planted in front of three of ten traces of the cold start. Then RL
 as in `make tiny`; RL with 0.1 less reward for a claim (experiments/penalty.py); and RL from a cold start
-whose planted traces were filtered out, as distill.py does.
+whose planted traces were filtered out, as distill.py does. Why RL does what it does with it: the same
+number of claims once more, but all in front of traces that go step by step, the manner that RL pays.
 """
 from experiments.lab import (
-    ROOT, Config, compared, evaluate, flags_of, logged, once, recipe, report, rl, rows_file, tiny)
+    ROOT, Config, Row, compared, evaluate, flags_of, once, recipe, report, rl, rows_file, tiny)
 from machinery.files import main, read_jsonl
 
 EXPECTED = "a claim that does no harm to the answer survives RL; filtering or a penalty removes it."
-WHY = "the claim is planted here as a habit without a cause; real models may have learned when to say it."
-CLAIM = "I cannot see the image. "
+WHY = ("the claim is planted here as a habit without a cause; real models may have learned when to say it.")
+KINDS = "planted", "filtered", "with steps"
+CLAIM, AT_ONCE = "I cannot see the image. ", "I see it at once."
 
 
-def cold_start(cfg, seed, filtered):
-    folder, world = recipe(seed, "rl.done"), tiny(seed, "data/tiny")
+def traces(world, kind):
+    """The cold start's rows: "planted" before three of ten, the same "filtered" out, or "with steps" before
+    six of ten of those that go by steps, which are half of all"""
     rows = list(enumerate(read_jsonl(ROOT / world / "cold_start.jsonl")))
-    if filtered:
-        rows = [row for i, row in rows if i % 10 >= 3]
+    if kind == "filtered":
+        return [row for i, row in rows if i % 10 >= 3]
+    if kind == "with steps":
+        steps = [i for i, row in rows if AT_ONCE not in row["solution"]]
+        claims = {i for k, i in enumerate(steps) if k % 10 < 6}
     else:
-        rows = [{**row, "solution": CLAIM * (i % 10 < 3) + row["solution"]} for i, row in rows]
-    name = "filtered" if filtered else "planted"
-    flags = {**flags_of(folder / "cold_start"), **rows_file(cfg, seed, f"denial/{name}", rows, world)}
-    return once("sft.py", f"{cfg.out}/seed{seed}/denial/{name}", **flags)
+        claims = {i for i, _ in rows if i % 10 < 3}
+    return [{**row, "solution": CLAIM * (i in claims) + row["solution"]} for i, row in rows]
+
+
+def cold_start(cfg, seed, kind):
+    folder, world, name = recipe(seed, "rl.done"), tiny(seed, "data/tiny"), f"denial/{kind.replace(' ', '_')}"
+    flags = {**flags_of(folder / "cold_start"), **rows_file(cfg, seed, name, traces(world, kind), world)}
+    return once("sft.py", f"{cfg.out}/seed{seed}/{name}", **flags)
+
+
+def claims(scores, arm, against):
+    """Row: share of the evaluation's responses that claim not to see"""
+    row = Row(arm, against, "claims", "", "", errors=[None] * len(scores[arm]))
+    row.levels = [of_seed["denial"] for of_seed in scores[arm]]
+    row.values = [level - before["denial"] for level, before in zip(row.levels, scores[against])]
+    return row
 
 
 def run(cfg):
-    names = "planted, cold start", "planted, RL", "planted, RL with penalty", "filtered, RL"
-    scores, runs = {name: [] for name in names}, {name: [] for name in names[1:]}
+    scores, runs = {}, {}
     for seed in cfg.seeds:
-        planted, filtered = cold_start(cfg, seed, False), cold_start(cfg, seed, True)
-        models = (planted, rl(cfg, seed, "denial/rl", model=planted),
-                  rl(cfg, seed, "denial/penalty", script="-m experiments.penalty", model=planted),
-                  rl(cfg, seed, "denial/filtered_rl", model=filtered))
-        for name, model in zip(names, models):
-            scores[name].append(evaluate(cfg, seed, model))
-            if name in runs:
-                runs[name].append(model)
-    rows = [logged(runs, name, "filtered, RL", "denial", "", "") for name in names[1:3]]
-    rows += compared(scores, "planted, RL", "filtered, RL", "", "")
-    rows += compared(scores, "planted, RL with penalty", "filtered, RL", "", "")
+        planted, filtered, steps = (cold_start(cfg, seed, kind) for kind in KINDS)
+        fined = rl(cfg, seed, "denial/penalty", script="-m experiments.penalty", model=planted)
+        learned = {"planted, RL": rl(cfg, seed, "denial/rl", model=planted),
+                   "planted, RL with penalty": fined,
+                   "filtered, RL": rl(cfg, seed, "denial/filtered_rl", model=filtered),
+                   "planted with steps, RL": rl(cfg, seed, "denial/with_steps_rl", model=steps)}
+        starts = {"planted, cold start": planted, "planted with steps, cold start": steps}
+        for name, model in {**starts, **learned}.items():
+            scores.setdefault(name, []).append(evaluate(cfg, seed, model))
+            if name in learned:
+                runs.setdefault(name, []).append(model)
+    planted, fined, filtered, steps = runs
+    rows = [claims(scores, name, "planted, cold start") for name in (planted, fined)]
+    rows.append(claims(scores, steps, "planted with steps, cold start"))
+    for name in (planted, fined, steps):
+        rows += compared(scores, name, filtered, "", "")
     report("denial", cfg, rows, EXPECTED, WHY, runs)
 
 

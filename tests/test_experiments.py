@@ -20,7 +20,7 @@ def scores(maths, others):
     """scores.json of four questions of maths and four of another subject; arguments: accuracy of each"""
     accuracy = {"Math": dict(zip("abcd", maths)), "Design": dict(zip("efgh", others))}
     subjects = {name: {"n": 4, "rule": sum(of.values()) / 4, "rule_se": 0.1} for name, of in accuracy.items()}
-    return {"subjects": subjects, "question_accuracy": accuracy, "length": 10.0}
+    return {"subjects": subjects, "question_accuracy": accuracy, "length": 10.0, "denial": 0.1}
 
 
 def test_a_row_is_the_mean_over_seeds_with_the_error_of_the_differences():
