@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -106,8 +106,17 @@ def asked(question, images):
     return Record("asked", question, list(images), sizes=sizes)
 
 
+def question_apart(cfg):
+    """--image takes all that follows, also a question: the last one, unless it is a file or called like one"""
+    *images, last = cfg.image or ("",)
+    if images and not cfg.question and not Path(last).exists() and (" " in last or not Path(last).suffix):
+        return replace(cfg, image=tuple(images), question=last)
+    return cfg
+
+
 def questions(cfg):
     """Records, one after the other, as they are asked"""
+    asked("", cfg.image)  # refuses what is no picture before anybody types
     draw, world = random.Random(cfg.seed), []
     if cfg.world and not cfg.image:
         if not Path(cfg.world).exists():
@@ -148,7 +157,7 @@ def answer(record, sampler, chat, cfg, seed):
 
 
 def ask(cfg):
-    world = start(cfg.seed)
+    cfg, world = question_apart(cfg), start(cfg.seed)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     vlm = load(cfg.model, world.device, cfg.dtype)
     sampler, seed = TorchSampler(vlm, chat), cfg.seed

@@ -3,6 +3,7 @@ import dataclasses
 import re
 
 import pytest
+import tyro
 
 import ask
 from conftest import write_jsonl
@@ -90,6 +91,23 @@ def test_a_loop_of_questions(cfg, tiny, capsys, monkeypatch):
 def test_a_picture_that_is_not_there(cfg):
     with pytest.raises(Refused, match="--image: image no.png can not be read"):
         ask.ask(dataclasses.replace(cfg, image=("no.png",)))
+
+
+@pytest.mark.parametrize("line, images, question", [
+    (["--image", "{a}", "Add the digits."], 1, "Add the digits."), (["--image", "{a}", "{a}", "Add?"], 2, "Add?"),
+    (["Add?", "--image", "{a}", "{a}"], 2, "Add?"), (["--image", "{a}", "--runs", "2", "Add?"], 1, "Add?"),
+    (["--image", "{a}", "Sum"], 1, "Sum"), (["--image", "{a}"], 1, ""), (["--image", "{a}", "b.png"], 2, ""),
+    (["--image", "{a}", "Is it a.png or b.png?"], 1, "Is it a.png or b.png?"), (["--image", "typo"], 1, "")])
+def test_a_question_may_stand_behind_the_pictures(line, images, question, cfg):
+    words = [word.format(a=cfg.image[0]) for word in line]
+    found = ask.question_apart(tyro.cli(ask.Config, args=words))
+    assert (len(found.image), found.question) == (images, question)
+
+
+def test_a_picture_that_is_none_is_refused_before_a_question_is_typed(cfg, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked for a question"))
+    with pytest.raises(Refused, match="--image: image typo.png can not be read"):
+        ask.ask(dataclasses.replace(cfg, question="", image=(*cfg.image, "typo.png")))
 
 
 def test_without_a_picture(cfg, capsys):
