@@ -107,7 +107,7 @@ def asked(question, images):
 
 
 def question_apart(cfg):
-    """--image takes all that follows, also a question: the last one, unless it is a file or called like one"""
+    """--image takes all that follows, also a question: the last word, unless it is or looks like a file"""
     *images, last = cfg.image or ("",)
     if images and not cfg.question and not Path(last).exists() and (" " in last or not Path(last).suffix):
         return replace(cfg, image=tuple(images), question=last)
@@ -171,7 +171,7 @@ def ask(cfg):
             found[answer(record, sampler, chat, cfg, seed)] += 1
             seed += 1
         if cfg.runs > 1:
-            print("answers: " + ", ".join(f"{text} {n} times" for text, n in found.most_common()))
+            print("answers: " + ", ".join(f"{text} ({n})" for text, n in found.most_common()))
 
 
 if __name__ == "__main__":
