@@ -117,7 +117,7 @@ class Pretended:
             self.write(f"{folder}/{stage}.done", {})
         world = folder.replace("out", "data", 1)
         row = {"id": "a", "subject": "Math", "solution": "a: 1. Wait, b: 2. 1 + 2 = 3. 3.\n</think>\n\n3"}
-        for name in ("cold_start", "rl", "rl_hard"):
+        for name in ("cold_start", "rl", "rl_hard", "connector", "connector_val"):
             (self.root / world).mkdir(parents=True, exist_ok=True)
             (self.root / world / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 400)
 
