@@ -1,13 +1,13 @@
 """a. once more: the connector frozen during RL, where it has something to learn.
 
 Paper (section 5.2): with the connector frozen the reward falls sharply and the text becomes repetitive. Ours:
-the cold start of `make tiny` with noise of half their size on the matrices of its connector; then RL with and
-without it.
+the cold start of `make tiny` with noise of half their size on the matrices of its connector, and with a
+connector that was never aligned; then RL with and without it.
 """
 import torch
 
 from experiments.freezing import FREEZE, SIGNS
-from experiments.lab import ROOT, Config, compared, logged, recipe, report, rl_arms
+from experiments.lab import ROOT, Config, compared, logged, once, recipe, report, rl_arms
 from machinery.files import main, new_folder
 from model import load
 
@@ -29,15 +29,23 @@ def disturbed(cfg, seed):
     return str(folder.relative_to(ROOT))
 
 
+def fresh(cfg, seed):
+    """The cold start with a new connector in place of its own"""
+    start = recipe(seed, "cold_start.done") / "cold_start"
+    return once("connector.py", f"{cfg.out}/seed{seed}/fresh", model=start, connector="mlp", seed=seed)
+
+
 def run(cfg):
-    whole, frozen = "nothing frozen", "connector frozen"
-    arms = {f"disturbed, {arm}": lambda seed, arm=arm: {"model": disturbed(cfg, seed), **FREEZE[arm]}
-            for arm in (whole, frozen)}
-    runs, scores = rl_arms(cfg, arms)
-    whole, frozen = arms
-    rows = compared(scores, frozen, whole, "collapse", "lower")
-    rows += [logged(runs, frozen, whole, *sign) for sign in SIGNS]
-    report("disturbed", cfg, rows, EXPECTED, WHY, runs)
+    rows, everything = [], {}
+    for kind, start in (("disturbed", disturbed), ("never aligned", fresh)):
+        arms = {f"{kind}, {arm}": lambda seed, start=start, arm=arm: {"model": start(cfg, seed), **FREEZE[arm]}
+                for arm in ("nothing frozen", "connector frozen")}
+        runs, scores = rl_arms(cfg, arms)
+        whole, frozen = arms
+        rows += compared(scores, frozen, whole, "collapse", "lower")
+        rows += [logged(runs, frozen, whole, *sign) for sign in SIGNS]
+        everything |= runs
+    report("disturbed", cfg, rows, EXPECTED, WHY, everything)
 
 
 if __name__ == "__main__":
