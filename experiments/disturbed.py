@@ -4,6 +4,8 @@ Paper (section 5.2): with the connector frozen the reward falls sharply and the 
 the cold start of `make tiny` with noise of half their size on the matrices of its connector, and with a
 connector that was never aligned; then RL with and without it.
 """
+from functools import partial
+
 import torch
 
 from experiments.freezing import FREEZE, SIGNS
@@ -38,8 +40,10 @@ def fresh(cfg, seed):
 def run(cfg):
     rows, everything = [], {}
     for kind, start in (("disturbed", disturbed), ("never aligned", fresh)):
-        arms = {f"{kind}, {arm}": lambda seed, start=start, arm=arm: {"model": start(cfg, seed), **FREEZE[arm]}
-                for arm in ("nothing frozen", "connector frozen")}
+        def flags(seed, arm, start=start):
+            return {"model": start(cfg, seed), **FREEZE[arm]}
+
+        arms = {f"{kind}, {arm}": partial(flags, arm=arm) for arm in ("nothing frozen", "connector frozen")}
         runs, scores = rl_arms(cfg, arms)
         whole, frozen = arms
         rows += compared(scores, frozen, whole, "collapse", "lower")
