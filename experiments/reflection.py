@@ -3,10 +3,11 @@
 Paper (section 5.1): genuine reasoners are uncertain where they write "Wait", imitators are not; whether
 that agrees with human labels, and what the tokenizer does to it, is open. Ours, with known truth: one
 cold start whose "Wait," and "Alternatively," follow a doubtful digit or a failed try, as in `make tiny`,
-and one that gets as many of the same words in front of sentences that are drawn by chance, and none where
-there is a reason. Both with the tiny tokenizer, where each of these words is one token, and with one that
-spells them. Then the probe of entropy_select.py, and a rule against it: how much more uncertain the model is
-at these words than at the beginnings of its other sentences.
+one that gets as many of the same words in front of sentences that are drawn by chance, and none where there
+is a reason, and one with the habit of saying them in the second sentence of thoughts that begin at the top
+or at the left. With the tiny tokenizer, where each of these words is one token, and with one that spells
+them. Then the probe of entropy_select.py, and a rule against it: how much more uncertain the model is at
+these words than at the beginnings of its other sentences.
 """
 import json
 import random
@@ -24,7 +25,6 @@ EXPECTED = "the entropy is higher where the word follows a reason than where it 
 WHY = ("decoration that falls by chance is uncertain by its making, as a draw is, while a reason makes the "
        "word predictable; imitation in a real model is a fixed phrase.")
 WORDS = re.compile(r"(Wait|Alternatively), ")
-TOKENIZERS = {"one token a word": "", "spelled": ", spelled"}
 
 
 def decorated(world, seed):
@@ -36,6 +36,16 @@ def decorated(world, seed):
     places = [(i, k) for i, thought in enumerate(thoughts) for k in range(1, len(thought) - 1)]
     for (i, k), word in zip(g.sample(places, len(words)), words):
         thoughts[i][k] = f"{word}, {thoughts[i][k]}"
+    return [{**row, "solution": ". ".join(thought)} for row, thought in zip(rows, thoughts)]
+
+
+def habitual(world):
+    """The same rows with the words where the beginning of the thought tells: no draw, and no reason"""
+    rows, words = read_jsonl(ROOT / world / "cold_start.jsonl"), {"top": "Wait", "left": "Alternatively"}
+    thoughts = [WORDS.sub("", row["solution"]).split(". ") for row in rows]
+    for thought in thoughts:
+        if len(thought) > 2 and (word := words.get(thought[0].split()[0])):
+            thought[1] = f"{word}, {thought[1]}"
     return [{**row, "solution": ". ".join(thought)} for row, thought in zip(rows, thoughts)]
 
 
@@ -58,9 +68,10 @@ def finetuned(cfg, seed, name):
     flags, kind = flags_of(recipe(seed, "cold_start.done") / "cold_start"), name.partition(",")[0]
     if name == "genuine":
         return tiny(seed) / "cold_start"
-    if kind == "decorated":
+    if kind != "genuine":
         world = tiny(seed, "data/tiny")
-        flags |= rows_file(cfg, seed, "reflection/decorated", decorated(world, seed), world)
+        rows = decorated(world, seed) if kind == "decorated" else habitual(world)
+        flags |= rows_file(cfg, seed, f"reflection/{kind}", rows, world)
     if name.endswith("spelled"):
         flags["model"] = spelling(cfg, seed)
     return once("sft.py", f"{cfg.out}/seed{seed}/reflection/{name.replace(', ', '_')}", **flags)
@@ -94,7 +105,7 @@ def contrast(responses):
 
 
 def run(cfg):
-    names = [kind + ending for ending in TOKENIZERS.values() for kind in ("genuine", "decorated")]
+    names = ["genuine", "decorated", "habit", "genuine, spelled", "decorated, spelled"]
     scores, found = {name: [] for name in names}, {name: [] for name in names}
     for seed in cfg.seeds:
         for name in names:
@@ -102,9 +113,8 @@ def run(cfg):
             scores[name].append(evaluate(cfg, seed, model))
             found[name].append(probe(cfg, seed, model, name))
     rows = []
-    for ending in TOKENIZERS.values():
-        arm, against = f"genuine{ending}", f"decorated{ending}"
-        rows += compared(scores, arm, against, "", "higher")
+    for arm, against in ((names[0], names[1]), (names[0], names[2]), (names[3], names[4])):
+        rows += compared(scores, arm, against, "", "")
         for measure, paper, expected in (("critical_entropy", "higher", "higher"), ("contrast", "", ""),
                                          ("count", "", ""), ("entropy", "", "")):
             pairs = [(a[measure], b[measure]) for a, b in zip(found[against], found[arm])]
