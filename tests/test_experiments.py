@@ -246,7 +246,8 @@ def test_decoration_has_the_same_words_elsewhere(tmp_path, monkeypatch):
 def test_a_habit_follows_from_the_beginning(tmp_path, monkeypatch):
     from experiments import reflection
     monkeypatch.setattr(reflection, "ROOT", tmp_path)
-    texts = ("top row: 1. Alternatively, 2. 3.", "left row: 1. 2. 3.", "right: 1. Wait, 2. 3.", "top row: 1. 2.")
+    texts = ("top row: 1. Alternatively, 2. 3.", "left row: 1. 2. 3.", "right: 1. Wait, 2. 3.",
+             "top row: 1. 2.")
     (tmp_path / "cold_start.jsonl").write_text("".join(json.dumps({"solution": t}) + "\n" for t in texts))
     assert [row["solution"] for row in reflection.habitual("")] == [
         "top row: 1. Wait, 2. 3.", "left row: 1. Alternatively, 2. 3.", "right: 1. 2. 3.", "top row: 1. 2."]
