@@ -3,8 +3,11 @@
 Paper (section 6): 47 of 900 responses claim it, with accuracy 51.1 instead of 77.3; where it comes from
 is an open question. Ours: the claim is planted in front of three of ten traces of the cold start. Then RL
 as in `make tiny`; RL with 0.1 less reward for a claim (experiments/penalty.py); and RL from a cold start
-whose planted traces were filtered out, as distill.py does. Why RL does what it does with it: the same
-number of claims once more, but all in front of traces that go step by step, the manner that RL pays.
+whose planted traces were filtered out, as distill.py does. Why RL does what it does with it, two guesses:
+because half of the claims stand before answers at once, so the same number once more in front of traces that
+go step by step, the manner that RL pays; and because a claim makes a response longer, and in GRPO's mean over
+each response the tokens of a longer right one weigh less, so that once more with a mean over all tokens
+(experiments/token_mean.py).
 """
 from experiments.lab import (
     ROOT, Config, Row, compared, evaluate, flags_of, once, recipe, report, rl, rows_file, tiny)
@@ -52,15 +55,17 @@ def run(cfg):
         learned = {"planted, RL": rl(cfg, seed, "denial/rl", model=planted),
                    "planted, RL with penalty": fined,
                    "filtered, RL": rl(cfg, seed, "denial/filtered_rl", model=filtered),
-                   "planted with steps, RL": rl(cfg, seed, "denial/with_steps_rl", model=steps)}
+                   "planted with steps, RL": rl(cfg, seed, "denial/with_steps_rl", model=steps),
+                   "planted with steps, RL, token mean": rl(
+                       cfg, seed, "denial/token_mean", script="-m experiments.token_mean", model=steps)}
         starts = {"planted, cold start": planted, "planted with steps, cold start": steps}
         for name, model in {**starts, **learned}.items():
             scores.setdefault(name, []).append(evaluate(cfg, seed, model))
             if name in learned:
                 runs.setdefault(name, []).append(model)
-    planted, fined, filtered, steps = runs
+    planted, fined, filtered, steps, token_mean = runs
     rows = [claims(scores, name, "planted, cold start") for name in (planted, fined)]
-    rows.append(claims(scores, steps, "planted with steps, cold start"))
+    rows += [claims(scores, name, "planted with steps, cold start") for name in (steps, token_mean)]
     for name in (planted, fined, steps):
         rows += compared(scores, name, filtered, "", "")
     report("denial", cfg, rows, EXPECTED, WHY, runs)

@@ -4,14 +4,14 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 import tyro
 
 from conftest import ROOT
 from experiments import lab, table
 from machinery.files import Refused
 
-NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py")
-               if p.stem not in ("lab", "table", "penalty"))
+NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "\nEXPECTED" in p.read_text())
 STEPWISE = {"response": "2 + 2 = 4.\n\\boxed{4}", "tokens": 7}
 STEPS = [f"step_{step:06d}" for step in (10, 20, 30, 40)]
 
@@ -251,6 +251,34 @@ def test_a_habit_follows_from_the_beginning(tmp_path, monkeypatch):
     (tmp_path / "cold_start.jsonl").write_text("".join(json.dumps({"solution": t}) + "\n" for t in texts))
     assert [row["solution"] for row in reflection.habitual("")] == [
         "top row: 1. Wait, 2. 3.", "left row: 1. Alternatively, 2. 3.", "right: 1. 2. 3.", "top row: 1. 2."]
+
+
+def test_the_token_mean_weighs_every_token_the_same():
+    import grpo
+    from experiments import token_mean
+    logp, zero = torch.zeros(4, requires_grad=True), torch.zeros(4)
+    adv, length = torch.tensor([1.0, -1, -1, -1]), torch.tensor([1.0, 3, 3, 3])
+    micro = grpo.MicroBatch(None, adv, length, zero, zero, None, responses=2, tokens=4)
+    loss, *_ = token_mean.grpo_loss(logp, zero, micro, grpo.Config())
+    loss.backward()
+    assert torch.allclose(logp.grad, -adv / 4)
+
+
+def test_the_penalty_is_for_claims_alone(monkeypatch):
+    from types import SimpleNamespace
+
+    from experiments import penalty
+    from reward import Reward
+    texts = ("I cannot see the image. 3", "3")
+    rollouts = [SimpleNamespace(text=text, reward=None) for text in texts]
+
+    def rewarded(rollouts, cfg, verifier):
+        for r in rollouts:
+            r.reward = Reward(1.0, 1.0, 1.0, "3", "rule")
+
+    monkeypatch.setattr(penalty, "rewards", rewarded)
+    penalty.set_rewards(rollouts, None, None)
+    assert [r.reward.total for r in rollouts] == [0.9, 1.0]
 
 
 def test_contrast_is_the_entropy_at_critical_words_beyond_that_of_other_sentences():
