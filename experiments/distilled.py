@@ -10,8 +10,8 @@ from machinery.files import main
 
 EXPECTED = ("finetuning on traces nearly reaches RL in maths, and falls below the cold start in other "
             "subjects.")
-WHY = ("all subjects of the tiny world share one language and one manner, so what a trace of maths teaches"
-       " is of use everywhere.")
+WHY = ("all subjects of the tiny world share one language and one manner, so traces of maths lift others, "
+       "too: not as far as RL does, but above the cold start, where the paper's fall below it.")
 
 
 def finetuned(cfg, seed):

@@ -10,8 +10,9 @@ from experiments.lab import (
 from machinery.files import main, read_json, read_jsonl
 
 EXPECTED = "the connector alone gains; tuning the LLM, and the encoder too, loses what RL has taught."
-WHY = ("an LLM of 1M parameters goes on learning manner and sums from stage 3's solutions; a pretrained "
-       "one has less to learn there and more to lose.")
+WHY = ("stage 3's rows decide here, not its parts: from solutions step by step every part gains, the 1M-"
+       "parameter LLM most, because it goes on learning sums; from answers at once even the connector alone "
+       "unlearns RL's manner. A pretrained LLM has less to learn from such rows and more to lose.")
 ARMS = {"connector": ("connector",), "connector, LLM": ("connector", "llm"),
         "encoder, connector, LLM": ("encoder", "connector", "llm")}
 PAPER = {"connector": ("+1.5", "higher"), "connector, LLM": ("-1.3", "lower"),
