@@ -14,10 +14,10 @@ from experiments.lab import (
 from machinery.files import main, read_jsonl
 
 EXPECTED = "a claim that does no harm to the answer survives RL; filtering or a penalty removes it."
-WHY = ("RL removes the claim without being asked, so filter and penalty have nothing to add. Neither guess is "
-       "the reason alone: claims that always go with steps vanish as well, and with a mean over all tokens "
-       "three times as many remain, which is still one response of eighty. Here the claim is a habit without "
-       "a cause; real models may have learned when to say it.")
+WHY = ("RL removes the claim without being asked, so filter and penalty have nothing to add. Neither guess "
+       "is the reason alone: claims that always go with steps vanish as well, and with a mean over all "
+       "tokens three times as many remain, which is still one response of eighty. Here the claim is a habit "
+       "without a cause; real models may have learned when to say it.")
 KINDS = "planted", "filtered", "with steps"
 CLAIM, AT_ONCE = "I cannot see the image. ", "I see it at once."
 
