@@ -161,9 +161,8 @@ def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch
             if hasattr(where, what):
                 monkeypatch.setattr(where, what, value)
     monkeypatch.setattr(table, "RESULTS", tmp_path / "results")
-    for made in ("disturbed", "spelling"):  # model folders, each with a test of its own
-        if hasattr(module, made):
-            monkeypatch.setattr(module, made, lambda cfg, seed, made=made: made)
+    for made in ("disturbed.disturbed", "reflection.spelling", "qformer.imitator"):  # model folders
+        monkeypatch.setattr(f"experiments.{made}", lambda cfg, seed, made=made: made)
     module.run(lab.Config(seeds=(0, 1)))
     told = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert told["rows"] and all(len(row["values"]) == 2 for row in told["rows"])
