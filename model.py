@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
+import machinery.attention  # noqa: F401 (registers the ways to attend that VLM names)
 from connector import make_connectors
 from machinery.families import PARTS, family_of
 from machinery.files import Refused, say
