@@ -16,8 +16,8 @@ from machinery.rules import INDICATORS, read_selection
 
 EXPECTED = "critical entropy tracks accuracy over the checkpoints, and picks better than the reward."
 WHY = ("critical words are frequent here where a search needs them, and RL makes the model sure of them "
-       "while it becomes right more often. What keeps the rule from checkpoints that have collapsed (learning "
-       "rate 1e-3) is the accuracy gate in front of it; so it beats the last checkpoint.")
+       "while it becomes right more often. What keeps the rule from checkpoints that have collapsed "
+       "(learning rate 1e-3) is the accuracy gate in front of it; so it beats the last checkpoint.")
 
 
 def runs_of(cfg, seed):
