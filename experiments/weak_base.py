@@ -9,7 +9,8 @@ from experiments.lab import (
 from machinery.files import main
 
 EXPECTED = "the paper does not say; if RL only activates, it gains less on the weaker bases."
-WHY = "a weaker base is weaker in sums and reading as much as in reasoning."
+WHY = ("it gains less on both, as it would if it only activated; but a weaker base is weaker in sums and "
+       "reading, too, and steps that are calculated wrong are worth less to any RL.")
 BASES = ("half the training", "half the width")
 
 
