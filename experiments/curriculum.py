@@ -11,7 +11,7 @@ from machinery.files import main, read_jsonl
 
 EXPECTED = "with hard problems alone the hard ones gain and normal ones fall; mixing keeps the normal ones."
 WHY = ("hard problems here are longer searches of the same kind, so what they teach serves normal ones, "
-       "too, and little is lost; with as many normal ones among them nothing is.")
+       "too, and little is lost; with as many normal ones among them no loss is resolved.")
 HELD_OUT = 300
 
 

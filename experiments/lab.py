@@ -29,6 +29,7 @@ from machinery.scores import gain, read_scores, stage_result
 ROOT = Path(__file__).parent.parent
 MINUTES = {}  # of each run that this experiment asked for, whenever it was made
 QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2}  # as in the Makefile
+PROBE = {"probe": 128, "samples": 4, "max_new_tokens": 160, "high_entropy": 1}  # and there, of the probe
 
 
 @dataclass
@@ -107,8 +108,8 @@ def taught(seed, where, **flags):
 
 
 def rl(cfg, seed, name, script="grpo.py", **changes):
-    """`make tiny`'s GRPO run, but for the changes; one checkpoint, the last. Returns the run folder, which
-    without changes is that of `make tiny`."""
+    """`make tiny`'s GRPO run, but for the changes; one checkpoint, the last, unless save_every is among them.
+    Returns the run folder, which without changes is that of `make tiny`."""
     run = recipe(seed, "rl.done") / "rl"
     if not changes:
         return run
@@ -155,9 +156,8 @@ def evaluate(cfg, seed, model, name="eval", chosen=False, **flags):
 def selected(seed, run):
     """A run of several checkpoints once entropy_select.py has chosen one, with the flags of `make tiny`"""
     if not (ROOT / run / "selection.json").exists():
-        flags = {"data": tiny(seed, "data/tiny") / "val.jsonl", "probe": 128, "samples": 4,
-                 "max_new_tokens": 160, "high_entropy": 1, "seed": seed}
-        call([sys.executable, "entropy_select.py", *words_of({"folder": run, **flags})])
+        flags = {"folder": run, "data": tiny(seed, "data/tiny") / "val.jsonl", "seed": seed, **PROBE}
+        call([sys.executable, "entropy_select.py", *words_of(flags)])
     return run
 
 

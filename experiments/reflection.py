@@ -17,7 +17,8 @@ import sys
 from statistics import mean
 
 from experiments.lab import (
-    ROOT, Config, Row, call, compared, evaluate, flags_of, once, recipe, report, rows_file, tiny, words_of)
+    PROBE, ROOT, Config, Row, call, compared, evaluate, flags_of, once, recipe, report, rows_file, tiny,
+    words_of)
 from machinery.files import main, new_folder, read_json, read_jsonl, resolve
 from signals import critical_tokens
 
@@ -88,8 +89,7 @@ def probe(cfg, seed, run, name):
     if not (folder / step.name).exists():
         (folder / step.name).symlink_to(step)
     if not (folder / "selection.json").exists():
-        flags = {"folder": where, "data": tiny(seed, "data/tiny") / "val.jsonl", "probe": 128, "samples": 4,
-                 "max_new_tokens": 160, "high_entropy": 1}
+        flags = {"folder": where, "data": tiny(seed, "data/tiny") / "val.jsonl", **PROBE}
         call([sys.executable, "entropy_select.py", *words_of(flags)])
     responses = read_jsonl(folder / "probe" / f"{step.name}.jsonl")
     return {**read_json(folder / "selection.json")["checkpoints"][-1], "contrast": contrast(responses)}

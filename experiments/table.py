@@ -111,7 +111,7 @@ def draw_stages(ax, rows):
         start = [level - value for level, value in zip(rl.levels, rl.values)]
         levels = 100 * np.array([start, rl.levels, connector.levels])                    # (stages, seeds)
         ax.plot(levels, color=colour, lw=0.8, alpha=0.5)
-        ax.plot(levels.mean(1), "o-", color=colour, lw=2.5, label=f"{measure}")
+        ax.plot(levels.mean(1), "o-", color=colour, lw=2.5, label=measure)
     ax.set_xticks(range(3), ["cold start", "RL on maths", "connector\ntuning"])
     ax.set(title="accuracy in %", xlim=(-0.2, 2.2))
     ax.legend(loc="upper left")
