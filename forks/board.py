@@ -109,21 +109,32 @@ def run(tree, seed):
     report.table(report.Table(str(tree / folder(seed))))
 
 
+AGAIN = "Run make board again."
+
+
+def accuracy_of(path):
+    """The figure of the board for one folder of `make tiny`: the mean over the subjects, 0 to 1."""
+    results = read_json(path / "results.json", {"connector": dict}, AGAIN)["connector"]
+    subjects = checked(results, path / "results.json", {"subjects": dict}, AGAIN)["subjects"]
+    return sum(subjects.values()) / len(subjects)
+
+
 def row(name, folders, shared=()):
     """The line of the board for these folders of `make tiny`, one a seed."""
     accuracy, minutes, code = [], [], {}
     for path in map(Path, folders):
-        again = "Run make board again."
-        results = read_json(path / "results.json", {"connector": dict}, again)["connector"]
-        subjects = checked(results, path / "results.json", {"subjects": dict}, again)["subjects"]
-        accuracy.append(sum(subjects.values()) / len(subjects))
+        accuracy.append(accuracy_of(path))
         times = [line.split("\t") for line in (path / "times.tsv").read_text().splitlines()]
         minutes.append(sum(float(seconds) for stage, seconds in times if stage in STAGES.values()) / 60)
         for stage in ("cold_start", "rl", "connector"):
-            made = read_json(path / stage / "config.json", {"git": str}, again)["git"]
+            made = read_json(path / stage / "config.json", {"git": str}, AGAIN)["git"]
             code[made if name == "default" else made.removesuffix("-dirty")] = None  # the diff is its dirt
-    cells = [name, spread(accuracy), len(folders), f"{sum(minutes) / len(minutes):.1f}", " ".join(code),
-             " ".join(dict.fromkeys(shared)) or "-", cpu_name(), time.strftime("%Y-%m-%d")]
+    plain = [ROOT / "out" / Path(path).name for path in folders]  # the same seeds of the recipe as it is
+    against = "-"
+    if name != "default" and all((path / "results.json").exists() for path in plain):
+        against = spread([a - accuracy_of(path) for a, path in zip(accuracy, plain)], sign="+")
+    cells = [name, spread(accuracy), against, len(folders), f"{sum(minutes) / len(minutes):.1f}",
+             " ".join(code), " ".join(dict.fromkeys(shared)) or "-", cpu_name(), time.strftime("%Y-%m-%d")]
     return f"| {' | '.join(map(str, cells))} |"
 
 

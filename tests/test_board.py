@@ -89,8 +89,8 @@ def test_two_seeds_and_a_fork_of_grpo(tree):
     whole = ["tiny/make.py", "tiny/encoder.py", *SFT_ON]
     assert ran(tree) == 2 * whole
     # by hand: (.3 + .4 + .5) / 3 = .4 and (.3 + .5 + .7) / 3 = .5; standard deviation .1 / sqrt(2)
-    today = time.strftime("%Y-%m-%d")
-    assert rows(tree) == [["default", "45.0 ± 7.1 (40.0 to 50.0)", "2", "0.0", "abc", "-", cpu_name(), today]]
+    made = [cpu_name(), time.strftime("%Y-%m-%d")]
+    assert rows(tree) == [["default", "45.0 ± 7.1 (40.0 to 50.0)", "-", "2", "0.0", "abc", "-", *made]]
     for seed, minutes in ((0, 5), (1, 7)):
         lines = [f"base\t{60 * minutes}\n", "cold start\t60\n", "evaluation\t6000\n", "RL\t6000\n"]
         (tree / board.folder(seed) / "times.tsv").write_text("".join(lines))
@@ -100,8 +100,9 @@ def test_two_seeds_and_a_fork_of_grpo(tree):
     clone = tree / "out" / "board" / "mine"
     assert not ran(tree) and ran(clone) == 2 * RL_ON
     # the fork's Law is .2 better: a mean of 6.67 points more; the minutes are those of shared stages, too
-    name, accuracy, seeds, minutes, code, shared, *_ = rows(tree)[1]
+    name, accuracy, against, seeds, minutes, code, shared, *_ = rows(tree)[1]
     assert (name, accuracy, seeds) == ("mine", "51.7 ± 7.1 (46.7 to 56.7)", "2")
+    assert against == "+6.7 ± 0.0 (+6.7 to +6.7)"  # seed by seed: the seeds' spread is not in it
     assert (minutes, code, shared) == ("7.0", "abc", "cold_start")
     board.board(board.Config(fork(tree, "grpo.py"), (0, 1)))  # once more: all is there
     assert not ran(tree) and not ran(clone) and rows(tree)[2] == rows(tree)[1]
@@ -116,10 +117,11 @@ def test_two_seeds_and_a_fork_of_grpo(tree):
 def test_what_is_shared_depends_on_what_is_changed(tree):
     def run(file, text, name):
         board.board(board.Config(fork(tree, file, text, name), (0,)))
-        return ran(tree / "out" / "board" / name), rows(tree)[-1][5]
+        return ran(tree / "out" / "board" / name), rows(tree)[-1][6]
 
     whole = ["tiny/encoder.py", *SFT_ON]  # behind the world
     assert run("sft.py", "better\n", "alone") == (["tiny/make.py", *whole], "world")  # nothing to share
+    assert rows(tree)[-1][2] == "-"  # nor to compare with
     assert (tree / "data" / "tiny" / "world.json").exists()  # the world is everybody's
     board.run(tree, 0)
     ran(tree)
