@@ -1,13 +1,14 @@
 """Ask a model about pictures, and watch it think.
 
-    python ask.py                                          # asks you for questions; Enter: one of the world
+    python ask.py                                          # asks you for questions, again and again
     python ask.py --image picture.png "Add the digits in the top row."
     python ask.py --model Qwen/Qwen2.5-VL-3B-Instruct --image a.png b.png --entropy "What differs?"
 
 The response is written as it is sampled: the thought, then the answer. --entropy shades every token by the
 entropy (nats) of the distribution that it was drawn from, the brighter the less certain, and underlines the
 critical words that the checkpoint selection reads (paper section 5.1). Without a question on the command line
-one is asked for, again and again: an empty line takes another question of the embedded world, Ctrl-D ends.
+one is asked for, again and again: an empty line takes another question of the embedded world, Ctrl-C stops a
+response, Ctrl-D ends.
 """
 import random
 import sys
@@ -20,7 +21,7 @@ import tyro
 
 from data import Chat, Record, read_records
 from machinery.files import Refused, main
-from machinery.pictures import image_size, open_image
+from machinery.pictures import ADDRESS, image_size, open_image
 from machinery.processes import start
 from model import load
 from reward import score_batch
@@ -45,7 +46,7 @@ class Config:
     ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
     system: str = ""                        # system prompt; "": what the chat template has
     world: str = "data/tiny/val.jsonl"      # rows to take a picture or a question from; "": none
-    max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
+    max_tiles: int = 0                      # tiles of an image (InternVL); 0: the model's (max_patches)
     pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
     words: tuple[str, ...] = CRITICAL_WORDS  # critical words
     dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
@@ -97,20 +98,36 @@ def show(image):
         print("".join(f"\033[{colours}m\u2580" for colours in line) + "\033[0m")
 
 
+def legend():
+    """The shades, each with the entropy at which it begins"""
+    cells = [f"{FULL * k / len(SHADES):.2f}" for k in range(len(SHADES))]
+    shaded = [f"\033[30;48;5;{shade}m {cell} \033[0m" for shade, cell in zip(SHADES[1:], cells[1:])]
+    return f"nats, from: {cells[0]} {''.join(shaded)}; \033[4mcritical word\033[0m"
+
+
 def asked(question, images):
     """The Record of a question that was typed"""
-    sizes = [image_size(image) for image in images]
-    for why in sizes:
-        if isinstance(why, str):
-            raise Refused(f"--image: {why}")
-    return Record("asked", question, list(images), sizes=sizes)
+    sizes = []
+    for image in images:
+        if ADDRESS.match(image):
+            raise Refused(f"--image {image} is an address: fetch it first, and name the file")
+        sizes.append(image_size(image))
+        if isinstance(sizes[-1], str):
+            raise Refused(f"--image: {sizes[-1]}")
+    record = Record("asked", question, list(images), sizes=sizes)
+    if (most := max(record.named_images(), default=-1)) >= len(images):
+        raise Refused(f"the question names <image {most + 1}>, and there are {len(images)} pictures")
+    return record
 
 
 def question_apart(cfg):
-    """--image takes all that follows, also a question: the last word, unless it is or looks like a file"""
-    *images, last = cfg.image or ("",)
-    if images and not cfg.question and not Path(last).exists() and (" " in last or not Path(last).suffix):
-        return replace(cfg, image=tuple(images), question=last)
+    """--image takes all that follows, also a question, in quotes or not: it begins with the first word behind
+    a picture that neither is nor looks like a file"""
+    if sys.argv.count("--image") > 1:
+        raise Refused("--image stands there twice: name all pictures behind one")
+    for k, word in enumerate(cfg.image):
+        if k and not cfg.question and not Path(word).exists() and (" " in word or not Path(word).suffix):
+            return replace(cfg, image=cfg.image[:k], question=" ".join(cfg.image[k:]))
     return cfg
 
 
@@ -132,9 +149,15 @@ def questions(cfg):
         try:
             line = input(words).strip()
         except (EOFError, KeyboardInterrupt):
+            print()
             return
         if line:
-            yield asked(line, images)
+            try:
+                record = asked(line, images)
+            except Refused as error:
+                print(error)
+                continue
+            yield record
         elif world:
             record = draw.choice(world)
             images = record.images
@@ -166,11 +189,18 @@ def ask(cfg):
             print(image if isinstance(image, str) else "(a picture)")
             show(image)
         print(f"{record.text()}\n")
+        if cfg.entropy:
+            print(legend() + "\n")
         found = Counter()
-        for _ in range(cfg.runs):
-            found[answer(record, sampler, chat, cfg, seed)] += 1
+        try:
+            for run in range(cfg.runs):
+                print(end="\n" if run else "")
+                found[answer(record, sampler, chat, cfg, seed)] += 1
+                seed += 1
+        except KeyboardInterrupt:
+            print("\n[stopped]")
             seed += 1
-        if cfg.runs > 1:
+        if cfg.runs > 1 and found:
             print("answers: " + ", ".join(f"{text} ({n})" for text, n in found.most_common()))
 
 

@@ -106,7 +106,7 @@ class Chat:
     sampler."""
 
     def __init__(self, path, max_tiles=12, pixels=(0, 0), ask="", system="", flag="--model", cache_gib=2.0):
-        """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen-VL, 0 keeps the model's
+        """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen-VL. 0 keeps the model's
         own. ask: an instruction below every question. system: what the system turn says, "" as the template
         has it (Qwen2.5-VL's has one of its own, the others' have none)."""
         path = resolve(path, flag)

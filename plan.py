@@ -183,8 +183,11 @@ def changes(cfg):
     if cfg.rollout == "torch" and cfg.gpus > 1:
         yield "--rollout vllm", dict(rollout="vllm")
     for n in (cfg.tokens // 2, cfg.tokens // 4):
-        if n >= 2048:
-            yield f"--tokens {n}", dict(tokens=n, visual=min(cfg.visual, n))
+        if n >= max(2048, cfg.visual):  # its images have to fit
+            yield f"--tokens {n}", dict(tokens=n)
+    for n in (cfg.max_new_tokens // 2, cfg.max_new_tokens // 4):
+        if n >= 1024 and cfg.rollout != "none":
+            yield f"--max_new_tokens {n}", dict(max_new_tokens=n)
     if cfg.hybrid:
         yield "without --hybrid", dict(hybrid=False)
     else:
@@ -210,6 +213,7 @@ def plan(cfg):
     if wrong := set(cfg.train) - set(PARTS) or ({cfg.rollout} - {"vllm", "torch", "none"}):
         raise Refused(f"{' '.join(wrong)}: the parts are {', '.join(PARTS)}, "
                       f"the rollouts vllm, torch and none")
+    cfg = dataclasses.replace(cfg, visual=min(cfg.visual, cfg.tokens))
     s = shape(cfg.model)
     if cfg.lora:
         add_adapters(s["vlm"], cfg.lora)
@@ -477,8 +481,7 @@ def check_machine(cfg, script, gpus, gpu_gib, config):
     if hasattr(cfg, "train"):
         fits = plan(Config(
             model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, lora=cfg.lora,
-            tokens=cfg.max_tokens,
-            visual=min(3328, cfg.max_tokens), rollout=getattr(cfg, "rollout", "none"),
+            tokens=cfg.max_tokens, rollout=getattr(cfg, "rollout", "none"),
             tensor_parallel=getattr(cfg, "tensor_parallel", 1), checkpointing=cfg.checkpointing,
             max_new_tokens=getattr(cfg, "max_new_tokens", 8192), hybrid=cfg.hybrid, offload=cfg.offload))
         problems += [] if fits else [f"{script}: more memory than {gpus} GPUs of {gpu_gib} GiB have"]

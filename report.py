@@ -260,6 +260,9 @@ def table(cfg):
                                                  cfg.maths) for one in scores if one != stage}
         else:
             print(f"{STAGES[stage]}: no scores at {path} yet")
+    if not results and (folder / "config.json").exists():
+        raise Refused(f"{folder} is one stage: name the folder that holds the stages, "
+                      f"`python report.py table {folder.parent}`")
     if not results:
         raise Refused(f"no stage under {folder} has been evaluated: run `python eval_mmmu.py "
                       f"--model {folder}/rl --out {folder}/rl/eval` for each stage first")
@@ -319,12 +322,13 @@ def seeds(cfg):
     print_table(["points gained", "maths", "others"],
                 [[name, *(spread([g[key] for g in gains], sign="+") for key in ("maths", "others"))]
                  for name, gains in pairs.items()])
-    print(f"{len(runs)} runs of the recipe: mean ± standard deviation over them (smallest to largest)\n")
+    print(f"{len(runs)} {'runs' if len(runs) > 1 else 'run'} of the recipe: mean ± standard deviation over them "
+          f"(smallest to largest)\n")
     for name, gains in pairs.items():
         print_table([name, *GAINS_HEADER], gains_of_runs(gains))
     print("95%, questions: from the differences question by question, of all runs together. 95%, runs: from "
-          "the gains of\nthe runs (t), which holds what differs from run to run, too. Could be seen: two "
-          "standard errors of the former.")
+          "the gains of\nthe runs (t), which holds what differs from run to run, too. Could be seen: how "
+          "large a gain has to be for\nso many questions to show it (two standard errors).")
     if not all(g["paired"] for gains in pairs.values() for g in gains):
         print("Some scores.json do not tell the questions apart (`report.py table` says which): their error "
               "is that\nof two independent samples, which is larger.")

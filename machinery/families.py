@@ -66,7 +66,7 @@ class Family:
     # ---- prompts
 
     def limit_images(self, processor, max_tiles, pixels):
-        """Set the limits of an image in its processor: at most max_tiles tiles, or pixels = (fewest, most),
+        """Set the limits of an image in its processor: at most max_tiles tiles, or pixels = (fewest, most);
         0: its own. A family with images of one size has nothing to set."""
 
     def marks(self, tokenizer):
@@ -111,7 +111,8 @@ class InternVL(Family):
         return round(1 / self.config.downsample_ratio) ** 2
 
     def limit_images(self, processor, max_tiles, pixels):
-        processor.crop_to_patches, processor.max_patches = max_tiles > 1, max_tiles
+        processor.max_patches = max_tiles or processor.max_patches
+        processor.crop_to_patches = processor.max_patches > 1
 
     def marks(self, tokenizer):
         begin, end = tokenizer.convert_tokens_to_ids(["<img>", "</img>"])

@@ -28,6 +28,7 @@ WORDS = {  # flags that are one of a few words, or several of them
     "train": ("encoder", "connector", "llm"),
     "need": ("id", "question", "images", "answer", "solution", "options", "subject")}
 FILLED = ("train", "words", "ban")  # lists that may not be empty
+EMPTY = ("world",)  # texts that may be, though their default is not
 
 
 def wrong_flags(cfg):
@@ -37,8 +38,15 @@ def wrong_flags(cfg):
         name, value = field.name, getattr(cfg, field.name)
         if why := wrong_value(field, hints[name], value):
             shown = (" ".join(map(str, value)) or "nothing") if isinstance(value, (tuple, list)) else value
-            return f"--{name} {shown}: {why}"
+            dashes = "" if is_positional(type(cfg), name) else "--"
+            return f"{dashes}{name} {shown}: {why}"
     return wrong_together(cfg) or wrong_outputs(cfg)
+
+
+def is_positional(Config, name):
+    """Whether a flag is given by its place, without its name: tyro.conf.Positional[...]"""
+    annotated = typing.get_type_hints(Config, include_extras=True)[name]
+    return any("Positional" in repr(mark) for mark in getattr(annotated, "__metadata__", ()))
 
 
 def wrong_value(field, hint, value):
@@ -52,7 +60,7 @@ def wrong_value(field, hint, value):
         return wrong_list(name, value)
     if not isinstance(value, str):
         return ""
-    if not value.strip() and (default is dataclasses.MISSING or default):
+    if not value.strip() and (default is dataclasses.MISSING or default) and name not in EMPTY:
         return "it is empty; leave it out for its default" if default else "it is empty"
     if name in WORDS and value not in allowed_words(field):
         return f"it is one of {', '.join(allowed_words(field))}"
@@ -87,7 +95,8 @@ def wrong_list(name, values):
         return f"the {'parts' if name == 'train' else 'fields'} are {', '.join(WORDS[name])}"
     if not values and name in FILLED:
         return "leave it out for its default"
-    if twice := [v for v in values if values.count(v) > 1]:
+    # the same picture may be looked at twice; and a question may stand behind it (ask.py)
+    if twice := [v for v in values if values.count(v) > 1 and name != "image"]:
         return f"{twice[0]} stands there twice"
     if name == "columns":
         return wrong_columns([v.partition("=") for v in values])

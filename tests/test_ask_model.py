@@ -4,6 +4,7 @@ import re
 
 import pytest
 import tyro
+from PIL import Image
 
 import ask
 from conftest import write_jsonl
@@ -89,8 +90,10 @@ def test_a_loop_of_questions(cfg, tiny, capsys, monkeypatch):
 
 
 def test_a_picture_that_is_not_there(cfg):
-    with pytest.raises(Refused, match="--image: image no.png can not be read"):
-        ask.ask(dataclasses.replace(cfg, image=("no.png",)))
+    for image, why in (("no.png", "--image: image no.png can not be read"),
+                       ("https://host/a.png", "--image https://host/a.png is an address: fetch it first")):
+        with pytest.raises(Refused, match=why):
+            ask.ask(dataclasses.replace(cfg, image=(image,)))
 
 
 @pytest.mark.parametrize("line, images, question", [
@@ -98,11 +101,51 @@ def test_a_picture_that_is_not_there(cfg):
     (["--image", "{a}", "{a}", "Add?"], 2, "Add?"), (["Add?", "--image", "{a}", "{a}"], 2, "Add?"),
     (["--image", "{a}", "--runs", "2", "Add?"], 1, "Add?"),
     (["--image", "{a}", "Sum"], 1, "Sum"), (["--image", "{a}"], 1, ""), (["--image", "{a}", "b.png"], 2, ""),
-    (["--image", "{a}", "Is it a.png or b.png?"], 1, "Is it a.png or b.png?"), (["--image", "typo"], 1, "")])
+    (["--image", "{a}", "Is it a.png or b.png?"], 1, "Is it a.png or b.png?"), (["--image", "typo"], 1, ""),
+    (["--image", "{a}", *"Add the digits in the top row.".split()], 1, "Add the digits in the top row."),
+    (["--image", "{a}", "b.png", *"Is it in b.png?".split()], 2, "Is it in b.png?")])
 def test_a_question_may_stand_behind_the_pictures(line, images, question, cfg):
     words = [word.format(a=cfg.image[0]) for word in line]
     found = ask.question_apart(tyro.cli(ask.Config, args=words))
     assert (len(found.image), found.question) == (images, question)
+
+
+def test_two_image_flags_are_refused(cfg, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ask.py", "--image", "a.png", "--image", "b.png"])
+    with pytest.raises(Refused, match="--image stands there twice: name all pictures behind one"):
+        ask.question_apart(cfg)
+
+
+def test_ctrl_c_stops_a_response_and_the_loop_goes_on(cfg, capsys, monkeypatch):
+    """In the loop a question that cannot be asked ends nothing either; after the end of input the line ends."""
+    lines, answer = iter(["stop me", "<image 2>?", "", "go on"]), ask.answer
+
+    def typed(_):
+        for line in lines:
+            return line
+        raise EOFError
+
+    def interrupted(record, *more):
+        if record.question == "stop me":
+            raise KeyboardInterrupt
+        return answer(record, *more)
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(ask, "answer", interrupted)
+    out = said(capsys, dataclasses.replace(cfg, question="", runs=2))
+    stopped, rest = out.split("stop me\n\n\n[stopped]\n")
+    assert rest.startswith("the question names <image 2>, and there are 1 pictures\n") and "go on" in rest
+    assert "answers" not in stopped and rest.count(" tokens") == 2 and rest.endswith("\n\n")
+
+
+def test_a_small_world_model_gets_its_own_number_of_tiles(cfg, tmp_path, capsys, monkeypatch):
+    """A photograph is one tile to a model that learned one, though InternVL's cut it into 12."""
+    Image.new("RGB", (640, 480), "white").save(tmp_path / "photo.png")
+    counts = []
+    monkeypatch.setattr(ask, "answer", lambda record, sampler, chat, *_: counts.append(
+        len(chat.prompts([record])[0].full)))
+    for tiles in (0, 1, 12):
+        ask.ask(dataclasses.replace(cfg, image=(str(tmp_path / "photo.png"),), max_tiles=tiles))
+    assert counts[0] == counts[1] < counts[2]
 
 
 def test_a_picture_that_is_none_is_refused_before_a_question_is_typed(cfg, monkeypatch):

@@ -92,6 +92,12 @@ def test_refused_by_name(name, flags):
     assert why.startswith(flag + " ") and len(why.split()) >= 6 and "\n" not in why
 
 
+def test_what_has_no_dashes_is_named_without():
+    why = wrong_flags(tyro.cli(config("seeds"), args=["a", "a"]))
+    assert why == "folders a a: a stands there twice"
+    assert wrong_flags(tyro.cli(importlib.import_module("ask").Config, args=["--world", ""])) == ""
+
+
 def test_at_least_ninety():
     assert len(BAD) >= 90 and len(set(BAD)) == len(BAD)
 
