@@ -322,8 +322,7 @@ def seeds(cfg):
     print_table(["points gained", "maths", "others"],
                 [[name, *(spread([g[key] for g in gains], sign="+") for key in ("maths", "others"))]
                  for name, gains in pairs.items()])
-    print(f"{len(runs)} {'runs' if len(runs) > 1 else 'run'} of the recipe: mean ± standard deviation over them "
-          f"(smallest to largest)\n")
+    print(f"runs of the recipe: {len(runs)}; mean ± standard deviation over them (smallest to largest)\n")
     for name, gains in pairs.items():
         print_table([name, *GAINS_HEADER], gains_of_runs(gains))
     print("95%, questions: from the differences question by question, of all runs together. 95%, runs: from "

@@ -625,9 +625,9 @@ each with the weight and the advantage of its response, and add up. It is a vote
 
 {table(("token", *NAMES, "together"), *sums)}
 
-Below 0 means: the step pushes this token's logit up (what it does in the end, section 11 shows: all places
-and all tokens share the weights that move, so a small push can be outvoted). The sum, times the matrix of the head, is the gradient by
-the hidden state of place {place}. The one that `loss.backward()` left there is the same.
+Below 0 means: here the step pushes this token's logit up. Places and tokens share the weights that move, so a
+small push can be outvoted, as section 11 shows. The sum, times the matrix of the head, is the gradient by the
+hidden state of place {place}. The one that `loss.backward()` left there is the same.
 
 **By the weights.** From the hidden states the gradient flows back through the LLM into the visual tokens,
 through the connector into the features, and through the encoder. All three parts train. Its length, the

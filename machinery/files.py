@@ -43,6 +43,9 @@ def main(run, Config):
         run(cfg)
     except Refused as error:
         refuse(str(error))
+    except BrokenPipeError:  # `| head` has seen enough; what python still holds back goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def check_flags(cfg):

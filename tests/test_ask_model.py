@@ -117,7 +117,7 @@ def test_two_image_flags_are_refused(cfg, monkeypatch):
 
 
 def test_ctrl_c_stops_a_response_and_the_loop_goes_on(cfg, capsys, monkeypatch):
-    """In the loop a question that cannot be asked ends nothing either; after the end of input the line ends."""
+    """A question that cannot be asked ends nothing either; at the end of input the line ends."""
     lines, answer = iter(["stop me", "<image 2>?", "", "go on"]), ask.answer
 
     def typed(_):
