@@ -198,14 +198,26 @@ def changes(cfg):
 
 def smallest_change(s, cfg):
     """The flags that make it fit, as few and as cheap as possible; None when nothing does."""
-    tried = [([], cfg)]
+    tried = [({}, cfg)]
     for _ in range(3):  # one change, else two, else three
-        tried = [(words + [word], dataclasses.replace(c, **change))
+        tried = [({**words, word.split()[0]: word}, dataclasses.replace(c, **change))  # of a flag the last
                  for words, c in tried for word, change in changes(c)]
         for words, c in tried:
             if need(s, c) <= room(c):
-                return " ".join(words)
+                return " ".join(words.values())
     return None
+
+
+def with_adapters(s, cfg):
+    """The flags that make it fit when the LLM trains by adapters: the parts as they are, else without the
+    encoder, else with more changes; None when nothing does."""
+    for parts in (cfg.train, tuple(part for part in cfg.train if part != "encoder")):
+        less = dataclasses.replace(cfg, lora=8, train=parts)
+        words = "--lora 8" + (f" --train {' '.join(parts)}" if parts != cfg.train else "")
+        if need(s, less) <= room(less):
+            return words
+    change = smallest_change(s, less)
+    return f"{words} {change}" if change else None
 
 
 def plan(cfg):
@@ -240,10 +252,8 @@ def plan(cfg):
     change = smallest_change(s, cfg)
     say(f"  it does not fit. The smallest change that would: {change}" if change else
         "  it does not fit, and no change of flags that is known here makes it")
-    less = dataclasses.replace(cfg, lora=8)
-    words = "" if need(s, less) <= room(less) else smallest_change(s, less)
-    if "llm" in cfg.train and not cfg.lora and words is not None:
-        say(f"  or with adapters in place of the whole LLM: --lora 8 {words}")
+    if "llm" in cfg.train and not cfg.lora and (words := with_adapters(s, cfg)):
+        say(f"  or with adapters in place of the whole LLM: {words}")
     return False
 
 

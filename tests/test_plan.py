@@ -104,6 +104,23 @@ def test_suggested_change_fits():
     assert plan.smallest_change(s, plan.Config(gpus=1, gpu_gib=1, rollout="none")) is None
 
 
+def test_one_card_is_told_what_fits_it(capsys):
+    """No flag stands twice in an advice, and adapters are advised with the parts that fit beside them."""
+    card = plan.Config(str(CONFIGS / "Qwen2.5-VL-3B"), gpus=1, gpu_gib=24, tokens=8192, max_new_tokens=2048)
+    assert not plan.plan(card)
+    told, adapters = capsys.readouterr().out.strip().splitlines()[-2:]
+    flags = [word for word in told.split() if word.startswith("--")]
+    assert flags and len(set(flags)) == len(flags)
+    assert adapters.endswith(": --lora 8 --train connector llm")
+    fits = dataclasses.replace(card, lora=8, train=("connector", "llm"))
+    assert plan.plan(fits)
+    # responses of 8,192 do not fit the sampler, and no smaller pack helps it
+    assert not plan.plan(dataclasses.replace(fits, max_new_tokens=8192))
+    assert capsys.readouterr().out.strip().endswith("The smallest change that would: --max_new_tokens 4096")
+    plan.plan(dataclasses.replace(fits, tokens=2048))  # 3,328 visual tokens do not fit a pack of 2,048
+    assert "packs of 2,048 tokens of which 2,048 are visual" in capsys.readouterr().out
+
+
 def test_what_is_frozen_costs_less():
     s = plan.shape(CONFIGS / "Qwen2.5-VL-7B")
     whole, connector = (plan.memory(s, plan.Config(rollout="none", train=t))["training"]
