@@ -49,6 +49,8 @@ def git(*words, where=None):
 
 def begin_of(fork):
     """The first stage that a diff changes."""
+    if not fork.read_text().strip():
+        raise Refused(f"{fork} is empty")
     files = [line.split("\t")[2] for line in git("apply", "--numstat", fork).splitlines()]
     files = [file for file in files if not file.startswith(("docs/", "tests/"))]
     if judge := [file for file in files if file.startswith(JUDGE)]:
@@ -70,6 +72,8 @@ def clone(fork):
             raise
         (ROOT / "data").mkdir(exist_ok=True)
         (tree / "data").symlink_to(ROOT / "data")
+        (tree / ".venv").mkdir()
+        (tree / ".venv" / "ready").touch()  # PYTHON is ready; without it make would make the world again
     try:
         git("apply", "-R", "--check", fork, where=tree)
     except Refused as error:
@@ -80,32 +84,55 @@ def clone(fork):
 
 
 def share(tree, seed, begin):
-    """Copy into the clone the stages before `begin` that are complete in out/tiny. Returns the last one."""
-    there, here, last = ROOT / folder(seed), tree / folder(seed), ""
+    """Copy into the clone the stages before `begin` that are complete in out/tiny, with what they took.
+    Returns the last one."""
+    there, here, shared = ROOT / folder(seed), tree / folder(seed), ["world"]  # the world is everybody's
+    here.mkdir(parents=True, exist_ok=True)
     for stage in [*STAGES][1:[*STAGES].index(begin)]:
         if not (there / f"{stage}.done").exists():
             break
         if not (here / f"{stage}.done").exists():
-            here.mkdir(parents=True, exist_ok=True)
-            if (there / stage).exists():  # the selection lies in rl
-                shutil.copytree(there / stage, here / stage, symlinks=True, dirs_exist_ok=True)
-            lines = (there / "times.tsv").read_text().splitlines(keepends=True)
-            with open(here / "times.tsv", "a") as times:
-                times.writelines(line for line in lines if line.startswith(f"{STAGES[stage]}\t"))
+            lies_in = "rl" if stage == "select" else stage
+            # what the selection of a fork samples itself is not to lie there
+            leave = shutil.ignore_patterns("probe", "select*") if stage == "rl" else None
+            shutil.copytree(there / lies_in, here / lies_in, symlinks=True, dirs_exist_ok=True, ignore=leave)
             shutil.copy2(there / f"{stage}.done", here)  # with its time, or make would run it again
         same = [(at / f"{stage}.done").stat().st_mtime_ns for at in (there, here)]
         if same[0] != same[1]:  # the clone has run it itself
             break
-        last = stage
-    return last
+        shared.append(stage)
+    names = [STAGES[stage] for stage in shared if STAGES[stage] in times_of(there)]
+    taken = [(name, times_of(there)[name]) for name in names]
+    taken += [(name, seconds) for name, seconds in times_of(here).items() if name not in names]
+    write_text(here / "times.tsv", "".join(f"{name}\t{seconds:g}\n" for name, seconds in taken))
+    return shared[-1]
+
+
+def times_of(path):
+    """{stage: seconds} of a folder of `make tiny`. A stage that was called again when all was there has a
+    second, short line."""
+    file, taken = path / "times.tsv", {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        name, seconds = line.split("\t")
+        taken[name] = max(float(seconds), taken.get(name, 0))
+    return taken
 
 
 def run(tree, seed):
     """The recipe of one seed up to the evaluation of its last stage, then its results.json."""
-    target = f"{folder(seed)}/connector/eval/scores.json"
-    command = ["make", "-C", tree, f"SEED={seed}", f"PY={PYTHON}", "-o", ".venv/ready", target]
-    if code := subprocess.run(command).returncode:
-        raise Refused(f"make {target} in {tree} ended with {code}: the same command goes on with it")
+    eval = f"{folder(seed)}/connector/eval"
+    make = ["make", "-C", tree, f"SEED={seed}", f"PY={PYTHON}", "-o", ".venv/ready"]
+    commands = [[*make, f"{folder(seed)}/connector.done"],
+                [*make, "-f", ROOT / "Makefile", f"{eval}/scores.json"]]  # asked as all are asked
+    if tree != ROOT:  # and judged by the rule of this tree, which the diff may have changed in that one
+        commands += [[PYTHON, "eval_mmmu.py", "score", "--responses", tree / eval / "responses.jsonl"]]
+    for command in commands:
+        try:
+            code = subprocess.run(command, cwd=ROOT).returncode
+        except KeyboardInterrupt:
+            raise Refused(f"stopped in {tree / folder(seed)}: the same command goes on with it") from None
+        if code:
+            raise Refused(f"{' '.join(map(str, command))} ended with {code}: make board goes on with it")
     report.table(report.Table(str(tree / folder(seed))))
 
 
@@ -124,8 +151,7 @@ def row(name, folders, shared=()):
     accuracy, minutes, code = [], [], {}
     for path in map(Path, folders):
         accuracy.append(accuracy_of(path))
-        times = [line.split("\t") for line in (path / "times.tsv").read_text().splitlines()]
-        minutes.append(sum(float(seconds) for stage, seconds in times if stage in STAGES.values()) / 60)
+        minutes.append(sum(s for stage, s in times_of(path).items() if stage in STAGES.values()) / 60)
         for stage in ("cold_start", "rl", "connector"):
             made = read_json(path / stage / "config.json", {"git": str}, AGAIN)["git"]
             code[made if name == "default" else made.removesuffix("-dirty")] = None  # the diff is its dirt
@@ -147,7 +173,7 @@ def board(cfg):
             raise Refused(f"--fork {cfg.fork}: no such file")
         begin = begin_of(fork)
         tree = clone(fork)
-        shared = [share(tree, seed, begin) or "world" for seed in cfg.seeds]
+        shared = [share(tree, seed, begin) for seed in cfg.seeds]
     for seed in cfg.seeds:
         run(tree, seed)
     line = row(fork.stem if cfg.fork else "default", [tree / folder(seed) for seed in cfg.seeds], shared)

@@ -19,14 +19,20 @@ script, *flags = sys.argv[1:]
 with open("ran.txt", "a") as file:
     print(script, file=file)
 given = dict(zip(flags, flags[1:]))
-out = Path(given.get("--out") or given["--folder"])
+out = Path(given.get("--out") or given.get("--folder") or Path(given["--responses"]).parent)
 out.mkdir(parents=True, exist_ok=True)
 if script == "tiny/make.py":
     (out / "world.json").write_text("a world")
 elif script == "eval_mmmu.py":
-    of_seed = 0.1 if "seed1" in given["--model"] else 0.0
-    of_fork = 0.2 if "better" in Path("grpo.py").read_text() else 0.0
-    accuracy = dict(zip("Math Art Law".split(), (0.3, 0.4 + of_seed, 0.5 + 2 * of_seed + of_fork)))
+    if flags[0] == "score":
+        accuracy = json.loads(Path(given["--responses"]).read_text())
+    else:
+        of_seed = 0.1 if "seed1" in given["--model"] else 0.0
+        of_fork = 0.2 if "better" in Path("grpo.py").read_text() else 0.0
+        accuracy = dict(zip("Math Art Law".split(), (0.3, 0.4 + of_seed, 0.5 + 2 * of_seed + of_fork)))
+        (out / "responses.jsonl").write_text(json.dumps(accuracy))
+    if "generous" in Path("reward.py").read_text():
+        accuracy["Law"] = 1.0
     scores = {{name: {{"n": 200, "rule": a, "rule_se": 0.02}} for name, a in accuracy.items()}}
     scores = {{"n": 600, "rule": 0.5, "length": 20.0, "subjects": scores}}
     (out / "scores.json").write_text(json.dumps(scores))
@@ -36,6 +42,7 @@ else:
 """
 RL_ON = ["grpo.py", "entropy_select.py", "connector_tune.py", "eval_mmmu.py"]
 SFT_ON = ["sft.py", "sft.py", "sft.py", *RL_ON]
+JUDGED = ["eval_mmmu.py"]  # a fork's responses, by the rule of the tree that the board is in
 
 
 @pytest.fixture
@@ -47,7 +54,7 @@ def tree(tmp_path, monkeypatch):
     shutil.copy(ROOT / "Makefile", tree)
     (tree / ".gitignore").write_text("out/\ndata/\nran.txt\n")
     (tree / "docs" / "board.md").write_text("| recipe |\n|---|\n")
-    for name in ("grpo.py", "sft.py", "scoring/rule.py"):
+    for name in ("grpo.py", "sft.py", "reward.py", "entropy_select.py", "scoring/rule.py"):
         (tree / name).write_text("plain\n")
     (tmp_path / "python").write_text(STAND_IN)
     (tmp_path / "python").chmod(0o755)
@@ -98,14 +105,14 @@ def test_two_seeds_and_a_fork_of_grpo(tree):
     assert "| 107.0 |" in again  # (5 + 1 + 100, 7 + 1 + 100): evaluations do not count
     board.board(board.Config(fork(tree, "grpo.py"), (0, 1)))
     clone = tree / "out" / "board" / "mine"
-    assert not ran(tree) and ran(clone) == 2 * RL_ON
+    assert ran(tree) == 2 * JUDGED and ran(clone) == 2 * RL_ON
     # the fork's Law is .2 better: a mean of 6.67 points more; the minutes are those of shared stages, too
     name, accuracy, against, seeds, minutes, code, shared, *_ = rows(tree)[1]
     assert (name, accuracy, seeds) == ("mine", "51.7 ± 7.1 (46.7 to 56.7)", "2")
     assert against == "+6.7 ± 0.0 (+6.7 to +6.7)"  # seed by seed: the seeds' spread is not in it
     assert (minutes, code, shared) == ("7.0", "abc", "cold_start")
     board.board(board.Config(fork(tree, "grpo.py"), (0, 1)))  # once more: all is there
-    assert not ran(tree) and not ran(clone) and rows(tree)[2] == rows(tree)[1]
+    assert ran(tree) == 2 * JUDGED and not ran(clone) and rows(tree)[2] == rows(tree)[1]
     with pytest.raises(Refused, match="out/board/mine has another diff than .*mine.diff. Delete it"):
         board.board(board.Config(fork(tree, "grpo.py", "still better\n"), (0,)))
     fork(tree, "grpo.py")
@@ -129,10 +136,44 @@ def test_what_is_shared_depends_on_what_is_changed(tree):
     assert run("Makefile", (tree / "Makefile").read_text() + "#\n", "other") == (whole, "world")
 
 
+def test_minutes_count_a_stage_once(tree):
+    """Shared stages with what they took there, the world, too; a second line of a stage is one that found
+    all there. The selection of a fork is not given what out/tiny has sampled for it."""
+    board.run(tree, 0)
+    there = tree / "out" / "tiny"
+    (there / "rl" / "probe").mkdir()
+    (there / "times.tsv").write_text("world\t120\nbase\t60\nworld\t6\nRL\t600\nselection\t60\n")
+    what = fork(tree, "entropy_select.py")
+    for _ in range(2):
+        board.board(board.Config(what, (0,)))
+    clone = tree / "out" / "board" / "mine" / "out" / "tiny"
+    taken = board.times_of(clone)
+    assert (taken["world"], taken["base"], taken["RL"]) == (120, 60, 600) and taken["selection"] < 60
+    assert [row[4] for row in rows(tree)] == ["13.0", "13.0"] and rows(tree)[0][6] == "rl"
+    assert not (clone / "rl" / "probe").exists() and (there / "rl" / "probe").exists()
+
+
+def test_a_fork_of_the_reward_is_judged_by_the_rule_of_all(tree):
+    board.board(board.Config(fork(tree, "reward.py", "generous\n"), (0,)))
+    clone = tree / "out" / "board" / "mine"
+    assert "generous" in (clone / "reward.py").read_text()
+    assert rows(tree)[0][1] == "40.0"  # (.3 + .4 + .5) / 3, where its own rule says (.3 + .4 + 1) / 3
+
+
+def test_ctrl_c_says_how_to_go_on(tree, monkeypatch):
+    def stopped(*args, **more):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(board.subprocess, "run", stopped)
+    with pytest.raises(Refused, match="stopped in .*out/tiny: the same command goes on with it"):
+        board.run(tree, 0)
+
+
 def test_what_is_refused(tree):
+    empty = str(tree / "forks" / "empty.diff")
+    (tree / "forks" / "empty.diff").write_text("")
     judge, page = fork(tree, "scoring/rule.py", name="judge"), fork(tree, "docs/board.md", name="page")
     for what, told in ((judge, "judge.diff changes scoring/rule.py: on the board all are judged by the same"),
-                       (page, "page.diff changes nothing that runs"), ("no.diff", "--fork no.diff: no such")):
+                       (page, "page.diff changes nothing that runs"), ("no.diff", "--fork no.diff: no such"), (empty, "empty.diff is empty")):
         with pytest.raises(Refused, match=told):
             board.board(board.Config(what, (0,)))
     stale = fork(tree, "grpo.py")
@@ -142,7 +183,7 @@ def test_what_is_refused(tree):
         board.board(board.Config(stale, (0,)))
     assert not (tree / "out" / "board" / "mine").exists()
     (tree.parent / "python").write_text("#!/bin/sh\nexit 3\n")
-    with pytest.raises(Refused, match="make out/tiny/connector/eval/scores.json in .* ended with 2"):
+    with pytest.raises(Refused, match="make .*out/tiny/connector.done ended with 2: make board goes on"):
         board.board(board.Config(seeds=(0,)))
     results = tree / "out" / "tiny" / "results.json"
     results.parent.mkdir(parents=True, exist_ok=True)

@@ -157,7 +157,7 @@ def test_adapters_cost_little():
 
 def test_a_card_that_is_too_small_is_told_of_adapters(capsys):
     cfg = plan.Config(model=str(CONFIGS / "InternVL3-2B"), gpus=1, gpu_gib=24, tokens=8192, rollout="none")
-    assert not plan.plan(cfg) and "in place of the whole LLM: --lora 8 \n" in capsys.readouterr().out
+    assert not plan.plan(cfg) and "in place of the whole LLM: --lora 8\n" in capsys.readouterr().out
     assert plan.plan(dataclasses.replace(cfg, lora=8))
     assert " of them train: adapters of rank 8\n" in capsys.readouterr().out
     assert not plan.plan(dataclasses.replace(cfg, lora=8, gpu_gib=4))
