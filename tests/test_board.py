@@ -173,7 +173,8 @@ def test_what_is_refused(tree):
     (tree / "forks" / "empty.diff").write_text("")
     judge, page = fork(tree, "scoring/rule.py", name="judge"), fork(tree, "docs/board.md", name="page")
     for what, told in ((judge, "judge.diff changes scoring/rule.py: on the board all are judged by the same"),
-                       (page, "page.diff changes nothing that runs"), ("no.diff", "--fork no.diff: no such"), (empty, "empty.diff is empty")):
+                       (page, "page.diff changes nothing that runs"), ("no.diff", "--fork no.diff: no such"),
+                       (empty, "empty.diff is empty")):
         with pytest.raises(Refused, match=told):
             board.board(board.Config(what, (0,)))
     stale = fork(tree, "grpo.py")
