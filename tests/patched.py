@@ -1,6 +1,7 @@
 """The forks of forks/, applied to copies of the files that they change and imported from there."""
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 from conftest import ROOT
 
-FORKS = {diff.stem: diff for diff in sorted((ROOT / "forks").glob("*.diff"))}
+# those of the table: a diff that somebody tries out and keeps there is nobody's concern
+TABLE = re.findall(r"^\| \[`(\w+\.diff)`\]\((\w+\.diff)\)", (ROOT / "forks" / "README.md").read_text(), re.M)
+FORKS = {Path(name).stem: ROOT / "forks" / name for name, _ in sorted(TABLE)}
 
 
 def git_apply(fork, tree, *flags):

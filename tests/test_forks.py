@@ -1,5 +1,6 @@
 """forks/: every diff applies to this tree, changes little, and computes what its table promises."""
-import re
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import grpo
 from conftest import ROOT
-from patched import FORKS, changes, patched
+from patched import FORKS, TABLE, changes, patched
 from reward import Reward
 from stages import Given, all_get, metrics, micro_batch, reward_of
 
@@ -30,10 +31,10 @@ def forks(tmp_path_factory):
 
 
 def test_there_are_nine_and_the_table_names_them():
-    text = (ROOT / "forks" / "README.md").read_text()
-    rows = re.findall(r"^\| \[`(\w+)\.diff`\]\((\w+)\.diff\)", text, re.M)
-    assert [a for a, b in rows if a == b] == [a for a, _ in rows]
-    assert len(FORKS) == 9 and {a for a, _ in rows} == set(FORKS)
+    assert [name for name, link in TABLE if name != link] == []
+    assert len(FORKS) == len(TABLE) == 9
+    known = subprocess.check_output(["git", "ls-files", "forks/*.diff"], cwd=ROOT, text=True)
+    assert {Path(line).stem for line in known.splitlines()} == set(FORKS)
 
 
 @pytest.mark.parametrize("fork", FORKS)
