@@ -113,7 +113,7 @@ def draw_stages(ax, rows):
         ax.plot(levels, color=colour, lw=0.8, alpha=0.5)
         ax.plot(levels.mean(1), "o-", color=colour, lw=2.5, label=measure)
     ax.set_xticks(range(3), ["cold start", "RL on maths", "connector\ntuning"])
-    ax.set(title="accuracy in %", xlim=(-0.2, 2.2))
+    ax.set(title="accuracy in % (thin: a seed)", xlim=(-0.2, 2.2))
     ax.legend(loc="upper left")
 
 
@@ -136,7 +136,7 @@ def draw_story(results, path):
     right.axvline(0, color="0.5", lw=1)
     right.margins(y=0.02)
     right.invert_yaxis()
-    right.set_title("difference in points, 95% interval")
+    right.set_title("where the paper says something: difference in points, 95% interval", loc="right")
     marks = {"as in the paper": COLOURS[2], "not resolved": "0.55", "opposite, or no such effect": COLOURS[1]}
     points = [plt.Line2D([], [], color=colour, marker="o", ls="") for colour in marks.values()]
     points.append(plt.Line2D([], [], color="0.2", mfc="white", marker="o", ls=""))
