@@ -227,7 +227,7 @@ def test_the_command_refuses_another_world(tmp_path):
             (lambda: truth.write_text('{"grid": {"kind": "x"}}'), "truth.json, grid, .*'looks' is missing"),
             (truth.unlink, "truth.json is not there. Name the folder of the embedded world with --world"),
             ((run / "eval" / "responses.jsonl").unlink, "responses.jsonl"),
-            ((run / "eval" / "data.json").unlink, "data.json is not there. Evaluate again")):
+            ((run / "eval" / "data.json").unlink, "data.json is not there. Name the folder of a stage")):
         change()
         with pytest.raises(Refused, match=told):
             report.losses(report.Losses((str(run),)))

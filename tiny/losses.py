@@ -273,7 +273,8 @@ def cell(counts, what, of, of_how_many):
 
 def read_truth(folder, world):
     """truth.json of the world that asked the questions of an evaluation. world: "" if it still lies there."""
-    about = read_json(folder / "data.json", {"source": str, "files": dict}, "Evaluate again.")
+    about = read_json(folder / "data.json", {"source": str, "files": dict},
+                      "Name the folder of a stage, such as out/tiny/rl; is it one, evaluate it again.")
     world = Path(world or Path(about["source"]).parent)
     for name, digest in about["files"].items():
         path = world / "mmmu" / name
