@@ -303,12 +303,12 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
 
 def evaluate(cfg: Config):
     """Ask, keep, score. What is already in --out is not asked again."""
+    check_flags(cfg)
+    check_together(cfg)
     if cfg.checkpoints:
         return evaluate_all(cfg)
     from machinery.processes import start
     from machinery.run import Run
-    check_flags(cfg)
-    check_budget(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     world = start(cfg.seed)
     checkpoint = resolve(cfg.model)
@@ -354,7 +354,19 @@ def evaluate_all(cfg):
         evaluate(replace(cfg, model=str(step), out=f"{cfg.out}/{step.name}", checkpoints=False))
 
 
-def check_budget(cfg):
+def check_together(cfg):
+    """Refuse a flag that another one would make meaningless, and a budget that leaves nothing to answer
+    from."""
+    def given(*names):
+        fields = type(cfg).__dataclass_fields__
+        return [name for name in names if getattr(cfg, name) != fields[name].default]
+
+    if given("ban") and cfg.mode != "nowait":
+        raise Refused(f"--ban {' '.join(cfg.ban)}: words are banned in --mode nowait alone, and the mode is "
+                      f"{cfg.mode}; add --mode nowait, or leave --ban out.")
+    if not cfg.budget and (idle := given("on_budget", "closing")):
+        raise Refused(f"--{idle[0]} says what happens when --budget ends, and there is none: add --budget N, "
+                      f"or leave --{idle[0]} out.")
     if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
         raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has "
                       f"to be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the "

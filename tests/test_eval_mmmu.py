@@ -658,8 +658,14 @@ def test_budget_respects_the_context(monkeypatch):
 @pytest.mark.parametrize("flags, sentence",
                          [({"budget": 50}, "has to be below"),
                           ({"budget": 5, "mode": "nothink"}, "is for the thought"),
-                                             ({"runs": 0}, "--runs 0")])
-def test_bad_flags(world, flags, sentence):
+                          ({"ban": ("wait",)}, "--ban wait: .* and the mode is think; add --mode nowait"),
+                          ({"ban": ("wait",), "mode": "nothink"}, "and the mode is nothink"),
+                          ({"ban": ("hmm",), "checkpoints": True}, "--ban hmm"),
+                          ({"on_budget": "cut"}, "--on_budget .* there is none: add --budget N"),
+                          ({"closing": "</think>"}, "--closing says what happens when --budget ends"),
+                          ({"runs": 0}, "--runs 0")])
+def test_bad_flags(world, flags, sentence, monkeypatch):
+    monkeypatch.setattr(E, "read_questions", None)  # nothing is loaded before
     with pytest.raises(E.Refused, match=sentence):
         world(FakeSampler(answers), **flags)
 
