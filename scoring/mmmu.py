@@ -11,8 +11,10 @@ from statistics import mean, stdev
 from machinery.files import Refused, json_lines
 from machinery.mmmu_rows import accepted_answers, options_of, subject_of
 from scoring.denial import denies_image
+from scoring.numbers import number
 from scoring.official import official_right
 from scoring.responses import after_thought, last_box
+from scoring.spelling import plain
 
 DISCIPLINES = {name: tuple(subjects.split()) for name, subjects in {
     "Art and Design": "Art Art_Theory Design Music",
@@ -34,11 +36,11 @@ def read_responses(path):
         raise Refused(f"--responses {path}: there is no such file. "
                       f"An evaluation writes it as responses.jsonl into its --out folder.")
     rows = []
-    for number, row in json_lines(path, errors="replace"):
+    for line, row in json_lines(path, errors="replace"):
         if not isinstance(row, ValueError):
             rows.append(row)
         elif getattr(row, "doc", "\n").endswith("\n"):  # only a last line has no end
-            raise Refused(f"{path} line {number} is not JSON ({row}).")
+            raise Refused(f"{path} line {line} is not JSON ({row}).")
     return rows
 
 
@@ -135,6 +137,22 @@ def stated_answer(reply, row):
     text = text.removesuffix(".").casefold()
     same = [letter for letter, option in zip(letters, row["options"]) if text == option.strip().casefold()]
     return same[0] if len(same) == 1 else None
+
+
+def has_places(precision):
+    """Is this a number of decimals? Other data may mean something else by their column `precision`."""
+    return type(precision) in (int, float) and precision in range(1, 11)
+
+
+def rounded(answer, gold, precision):
+    """The answer as a text, rounded where the data say to how many decimals their gold is (MathVista's
+    precision, to which its own scorer rounds an answer, too). As it is where they do not, where the gold has
+    more decimals than that, or where it is no number."""
+    found = number(plain(answer))
+    if not has_places(precision) or not found or found.percent:
+        return answer
+    has_gold = re.fullmatch(rf"-?\d+(\.\d{{1,{int(precision)}}})?", gold.strip())
+    return str(round(found.value, int(precision))) if has_gold else answer
 
 
 # ----------------------------------------------------------------------------------------------------- scores
