@@ -222,8 +222,9 @@ def standard_error(values):
 
 
 def tables(scores):
-    """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length)."""
-    rows = [("", "n", "rule %", "+- se", "MMMU's %", "in box %", "tokens")]
+    """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length). The three
+    columns in % are accuracies: by our rule, by MMMU's algorithm, by the same where it reads the last box."""
+    rows = [("", "n", "rule %", "+- se", "MMMU's %", "MMMU's %, reading the box", "tokens")]
     named = [*scores["disciplines"]] != ["Other"]  # otherwise it is another data set than MMMU
     for discipline, g in scores["disciplines"].items():
         rows += [_line(discipline, g)] if named else []
@@ -238,7 +239,9 @@ def tables(scores):
     rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"),
              ("format", "format"), ("denial", "image denied"),
              ("official_random", "MMMU's parser picks at random")]
-    text += ["", "in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
+    text += ["", "right answers in %: by our rule, by MMMU's algorithm on the reply, and by the same on the "
+             "inside of its last box (on the reply where it has no box)",
+             "responses in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
              f"rule where the image is denied {_percent(scores['rule_with_denial'])}, "
              f"elsewhere {_percent(scores['rule_without_denial'])}; "
              f"luck would add {_percent(scores['official_luck'])} to MMMU's"]

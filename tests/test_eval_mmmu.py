@@ -187,6 +187,7 @@ def test_tables_by_hand():
     assert one(THOUGHT + r"\boxed{B}", mode="think", forced=True)[0]["format"] == 0
     assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
     text = E.tables(scores)
+    assert "in box" not in text and "MMMU's %, reading the box" in text.splitlines()[0]  # no share of boxes
     lines = text.splitlines()
     assert len({len(line) for line in lines[:8]}) == 1, text  # aligned
     assert lines[4].split() == ["Other", "1", "0.0", "-", "0.0", "0.0", "100"]

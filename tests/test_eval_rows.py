@@ -75,7 +75,8 @@ def test_options_that_nobody_reads_are_named(tmp_path, capsys):
     read(tmp_path, MATHVISTA, "testmini", columns=("id=pid", *DECODED))
     told, = [line for line in capsys.readouterr().out.splitlines() if "choices" in line]
     assert told == (f"{tmp_path}: 2 of 4 rows have a list of choices that is not read, so they are asked as "
-                    f"open questions. For multiple choice: --columns id=pid image=decoded_image options=choices")
+                    f"open questions. For multiple choice: "
+                    f"--columns id=pid image=decoded_image options=choices")
     typed = told.partition("--columns ")[2].split()
     E.read_questions(E.Config(data=str(tmp_path), split="testmini", columns=typed))
     assert "choices" not in capsys.readouterr().out
@@ -245,8 +246,8 @@ def test_images_as_olympiadbench_names_them(tmp_path):
     assert answered(questions, [r"\boxed{2}"])[0]["rule"] == 1
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(png(3))
-    (tmp_path / "t.jsonl").write_text(json.dumps(
-        {"question": "<image_2> or <image1> or <image 2>?", "images": ["pictures/a.png"] * 2, "answer": ["x"]}))
+    row = {"question": "<image_2> or <image1> or <image 2>?", "answer": ["x"]}
+    (tmp_path / "t.jsonl").write_text(json.dumps({**row, "images": ["pictures/a.png"] * 2}))
     record, = read_records(tmp_path / "t.jsonl")
     assert record.named_images() == [1, 0, 1] and record.answer == "x"
 

@@ -409,13 +409,15 @@ def test_one_of_several_accepted_answers():
     def right(said, gold, options=None):
         return score(f"a</think>\\boxed{{{said}}}", gold, options=options).accuracy
 
-    assert [right(said, "['24/7', '3.429']") for said in ("24/7", "3.429", "7", "24/7, 3.429")] == [1, 1, 0, 0]
+    gold = "['24/7', '3.429']"
+    assert [right(said, gold) for said in ("24/7", "3.429", "7", "24/7, 3.429")] == [1, 1, 0, 0]
     assert [right(said, "['A', 'C']", ["x", "y", "z"]) for said in ("A", "z", "B")] == [1, 1, 0]
     assert [right(said, "[1, 5]") for said in ("[1, 5]", "1")] == [1, 0]  # of numbers: both are meant
     assert list(unreadable_golds(["['5^5^5^5', '2']", "['5^5^5^5', '!?']", "!?"])) == [1, 2]
-    asked, claim = [], Claim("3.43", "", True, "['24/7', '3.429']")
+    asked, claim = [], Claim("3.43", "", True, gold)
     verifier = SimpleNamespace(ask=lambda items: asked.extend(items) or [True], audited=None)
-    assert second_opinions(verifier, [claim], [False]) == {0: True} and asked == [("", "3.43", "24/7 or 3.429")]
+    assert second_opinions(verifier, [claim], [False]) == {0: True}
+    assert asked == [("", "3.43", "24/7 or 3.429")]
 
 
 def test_no_torch_and_no_worker_before_it_is_needed():
