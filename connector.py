@@ -178,8 +178,8 @@ def replace(cfg):
     kind = CONNECTORS.get(cfg.connector)
     if kind and (missing := [name for name in ("of", "tokens") if not callable(getattr(kind, name, None))]):
         raise Refused(f"--connector {cfg.connector}: its class {kind.__name__} lacks "
-                      f"{' and '.join(missing)}. of(config) makes it from a model's configuration, tokens(config) says how many "
-                      f"visual tokens it makes of a tile. MLPConnector in connector.py shows both.")
+                      f"{' and '.join(missing)}. of(config) makes it from a model's configuration, "
+                      f"tokens(config) says how many visual tokens it makes of a tile; see MLPConnector.")
     hf, source, dtype = load_hf(cfg.model, make_connectors)
     config, family = hf.config, family_of(hf.config)
     if not kind or not family.tiled or min(cfg.queries, cfg.layers) < 1:
