@@ -321,12 +321,12 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
 
 def evaluate(cfg: Config):
     """Ask, keep, score. What is already in --out is not asked again."""
-    check_flags(cfg)
     check_together(cfg)
     if cfg.checkpoints:
         return evaluate_all(cfg)
     from machinery.processes import start
     from machinery.run import Run
+    check_flags(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     world = start(cfg.seed)
     checkpoint = resolve(cfg.model)

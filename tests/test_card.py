@@ -94,7 +94,7 @@ def test_what_a_reader_sees(chain, tmp_path):
     about = json.loads((chain.parent / "config.json").read_text())
     for known in (about["git"], about["torch"], about["transformers"], about["started"], "# tuned, step 25",
                   "[Skywork-R1V3](https://arxiv.org/abs/2507.06167)", "A vision-language model (internvl)",
-                  "- base model: [OpenGVLab/InternVL3-1B-hf](https://huggingface.co/OpenGVLab/InternVL3-1B-hf)",
+                  "- base model: [OpenGVLab/InternVL3-1B-hf](https://huggingface.co/OpenGVLab/",
                   "Its prompts ended with `<think>`", "the answer in a `\\boxed{}`", "max_new_tokens=8192",
                   "its quality has not been measured here"):
         assert known in text, known
