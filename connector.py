@@ -13,13 +13,14 @@ a name in CONNECTORS: `of` makes it from a model's configuration, `tokens` says 
 makes of a tile.
 """
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from machinery.families import family_of
-from machinery.files import Refused, main, new_folder, resolve, say
+from machinery.files import Refused, main, named_connectors, new_folder, resolve, say
 from machinery.mergers import MERGERS
 from machinery.model_folder import load_hf, save_folder
 
@@ -138,6 +139,11 @@ CONNECTORS = {"mlp": MLPConnector, "qformer": QFormer}  # of tiles: one can take
 def chosen(config):
     """Name of the connector that took the place of the family's own, or None. `python connector.py` writes it
     into the new folder's config.json with its options: "qformer": {"queries": 64, "layers": 2}."""
+    named = named_connectors(vars(config)) if family_of(config).tiled else []
+    if unknown := [name for name in named if name not in CONNECTORS]:
+        raise Refused(f"{config.name_or_path}: its config.json names the connector {unknown[0]!r}, and "
+                      f"CONNECTORS in connector.py has only {' and '.join(CONNECTORS)}. Apply the fork that "
+                      f"this model was made with, or add the class, and open it again.")
     return next((name for name in CONNECTORS if getattr(config, name, None) is not None), None)
 
 
@@ -162,20 +168,24 @@ def visual_tokens(config):
 class Config:
     model: str = "out/tiny/base"                  # an InternVL: model folder, run folder or hub name
     out: str = "out/qformer"                      # the new model folder; train its connector first (sft.py)
-    connector: str = "qformer"                    # qformer or mlp, with fresh weights
+    connector: Literal[tuple(CONNECTORS)] = "qformer"  # with fresh weights
     queries: int = 64                             # visual tokens a tile (qformer)
     layers: int = 2                               # blocks (qformer)
     seed: int = 0                                 # of the fresh weights
 
 
 def replace(cfg):
+    kind = CONNECTORS.get(cfg.connector)
+    if kind and (missing := [name for name in ("of", "tokens") if not callable(getattr(kind, name, None))]):
+        raise Refused(f"--connector {cfg.connector}: its class {kind.__name__} lacks "
+                      f"{' and '.join(missing)}. of(config) makes it from a model's configuration, "
+                      f"tokens(config) says how many visual tokens it makes of a tile; see MLPConnector.")
     hf, source, dtype = load_hf(cfg.model, make_connectors)
     config, family = hf.config, family_of(hf.config)
-    if cfg.connector not in CONNECTORS or not family.tiled or min(cfg.queries, cfg.layers) < 1:
+    if not kind or not family.tiled or min(cfg.queries, cfg.layers) < 1:
         raise Refused(f"--connector {cfg.connector} --queries {cfg.queries} --layers {cfg.layers} for "
                       f"{cfg.model} ({config.model_type}): the connectors are {' and '.join(CONNECTORS)}, "
                       f"for InternVL; a qformer has at least one query and one layer")
-    kind = CONNECTORS[cfg.connector]
     for name in CONNECTORS.keys() - family.connectors.values():  # what stood there before
         setattr(config, name, None)
     if cfg.connector not in family.connectors.values():

@@ -23,7 +23,9 @@ from machinery.files import Refused, reading, resolve, say
 from machinery.pictures import open_image
 from machinery.plain_text import CLOSE, OPEN, PlainText
 from machinery.readers import read_rows
-from machinery.rows import check_images, id_of, our_fields, parse_columns, refuse_unusable, report_bad
+from machinery.rows import (
+    check_images, id_of, our_fields, parse_columns, refuse_unusable, renamed, report_bad, say_unread_choices,
+    unread_choices)
 from machinery.run import say_other_words
 from machinery.talks import IMAGE_MARK, THINK, fill_answers, messages
 
@@ -37,7 +39,7 @@ class Record:
     id: str
     question: str                          # may name its images in place: <image>, or <image N> with N from 1
     images: list = field(default_factory=list)     # paths, bytes or PIL images; decoded when used
-    answer: str = ""
+    answer: str = ""                               # several accepted ones: a list in print, "['a', 'b']"
     solution: str | None = None                    # supervised stages: exactly what the model is to write
     options: list = field(default_factory=list)    # multiple choice: the texts of A, B, C, ...
     subject: str = ""
@@ -62,12 +64,12 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
     """Rows of a file (JSONL, JSON, CSV, TSV, Parquet), a folder of them, or a hub data set -> [Record].
 
     columns maps our field names to the source's ("answer=ground_truth", ...). Conversations (LLaVA's and
-    ShareGPT's) are read as earlier turns, question and solution, and MMMU's image_1 ... image_7 and printed
+    ShareGPT's) are read as earlier turns, question and solution, and MMMU's image_1, image_2, ... and printed
     options as what they mean. Paths of images are relative to image_root, "": to the file that names them.
     Rows that can not be used (a field of `need` is empty, an image is missing or unreadable, ...) are skipped
     and counted; more than limit_bad of them is refused.
     """
-    records, bad, columns = [], [], parse_columns(columns)
+    records, bad, choices, columns = [], [], [], parse_columns(columns)
     for i, found in enumerate(read_rows(source, split, image_root), 1):
         own_id = id_of(found.row, columns)
         try:
@@ -75,8 +77,10 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
             record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}"})
             refuse_unusable(record, need, found.row)
             records.append(record)
+            choices.append(unread_choices(renamed(found.row, columns)))
         except BadRow as why:
             bad.append((f"{found.name} (id {own_id})" if own_id else found.name, str(why)))
+    say_unread_choices(source, choices, columns)
     records, broken = check_images(records)
     report_bad(source, len(records), bad + broken, limit_bad)
     return records

@@ -52,10 +52,11 @@ from machinery.eval_rows import answers_as_letters, read_questions_of
 from machinery.fields import BadRow
 from machinery.mmmu_rows import find_parquet, sha256
 from machinery.readers import KINDS
-from machinery.rows import check_images, parse_columns, refuse_unusable, rows_fingerprint
+from machinery.rows import (
+    check_images, parse_columns, refuse_unusable, rows_fingerprint, say_unread_choices)
 from machinery.torchrun import refuse
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
-from scoring.mmmu import mark, read_responses, read_rows, summary, tables
+from scoring.mmmu import has_places, mark, read_responses, read_rows, rounded, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
 
 
@@ -74,7 +75,8 @@ def score_rows(rows, mode="auto", verifier=None):
     pairs = [(row, gold) for row in parsed for gold in row["gold"]]
     options = [row["options"] if row["choice"] else None for row, _ in pairs]
     questions = [row.get("question", "") for row, _ in pairs]
-    rewards = score_batch([f"\\boxed{{{row['parsed']}}}" for row, _ in pairs], [gold for _, gold in pairs],
+    answers = [rounded(row["parsed"], gold, row.get("precision")) for row, gold in pairs]
+    rewards = score_batch([f"\\boxed{{{answer}}}" for answer in answers], [gold for _, gold in pairs],
                           thinking_prompt=False, options=options, verifier=verifier, questions=questions)
     accepted = list(zip([(row["id"], row["run"]) for row, _ in pairs], rewards))
     by_rule = {who for who, reward in accepted if reward.rule}
@@ -205,7 +207,13 @@ def read_questions(cfg):
         folder, files, about["revision"] = find_parquet(cfg.data, cfg.split, cfg.revision, cfg.subjects,
                                                         cfg.subset)
     columns = parse_columns(cfg.columns)
-    questions = [q for file in files for q in read_questions_of(file, columns, cfg.image_root)]
+    questions, folders = [], {}  # {id: folders of the files that have it}
+    for file in files:
+        of_file = read_questions_of(file, columns, cfg.image_root)
+        questions += of_file
+        for q in of_file:
+            folders.setdefault(q["id"], set()).add(file.parent.name)
+    say_unread_choices(cfg.data, [q.pop("unread_choices") for q in questions], columns)
     about["files"] = {str(file.relative_to(folder)): sha256(file) for file in files}
     answers_as_letters(questions)
     add_records(questions, cfg.data)
@@ -214,8 +222,7 @@ def read_questions(cfg):
         there = ", ".join(sorted(have))
         raise Refused(f"--subjects {' '.join(unknown)}: not in {cfg.data}, which has {there}.")
     questions = [q for q in questions if not cfg.subjects or q["subject"] in cfg.subjects]
-    if twice := [i for i, n in Counter(q["id"] for q in questions).items() if n > 1]:
-        raise Refused(f"{cfg.data}: {len(twice)} ids stand there more than once, e.g. {twice[0]}.")
+    refuse_twice(cfg.data, Counter(q["id"] for q in questions), folders)
     if cfg.limit:  # the first question of every subject, then the second of every subject, ...
         count = Counter()
         for q in questions:
@@ -228,6 +235,17 @@ def read_questions(cfg):
         say(f"{len(silent)} questions stand in their pictures alone, with their options: --ask says what to "
             f"do with them")
     return questions, about
+
+
+def refuse_twice(source, count, folders):
+    """count: {id: how often it stands there}. folders: {id: those of its files}, each a configuration."""
+    if twice := [i for i, n in count.items() if n > 1]:
+        several = sorted(set().union(*(folders[i] for i in twice)))
+        remedy = "Number them, or name the column that tells them apart: --columns id=COLUMN"
+        if all(len(folders[i]) > 1 for i in twice):  # MMMU-Pro asks the same with 4 and with 10 options
+            names = ", ".join(f'--subset "{name}"' for name in several)
+            remedy = f"They are of several configurations; say which one is meant: {names}"
+        raise Refused(f"{source}: {len(twice)} ids stand there more than once, e.g. {twice[0]}. {remedy}")
 
 
 def add_records(questions, source):
@@ -303,12 +321,12 @@ def respond(sampler, chat, prompts, cfg, ban, seed, label):
 
 def evaluate(cfg: Config):
     """Ask, keep, score. What is already in --out is not asked again."""
+    check_together(cfg)
     if cfg.checkpoints:
         return evaluate_all(cfg)
     from machinery.processes import start
     from machinery.run import Run
     check_flags(cfg)
-    check_budget(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     world = start(cfg.seed)
     checkpoint = resolve(cfg.model)
@@ -354,7 +372,19 @@ def evaluate_all(cfg):
         evaluate(replace(cfg, model=str(step), out=f"{cfg.out}/{step.name}", checkpoints=False))
 
 
-def check_budget(cfg):
+def check_together(cfg):
+    """Refuse a flag that another one would make meaningless, and a budget that leaves nothing to answer
+    from."""
+    def given(*names):
+        fields = type(cfg).__dataclass_fields__
+        return [name for name in names if getattr(cfg, name) != fields[name].default]
+
+    if given("ban") and cfg.mode != "nowait":
+        raise Refused(f"--ban {' '.join(cfg.ban)}: words are banned in --mode nowait alone, and the mode is "
+                      f"{cfg.mode}; add --mode nowait, or leave --ban out.")
+    if not cfg.budget and (idle := given("on_budget", "closing")):
+        raise Refused(f"--{idle[0]} says what happens when --budget ends, and there is none: add --budget N, "
+                      f"or leave --{idle[0]} out.")
     if cfg.budget and (cfg.mode == "nothink" or not 0 < cfg.budget < cfg.max_new_tokens):
         raise Refused(f"--budget {cfg.budget} is for the thought: it needs --mode think or nowait, and has "
                       f"to be below --max_new_tokens {cfg.max_new_tokens}, which leaves the rest for the "
@@ -423,7 +453,8 @@ def ask(cfg, questions, chunks, have, path, world):
 
 def row_of(q, run, answer, mode):
     fields = ("subject", "question_type", "options", "answer", "question")
-    return {"id": q["id"], "run": run, **{f: q[f] for f in fields}, **answer, "mode": mode}
+    row = {"id": q["id"], "run": run, **{f: q[f] for f in fields}, **answer, "mode": mode}
+    return row | ({"precision": q["precision"]} if has_places(q.get("precision")) else {})
 
 
 if __name__ == "__main__":

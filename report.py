@@ -17,6 +17,7 @@ questions, so they are compared question by question: that is what the intervals
 """
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from machinery.card import card_text, refuse_without_run
+from machinery.card import FILL_IN, card_text, refuse_without_run
 from machinery.compare import course, differing_flags, label, read_flags
 from machinery.figures import draw_curves, draw_results, save_figure
 from machinery.files import TRAINER, Refused, checked, main, read_json, read_jsonl, resolve, write_text
@@ -439,16 +440,20 @@ def times(cfg):
 # ------------------------------------------------------------------------------------------------- card
 
 def scores_of(checkpoint, more):
-    """[(scores, flags)] of the evaluations of just these weights."""
+    """[(folder, scores, flags)] of the evaluations of just these weights."""
     from eval_mmmu import fingerprint
-    run, found = checkpoint.parent, []
+    run, found, left = checkpoint.parent, [], []
     inside = sorted({*run.glob("*/scores.json"), *run.glob("*/*/scores.json")})
     for path in [*inside, *map(Path, more)]:
         scores, config = read_scores(path), path.parent / "config.json"
         if (scores.get("data") or {}).get("weights") == fingerprint(checkpoint):
-            found.append((scores, read_json(config).get("config", {}) if config.is_file() else {}))
+            flags = read_json(config).get("config", {}) if config.is_file() else {}
+            found.append((os.path.relpath(path.parent, run), scores, flags))
         else:
-            print(f"left out: {path} is of other weights, or does not say of which")
+            left.append(path)
+    if left:
+        print(f"left out: {len(left)} scores.json of other weights, or that do not say of which "
+              f"({left[0]}{', ...' if len(left) > 1 else ''})")
     return found
 
 
@@ -459,7 +464,10 @@ def card(cfg):
     if out.exists():
         raise Refused(f"{out} is there already, and somebody may have written into it: "
                       f"delete it, or name another file with --out")
-    write_text(out, card_text(checkpoint, scores_of(checkpoint, cfg.scores)))
+    text = card_text(checkpoint, scores_of(checkpoint, cfg.scores))
+    write_text(out, text)
+    if FILL_IN in text:
+        print(f"{out}: the base model's license is not readable here. Fill it in, in line 2.")
     print(f"{out}: read it before you upload it. It shows the run's paths and flags, and takes an OWNER/NAME "
           f"that is no folder here for a name of the hub. Then:\n"
           f"hf upload OWNER/NAME {checkpoint} . --exclude \"{TRAINER}/*\"")

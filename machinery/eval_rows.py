@@ -11,7 +11,7 @@ from machinery.fields import BadRow, value
 from machinery.files import Refused
 from machinery.mmmu_rows import accepted_answers, question_of
 from machinery.readers import rows_of_file
-from machinery.rows import id_of, our_fields, renamed
+from machinery.rows import answer_of, id_of, our_fields, renamed, unread_choices
 
 
 def read_questions_of(file, columns, image_root=""):
@@ -22,19 +22,23 @@ def read_questions_of(file, columns, image_root=""):
         try:
             row = {**renamed(row, columns), "id": own_id or f"{file.stem}-{i}"}
             name = f"{own_id} ({name})" if own_id else name
-            questions.append(question_of_row(row, name, folder, file.parent.name))
+            questions.append({**question_of_row(row, name, folder, file.parent.name), **of_scoring(row)})
         except BadRow as error:
             raise Refused(f"Row {name}: {error}") from error
     return questions
+
+
+def of_scoring(row):
+    """What a row says beyond our fields: whether it has options that nobody reads (rows.py), and the decimals
+    that its answer is rounded to (MathVista's precision)."""
+    return {"unread_choices": unread_choices(row), "precision": row.get("precision")}
 
 
 def question_of_row(row, name, folder, parent):
     """A row in our columns or MMMU's. parent: the folder of its file, which is MMMU's subject."""
     if "answer" not in row:
         raise BadRow(f"no column 'answer'; its columns are {', '.join(row)} (--columns)"[:400])
-    if isinstance(row["answer"], list):  # each of them is accepted; MMMU prints such a list
-        accepted = [value({"answer": answer}, "answer") for answer in row["answer"]]
-        row["answer"] = str(accepted) if all(map(str.strip, accepted)) else ""
+    row["answer"] = answer_of(row)
     if "image_1" in row:
         return question_of(row, name, folder, value(row, "subject") or parent)
     fields = our_fields(row, {}, folder)

@@ -10,8 +10,10 @@ from pathlib import Path
 from machinery.fields import BadRow, refuse_no_text, text, value
 from machinery.files import Refused
 from machinery.pictures import image_source
+from machinery.talks import IMAGE_MARK
 
 SPLITS = ("dev", "validation", "test", "train")
+IMAGE_COLUMNS = range(1, 10)  # image_1 ... image_7 in MMMU, ... image_9 in OlympiadBench
 
 
 def printed_list(text):
@@ -128,10 +130,12 @@ def question_of(row, name, folder, subject=""):
     renumbered, because MMMU names the column image_N, and for us it is the N-th image of the row; columns may
     be empty.
     """
-    columns = [n for n in range(1, 8) if row.get(f"image_{n}")]
+    columns = [n for n in IMAGE_COLUMNS if row.get(f"image_{n}")]
     images = [image_source(row[f"image_{n}"], folder, f"image_{n}") for n in columns]
 
     def renumber(mark):
+        if not mark[1]:  # <image> alone: the next one
+            return mark[0]
         if int(mark[1]) not in columns:
             raise BadRow(f"its text names <image {mark[1]}>, and the column image_{mark[1]} is empty.")
         return f"<image {columns.index(int(mark[1])) + 1}>"
@@ -139,7 +143,7 @@ def question_of(row, name, folder, subject=""):
     options, answer, row_id = options_of(row, name), value(row, "answer"), value(row, "id")
     texts = [text(row, "question"), *options]
     refuse_no_text("text", [row_id, answer, *texts])
-    question, *shown = [re.sub(r"<image ?(\d+)>", renumber, part) for part in texts]
+    question, *shown = [IMAGE_MARK.sub(renumber, part) for part in texts]
     said = subject_of(row_id)
     kind = text(row, "question_type") or ("multiple-choice" if options else "open")  # MMMU-Pro names none
     return {"id": row_id, "subject": subject if said == "unknown" else said, "question_type": kind,

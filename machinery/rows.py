@@ -6,11 +6,12 @@ data.py makes records of what comes out. A reader of the recipe may skip these f
 import hashlib
 import json
 import os
+import string
 from concurrent.futures import ThreadPoolExecutor
 
 from machinery.fields import NO_TEXT, BadRow, described, refuse_no_text, text, value
 from machinery.files import Refused, checked, say
-from machinery.mmmu_rows import printed_list
+from machinery.mmmu_rows import IMAGE_COLUMNS, printed_list
 from machinery.pictures import image_size, image_source
 from machinery.talks import COLUMNS, talk_fields, turns_of
 
@@ -50,7 +51,7 @@ def our_fields(row, columns, folder):
         raise BadRow("its turns hold images, or end with the user: they are the texts before its question")
     images = [image_source(image, folder, f"image {n}") for n, image in enumerate(images_of(row), 1)]
     fields = {"id": value(row, "id"), "question": text(row, "question"), "images": images,
-              "answer": value(row, "answer"), "solution": text(row, "solution", None), "turns": turns,
+              "answer": answer_of(row), "solution": text(row, "solution", None), "turns": turns,
               "options": options_of(row), "subject": value(row, "subject")}
     for name, what in fields.items():
         refuse_no_text(name, what)
@@ -63,6 +64,44 @@ def id_of(row, columns):
     given = row.get(columns.get("id", "id")) if isinstance(row, dict) else None
     usable = isinstance(given, (str, int, float)) and given and not NO_TEXT.search(str(given))
     return str(given) if usable else ""
+
+
+def unread_choices(row):
+    """Has a row options that nothing reads? True: its column `choices` (MathVista's) is a list and its answer
+    one of them, or a letter. False: its answer is none of them. None: there is no such list."""
+    texts = row.get("choices")
+    if isinstance(texts, str) and texts.strip().startswith("["):
+        try:
+            texts = printed_list(texts)
+        except ValueError:
+            return None
+    if row.get("options") or not isinstance(texts, list) or len(texts) < 2:
+        return None
+    named = {str(text).strip() for text in texts} | set(string.ascii_uppercase[:len(texts)])
+    answers = row["answer"] if isinstance(row.get("answer"), list) else [row.get("answer")]
+    return all(str(answer).strip() in named for answer in answers)
+
+
+def say_unread_choices(source, found, columns):
+    """Say once that questions lose their options. found: unread_choices of every row. Where an answer is none
+    of its row's choices, the data mean open questions (geometry3k: exact answers, rounded choices), and an
+    evaluation would refuse options=choices."""
+    if True in found and False not in found:
+        typed = " ".join([*(f"{ours}={theirs}" for ours, theirs in columns.items()), "options=choices"])
+        say(f"{source}: {found.count(True)} of {len(found)} rows have a list of choices that is not read, so "
+            f"they are asked as open questions. For multiple choice: --columns {typed}")
+
+
+def answer_of(row):
+    """The answer of a row as text; of a list, each is accepted, and several stay a list in print, as MMMU has
+    them (accepted_answers reads it). "" where there is none, or where one of them is empty."""
+    if not isinstance(row.get("answer"), list):
+        return value(row, "answer")
+    several = [value({"answer": answer}, "answer") for answer in row["answer"]]
+    refuse_no_text("answer", several)  # print would hide it
+    if not several or not all(map(str.strip, several)):
+        return ""
+    return str(several) if len(several) > 1 else several[0]
 
 
 def options_of(row):
@@ -92,7 +131,7 @@ def images_of(row):
     found = [given for name in ("images", "image") if (given := row.get(name))]
     if len(found) == 2 and found[1] not in found[0]:
         raise BadRow("it has a column image and a column images: which is meant? (--columns)")
-    images = found[0] if found else [row[f"image_{i}"] for i in range(1, 8) if row.get(f"image_{i}")]
+    images = found[0] if found else [row[f"image_{i}"] for i in IMAGE_COLUMNS if row.get(f"image_{i}")]
     if isinstance(images, str) and images.strip().startswith("["):  # a cell of a CSV file
         try:
             images = json.loads(images)
@@ -148,8 +187,9 @@ def report_bad(source, good, bad, limit_bad):
         listed = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
         listed = listed.encode("utf-8", "backslashreplace").decode()  # it may not be printable
         if not good or len(bad) > limit_bad * rows:
+            other = f"or allow such a share with --limit_bad (now {limit_bad})"
             raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
-                          f"Mend them, or allow such a share with --limit_bad (now {limit_bad}).")
+                          f"Mend them, {other if good else 'because no row is left'}.")
         say(f"skipped {len(bad)} of {rows} rows of {source}:\n{listed}")
 
 

@@ -13,7 +13,8 @@ from machinery.files import Refused
 from machinery.plain_text import ANSWER, CLOSE, OPEN
 
 THINK, END_THINK = "<think>\n", "</think>"
-IMAGE_MARK = re.compile(r"<image(?: ?(\d+))?>")  # MathVision writes <image1>
+# MMMU writes <image 1>, MathVision <image1>, OlympiadBench <image_1>
+IMAGE_MARK = re.compile(r"<image(?:[ _]?(\d+))?>")
 
 COLUMNS = ("conversations", "messages")
 ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",

@@ -49,6 +49,7 @@ from machinery.mmmu_rows import find_parquet, parse_options, question_of
 from machinery.pictures import image_size, image_source, open_image
 from machinery.readers import read_rows
 from machinery.rows import report_bad
+from machinery.talks import IMAGE_MARK
 from recipes.subjects import SCIENCES, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
@@ -199,7 +200,7 @@ class Config:
 
 def text_key(*texts):
     """Letters and digits alone: other spacing, case, marks or width of characters is no other text."""
-    whole = re.sub(r"<image(?: ?\d+)?>", "", " ".join(texts))
+    whole = IMAGE_MARK.sub("", " ".join(texts))
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", whole).casefold())
 
 

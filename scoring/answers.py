@@ -13,6 +13,7 @@ import time
 import unicodedata
 
 from machinery.files import Refused, say
+from machinery.mmmu_rows import accepted_answers
 from scoring.limits import MAX_CHARS, too_heavy
 from scoring.numbers import number
 from scoring.rule import NEEDS_MATHS, SAME, choice, equal, needs_maths, verdict
@@ -28,7 +29,20 @@ def same_answer(answer, gold, options=None):
 
 
 def same_batch(pairs):
-    """[(answer, gold, options)] -> [(right, why, seconds)]; equal pairs are looked at once."""
+    """[(answer, gold, options)] -> [(right, why, seconds)]. Of a gold that is a list of accepted answers in
+    print, "['24/7', '3.429']", one is enough."""
+    tried = [[(answer, one, options) for one in accepted_answers(gold)] for answer, gold, options in pairs]
+    found = iter(_same_pairs([pair for several in tried for pair in several]))
+    out = []
+    for several in tried:
+        verdicts = [next(found) for _ in several]
+        right = next((verdict for verdict in verdicts if verdict[0]), verdicts[0])
+        out.append((*right[:2], sum(seconds for _, _, seconds in verdicts)))
+    return out
+
+
+def _same_pairs(pairs):
+    """As same_batch, of single golds; equal pairs are looked at once."""
     keys = [(answer, gold, tuple(map(str, options)) if options else None) for answer, gold, options in pairs]
     done, hard = {}, []
     for key in dict.fromkeys(keys):
@@ -60,7 +74,19 @@ def first_look(answer, gold, options):
 
 
 def unreadable_golds(answers, options=None):
-    """{index: reason} of the gold answers that the rule cannot compare with anything but themselves."""
+    """{index: reason} of the gold answers that the rule cannot compare with anything but themselves. A list
+    of accepted answers is such a one when all of them are."""
+    several = [accepted_answers(answer) if isinstance(answer, str) else [answer] for answer in answers]
+    of = [i for i, golds in enumerate(several) for _ in golds]  # whose each of them is
+    found = _unreadable_singles([gold for golds in several for gold in golds],
+                                [options[i] for i in of] if options else None)
+    bad = {}
+    for k, why in found.items():
+        bad.setdefault(of[k], []).append(why)
+    return {i: whys[0] for i, whys in bad.items() if len(whys) == len(several[i])}
+
+
+def _unreadable_singles(answers, options):
     bad, unsure = {}, {}
     for i, answer in enumerate(answers):
         g = plain(str(answer)[:4 * MAX_CHARS])

@@ -11,8 +11,10 @@ from statistics import mean, stdev
 from machinery.files import Refused, json_lines
 from machinery.mmmu_rows import accepted_answers, options_of, subject_of
 from scoring.denial import denies_image
+from scoring.numbers import number
 from scoring.official import official_right
 from scoring.responses import after_thought, last_box
+from scoring.spelling import plain
 
 DISCIPLINES = {name: tuple(subjects.split()) for name, subjects in {
     "Art and Design": "Art Art_Theory Design Music",
@@ -34,11 +36,11 @@ def read_responses(path):
         raise Refused(f"--responses {path}: there is no such file. "
                       f"An evaluation writes it as responses.jsonl into its --out folder.")
     rows = []
-    for number, row in json_lines(path, errors="replace"):
+    for line, row in json_lines(path, errors="replace"):
         if not isinstance(row, ValueError):
             rows.append(row)
         elif getattr(row, "doc", "\n").endswith("\n"):  # only a last line has no end
-            raise Refused(f"{path} line {number} is not JSON ({row}).")
+            raise Refused(f"{path} line {line} is not JSON ({row}).")
     return rows
 
 
@@ -137,6 +139,22 @@ def stated_answer(reply, row):
     return same[0] if len(same) == 1 else None
 
 
+def has_places(precision):
+    """Is this a number of decimals? Other data may mean something else by their column `precision`."""
+    return type(precision) in (int, float) and precision in range(1, 11)
+
+
+def rounded(answer, gold, precision):
+    """The answer as a text, rounded where the data say to how many decimals their gold is (MathVista's
+    precision, to which its own scorer rounds an answer, too). As it is where they do not, where the gold has
+    more decimals than that, or where it is no number."""
+    found = number(plain(answer))
+    if not has_places(precision) or not found or found.percent:
+        return answer
+    has_gold = re.fullmatch(rf"-?\d+(\.\d{{1,{int(precision)}}})?", gold.strip())
+    return str(round(found.value, int(precision))) if has_gold else answer
+
+
 # ----------------------------------------------------------------------------------------------------- scores
 
 def mark(row, rule, judge, kept):
@@ -204,8 +222,9 @@ def standard_error(values):
 
 
 def tables(scores):
-    """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length)."""
-    rows = [("", "n", "rule %", "+- se", "MMMU's %", "in box %", "tokens")]
+    """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length). The three
+    columns in % are accuracies: by our rule, by MMMU's algorithm, by the same where it reads the last box."""
+    rows = [("", "n", "rule %", "+- se", "MMMU's %", "MMMU's %, reading the box", "tokens")]
     named = [*scores["disciplines"]] != ["Other"]  # otherwise it is another data set than MMMU
     for discipline, g in scores["disciplines"].items():
         rows += [_line(discipline, g)] if named else []
@@ -220,7 +239,9 @@ def tables(scores):
     rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"),
              ("format", "format"), ("denial", "image denied"),
              ("official_random", "MMMU's parser picks at random")]
-    text += ["", "in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
+    text += ["", "right answers in %: by our rule, by MMMU's algorithm on the reply, and by the same on the "
+             "inside of its last box (on the reply where it has no box)",
+             "responses in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
              f"rule where the image is denied {_percent(scores['rule_with_denial'])}, "
              f"elsewhere {_percent(scores['rule_without_denial'])}; "
              f"luck would add {_percent(scores['official_luck'])} to MMMU's"]

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from machinery.files import Refused, check_flags, json_lines
 from machinery.mmmu_rows import parse_options
+from machinery.rows import answer_of
 from scoring.answers import unreadable_golds
 from scoring.responses import Claim
 from scoring.verifier import VerifierDown
@@ -64,7 +65,7 @@ def read_rows(path, check_golds):
 def _row(name, fields):
     """A line of the file as a Row, or a ValueError that says what is wrong with it."""
     options = _checked_options(fields)
-    gold, question = str(fields["answer"]), str(fields.get("question") or "")
+    gold, question = answer_of(fields), str(fields.get("question") or "")
     bare = None
     if "response" not in fields:
         bare = Claim(fields["prediction"].strip() or None, "empty", False, gold, options, question)
@@ -79,8 +80,8 @@ def _checked_options(row):
         raise ValueError("is not an object with fields")
     if not isinstance(row.get("response", row.get("prediction")), str):
         raise ValueError('needs a text in "response" (or "prediction", for a bare answer)')
-    if isinstance(row.get("answer"), (bool, list, dict, type(None))) or not str(row["answer"]).strip():
-        raise ValueError('needs the right answer, a text or a number, in "answer"')
+    if isinstance(row.get("answer"), (bool, dict, type(None))) or not answer_of(row).strip():
+        raise ValueError('needs the right answer, a text or a number or a list of accepted ones, in "answer"')
     if row.get("options") is None:
         return None
     try:

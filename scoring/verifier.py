@@ -16,6 +16,8 @@ import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
+from machinery.mmmu_rows import accepted_answers
+
 
 class VerifierDown(RuntimeError):
     """The verifier stayed away for too long: save everything and stop; do not train on made-up zeros."""
@@ -190,7 +192,8 @@ def second_opinions(verifier, claims, ruled):
     for i, (claim, right) in enumerate(zip(claims, ruled)):
         options = [f"{chr(65 + k)}. {option}" for k, option in enumerate(claim.options or ())]
         said = claim.stated if claim.answer is None else claim.answer
-        item = ("\n".join([claim.question, *options]), said, claim.gold)
+        gold = " or ".join(accepted_answers(claim.gold))
+        item = ("\n".join([claim.question, *options]), said, gold)
         if askable(said) and (not right or verifier.audited(*item)):
             items[i] = item
     return dict(zip(items, verifier.ask(list(items.values()))))

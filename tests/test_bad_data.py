@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import plan
 from conftest import write_jsonl
 from data import read_records
 from machinery.files import Refused
@@ -61,14 +62,17 @@ def talk(*turns):
 OK_TALK = (("human", "Hi"), ("gpt", "Ho"))
 DEEP = "[" * 100_000 + "]" * 100_000
 FIELDS = {  # name: (what is different in the row, what the sentence says)
-    "answer list": ({"answer": ["5"]}, "its answer is a list"),
+    "answer list in list": ({"answer": [["5"]]}, "its answer is a list"),
+    "answer true in list": ({"answer": ["5", True]}, "its answer is true"),
+    "an accepted answer blank": ({"answer": ["5", " "]}, "no answer"),
+    "half pair in a list": ({"answer": ["5", "\udfff"]}, "its answer has no character at place 1"),
     "answer object": ({"answer": {"value": 5}}, "its answer is an object"),
     "answer nan": ({"answer": float("nan")}, "its answer is nan"),
     "answer inf": ({"answer": float("inf")}, "its answer is inf"),
     "answer -inf": ({"answer": float("-inf")}, "its answer is -inf"),
     "answer true": ({"answer": True}, "its answer is true"),
     "answer false": ({"answer": False}, "its answer is false"),
-    "answer empty list": ({"answer": []}, "its answer is a list"),
+    "answer empty list": ({"answer": []}, "no answer"),
     "answer blank": ({"answer": " \n"}, "no answer"),
     "question list": ({"question": ["What", "is it?"]}, "its question is a list"),
     "question number": ({"question": 5}, "its question is a number"),
@@ -184,6 +188,21 @@ FIELDS = {  # name: (what is different in the row, what the sentence says)
         "the last turn of its messages is not to be learned"),
     "turns number": ({"turns": 5}, "its turns are int"),
 }
+
+
+def test_a_list_of_accepted_answers(model_path, tmp_path, capsys):
+    """Training and `plan.py data` read it as the evaluation does: any of them is right. When no row is left,
+    no share of --limit_bad is recommended."""
+    rows = [{"question": "Why?", "answer": answer} for answer in (["24/7", 3.429], ["5"], "['5', 'five']")]
+    write_jsonl(tmp_path / "t.jsonl", rows)
+    records = read_records(tmp_path / "t.jsonl", limit_bad=0)
+    assert [r.answer for r in records] == ["['24/7', '3.429']", "5", "['5', 'five']"]
+    cfg = plan.DataConfig(data=str(tmp_path / "t.jsonl"), model=model_path)
+    plan.report(cfg)
+    assert "3 rows can be used" in capsys.readouterr().out
+    write_jsonl(tmp_path / "t.jsonl", [{"question": "Why?", "answer": [["5"]]}])
+    with pytest.raises(Refused, match="its answer is a list, .*\nMend them, because no row is left.$"):
+        plan.report(cfg)
 
 
 @pytest.mark.parametrize("what", FIELDS)

@@ -1,6 +1,7 @@
 """connector.py: the Q-Former in an InternVL, from the command to the stages."""
 import pytest
 import torch
+import tyro
 
 import connector
 import connector_tune
@@ -106,6 +107,35 @@ def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
 
 
 # ----------------------------------------------------------------------------------- a connector of one's own
+
+def test_a_folder_of_a_fork_is_refused_by_its_connectors_name(model_path, tmp_path, monkeypatch):
+    """Also when the shapes of its weights are those of the family's own connector: it computes otherwise."""
+    given = {name: str(tmp_path / name) for name in ("two_layer", "quiet")}
+    with monkeypatch.context() as m:
+        m.setitem(connector.CONNECTORS, "two_layer", patched("two_layer", tmp_path / "fork").TwoLayer)
+        m.setitem(connector.CONNECTORS, "quiet", type("Quiet", (connector.MLPConnector,), {}))
+        for name, out in given.items():
+            connector.replace(connector.Config(model=model_path, out=out, connector=name))
+            load(out)
+    for name, out in given.items():
+        for opened in (load, Chat):
+            with pytest.raises(Refused, match=f"{out}: its config.json names the connector '{name}', and"):
+                opened(out)
+
+
+def test_a_class_that_lacks_something(model_path, tmp_path, monkeypatch):
+    monkeypatch.setitem(connector.CONNECTORS, "bare", type("Bare", (torch.nn.Module,), {}))
+    with pytest.raises(Refused, match="--connector bare: its class Bare lacks of and tokens. of.config. m"):
+        connector.replace(connector.Config(model=model_path, out=str(tmp_path / "x"), connector="bare"))
+
+
+def test_help_names_what_is_in_the_table(tmp_path, capsys):
+    """Of a fork, too. Its Config stands below its CONNECTORS."""
+    for module in (connector, patched("two_layer", tmp_path)):
+        with pytest.raises(SystemExit):
+            tyro.cli(module.Config, args=["--help"])
+        assert f"--connector {{{','.join(module.CONNECTORS)}}}" in " ".join(capsys.readouterr().out.split())
+
 
 @pytest.mark.usefixtures("a_reward")
 @pytest.mark.parametrize("name", STAGES)

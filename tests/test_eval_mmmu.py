@@ -187,6 +187,7 @@ def test_tables_by_hand():
     assert one(THOUGHT + r"\boxed{B}", mode="think", forced=True)[0]["format"] == 0
     assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
     text = E.tables(scores)
+    assert "in box" not in text and "MMMU's %, reading the box" in text.splitlines()[0]  # no share of boxes
     lines = text.splitlines()
     assert len({len(line) for line in lines[:8]}) == 1, text  # aligned
     assert lines[4].split() == ["Other", "1", "0.0", "-", "0.0", "0.0", "100"]
@@ -658,8 +659,14 @@ def test_budget_respects_the_context(monkeypatch):
 @pytest.mark.parametrize("flags, sentence",
                          [({"budget": 50}, "has to be below"),
                           ({"budget": 5, "mode": "nothink"}, "is for the thought"),
-                                             ({"runs": 0}, "--runs 0")])
-def test_bad_flags(world, flags, sentence):
+                          ({"ban": ("wait",)}, "--ban wait: .* and the mode is think; add --mode nowait"),
+                          ({"ban": ("wait",), "mode": "nothink"}, "and the mode is nothink"),
+                          ({"ban": ("hmm",), "checkpoints": True}, "--ban hmm"),
+                          ({"on_budget": "cut"}, "--on_budget .* there is none: add --budget N"),
+                          ({"closing": "</think>"}, "--closing says what happens when --budget ends"),
+                          ({"runs": 0}, "--runs 0")])
+def test_bad_flags(world, flags, sentence, monkeypatch):
+    monkeypatch.setattr(E, "read_questions", None)  # nothing is loaded before
     with pytest.raises(E.Refused, match=sentence):
         world(FakeSampler(answers), **flags)
 

@@ -1,12 +1,15 @@
 """eval_mmmu.py on other people's data: rows shaped like MathVista's, MathVision's and MMMU-Pro's."""
 import dataclasses
 import json
+import re
 
 import pytest
 
 import eval_mmmu as E
+from data import read_records
 from machinery.eval_rows import answers_as_letters
 from machinery.files import Refused
+from scoring.mmmu import rounded
 from test_eval_mmmu import png
 
 PICTURE = {"bytes": png(3), "path": None}
@@ -65,6 +68,61 @@ def test_mathvista(tmp_path):
     assert scores["rule"] == 1 and list(scores["subjects"]) == ["unknown"]
     assert E.tables(scores).splitlines()[2].split()[0] == "Overall"  # no subject that has no name
     assert answered(questions, [r"\boxed{1.3}", r"\boxed{7}", r"\boxed{A}", r"\boxed{1}"])[0]["rule"] == 0
+
+
+def test_options_that_nobody_reads_are_named(tmp_path, capsys):
+    """MathVista's are in `choices`. Without --columns its questions would be open ones, silently."""
+    read(tmp_path, MATHVISTA, "testmini", columns=("id=pid", *DECODED))
+    told, = [line for line in capsys.readouterr().out.splitlines() if "choices" in line]
+    assert told == (f"{tmp_path}: 2 of 4 rows have a list of choices that is not read, so they are asked as "
+                    f"open questions. For multiple choice: "
+                    f"--columns id=pid image=decoded_image options=choices")
+    typed = told.partition("--columns ")[2].split()
+    E.read_questions(E.Config(data=str(tmp_path), split="testmini", columns=typed))
+    assert "choices" not in capsys.readouterr().out
+
+
+def test_choices_that_are_no_options(tmp_path, capsys):
+    """geometry3k's are rounded: its answer is none of them, and options=choices would be refused. Its letters
+    are those of choices."""
+    rows = [{"answer": "4 \\sqrt { 3 }", "choices": ["4", "6.9", "8", "9"], "ground_truth": "B"},
+            {"answer": "8", "choices": ["4", "6", "8", "9"], "ground_truth": "C"}]
+    rows = [{"question": "Find x.", **row} for row in rows]
+    questions = read(tmp_path, rows)
+    assert [q["answer"] for q in questions] == ["4 \\sqrt { 3 }", "8"]
+    assert "choices" not in capsys.readouterr().out
+    flags = dict(data=str(tmp_path), split="test")
+    E.read_questions(E.Config(columns=("answer=ground_truth",), **flags))
+    assert "--columns answer=ground_truth options=choices" in capsys.readouterr().out
+    with pytest.raises(Refused, match="neither a letter nor the text"):
+        E.read_questions(E.Config(columns=("options=choices",), **flags))
+
+
+def test_training_rows_with_options_that_nobody_reads(tmp_path, capsys):
+    rows = [{"question": "Is it?", "answer": "No", "choices": c} for c in (["Yes", "No"], None)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read_records(tmp_path / "t.jsonl")
+    assert "t.jsonl: 1 of 2 rows have a list of choices that is not read" in capsys.readouterr().out
+    records = read_records(tmp_path / "t.jsonl", ("options=choices",))
+    assert records[0].options == ["Yes", "No"] and "choices" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("said, right", [("1.2", 1), ("1.23", 1), ("1.16 m", 1), ("6/5", 1), ("1.26", 0),
+                                         ("1.1", 0), ("120%", 1), ("about", 0)])
+def test_decimals_that_mathvista_asks_for(said, right, tmp_path):
+    """Its own scorer rounds an answer to `precision` decimals before it compares. Without it, all count."""
+    rows = [MATHVISTA[0], {**MATHVISTA[0], "pid": "2", "precision": None}]
+    questions = read(tmp_path, rows, columns=("id=pid", *DECODED))
+    scores, rows = answered(questions, [rf"\boxed{{{said}}}"] * 2)
+    assert (rows[0]["rule"], rows[0]["parsed"]) == (right, said) and "precision" not in rows[1]
+    assert rows[1]["rule"] == (said in ("1.2", "6/5", "120%"))
+
+
+@pytest.mark.parametrize("precision, gold", [
+    ("fp16", "1.2"), (True, "1.2"), (0, "1"), (1, "1.25"), (1, "6/5"), (float("nan"), "1.2"), (1, "1.2 m"),
+    (1.5, "1.2"), (None, "1.2")])
+def test_precision_that_means_something_else(precision, gold):
+    assert rounded("1.2401", gold, precision) == "1.2401"
 
 
 def test_mathvision(tmp_path):
@@ -160,6 +218,38 @@ def test_splits_and_subsets(tmp_path):
                        ({"subset": "none"}, "--subset none: no Parquet files in it")):
         with pytest.raises(Refused, match=why):
             E.read_questions(dataclasses.replace(cfg, **flags))
+
+
+def test_the_same_ids_in_several_configurations(tmp_path):
+    """MMMU-Pro asks the same questions with 4 and with 10 options. Which is meant has to be said."""
+    for name in ("standard (4 options)", "standard (10 options)"):
+        read(tmp_path, MMMU_PRO, subset="data")
+        (tmp_path / "data").rename(tmp_path / name)
+    cfg = E.Config(data=str(tmp_path), split="test")
+    with pytest.raises(Refused, match="2 ids stand there .* e.g. test_History_1. They are of several") as why:
+        E.read_questions(cfg)
+    for flag in re.findall('--subset "(.*?)"', str(why.value)):
+        assert len(E.read_questions(dataclasses.replace(cfg, subset=flag))[0]) == 2
+    assert str(why.value).endswith('--subset "standard (10 options)", --subset "standard (4 options)"')
+    with pytest.raises(Refused, match="1 ids stand there .* e.g. 17. Number them, or name the column"):
+        read(tmp_path, [MMMU_PRO[1]] * 2, "dev")
+
+
+def test_images_as_olympiadbench_names_them(tmp_path):
+    """<image_1> in the question, up to nine columns, the answer a list of one."""
+    row = {"id": 7, "question": "In <image_1>, and with <image_9>: how far?", "final_answer": ["$2$"],
+           **{f"image_{k}": None for k in range(1, 10)}, "image_1": PICTURE, "image_9": PICTURE}
+    questions = read(tmp_path, [row], columns=("answer=final_answer",))
+    record = questions[0]["record"]
+    assert record.named_images() == [0, 1] and len(record.images) == 2
+    assert record.question == "In <image 1>, and with <image 2>: how far?"
+    assert answered(questions, [r"\boxed{2}"])[0]["rule"] == 1
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(png(3))
+    row = {"question": "<image_2> or <image1> or <image 2>?", "answer": ["x"]}
+    (tmp_path / "t.jsonl").write_text(json.dumps({**row, "images": ["pictures/a.png"] * 2}))
+    record, = read_records(tmp_path / "t.jsonl")
+    assert record.named_images() == [1, 0, 1] and record.answer == "x"
 
 
 @pytest.mark.parametrize("source, split, name", [

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -23,11 +24,11 @@ from scoring.denial import denies_image
 from scoring.limits import too_heavy
 from scoring.numbers import number, split_unit
 from scoring.official import official_choice, official_open
-from scoring.responses import stated_answer
+from scoring.responses import Claim, stated_answer
 from scoring.rule import choice, needs_maths, simple
 from scoring.shapes import shape
 from scoring.spelling import is_maths, plain, words_of
-from scoring.verifier import askable, parse_verdict
+from scoring.verifier import askable, parse_verdict, second_opinions
 from reward import extract_answer, format_ok, rates, score, score_batch
 
 HERE = pathlib.Path(__file__).parent
@@ -403,6 +404,22 @@ def test_unreadable_golds():
         assert word in reason
 
 
+def test_one_of_several_accepted_answers():
+    """MMMU prints a few golds as a list; rows with a list of answers become such golds."""
+    def right(said, gold, options=None):
+        return score(f"a</think>\\boxed{{{said}}}", gold, options=options).accuracy
+
+    gold = "['24/7', '3.429']"
+    assert [right(said, gold) for said in ("24/7", "3.429", "7", "24/7, 3.429")] == [1, 1, 0, 0]
+    assert [right(said, "['A', 'C']", ["x", "y", "z"]) for said in ("A", "z", "B")] == [1, 1, 0]
+    assert [right(said, "[1, 5]") for said in ("[1, 5]", "1")] == [1, 0]  # of numbers: both are meant
+    assert list(unreadable_golds(["['5^5^5^5', '2']", "['5^5^5^5', '!?']", "!?"])) == [1, 2]
+    asked, claim = [], Claim("3.43", "", True, gold)
+    verifier = SimpleNamespace(ask=lambda items: asked.extend(items) or [True], audited=None)
+    assert second_opinions(verifier, [claim], [False]) == {0: True}
+    assert asked == [("", "3.43", "24/7 or 3.429")]
+
+
 def test_no_torch_and_no_worker_before_it_is_needed():
     code = ("import sys, reward, scoring.workers as workers; "
             "r = reward.score('a</think>\\\\boxed{16.0}', '16'); assert r.total == 1.0; "
@@ -420,25 +437,28 @@ def test_command(tmp_path):
     rows = [{"id": "a", "response": "t</think>\\boxed{x^2+2x+1}", "answer": "(x+1)^2"},
             {"id": "b", "prediction": "0.5", "answer": "1/2"},
             {"id": "c", "response": "no tag", "answer": 5},
-            {"id": "d", "response": "t</think>\\boxed{dog}", "answer": "B", "options": "['cat', \"dog\"]"}]
+            {"id": "d", "response": "t</think>\\boxed{dog}", "answer": "B", "options": "['cat', \"dog\"]"},
+            {"id": "e", "prediction": "2", "answer": [1, "2"]}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
     assert done.returncode == 0, done.stderr
     out = [json.loads(line) for line in open(tmp_path / "out.jsonl")]
     assert [(r["id"], r["accuracy"], r["format"], r["total"], r["extracted"]) for r in out] == [
-        ("a", 1, 1, 1, "x^2+2x+1"), ("b", 1, 0, 0.8, "0.5"), ("c", 0, 0, 0, None), ("d", 1, 1, 1, "dog")]
+        ("a", 1, 1, 1, "x^2+2x+1"), ("b", 1, 0, 0.8, "0.5"), ("c", 0, 0, 0, None), ("d", 1, 1, 1, "dog"),
+        ("e", 1, 0, 0.8, "2")]
     assert all(r["why"] for r in out) and "rows/s" in done.stdout and "slowest: row 'a'" in done.stdout
     with open(tmp_path / "in.jsonl", "a") as f:
         f.write('{"id": "q9", "prediction": "5", "answer": "5^5^5^5"}\n')
     done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--check_golds")
-    listed = "1 of 5 rows have a right answer that the rule cannot read\n  row 'q9': the answer holds a tower"
+    listed = "1 of 6 rows have a right answer that the rule cannot read\n  row 'q9': the answer holds a tower"
     assert listed in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("line, complaint", [
     ('{"id": "q7", "answer": "5"}', "row 'q7': needs a text in \"response\""),
     ('{"id": "q7", "response": "x"}', "row 'q7': needs the right answer"),
-    ('{"id": "q7", "response": "x", "answer": ["5"]}', "row 'q7': needs the right answer"),
+    ('{"id": "q7", "response": "x", "answer": ["5", " "]}', "row 'q7': needs the right answer"),
+    ('{"id": "q7", "response": "x", "answer": [["5"]]}', "row 'q7': its answer is a list"),
     ('{"id": "q7", "resp', "line 2: is not JSON"), ("[1]", "line 2: is not an object"),
     ('{"id": "q7", "response": "x", "answer": "A", "options": "[a b"}',
      "row 'q7': \"options\" is not a list")])
