@@ -20,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from machinery.families import family_of
-from machinery.files import Refused, main, named_connectors, new_folder, resolve, say
+from machinery.files import Refused, main, new_folder, resolve, say
 from machinery.mergers import MERGERS
 from machinery.model_folder import load_hf, save_folder
 
@@ -138,10 +138,10 @@ CONNECTORS = {"mlp": MLPConnector, "qformer": QFormer}  # of tiles: one can take
 
 def chosen(config):
     """Name of the connector that took the place of the family's own, or None. `python connector.py` writes it
-    into the new folder's config.json with its options: "qformer": {"queries": 64, "layers": 2}."""
-    named = named_connectors(vars(config)) if family_of(config).tiled else []
-    if unknown := [name for name in named if name not in CONNECTORS]:
-        raise Refused(f"{config.name_or_path}: its config.json names the connector {unknown[0]!r}, and "
+    into the new folder's config.json, with its options: "qformer": {"queries": 64, "layers": 2}."""
+    named = getattr(config, "connector", None) if family_of(config).tiled else None
+    if named and named not in CONNECTORS:
+        raise Refused(f"{config.name_or_path}: its config.json names the connector {named!r}, and "
                       f"CONNECTORS in connector.py has only {' and '.join(CONNECTORS)}. Apply the fork that "
                       f"this model was made with, or add the class, and open it again.")
     return next((name for name in CONNECTORS if getattr(config, name, None) is not None), None)
@@ -188,7 +188,9 @@ def replace(cfg):
                       f"for InternVL; a qformer has at least one query and one layer")
     for name in CONNECTORS.keys() - family.connectors.values():  # what stood there before
         setattr(config, name, None)
-    if cfg.connector not in family.connectors.values():
+    own = cfg.connector in family.connectors.values()
+    config.connector = None if own else cfg.connector
+    if not own:
         setattr(config, cfg.connector, {name: getattr(cfg, name) for name in getattr(kind, "options", ())})
     config.image_seq_length = visual_tokens(config)
     torch.manual_seed(cfg.seed)

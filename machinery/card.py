@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from machinery.files import Refused, checkpoints, hub_name, named_connectors, read_json, read_jsonl
+from machinery.files import Refused, checkpoints, hub_name, read_json, read_jsonl
 from machinery.tables import percent, table_lines
 
 PAPER = "https://arxiv.org/abs/2507.06167"
@@ -111,6 +111,13 @@ def size_of(checkpoint):
     return f"{total:,} parameters" if total else ""
 
 
+def own_connector(checkpoint):
+    """Name of a connector that connector.py has put there and plain transformers does not know, or None.
+    Older folders name the Q-Former by its options alone."""
+    config = read_json(checkpoint / "config.json")
+    return config.get("connector") or ("qformer" if config.get("qformer") else None)
+
+
 def license_of(start):
     """What the base model's own card says of its license, {} where there is none to read on this machine."""
     import yaml
@@ -138,7 +145,7 @@ def front_matter(checkpoint, runs, start):
     given = license_of(start)  # JSON is YAML: it quotes what has to be
     lines = [f"{name}: {json.dumps(what)}" for name, what in given.items()] or [FILL_IN]
     lines += [f"base_model: {start}"] if on_hub(start) else []
-    if not named_connectors(read_json(checkpoint / "config.json")):  # a connector that they do not know
+    if not own_connector(checkpoint):
         lines.append("library_name: transformers")
     lines.append("pipeline_tag: image-text-to-text")
     names = {name: on_hub(name) for _, about, _ in runs for name in data_of(about)}
@@ -197,9 +204,9 @@ def intro_lines(checkpoint, about, start):
 
 def use_lines(checkpoint, runs, scores):
     """A snippet for plain transformers that asks as the model was asked when it learned."""
-    flags, own = runs[0][1]["config"], named_connectors(read_json(checkpoint / "config.json"))
+    flags, own = runs[0][1]["config"], own_connector(checkpoint)
     if own:
-        lines = [f"Plain transformers does not know its connector ({own[0]}). With nanoR1V's code:", "",
+        lines = [f"Plain transformers does not know its connector ({own}). With nanoR1V's code:", "",
                  "```sh", 'python ask.py --model FOLDER --image picture.png "What is to be seen?"', "```"]
     else:
         lines = [USE.format(**filled(flags, runs, scores))]

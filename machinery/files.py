@@ -223,14 +223,6 @@ def has_weights(path):
     return any(Path(path).glob("model*.safetensors"))
 
 
-def named_connectors(config):
-    """Names of the connectors that connector.py has written into a config.json, {"qformer": {"queries": 64}}.
-    No key of transformers' own holds an object of numbers alone, or an empty one, but label2id."""
-    objects = {name: x for name, x in config.items() if isinstance(x, dict) and name != "label2id"}
-    return [name for name, options in objects.items()
-            if all(type(x) in (int, float, bool) for x in options.values())]
-
-
 def newest_checkpoint(run, with_trainer=False):
     """The newest step_* folder of a run folder, or None. with_trainer: only those from which a run can go
     on."""
