@@ -37,8 +37,8 @@ def main(run, Config):
     """The command line of a script: the dataclass Config is the flags, its trailing comments are the
     --help."""
     import tyro  # only a command line needs it
-    cfg = tyro.cli(Config, description=sys.modules[run.__module__].__doc__)
     try:
+        cfg = tyro.cli(Config, description=sys.modules[run.__module__].__doc__)
         check_flags(cfg)
         run(cfg)
     except Refused as error:
