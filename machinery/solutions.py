@@ -21,13 +21,17 @@ class Row:
 
 
 def other_mode(record, thinking):
-    """Why what a record teaches does not agree with the thinking mode, or ""."""
-    for answer in [*(answer for answer, learned in answers_of(record) if learned), record.solution]:
-        if thinking and END_THINK not in answer:
-            return (f"the solution has no {END_THINK}, but --thinking teaches the thinking mode "
-                    f"(--no-thinking trains the direct one)")
-        if not thinking and END_THINK in answer:
-            return f"the solution has a {END_THINK}, but --no-thinking teaches the direct mode"
+    """Why what a record teaches does not agree with the thinking mode, or "". The solution decides. Earlier
+    answers of a talk may be plain in the thinking mode, too: chat templates write those without a thought,
+    and in the prompt no <think> stands before them, so learning them takes nothing from the mode."""
+    if thinking:
+        return "" if END_THINK in record.solution else (
+            f"the solution has no {END_THINK}, but --thinking teaches the thinking mode "
+            f"(--no-thinking trains the direct one)")
+    if END_THINK in record.solution:
+        return f"the solution has a {END_THINK}, but --no-thinking teaches the direct mode"
+    if any(END_THINK in answer for answer, learned in answers_of(record) if learned):
+        return f"an earlier answer has a {END_THINK}, but --no-thinking teaches the direct mode"
     return ""
 
 

@@ -143,10 +143,19 @@ def test_thoughts_of_earlier_answers(chat, tmp_path):
     assert chat.tokenizer.decode(row.prompt.full[:start]).endswith("assistant\n" + THINK)
     with pytest.raises(Refused, match="row t-1: the solution has a </think>"):
         taught(False)
-    talk[1] = ("assistant", "7")
+    talk[3] = ("assistant", "8")
     write_jsonl(tmp_path / "t.jsonl", [{"messages": [{"role": who, "content": text} for who, text in talk]}])
+    with pytest.raises(Refused, match="row t-1: an earlier answer has a </think>"):
+        taught(False)
     with pytest.raises(Refused, match="row t-1: the solution has no </think>"):
         taught(True)
+    talk[1], talk[3] = ("assistant", "7"), ("assistant", "One more.\n</think>\n\n8")
+    write_jsonl(tmp_path / "t.jsonl", [{"messages": [{"role": who, "content": text} for who, text in talk]}])
+    row, = taught(True)  # a plain answer before the solution is learned as it stands
+    (start, stop), = row.prompt.learned
+    assert chat.tokenizer.decode(row.prompt.full[start:stop]) == "7<|im_end|>"
+    assert THINK not in chat.tokenizer.decode(row.prompt.full[:start])
+    assert chat.tokenizer.decode(row.prompt.full).endswith(THINK)
 
 
 def test_answers_that_are_only_read(chat, tmp_path):
