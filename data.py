@@ -43,6 +43,11 @@ class Record:
     subject: str = ""
     turns: list = field(default_factory=list)      # of a longer talk: what was said before (talks.py)
     sizes: list = field(default_factory=list)      # (height, width) of each image, filled in by read_records
+    place: str = ""                                # file and row it was read from, for messages
+
+    def name(self):
+        """How messages call the row: "rl.jsonl row 7 (id 6)"."""
+        return self.place or f"row {self.id}"
 
     def text(self):
         """Question and options as the model reads them."""
@@ -70,13 +75,14 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
     records, bad, columns = [], [], parse_columns(columns)
     for i, found in enumerate(read_rows(source, split, image_root), 1):
         own_id = id_of(found.row, columns)
+        name = f"{found.name} (id {own_id})" if own_id else found.name
         try:
             fields = our_fields(found.row, columns, found.folder)
-            record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}"})
+            record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}", "place": name})
             refuse_unusable(record, need, found.row)
             records.append(record)
         except BadRow as why:
-            bad.append((f"{found.name} (id {own_id})" if own_id else found.name, str(why)))
+            bad.append((name, str(why)))
     records, broken = check_images(records)
     report_bad(source, len(records), bad + broken, limit_bad)
     return records
@@ -145,7 +151,7 @@ class Chat:
         if len(fits) < len(prompts):
             longest = max(prompts, key=lambda p: len(p.full))
             text = (f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than {limit} tokens "
-                    f"(the longest, row {longest.record.id}: {len(longest.full)})")
+                    f"(the longest, {longest.record.name()}: {len(longest.full)})")
             if not fits:
                 raise Refused(f"{text}: nothing is left. Allow longer prompts, or fewer tiles (--max_tiles) "
                               f"or pixels (--pixels).")
@@ -157,7 +163,7 @@ class Chat:
         come first. Answers of earlier turns stand between marks (EDGE)."""
         used = record.named_images()
         if used and max(used) >= len(record.images):
-            raise Refused(f"row {record.id} names more images than its {len(record.images)}")
+            raise Refused(f"{record.name()} names more images than its {len(record.images)}")
         rest = [i for i in range(len(record.images)) if i not in used]
         record.shown = used + rest  # the order in which the images stand in the prompt; one can stand twice
         turns = messages(record, len(rest), self.ask, self.system, self.plain.hide)
@@ -171,7 +177,7 @@ class Chat:
         second piece is an earlier answer, which is learned with the token behind it, that ends the turn."""
         ids = [i for piece in pieces for i in piece]
         if ids.count(self.image_id) != len(record.shown):
-            raise Refused(f"row {record.id}: its chat template writes {ids.count(self.image_id)} image "
+            raise Refused(f"{record.name()}: its chat template writes {ids.count(self.image_id)} image "
                           f"placeholders ({self.image_mark}) for {len(record.shown)} images")
         begin, end = self.marks
         sizes, full, spans = iter(self.shown_sizes(record)), [], []

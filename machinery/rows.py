@@ -61,7 +61,7 @@ def id_of(row, columns):
     """The id that a row names, "" where there is none or it is unusable. For messages, so it refuses
     nothing."""
     given = row.get(columns.get("id", "id")) if isinstance(row, dict) else None
-    usable = isinstance(given, (str, int, float)) and given and not NO_TEXT.search(str(given))
+    usable = isinstance(given, (str, int, float)) and given != "" and not NO_TEXT.search(str(given))
     return str(given) if usable else ""
 
 
@@ -118,6 +118,9 @@ def refuse_unusable(record, need, row):
         raise BadRow(f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)")
 
 
+NO_FILE = "FileNotFoundError"  # machinery/pictures.py says it of an image
+
+
 def check_images(records):
     """(good records, [(name, why)] of the others). Every image is decoded once, so that a broken file is
     found now and not in step 412; a good record learns its images' sizes."""
@@ -133,7 +136,7 @@ def check_images(records):
         r.sizes = [sizes[image] if is_file(image) else image_size(image) for image in r.images]
         wrong = [s for s in r.sizes if isinstance(s, str)]
         if wrong:
-            bad.append((f"row {r.id}", wrong[0]))
+            bad.append((r.name(), wrong[0]))
         else:
             good.append(r)
     return good, bad
@@ -147,6 +150,8 @@ def report_bad(source, good, bad, limit_bad):
         rows = good + len(bad)
         listed = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
         listed = listed.encode("utf-8", "backslashreplace").decode()  # it may not be printable
+        if 2 * sum(NO_FILE in why for _, why in bad) > rows:
+            listed += "\n  Most of the images are not there: is --image_root right?"
         if not good or len(bad) > limit_bad * rows:
             raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
                           f"Mend them, or allow such a share with --limit_bad (now {limit_bad}).")

@@ -42,7 +42,7 @@ def rows_with_solutions(records, chat, thinking, max_length, source="the data", 
     for r in records:
         r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
         if why := other_mode(r, thinking):
-            bad.append((f"row {r.id}", why))
+            bad.append((r.name(), why))
         else:
             good.append(r)
     report_bad(source, len(good), bad, limit_bad)
@@ -51,7 +51,7 @@ def rows_with_solutions(records, chat, thinking, max_length, source="the data", 
     rows = [Row(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
     for row in rows:
         if any(row.prompt.full[stop - 1] not in chat.stop_ids for _, stop in row.prompt.learned):
-            raise Refused(f"row {row.prompt.record.id}: the chat template ends an answer with a token at "
+            raise Refused(f"{row.prompt.record.name()}: the chat template ends an answer with a token at "
                           f"which sampling would not stop; several turns can not be learned with it")
     longest = min(max_length, chat.context)
     fits = [row for row in rows if len(row) <= longest]

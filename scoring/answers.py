@@ -14,8 +14,8 @@ import unicodedata
 
 from machinery.files import Refused, say
 from scoring.limits import MAX_CHARS, too_heavy
-from scoring.numbers import number
-from scoring.rule import NEEDS_MATHS, SAME, choice, equal, needs_maths, verdict
+from scoring.numbers import number, pair_or_decimal
+from scoring.rule import NEEDS_MATHS, SAME, choice, equal, names_an_option, needs_maths, verdict
 from scoring.spelling import key_of, plain, words_of
 from scoring.workers import POOL
 
@@ -61,12 +61,14 @@ def first_look(answer, gold, options):
 
 def unreadable_golds(answers, options=None):
     """{index: reason} of the gold answers that the rule cannot compare with anything but themselves."""
-    bad, unsure = {}, {}
+    bad, unsure, strange = {}, {}, {}
     for i, answer in enumerate(answers):
         g = plain(str(answer)[:4 * MAX_CHARS])
         reason = _unreadable(answer, g)
         if reason:
             bad[i] = reason
+        elif options and options[i] and not names_an_option(g, options[i]):
+            strange[i] = g
         elif not _read_at_sight(g, options[i] if options else None):
             unsure[i] = g
     parsed = POOL.map([("parse", g, None) for g in unsure.values()], parse_only=True)
@@ -74,7 +76,18 @@ def unreadable_golds(answers, options=None):
         if not ok:
             late = f" ({why})" if why == "time limit" else ""
             bad[i] = f"the answer {g[:60]!r} is neither a text nor mathematics that the rule can parse{late}"
+    bad.update(_no_option(answers, options, strange))
     return dict(sorted(bad.items()))
+
+
+def _no_option(answers, options, strange):
+    """{index: reason} of those golds (strange: their indices) that no option equals by mathematics either."""
+    pairs = [(i, str(option)) for i in strange for option in options[i]]
+    same = same_batch([(option, str(answers[i]), None) for i, option in pairs])
+    named = {i for (i, _), (right, _, _) in zip(pairs, same) if right}
+    return {i: f"the answer {str(answers[i])[:60]!r} names none of its {len(options[i])} options: write the "
+               f"letter (A to {chr(64 + len(options[i]))}) or the text of one"
+            for i in strange if i not in named}
 
 
 def _unreadable(answer, g):
@@ -99,12 +112,16 @@ def _read_at_sight(g, options):
 
 def report_unreadable(source, records, limit_bad, verifier):
     """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
-    share of limit_bad is refused, unless there is a verifier that can read them."""
+    share of limit_bad is refused, unless there is a verifier that can read them. Returns their number."""
+    if pairs := [r for r in records if pair_or_decimal(plain(r.answer[:MAX_CHARS]))]:
+        say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
+            f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
     unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
     if not unreadable:
-        return
-    listed = "; ".join(f"row {records[i].id}: {why}" for i, why in list(unreadable.items())[:5])
+        return 0
+    listed = "; ".join(f"{records[i].name()}: {why}" for i, why in list(unreadable.items())[:5])
     if len(unreadable) > limit_bad * len(records) and not verifier:
         raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
                       f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
     say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")
+    return len(unreadable)

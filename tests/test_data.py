@@ -94,11 +94,12 @@ BAD = {
     "no answer": (dict(answer=""), r"row 2 \(id r1\): no answer"),
     "answer is null": (dict(answer=None), r"row 2 \(id r1\): no answer"),
     "no question": (dict(question="  "), r"row 2 \(id r1\): no question"),
-    "missing image": (dict(images=["gone.png"]), r"r1: image .*gone.png can not be read \(FileNotFoundError"),
-    "torn image": (dict(images=["a.png", "torn.png"]), r"r1: image .*torn.png can not be read"),
+    "missing image": (dict(images=["gone.png"]), r"rows.jsonl row 2 \(id r1\): image .*gone.png can not be read "
+                      r"\(FileNotFoundError"),
+    "torn image": (dict(images=["a.png", "torn.png"]), r"row 2 \(id r1\): image .*torn.png can not be read"),
     "no image at all": (dict(images=["rows.jsonl"]),
-                        r"r1: image .*rows.jsonl can not be read \(UnidentifiedImageError"),
-    "image is a folder": (dict(images=["."]), r"r1: image .* can not be read"),
+                        r"row 2 \(id r1\): image .*rows.jsonl can not be read \(UnidentifiedImageError"),
+    "image is a folder": (dict(images=["."]), r"row 2 \(id r1\): image .* can not be read"),
     "names a third image": (dict(question="See <image 3>."),
                             r"row 2 \(id r1\): the text names <image 3> but the row has 1 image"),
     "names image 0": (dict(question="See <image 0>."), r"names <image 0>"),
@@ -135,6 +136,22 @@ def test_one_percent_is_skipped_with_a_count(folder, capsys):
     assert len(read(folder, rows[1:] + [row(100, images=["gone.png"])], limit_bad=0.02)) == 98
     with pytest.raises(Refused, match="1 of 1 rows"):  # nothing left is refused however much is allowed
         read(folder, [row(1, answer="")], limit_bad=1.0)
+
+
+def test_most_images_are_missing(folder):
+    """Then the folder is wrong, and not the rows."""
+    gone = [row(i, images=["gone.png"]) for i in range(2)]
+    with pytest.raises(Refused, match=r"is --image_root right\?\nMend"):
+        read(folder, [*gone, row(2)])
+    with pytest.raises(Refused) as error:
+        read(folder, [*gone, row(2), row(3)])
+    assert "image_root" not in str(error.value)
+
+
+def test_the_id_0_is_an_id(folder):
+    first, second = read(folder, [row(0, id=0), row(1, id="")])
+    assert (first.id, first.place) == ("0", f"{folder / 'rows.jsonl'} row 1 (id 0)")
+    assert second.id == "rows-2" and second.place.endswith("rows.jsonl row 2")
 
 
 def test_empty_and_missing_data(folder):

@@ -241,9 +241,9 @@ def test_solutions_that_can_not_be_learned(chat, rows, capsys):
         record = dataclasses.replace(rows[0], solution=solution)
         return rows_with_solutions([record], chat, thinking, limit)
 
-    with pytest.raises(Refused, match="row a: the solution has no </think>.*--no-thinking"):
+    with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has no </think>.*--no-thinking"):
         supervised("\\boxed{4}")
-    with pytest.raises(Refused, match="row a: the solution has a </think>"):
+    with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has a </think>"):
         supervised("t</think>\\boxed{4}", thinking=False)
     literal, = supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")  # characters, no image
     assert chat.image_id not in literal.ids
