@@ -9,6 +9,7 @@ What can be wrong with data is found here, before the first step, and named by f
 data --data D --model M` says what a data set will be to a model.
 """
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from machinery.files import Refused, reading, resolve, say
 from machinery.pictures import open_image
 from machinery.plain_text import CLOSE, OPEN, PlainText
 from machinery.readers import read_rows
-from machinery.rows import check_images, id_of, our_fields, parse_columns, refuse_unusable, report_bad
+from machinery.rows import (
+    check_images, id_of, our_fields, parse_columns, refuse_unusable, report_bad, report_twice)
 from machinery.run import say_other_words
 from machinery.talks import IMAGE_MARK, THINK, fill_answers, messages
 
@@ -85,6 +87,7 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
             bad.append((name, str(why)))
     records, broken = check_images(records)
     report_bad(source, len(records), bad + broken, limit_bad)
+    report_twice(source, [r.id for r in records])
     return records
 
 
@@ -121,6 +124,7 @@ class Chat:
         self.family = family_of(self.config)
         with reading(f"{flag} {path}: tokenizer.json, preprocessor_config.json or generation_config.json"):
             self.tokenizer = AutoTokenizer.from_pretrained(path)
+            self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
             self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
             self.stop_ids = self._stop_ids()
         self.family.limit_images(self.processor, max_tiles, pixels)

@@ -6,11 +6,12 @@ data.py makes records of what comes out. A reader of the recipe may skip these f
 import hashlib
 import json
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from machinery.fields import NO_TEXT, BadRow, described, refuse_no_text, text, value
+from machinery.fields import NO_TEXT, BadRow, refuse_no_text, text, value
 from machinery.files import Refused, checked, say
-from machinery.mmmu_rows import printed_list
+from machinery.options import answer_of, options_of
 from machinery.pictures import image_size, image_source
 from machinery.talks import COLUMNS, talk_fields, turns_of
 
@@ -49,9 +50,11 @@ def our_fields(row, columns, folder):
     if more_images or turns and turns[-1]["role"] == "user":
         raise BadRow("its turns hold images, or end with the user: they are the texts before its question")
     images = [image_source(image, folder, f"image {n}") for n, image in enumerate(images_of(row), 1)]
+    options, labels = options_of(row)
     fields = {"id": value(row, "id"), "question": text(row, "question"), "images": images,
               "answer": value(row, "answer"), "solution": text(row, "solution", None), "turns": turns,
-              "options": options_of(row), "subject": value(row, "subject")}
+              "options": options, "subject": value(row, "subject")}
+    fields["answer"] = answer_of(fields["answer"], labels)
     for name, what in fields.items():
         refuse_no_text(name, what)
     return fields
@@ -63,26 +66,6 @@ def id_of(row, columns):
     given = row.get(columns.get("id", "id")) if isinstance(row, dict) else None
     usable = isinstance(given, (str, int, float)) and given != "" and not NO_TEXT.search(str(given))
     return str(given) if usable else ""
-
-
-def options_of(row):
-    options = row.get("options")
-    if isinstance(options, str) and options.strip().startswith("["):
-        try:
-            options = printed_list(options)
-        except ValueError:
-            options = [options]  # a single option that begins with a bracket
-    elif isinstance(options, str):
-        options = [options] if options.strip() else []
-    if options is not None and not isinstance(options, list):
-        raise BadRow(f"its options are {described(options)}, a list was expected")
-    options = options or []
-    if wrong := [i for i, option in enumerate(options, 1) if option is None]:
-        raise BadRow(f"its option {wrong[0]} is null")
-    options = [value({f"option {i}": option}, f"option {i}") for i, option in enumerate(options, 1)]
-    if len(options) > 26:
-        raise BadRow(f"{len(options)} options, more than there are letters")
-    return options
 
 
 def images_of(row):
@@ -156,6 +139,15 @@ def report_bad(source, good, bad, limit_bad):
             raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
                           f"Mend them, or allow such a share with --limit_bad (now {limit_bad}).")
         say(f"skipped {len(bad)} of {rows} rows of {source}:\n{listed}")
+
+
+def report_twice(source, ids):
+    """Say which ids stand on several rows: they train, but rollouts.jsonl and the logs can not tell them
+    apart."""
+    twice = [(name, n) for name, n in Counter(ids).items() if n > 1]
+    if twice:
+        say(f"{source}: {len(twice)} ids stand on several rows ({twice[0][0]} on {twice[0][1]}): logs name "
+            f"rows by id")
 
 
 # --------------------------------------------------------------------------- data that changed between starts

@@ -35,9 +35,9 @@ def other_mode(record, thinking):
     return ""
 
 
-def rows_with_solutions(records, chat, thinking, max_length, source="the data", limit_bad=0.0):
-    """Records -> [Row], those that fit max_length. Solutions of the other mode are skipped and counted; more
-    than limit_bad of them is refused."""
+def of_mode(records, thinking, source, limit_bad):
+    """The records whose solutions are of the mode that is taught. Others are skipped and counted; more than
+    limit_bad of them is refused."""
     good, bad = [], []
     for r in records:
         r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
@@ -46,6 +46,12 @@ def rows_with_solutions(records, chat, thinking, max_length, source="the data", 
         else:
             good.append(r)
     report_bad(source, len(good), bad, limit_bad)
+    return good
+
+
+def rows_with_solutions(records, chat, thinking, max_length, source="the data", limit_bad=0.0):
+    """Records -> [Row], those that are of the mode and fit max_length (with prompt and solution)."""
+    good = of_mode(records, thinking, source, limit_bad)
     prompts = chat.prompts(good, thinking, max_length, learn=True)
     ids = chat.plain.encode([chat.plain.hide(p.record.solution) for p in prompts])
     rows = [Row(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]

@@ -112,16 +112,16 @@ def _read_at_sight(g, options):
 
 def report_unreadable(source, records, limit_bad, verifier):
     """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
-    share of limit_bad is refused, unless there is a verifier that can read them. Returns their number."""
+    share of limit_bad is refused, unless there is a verifier that can read them. Returns {index: reason}."""
     if pairs := [r for r in records if pair_or_decimal(plain(r.answer[:MAX_CHARS]))]:
         say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
             f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
     unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
     if not unreadable:
-        return 0
+        return {}
     listed = "; ".join(f"{records[i].name()}: {why}" for i, why in list(unreadable.items())[:5])
     if len(unreadable) > limit_bad * len(records) and not verifier:
         raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
                       f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
     say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")
-    return len(unreadable)
+    return unreadable

@@ -187,13 +187,13 @@ def test_for_grpo_earlier_turns_are_context(chat, file, monkeypatch):
 
 
 def test_system_turn_of_a_row_and_the_flag(path, file):
-    with pytest.raises(Refused, match=r"talks.json row 2 \(id system\) has a system turn of its own, and --system gives another"):
+    with pytest.raises(Refused, match=r"talks.json row 2 \(id system\) has a system turn of its own"):
         Chat(path, system="Be kind.").prompts(read_records(file))
     chat = Chat(path)
     chat.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
-    with pytest.raises(Refused, match=r"talks.json row 2 \(id system\): the chat template of .* leaves a system turn out"):
+    with pytest.raises(Refused, match=r"row 2 \(id system\): the chat template .* leaves a system turn out"):
         chat.prompts([r for r in read_records(file) if r.id == "system"])
-    with pytest.raises(Refused, match=r"talks.json row 1 \(id plain\): the chat template of .* leaves answers of earlier turns"):
+    with pytest.raises(Refused, match=r"row 1 \(id plain\): the chat template .* leaves answers of earlier"):
         chat.prompts(read_records(file))
 
 
