@@ -72,10 +72,11 @@ def unreadable_golds(answers, options=None):
         elif not _read_at_sight(g, options[i] if options else None):
             unsure[i] = g
     parsed = POOL.map([("parse", g, None) for g in unsure.values()], parse_only=True)
-    for (i, g), (ok, why, _) in zip(unsure.items(), parsed):
+    for i, (ok, why, _) in zip(unsure, parsed):
         if not ok:
             late = f" ({why})" if why == "time limit" else ""
-            bad[i] = f"the answer {g[:60]!r} is neither a text nor mathematics that the rule can parse{late}"
+            bad[i] = (f"the answer {str(answers[i])[:60]!r} is neither a text nor mathematics that the rule can "
+                      f"parse{late}")
     bad.update(_no_option(answers, options, strange))
     return dict(sorted(bad.items()))
 
@@ -96,6 +97,8 @@ def _unreadable(answer, g):
         return "the answer is empty"
     if not isinstance(answer, (str, int, float)):
         return f"the answer is a {type(answer).__name__}, not a text"
+    if "</think>" in str(answer):  # a talk's last answer, where nothing else was given
+        return f"the answer {answer[:60]!r} is a whole solution: give the row an \"answer\" of its own"
     if "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
         return f"the answer {str(answer)[:40]!r} holds no letter, digit or symbol"
     heavy = too_heavy(g)

@@ -397,6 +397,8 @@ def test_unreadable_golds():
     assert unreadable_golds(good) == {}
     bad = {"": "empty", " ": "empty", None: "empty", ("a",): "tuple", "!?": "no letter", "5^5^5^5": "tower",
            "x" * 2000: "too long", "\\frac{1}{": "parse",
+           "$2 \\cdot {$": "'$2 \\\\cdot {$' is neither", "So.\n</think>\n\n\\boxed{2}":
+           """boxed{2}' is a whole solution: give the row an "answer" of its own""",
            "one should always consider that the first and the last are equal here and there": "sentence"}
     reasons = unreadable_golds(list(bad))
     assert sorted(reasons) == list(range(len(bad)))
