@@ -32,8 +32,8 @@ def add_adapters(vlm, rank):
     places = [name for name, module in llm.named_modules() if isinstance(module, nn.Linear)]
     most = min(side for name in places for side in llm.get_submodule(name).weight.shape)
     if rank > most:
-        raise Refused(f"--lora {rank}: the smallest of the matrices that get adapters has a side of {most}: a "
-                      f"higher rank than {most} adds weights and nothing else. 8 is usual.")
+        raise Refused(f"--lora {rank}: the smallest of the matrices that get adapters has a side of {most}: "
+                      f"a higher rank than {most} adds weights and nothing else. 8 is usual.")
     how = LoraConfig(r=rank, lora_alpha=FACTOR * rank, lora_dropout=0.0, bias="none", target_modules=places)
     inject_adapter_in_model(how, llm, low_cpu_mem_usage=True)  # without weights, whatever W's precision is
     generator = torch.Generator().manual_seed(torch.initial_seed())

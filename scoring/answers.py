@@ -75,8 +75,8 @@ def unreadable_golds(answers, options=None):
     for i, (ok, why, _) in zip(unsure, parsed):
         if not ok:
             late = f" ({why})" if why == "time limit" else ""
-            bad[i] = (f"the answer {str(answers[i])[:60]!r} is neither a text nor mathematics that the rule can "
-                      f"parse{late}")
+            bad[i] = (f"the answer {str(answers[i])[:60]!r} is neither a text nor mathematics that the rule "
+                      f"can parse{late}")
     bad.update(_no_option(answers, options, strange))
     return dict(sorted(bad.items()))
 
