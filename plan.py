@@ -480,6 +480,10 @@ def check_files(cfg, script, module):
             else:
                 records = read_records(path, getattr(cfg, "columns", ()), need,
                                        image_root=getattr(cfg, "image_root", ""))
+                if "solution" in need:
+                    records = of_mode(records, cfg.thinking, path, cfg.limit_bad)
+                elif script == "grpo.py":
+                    report_unreadable(path, records, cfg.limit_bad, cfg.verifier)
                 say(f"  --{name} {path}: {len(records):,} rows can be used")
         except Refused as error:
             problems.append(f"--{name} {path}: {error}")

@@ -190,7 +190,8 @@ def commands(recipe, tmp_path, flag, **env):
 
 def test_dry_run_of_a_stage(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Q", "solution": "S"}) + "\n")
+    thought = "So.\n</think>\n\nS"
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Q", "solution": thought}) + "\n")
     found = plan.dry_run("8", "80", "recipes/configs/InternVL3-1B", "sft.py", "--model", HUB, "--data",
                          str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
     assert found == [] and "1 rows can be used" in capsys.readouterr().out
@@ -198,6 +199,17 @@ def test_dry_run_of_a_stage(tmp_path, capsys, monkeypatch):
                          "none.jsonl")
     names = [p.split(":")[0] for p in found]
     assert names == ["grpo.py --model /no/such", "grpo.py --data none.jsonl", "grpo.py"]
+
+
+def test_dry_run_finds_rows_that_a_stage_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    row = {"question": "Q", "answer": "0", "options": ["x", "y"], "solution": "S"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    refused = {"sft.py": "the solution has no </think>", "grpo.py": "names none of its 2 options"}
+    for script, why in refused.items():
+        found, = plan.dry_run("8", "80", "recipes/configs/InternVL3-1B", script, "--model", HUB, "--data",
+                              str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
+        assert why in found
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
