@@ -275,7 +275,7 @@ def test_grpo_refuses(changes, pattern, tiny, tmp_path):
 def test_gold_answers_that_the_rule_can_not_read(tiny, tmp_path):
     rows = [{"id": f"r{i}", "question": "q", "answer": answer} for i, answer in enumerate(("4", "?!", "4"))]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    told = "(?s)cannot read the gold answer of 1 of 3 rows .row r1.*--verifier.*--limit_bad"
+    told = "(?s)cannot read the gold answer of 1 of 3 rows .*row 2 .id r1.*--verifier.*--limit_bad"
     with pytest.raises(Refused, match=told):
         run_grpo(tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
 
