@@ -116,7 +116,7 @@ def _read_at_sight(g, options):
 def report_unreadable(source, records, limit_bad, verifier):
     """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
     share of limit_bad is refused, unless there is a verifier that can read them. Returns {index: reason}."""
-    if pairs := [r for r in records if pair_or_decimal(plain(r.answer[:MAX_CHARS]))]:
+    if pairs := [r for r in records if pair_or_decimal(plain(str(r.answer)[:MAX_CHARS]))]:
         say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
             f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
     unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
