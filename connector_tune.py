@@ -54,7 +54,7 @@ class Config:
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
-    logger: Logger = ""                     # a module that gets the metrics, too: wandb, trackio, tensorboard
+    logger: Logger = ""                     # gets the metrics, too: wandb, trackio, swanlab, tensorboard
     seed: int = 0                           # of the order of the rows
 
 

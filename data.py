@@ -9,6 +9,7 @@ What can be wrong with data is found here, before the first step, and named by f
 data --data D --model M` says what a data set will be to a model.
 """
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +25,8 @@ from machinery.pictures import open_image
 from machinery.plain_text import CLOSE, OPEN, PlainText
 from machinery.readers import read_rows
 from machinery.rows import (
-    check_images, id_of, our_fields, parse_columns, refuse_unusable, renamed, report_bad, say_unread_choices,
-    unread_choices)
+    check_images, id_of, our_fields, parse_columns, refuse_unusable, renamed, report_bad, report_twice,
+    say_unread_choices, unread_choices)
 from machinery.run import say_other_words
 from machinery.talks import IMAGE_MARK, THINK, fill_answers, messages
 
@@ -45,6 +46,11 @@ class Record:
     subject: str = ""
     turns: list = field(default_factory=list)      # of a longer talk: what was said before (talks.py)
     sizes: list = field(default_factory=list)      # (height, width) of each image, filled in by read_records
+    place: str = ""                                # file and row it was read from, for messages
+
+    def name(self):
+        """How messages call the row: "rl.jsonl row 7 (id 6)"."""
+        return self.place or f"row {self.id}"
 
     def text(self):
         """Question and options as the model reads them."""
@@ -72,17 +78,19 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
     records, bad, choices, columns = [], [], [], parse_columns(columns)
     for i, found in enumerate(read_rows(source, split, image_root), 1):
         own_id = id_of(found.row, columns)
+        name = f"{found.name} (id {own_id})" if own_id else found.name
         try:
             fields = our_fields(found.row, columns, found.folder)
-            record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}"})
+            record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}", "place": name})
             refuse_unusable(record, need, found.row)
             records.append(record)
             choices.append(unread_choices(renamed(found.row, columns)))
         except BadRow as why:
-            bad.append((f"{found.name} (id {own_id})" if own_id else found.name, str(why)))
+            bad.append((name, str(why)))
     say_unread_choices(source, choices, columns)
     records, broken = check_images(records)
     report_bad(source, len(records), bad + broken, limit_bad)
+    report_twice(source, [r.id for r in records])
     return records
 
 
@@ -119,6 +127,7 @@ class Chat:
         self.family = family_of(self.config)
         with reading(f"{flag} {path}: tokenizer.json, preprocessor_config.json or generation_config.json"):
             self.tokenizer = AutoTokenizer.from_pretrained(path)
+            self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
             self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
             self.stop_ids = self._stop_ids()
         self.family.limit_images(self.processor, max_tiles, pixels)
@@ -149,7 +158,7 @@ class Chat:
         if len(fits) < len(prompts):
             longest = max(prompts, key=lambda p: len(p.full))
             text = (f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than {limit} tokens "
-                    f"(the longest, row {longest.record.id}: {len(longest.full)})")
+                    f"(the longest, {longest.record.name()}: {len(longest.full)})")
             if not fits:
                 raise Refused(f"{text}: nothing is left. Allow longer prompts, or fewer tiles (--max_tiles) "
                               f"or pixels (--pixels).")
@@ -161,7 +170,7 @@ class Chat:
         come first. Answers of earlier turns stand between marks (EDGE)."""
         used = record.named_images()
         if used and max(used) >= len(record.images):
-            raise Refused(f"row {record.id} names more images than its {len(record.images)}")
+            raise Refused(f"{record.name()} names more images than its {len(record.images)}")
         rest = [i for i in range(len(record.images)) if i not in used]
         record.shown = used + rest  # the order in which the images stand in the prompt; one can stand twice
         turns = messages(record, len(rest), self.ask, self.system, self.plain.hide)
@@ -175,7 +184,7 @@ class Chat:
         second piece is an earlier answer, which is learned with the token behind it, that ends the turn."""
         ids = [i for piece in pieces for i in piece]
         if ids.count(self.image_id) != len(record.shown):
-            raise Refused(f"row {record.id}: its chat template writes {ids.count(self.image_id)} image "
+            raise Refused(f"{record.name()}: its chat template writes {ids.count(self.image_id)} image "
                           f"placeholders ({self.image_mark}) for {len(record.shown)} images")
         begin, end = self.marks
         sizes, full, spans = iter(self.shown_sizes(record)), [], []

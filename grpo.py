@@ -89,7 +89,7 @@ class Config:
     words: tuple[str, ...] = CRITICAL_WORDS  # critical words whose entropy is logged [5.1]
     high_entropy: float = 6.8               # counted as high entropy [6.5]; too much for a tiny vocabulary
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
-    logger: Logger = ""                     # a module that gets the metrics, too: wandb, trackio, tensorboard
+    logger: Logger = ""                     # gets the metrics, too: wandb, trackio, swanlab, tensorboard
     save_every: int = 50                    # steps between checkpoints; the last step is always saved
     seed: int = 0                           # of the order of prompts and of sampling
 

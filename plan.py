@@ -39,7 +39,9 @@ from machinery.flags import wrong_flags
 from machinery.lora import add_adapters
 from machinery.mmmu_rows import find_parquet
 from machinery.model_folder import blank_hf, read_decided
+from machinery.solutions import of_mode
 from model import CHUNK, PARTS, VLM
+from reward import report_unreadable
 
 GIB = 2 ** 30
 
@@ -300,7 +302,7 @@ class DataConfig:
 def report(cfg):
     """What a data set will be to a model: rows that drop out and why, images, lengths."""
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0, image_root=cfg.image_root)
+    records = usable(cfg)
     prompts = chat.prompts(records, cfg.thinking)
     sizes = [s for r in records for s in r.sizes]
     solutions = [r.solution for r in records if r.solution]
@@ -319,6 +321,23 @@ def report(cfg):
     first = prompts[0]
     say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(first.ids)}\n"
         f"answer: {first.record.answer!r}")
+    if "solution" in cfg.need:
+        say(f"solution: {first.record.solution!r}")
+
+
+def usable(cfg):
+    """The records that a stage would train on: for those that need solutions, of the thinking mode; for
+    GRPO, with gold answers that the rule can read. What else there is, is said."""
+    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0, image_root=cfg.image_root)
+    if "solution" in cfg.need:
+        return of_mode(records, cfg.thinking, cfg.data, 1.0)
+    if "answer" in cfg.need:
+        unreadable = report_unreadable(cfg.data, records, 1.0, "")
+        records = [r for i, r in enumerate(records) if i not in unreadable]
+    if not records:
+        raise Refused(f"{cfg.data}: no row has an answer that the rule can read. Mend them, or give grpo.py "
+                      f"a --verifier.")
+    return records
 
 
 # ---------------------------------------------------------------------------------------------------- dry run
@@ -471,6 +490,10 @@ def check_files(cfg, script, module):
             else:
                 records = read_records(path, getattr(cfg, "columns", ()), need,
                                        image_root=getattr(cfg, "image_root", ""))
+                if "solution" in need:
+                    records = of_mode(records, cfg.thinking, path, cfg.limit_bad)
+                elif script == "grpo.py":
+                    report_unreadable(path, records, cfg.limit_bad, cfg.verifier)
                 say(f"  --{name} {path}: {len(records):,} rows can be used")
         except Refused as error:
             problems.append(f"--{name} {path}: {error}")

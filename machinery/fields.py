@@ -46,5 +46,7 @@ def refuse_no_text(name, given):
         for part in given:
             refuse_no_text(name, part["content"] if isinstance(part, dict) else part)
     elif isinstance(given, str) and (found := NO_TEXT.search(given)):
-        raise BadRow(f"its {name} has no character at place {found.start() + 1}, but {ascii(found[0])}: half "
-                     f"of a surrogate pair, or bytes that are no UTF-8")
+        what = f"{ascii(found[0])}: half of a surrogate pair"
+        if "\udc80" <= found[0] <= "\udcff":  # how surrogateescape reads a byte that is no UTF-8
+            what = f"the byte {ord(found[0]) - 0xdc00:#x}: save the file as UTF-8 (in Excel: CSV UTF-8)"
+        raise BadRow(f"its {name} has no character at place {found.start() + 1}, but {what}")

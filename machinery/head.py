@@ -45,7 +45,7 @@ class LogProbAndEntropy(torch.autograd.Function):
         h, w = hidden.float(), weight.float()
         ctx.set_materialize_grads(False)
         ctx.more, ctx.kept = (never, temperature, size), []
-        logp, entropy = h.new_empty(2, len(h))
+        logp, entropy = h.new_empty(len(h)), h.new_empty(len(h))  # two tensors: FSDP warns of views of one
         for i in range(0, len(h), size):
             x, e, total = exponentials(h[i:i + size], w, bias, never, temperature)
             log_total = total.log()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from machinery.files import Refused
+from machinery.files import Refused, say
 
 # the type of the flag. Its short name is for plain python: torchrun takes --log for its own --log_dir
 Logger = Annotated[str, arg(aliases=["--log"])]
@@ -17,9 +17,9 @@ Logger = Annotated[str, arg(aliases=["--log"])]
 
 def open_logger(module, folder, run_id, config, step):
     """A function send(metrics, step). A run that goes on, behind `step`, writes where it wrote before: its
-    run_id stays the same."""
+    run_id stays the same. What it throws stops no run."""
     if module == "tensorboard":
-        return open_tensorboard(folder / "tensorboard", step)
+        return never_stopping(open_tensorboard(folder / "tensorboard", step), module)
     instead = f"Or leave --logger out: {folder}/metrics.jsonl has the same numbers."
     try:
         logger = importlib.import_module(module)
@@ -38,7 +38,23 @@ def open_logger(module, folder, run_id, config, step):
     except Exception as error:  # of its own kinds: not logged in, no network
         raise Refused(f"--logger {module}: its init failed ({in_short(error)}). Log in, or choose its "
                       f"offline mode. {instead}") from error
-    return lambda metrics, step: logger.log(metrics, step=step)
+    return never_stopping(lambda metrics, step: logger.log(metrics, step=step), module)
+
+
+def never_stopping(log, module):
+    """log, but what it throws is said, at the first step and then ever more seldom, and the run goes on."""
+    failed = 0
+
+    def send(metrics, step):
+        nonlocal failed
+        try:
+            log(metrics, step)
+        except Exception as error:  # of any kind: a server's hiccup is no reason to end a night's run
+            failed += 1
+            if failed in (1, 10, 100, 1000, 10_000):
+                say(f"step {step}: --logger {module} does not take its metrics ({in_short(error)}); {failed} "
+                    f"of its steps so far are in metrics.jsonl alone. The run goes on.")
+    return send
 
 
 def open_tensorboard(folder, step):

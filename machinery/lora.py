@@ -18,15 +18,22 @@ import math
 import torch
 import torch.nn as nn
 
+from machinery.files import Refused
+
 FACTOR = 2
 BASE = ".base_layer"  # what peft writes into the name of a layer that has got an adapter
 
 
 def add_adapters(vlm, rank):
-    """Put fresh adapters of this rank into the LLM. Which parts train, VLM.train_only decides behind it."""
+    """Put fresh adapters of this rank into the LLM. Which parts train, VLM.train_only decides behind it. A
+    rank above the smallest side of the LLM's matrices is refused: there it could be no smaller than W."""
     from peft import LoraConfig, inject_adapter_in_model  # here, because only such a run needs peft
     llm = vlm.hf.model.language_model
     places = [name for name, module in llm.named_modules() if isinstance(module, nn.Linear)]
+    most = min(side for name in places for side in llm.get_submodule(name).weight.shape)
+    if rank > most:
+        raise Refused(f"--lora {rank}: the smallest of the matrices that get adapters has a side of {most}: "
+                      f"a higher rank than {most} adds weights and nothing else. 8 is usual.")
     how = LoraConfig(r=rank, lora_alpha=FACTOR * rank, lora_dropout=0.0, bias="none", target_modules=places)
     inject_adapter_in_model(how, llm, low_cpu_mem_usage=True)  # without weights, whatever W's precision is
     generator = torch.Generator().manual_seed(torch.initial_seed())

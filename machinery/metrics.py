@@ -84,9 +84,16 @@ def sample_row(rollout):
             "entropy": [round(e, 3) for e in rollout.entropy.tolist()]}  # short: responses have thousands
 
 
+# signs that compare with the start, the best or the median. One step of a few responses is mostly chance, so
+# these wait until there are some
+COMPARED, SOME_STEPS = ("reward collapse", "entropy shoots up", "entropy vanishes", "high entropy spreads",
+                        "gradient norm explodes"), 10
+
+
 class Watch:
     """Says in one line when one of the paper's failure signatures appears (sections 5.2 to 5.6, 6.5), and
-    again only after it was gone. Compares with the run's first step and best reward, also after a resume."""
+    again only after it was gone. Compares with the run's first step and best reward, also after a resume, but
+    not before its tenth step."""
 
     def __init__(self, run):
         needed = dict.fromkeys(("reward", "grad_norm", "entropy", "entropy_high"), (int, float))
@@ -97,6 +104,8 @@ class Watch:
         self.steps.append(m)
         signs = failure_signs(m, self.steps[0], max(m["reward"] for m in self.steps),
                               median(m["grad_norm"] for m in self.steps))
+        if len(self.steps) < SOME_STEPS:
+            signs = {name: text for name, text in signs.items() if name not in COMPARED}
         for name in sorted(signs.keys() - self.said):
             say(f"step {step}: {name}: {signs[name]}")
         self.said = set(signs)

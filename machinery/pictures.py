@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from machinery.fields import BadRow
 
 ADDRESS = re.compile(r"[a-zA-Z][\w+.-]+://")
+BASE64 = re.compile(r"[\w+/\s]{300,}={0,2}\s*", re.ASCII)  # no path is like that: so long, without a dot
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,  # EXIF's orientation
          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
          7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
@@ -31,6 +32,8 @@ def image_source(image, folder, name="image"):
         return decode_address(image, name)
     if isinstance(image, str) and ADDRESS.match(image):
         raise BadRow(f"{name} is an address ({image[:80]}): fetch it first, and name the file")
+    if isinstance(image, str) and BASE64.fullmatch(image):
+        raise BadRow(f"{name} is base64 ({image[:20]}...): write data:image/png;base64, in front")
     if isinstance(image, str) and image.strip():
         return str(folder / image)
     if isinstance(image, (bytes, Image.Image)) and image != b"":
@@ -94,7 +97,7 @@ def image_size(image):
             return f"image {name} {why}"
         return open_image(image).size[::-1]
     except BROKEN as error:
-        return f"image {name} can not be read ({error.__class__.__name__}: {error})"
+        return f"image {name} can not be read ({error.__class__.__name__}: {str(error)[:200]})"
 
 
 def unusable_file(image):

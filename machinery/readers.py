@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from machinery.fields import BadRow
-from machinery.files import Refused, json_lines
+from machinery.files import Refused, json_lines, say
 
 ARRAY = re.compile(r"\s*\[\s*[{\]]")  # how a JSON array of rows begins
 BLANK = re.compile(r"\s*")
+# how the hub's data sets name files and folders: train-0-of-2.parquet, data/test.csv, val/0000.parquet
+SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?=[-._]|$)|(\w+)-\d+-of-\d+\.")
 
 
 @dataclass
@@ -39,7 +41,7 @@ def rows_of(source, split, subset):
         raise Refused("--data is empty: name a file, a folder or a hub data set")
     kind = path.suffix.lower()
     if path.is_dir():
-        for file in files_of(path):
+        for file in files_of_split(path, split):
             # images that Parquet names by path lie in the folder, others beside the file that names them
             folder = path if file.suffix == ".parquet" else file.parent
             yield from named(file, folder, rows_of_file(file))
@@ -71,6 +73,31 @@ def files_of(folder):
         there = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
         raise Refused(f"{folder} holds files of several kinds ({there}): name the file that is meant.")
     return [f for f in files if ".parquet" not in kinds or f.suffix.lower() == ".parquet"]
+
+
+def files_of_split(folder, split):
+    """The data files of a folder, those of the wanted split where names tell: what is for testing must not be
+    trained on. Where none is of it, those whose names tell nothing; or all, if they are of one split."""
+    files = files_of(folder)
+    of = {f: split_of(f.relative_to(folder)) for f in files}
+    kept = [f for f in files if of[f] == split] or [f for f in files if not of[f]]
+    if not kept and len(set(of.values())) == 1:
+        return files
+    if not kept:
+        there = ", ".join(sorted(set(of.values())))
+        raise Refused(f"{folder} holds no file of the split {split!r}, but of {there}: name the file that is "
+                      f"meant.")
+    if left := [str(f.relative_to(folder)) for f in files if f not in kept]:
+        say(f"{folder}: {len(kept)} of {len(files)} files are read; left out, because their names are not of "
+            f"the split {split!r}: {', '.join(left[:5])}" + ", ..." * (len(left) > 5))
+    return kept
+
+
+def split_of(path):
+    """The split that a file's name tells, or else a folder's above it, or ""."""
+    found = next(filter(None, map(SPLIT.match, reversed(path.parts))), None)
+    name = (found[1] or found[2]) if found else ""
+    return "validation" if name in ("valid", "val", "dev") else name
 
 
 def rows_of_file(path):

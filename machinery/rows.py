@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import string
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from machinery.fields import NO_TEXT, BadRow, described, refuse_no_text, text, value
+from machinery.fields import NO_TEXT, BadRow, refuse_no_text, text, value
 from machinery.files import Refused, checked, say
 from machinery.mmmu_rows import IMAGE_COLUMNS, printed_list
+from machinery.options import as_letter, options_of
 from machinery.pictures import image_size, image_source
 from machinery.talks import COLUMNS, talk_fields, turns_of
 
@@ -50,9 +52,10 @@ def our_fields(row, columns, folder):
     if more_images or turns and turns[-1]["role"] == "user":
         raise BadRow("its turns hold images, or end with the user: they are the texts before its question")
     images = [image_source(image, folder, f"image {n}") for n, image in enumerate(images_of(row), 1)]
+    options, labels = options_of(row)
     fields = {"id": value(row, "id"), "question": text(row, "question"), "images": images,
-              "answer": answer_of(row), "solution": text(row, "solution", None), "turns": turns,
-              "options": options_of(row), "subject": value(row, "subject")}
+              "answer": as_letter(answer_of(row), labels), "solution": text(row, "solution", None),
+              "turns": turns, "options": options, "subject": value(row, "subject")}
     for name, what in fields.items():
         refuse_no_text(name, what)
     return fields
@@ -62,7 +65,7 @@ def id_of(row, columns):
     """The id that a row names, "" where there is none or it is unusable. For messages, so it refuses
     nothing."""
     given = row.get(columns.get("id", "id")) if isinstance(row, dict) else None
-    usable = isinstance(given, (str, int, float)) and given and not NO_TEXT.search(str(given))
+    usable = isinstance(given, (str, int, float)) and given != "" and not NO_TEXT.search(str(given))
     return str(given) if usable else ""
 
 
@@ -104,26 +107,6 @@ def answer_of(row):
     return str(several) if len(several) > 1 else several[0]
 
 
-def options_of(row):
-    options = row.get("options")
-    if isinstance(options, str) and options.strip().startswith("["):
-        try:
-            options = printed_list(options)
-        except ValueError:
-            options = [options]  # a single option that begins with a bracket
-    elif isinstance(options, str):
-        options = [options] if options.strip() else []
-    if options is not None and not isinstance(options, list):
-        raise BadRow(f"its options are {described(options)}, a list was expected")
-    options = options or []
-    if wrong := [i for i, option in enumerate(options, 1) if option is None]:
-        raise BadRow(f"its option {wrong[0]} is null")
-    options = [value({f"option {i}": option}, f"option {i}") for i, option in enumerate(options, 1)]
-    if len(options) > 26:
-        raise BadRow(f"{len(options)} options, more than there are letters")
-    return options
-
-
 def images_of(row):
     """What stands for the images of a row: MMMU has a column for each."""
     if lost := [name for name in NOT_READ if row.get(name)]:
@@ -157,6 +140,9 @@ def refuse_unusable(record, need, row):
         raise BadRow(f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)")
 
 
+NO_FILE = "FileNotFoundError"  # machinery/pictures.py says it of an image
+
+
 def check_images(records):
     """(good records, [(name, why)] of the others). Every image is decoded once, so that a broken file is
     found now and not in step 412; a good record learns its images' sizes."""
@@ -172,7 +158,7 @@ def check_images(records):
         r.sizes = [sizes[image] if is_file(image) else image_size(image) for image in r.images]
         wrong = [s for s in r.sizes if isinstance(s, str)]
         if wrong:
-            bad.append((f"row {r.id}", wrong[0]))
+            bad.append((r.name(), wrong[0]))
         else:
             good.append(r)
     return good, bad
@@ -186,11 +172,22 @@ def report_bad(source, good, bad, limit_bad):
         rows = good + len(bad)
         listed = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
         listed = listed.encode("utf-8", "backslashreplace").decode()  # it may not be printable
+        if 2 * sum(NO_FILE in why for _, why in bad) > rows:
+            listed += "\n  Most of the images are not there: is --image_root right?"
         if not good or len(bad) > limit_bad * rows:
             other = f"or allow such a share with --limit_bad (now {limit_bad})"
             raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
                           f"Mend them, {other if good else 'because no row is left'}.")
         say(f"skipped {len(bad)} of {rows} rows of {source}:\n{listed}")
+
+
+def report_twice(source, ids):
+    """Say which ids stand on several rows: they train, but rollouts.jsonl and the logs can not tell them
+    apart."""
+    twice = [(name, n) for name, n in Counter(ids).items() if n > 1]
+    if twice:
+        say(f"{source}: {len(twice)} ids stand on several rows ({twice[0][0]} on {twice[0][1]}): logs name "
+            f"rows by id")
 
 
 # --------------------------------------------------------------------------- data that changed between starts

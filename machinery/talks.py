@@ -136,7 +136,7 @@ def messages(record, rest, ask, system, hide):
     else:
         asked[0][:0] = images
     if system and turns[0]["role"] == "system":
-        raise Refused(f"row {record.id} has a system turn of its own, and --system gives another. "
+        raise Refused(f"{record.name()} has a system turn of its own, and --system gives another. "
                       f"Leave one of them away.")
     return [{"role": "system", "content": [text_part(system, hide)]}] * bool(system) + turns
 
@@ -171,10 +171,10 @@ def fill_answers(out, turns, record, hide, path):
     answers = answers_of(record)
     system = turns[0]["content"][0]["text"] if turns[0]["role"] == "system" else ""
     if system.strip() not in out:
-        of = f"row {record.id}" if len(turns) == len(record.turns) + 1 else "--system"
+        of = record.name() if len(turns) == len(record.turns) + 1 else "--system"
         raise Refused(f"{of}: the chat template of {path} leaves a system turn out. Use --ask.")
     if out.count(ANSWER) != len(answers):
-        raise Refused(f"row {record.id}: the chat template of {path} leaves answers of earlier turns out")
+        raise Refused(f"{record.name()}: the chat template of {path} leaves answers of earlier turns out")
     for answer, learned in answers:
         if thinks := END_THINK in answer:
             answer = answer.removeprefix("<think>").lstrip("\n")

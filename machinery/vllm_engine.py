@@ -138,11 +138,11 @@ class Engine:
                           "behind every optimizer step")
         for p in prompts:
             if len(p.record.shown) > IMAGES:
-                raise Refused(f"row {p.record.id} has {len(p.record.shown)} images; vLLM was started for "
+                raise Refused(f"{p.record.name()} has {len(p.record.shown)} images; vLLM was started for "
                               f"{IMAGES} (machinery/vllm_engine.py, IMAGES)")
             longest = min(len(p.full) + max_new_tokens, self.chat.context)
             if longest > self.room:
-                raise Refused(f"row {p.record.id}: prompt and response may take {longest} tokens, vLLM's "
+                raise Refused(f"{p.record.name()}: prompt and response may take {longest} tokens, vLLM's "
                               f"memory holds {self.room}. Give it more (--tensor_parallel, grpo.py's "
                               f"--vllm_memory), or take fewer (--max_new_tokens).")
 
@@ -156,12 +156,12 @@ class Engine:
             name, = self.llm.enqueue(request, how, use_tqdm=False)
             return name.partition("-")[0]  # "12-5f3a" is reported as "12"
         except ValueError as error:
-            raise Refused(f"row {prompt.record.id}: vLLM refuses the prompt ({error})") from error
+            raise Refused(f"{prompt.record.name()}: vLLM refuses the prompt ({error})") from error
 
     def _responses(self, prompt, output):
         if output.prompt_token_ids != prompt.full:
             theirs = len(output.prompt_token_ids)
-            raise Refused(f"row {prompt.record.id}: vLLM read a prompt of {theirs} tokens, the trainer one "
+            raise Refused(f"{prompt.record.name()}: vLLM read a prompt of {theirs} tokens, the trainer one "
                           f"of {len(prompt.full)}, and they differ. Image placeholders expanded twice, or "
                           f"other tile or pixel limits?")
         return [(list(o.token_ids), torch.tensor(o.logprobs.logprobs), o.finish_reason)

@@ -3,7 +3,8 @@
 #               memory (plan.py), disk. Exit code 1 when something is missing.
 #   --rehearse  runs every step of the recipe for real, but small: in minutes, on a CPU, without the network.
 #               The model is the embedded world's, taught the format for a minute; the data sets are small
-#               files of the same columns (rehearsal.py). Everything goes to data/rehearsal and out/rehearsal.
+#               files of the same columns (rehearsal.py). Everything goes to data/rehearsal and out/rehearsal
+#               (or OUT).
 # What stands before the command changes it: MODEL, TEACHER, COLD, DATA, OUT, GPUS, NODES, and SOURCES, which
 # are flags of recipes/data.py:  SOURCES="--source exams_v= mmk12=my.parquet" bash recipes/internvl3_1b.sh
 cd "$(dirname "$0")/.." || exit 1
@@ -16,7 +17,7 @@ R=data/rehearsal
 case "$1" in
     "") ;;
     --dry_run) DRY=1 ;;
-    --rehearse) SMALL=1 NODES=1 GPUS=1 DATA=$R/made OUT=out/rehearsal/$(basename "$0" .sh) ;;
+    --rehearse) SMALL=1 NODES=1 GPUS=1 DATA=$R/made OUT=${OUT:-out/rehearsal/$(basename "$0" .sh)} ;;
     *) echo "$1: a recipe takes --dry_run, --rehearse, or nothing; what it uses is set before it: MODEL=..."
        exit 2 ;;
 esac

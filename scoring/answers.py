@@ -15,8 +15,8 @@ import unicodedata
 from machinery.files import Refused, say
 from machinery.mmmu_rows import accepted_answers
 from scoring.limits import MAX_CHARS, too_heavy
-from scoring.numbers import number
-from scoring.rule import NEEDS_MATHS, SAME, choice, equal, needs_maths, verdict
+from scoring.numbers import number, pair_or_decimal
+from scoring.rule import NEEDS_MATHS, SAME, choice, equal, names_an_option, needs_maths, verdict
 from scoring.spelling import key_of, plain, words_of
 from scoring.workers import POOL
 
@@ -87,20 +87,34 @@ def unreadable_golds(answers, options=None):
 
 
 def _unreadable_singles(answers, options):
-    bad, unsure = {}, {}
+    bad, unsure, strange = {}, {}, {}
     for i, answer in enumerate(answers):
         g = plain(str(answer)[:4 * MAX_CHARS])
         reason = _unreadable(answer, g)
         if reason:
             bad[i] = reason
+        elif options and options[i] and not names_an_option(g, options[i]):
+            strange[i] = g
         elif not _read_at_sight(g, options[i] if options else None):
             unsure[i] = g
     parsed = POOL.map([("parse", g, None) for g in unsure.values()], parse_only=True)
-    for (i, g), (ok, why, _) in zip(unsure.items(), parsed):
+    for i, (ok, why, _) in zip(unsure, parsed):
         if not ok:
             late = f" ({why})" if why == "time limit" else ""
-            bad[i] = f"the answer {g[:60]!r} is neither a text nor mathematics that the rule can parse{late}"
+            bad[i] = (f"the answer {str(answers[i])[:60]!r} is neither a text nor mathematics that the rule "
+                      f"can parse{late}")
+    bad.update(_no_option(answers, options, strange))
     return dict(sorted(bad.items()))
+
+
+def _no_option(answers, options, strange):
+    """{index: reason} of those golds (strange: their indices) that no option equals by mathematics either."""
+    pairs = [(i, str(option)) for i in strange for option in options[i]]
+    same = same_batch([(option, str(answers[i]), None) for i, option in pairs])
+    named = {i for (i, _), (right, _, _) in zip(pairs, same) if right}
+    return {i: f"the answer {str(answers[i])[:60]!r} names none of its {len(options[i])} options: write the "
+               f"letter (A to {chr(64 + len(options[i]))}) or the text of one"
+            for i in strange if i not in named}
 
 
 def _unreadable(answer, g):
@@ -109,6 +123,8 @@ def _unreadable(answer, g):
         return "the answer is empty"
     if not isinstance(answer, (str, int, float)):
         return f"the answer is a {type(answer).__name__}, not a text"
+    if "</think>" in str(answer):  # a talk's last answer, where nothing else was given
+        return f"the answer {answer[:60]!r} is a whole solution: give the row an \"answer\" of its own"
     if "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
         return f"the answer {str(answer)[:40]!r} holds no letter, digit or symbol"
     heavy = too_heavy(g)
@@ -125,12 +141,16 @@ def _read_at_sight(g, options):
 
 def report_unreadable(source, records, limit_bad, verifier):
     """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
-    share of limit_bad is refused, unless there is a verifier that can read them."""
+    share of limit_bad is refused, unless there is a verifier that can read them. Returns {index: reason}."""
+    if pairs := [r for r in records if pair_or_decimal(plain(str(r.answer)[:MAX_CHARS]))]:
+        say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
+            f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
     unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
     if not unreadable:
-        return
-    listed = "; ".join(f"row {records[i].id}: {why}" for i, why in list(unreadable.items())[:5])
+        return {}
+    listed = "; ".join(f"{records[i].name()}: {why}" for i, why in list(unreadable.items())[:5])
     if len(unreadable) > limit_bad * len(records) and not verifier:
         raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
                       f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
     say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")
+    return unreadable

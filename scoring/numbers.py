@@ -118,9 +118,9 @@ def _decimal(body):
     """(value, decimals written) of "1,234.5", "1.234,5", "1 234", "3,14"; None: commas between answers."""
     if sum(c.isdigit() for c in body) > MAX_DIGITS:
         return None
-    if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", body) or re.fullmatch(r"\d{1,3}( \d{3})+(\.\d+)?", body):
+    if re.fullmatch(r"[1-9]\d{0,2}((,\d{3})+|( \d{3})+)(\.\d+)?", body):  # no thousands behind a nought
         body = body.replace(",", "").replace(" ", "")
-    elif re.fullmatch(r"\d{1,3}(\.\d{3})+,\d+", body):
+    elif re.fullmatch(r"[1-9]\d{0,2}(\.\d{3})+,\d+", body):
         body = body.replace(".", "").replace(",", ".")
     elif re.fullmatch(r"\d+,\d{2}|\d+,\d{4,}|0,\d+", body):  # a decimal comma; "1,2" is rather two answers
         body = body.replace(",", ".")
@@ -129,6 +129,12 @@ def _decimal(body):
     fraction = body.partition(".")[2]
     significant = len(body.replace(".", "").lstrip("0"))
     return Fraction(body.rstrip(".")), len(fraction) if fraction and significant >= 6 else None
+
+
+def pair_or_decimal(s):
+    """Is it "12,5", with a unit or without? It is read as 12 and 5, because a pair is often written so: what
+    is meant, only its author knows."""
+    return not number(s) and bool(re.fullmatch(r"[+-]? ?[$€£¥]? ?\d+,\d(?: ?[^\d\s,][^\d,]{0,20})?", s))
 
 
 def _value(m):

@@ -220,6 +220,17 @@ def _named(s, texts):
     return [chr(65 + i) for i, text in enumerate(texts) if simple(s, text) is SAME]
 
 
+def names_an_option(g, options):
+    """Does a gold name one of the options, or several: by letters in range, or the text of one? g is plain.
+    Mathematics is not asked."""
+    letters = [chr(65 + i) for i in range(len(options))]
+    if re.fullmatch(_SEVERAL, g):
+        return all(c in letters for c in g.replace("and", "") if c.isalpha())
+    texts = [plain(str(option)) for option in options]
+    want, _ = _wanted(g, _BARE.fullmatch(g), "".join(letters[:10]), texts)
+    return want in letters or g.upper() in letters or bool(_named(g, texts))
+
+
 def _harmless(text):
     """Behind the right letter of options that we do not know: a number or a formula, no word, no letter."""
     text = split_unit(text)[0]

@@ -89,7 +89,8 @@ def rows(tiny, tmp_path_factory):
              ("h", "What is the top left digit?", ["3.png"], [])]
     steps = dict(zip("abcdefgh", (1, 4, 0, 7, 2, 0, 9, 3)))  # a mean over tokens is none over solutions
     write_jsonl(folder / "rows.jsonl",
-                [{"id": i, "question": q, "images": im, "options": o, "answer": "7", "subject": "Math",
+                [{"id": i, "question": q, "images": im, "options": o, "subject": "Math",
+                  "answer": "A" if o else "7",
                   "solution": f"{'3 + 4 = 7. ' * steps[i] or 'So'}\n</think>\n\n\\boxed{{{i}}}"}
                  for i, q, im, o in table])
     return read_records(folder / "rows.jsonl")
@@ -153,7 +154,7 @@ def write_jsonl(path, rows):
 def write_mixed(path, rows):
     """The eight rows of all sorts as a data file for every stage."""
     write_jsonl(path, [{"id": r.id, "question": r.question, "images": r.images, "options": r.options,
-                        "answer": "7", "solution": r.solution} for r in rows])
+                        "answer": r.answer, "solution": r.solution} for r in rows])
 
 
 def plain(path):

@@ -83,7 +83,9 @@ FIELDS = {  # name: (what is different in the row, what the sentence says)
     "subject list": ({"subject": ["Art", "Music"]}, "its subject is a list"),
     "id list": ({"id": [1]}, "its id is a list"),
     "id nan": ({"id": float("nan")}, "its id is nan"),
-    "options object": ({"options": {"A": "x", "B": "y"}}, "its options are an object"),
+    "options object": ({"options": {"all": ["x", "y"], "more": "z"}}, "its option 1 is a list"),
+    "one option": ({"options": "52; -2; 675"}, r"its options are one, '52; -2; 675': write a list of all"),
+    "one option in brackets": ({"options": "[0, 1) or not"}, r"its options are one, '\[0, 1\) or not'"),
     "options number": ({"options": 4}, "its options are a number"),
     "an option null": ({"options": ["x", None]}, "its option 2 is null"),
     "an option object": ({"options": [{"text": "x"}, "y"]}, "its option 1 is an object"),
@@ -118,6 +120,9 @@ FIELDS = {  # name: (what is different in the row, what the sentence says)
     "s3": ({"image": {"path": "s3://bucket/b.png"}}, r"image 1 is an address \(s3:"),
     "gs": ({"image_1": "gs://bucket/b.png"}, r"image 1 is an address \(gs:"),
     "file address": ({"image": "file:///b.png"}, "image 1 is an address"),
+    "bare base64": ({"image": "iVBORw0KGgo" * 40 + "="},
+                    r"image 1 is base64 \(iVBORw0KGgoiVBORw0KG...\): write data:image/png;base64, in front"),
+    "long path": ({"image": "no/image.png" * 3000}, r"can not be read \(OSError: .{200}\)\n"),
     "data no base64": ({"image": "data:image/svg+xml,%3Csvg%3E"},
                        "image 1 is a data: address that can not be decoded"),
     "data broken": ({"image": "data:image/png;base64,a$b"},
@@ -125,7 +130,7 @@ FIELDS = {  # name: (what is different in the row, what the sentence says)
     "data no image": ({"image": "data:image/png;base64,QUJD"}, r"image .bytes. can not be read"),
     "two columns": ({"images": ["good.png"], "image": "text.png"}, "a column image and a column images"),
     "image named by nul": ({"image": "a\x00b.png"}, "can not be read"),
-    "image of long name": ({"image": "a" * 5000}, "can not be read"),
+    "image of long name": ({"image": "a.b" * 5000}, "can not be read"),
     **{name: ({"image": name}, f"image .*{name} {why}") for name, why in {
         **dict.fromkeys(("folder.png", "text.png", "cut.png", "empty.png", "no_data.png", "cut.jpg",
                          "cut.gif", "cut.tiff", "cut.webp", "cut.bmp", "pointer.png", "zero.png"),
@@ -234,8 +239,9 @@ TEXTS = {  # name: (file, content, rows that are good, what is said)
     "csv cells": ("t.csv", b"question,answer\nWhy?,5\nWhy?,5,6\n", 1, "row 2: 3 cells, but the header has 2"),
     "csv few cells": ("t.csv", b"question,answer\nWhy?,5\nWhy?\n", 1, "row 2: 1 cells, but the header has 2"),
     "csv quote": ("t.csv", b'question,answer\nWhy?,5\n"Why"?,5\n', 1, "row 2: no CSV"),
-    "csv latin-1": ("t.csv", b"question,answer\nWhy?,5\nWh\xff?,5\n", 1,
-                    "row 2: its question has no character"),
+    "csv latin-1": ("t.csv", b"question,answer\nWhy?,5\nWh\xf6?,5\n", 1,
+                    r"row 2: its question has no character at place 3, but the byte 0xf6: save the file as "
+                    r"UTF-8 \(in Excel: CSV UTF-8\)"),
     "csv no answer": ("t.tsv", b"question\tanswer\nWhy?\t5\nWhy?\t\n", 1, "row 2: no answer")}
 BROKEN = {  # name: (file, content, what is said)
     "empty": ("t.jsonl", b"", "holds no rows"), "blank": ("t.json", b"\n \n", "holds no rows"),

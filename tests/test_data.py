@@ -94,11 +94,13 @@ BAD = {
     "no answer": (dict(answer=""), r"row 2 \(id r1\): no answer"),
     "answer is null": (dict(answer=None), r"row 2 \(id r1\): no answer"),
     "no question": (dict(question="  "), r"row 2 \(id r1\): no question"),
-    "missing image": (dict(images=["gone.png"]), r"r1: image .*gone.png can not be read \(FileNotFoundError"),
-    "torn image": (dict(images=["a.png", "torn.png"]), r"r1: image .*torn.png can not be read"),
+    "missing image": (dict(images=["gone.png"]),
+                      r"rows.jsonl row 2 \(id r1\): image .*gone.png can not be read "
+                      r"\(FileNotFoundError"),
+    "torn image": (dict(images=["a.png", "torn.png"]), r"row 2 \(id r1\): image .*torn.png can not be read"),
     "no image at all": (dict(images=["rows.jsonl"]),
-                        r"r1: image .*rows.jsonl can not be read \(UnidentifiedImageError"),
-    "image is a folder": (dict(images=["."]), r"r1: image .* can not be read"),
+                        r"row 2 \(id r1\): image .*rows.jsonl can not be read \(UnidentifiedImageError"),
+    "image is a folder": (dict(images=["."]), r"row 2 \(id r1\): image .* can not be read"),
     "names a third image": (dict(question="See <image 3>."),
                             r"row 2 \(id r1\): the text names <image 3> but the row has 1 image"),
     "names image 0": (dict(question="See <image 0>."), r"names <image 0>"),
@@ -135,6 +137,30 @@ def test_one_percent_is_skipped_with_a_count(folder, capsys):
     assert len(read(folder, rows[1:] + [row(100, images=["gone.png"])], limit_bad=0.02)) == 98
     with pytest.raises(Refused, match="1 of 1 rows"):  # nothing left is refused however much is allowed
         read(folder, [row(1, answer="")], limit_bad=1.0)
+
+
+def test_most_images_are_missing(folder):
+    """Then the folder is wrong, and not the rows."""
+    gone = [row(i, images=["gone.png"]) for i in range(2)]
+    with pytest.raises(Refused, match=r"is --image_root right\?\nMend"):
+        read(folder, [*gone, row(2)])
+    with pytest.raises(Refused) as error:
+        read(folder, [*gone, row(2), row(3)])
+    assert "image_root" not in str(error.value)
+
+
+def test_the_id_0_is_an_id(folder):
+    first, second = read(folder, [row(0, id=0), row(1, id="")])
+    assert (first.id, first.place) == ("0", f"{folder / 'rows.jsonl'} row 1 (id 0)")
+    assert second.id == "rows-2" and second.place.endswith("rows.jsonl row 2")
+
+
+def test_ids_that_stand_twice_are_told(folder, capsys):
+    assert len(read(folder, [row(0), row(0), row(0), row(1)])) == 4
+    said = capsys.readouterr().out
+    assert said == f"{folder / 'rows.jsonl'}: 1 ids stand on several rows (r0 on 3): logs name rows by id\n"
+    read(folder, [row(0), row(1)])
+    assert capsys.readouterr().out == ""
 
 
 def test_empty_and_missing_data(folder):
@@ -308,6 +334,65 @@ def test_formats_hold_the_same(folder, name, write, as_folder):
     assert [(r.id, r.question, r.options, r.answer) for r in records] == want
     assert records[0].images == [str(folder / "sub" / "a.png")] and records[0].sizes == [(48, 48)]
     assert records[1].images == []
+
+
+@pytest.mark.parametrize("options", [
+    ["52", "-2", "6"], "['52', '-2', '6']", '["52", "-2", "6"]', ["A. 52", "B. -2", "C. 6"],
+    ["(A) 52", "(B) -2", "(C) 6"], ["A: 52", "B: -2", "C: 6"], "['A) 52', 'B) -2', 'C) 6']",
+    ["A.52", "B.-2", "C.6"], {"A": 52, "B": -2, "C": 6, "D": None}, {"C": "6", "B": "-2", "A": "52"},
+    '{"A": "52", "B": "-2", "C": "6"}', "{'A': '52', 'B': '-2', 'C': '6'}",
+    {"label": ["A", "B", "C"], "text": ["52", "-2", "6"]},
+    [{"label": "B", "text": "-2"}, {"label": "A", "text": "52"}, {"label": "C", "text": "6"}]])
+def test_shapes_of_options(folder, options):
+    record, = read(folder, [row(0, options=options, answer="B")])
+    assert (record.options, record.answer) == (["52", "-2", "6"], "B")
+
+
+@pytest.mark.parametrize("options, answer", [
+    ({"1": "52", "2": "-2", "10": "6"}, "2"), ({"label": [1, 2, 3], "text": ["52", "-2", "6"]}, 2),
+    (["A. 52", "B. -2", "C. 6"], "B. -2")])
+def test_an_answer_by_the_name_of_an_option(folder, options, answer):
+    record, = read(folder, [row(0, options=options, answer=answer)])
+    assert (record.options, record.answer) == (["52", "-2", "6"], "B")
+
+
+@pytest.mark.parametrize("options", [["A: 52", "C: -2"], ["A:B", "B:C"], ["A. 52", "-2"], ["A", "B"]])
+def test_options_that_are_left_as_they_are(folder, options):
+    assert read(folder, [row(0, options=options)])[0].options == options
+
+
+@pytest.mark.parametrize("more, options", [
+    (dict(A="52", B="-2", C="", D=None, answer="B"), ["52", "-2"]),
+    (dict(A="52", B="-2", answer="C"), []), (dict(A="52", B="-2", answer="52"), []),
+    (dict(A="52", answer="A"), []),
+    (dict(A="52", B="-2", answer="B", options=["x", "y"]), ["x", "y"])])
+def test_options_in_columns(folder, more, options):
+    """VLMEvalKit has a column for each letter."""
+    assert read(folder, [row(0, **more)])[0].options == options
+
+
+@pytest.mark.parametrize("names, read, left", [
+    (["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"], [0, 1], "test-0000"),
+    (["data/train", "data/val", "data/testmini-00000-of-00001"], [0], "data/testmini-00000-of-00001"),
+    (["train/0000", "validation/0000"], [0], "validation/0000"),
+    (["mine", "test"], [0], "test"), (["train", "mine"], [0], "mine"),
+    (["val-00000-of-00002", "val-00001-of-00002"], [0, 1], None), (["trained", "testing"], [0, 1], None)])
+def test_a_folder_with_splits(tmp_path, capsys, names, read, left):
+    """Rows that are for testing are not trained on, and what is left out is said."""
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": i, "question": "?", "answer": "1"}))
+    assert sorted(int(r.id) for r in read_records(tmp_path)) == read
+    said = capsys.readouterr().out
+    assert f"split 'train': {left}" in said if left else said == ""
+
+
+def test_a_folder_of_other_splits(tmp_path):
+    for name in ("val", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "?", "answer": "1"}')
+    with pytest.raises(Refused, match="no file of the split 'train', but of test, validation: name the file"):
+        read_records(tmp_path)
+    assert len(read_records(tmp_path, split="test")) == len(read_records(tmp_path, split="validation")) == 1
 
 
 def test_one_object_over_several_lines(folder):

@@ -75,6 +75,22 @@ def test_init_gets_what_it_knows(monkeypatch):
     assert given == [("nanoR1V", "allow")]
 
 
+@pytest.mark.parametrize("module", ["fake_log", "tensorboard"])
+def test_a_logger_that_throws_stops_nothing(module, tmp_path, monkeypatch, capsys):
+    def fail(*args, **more):
+        raise ConnectionError("no route\nto host")
+    monkeypatch.setattr(fake_log, "log", fail)
+    board = SimpleNamespace(SummaryWriter=lambda folder, purge_step: SimpleNamespace(add_scalar=fail))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    run = begin(tmp_path, module=module)
+    for step in range(1, 100):
+        run.log(step, {"loss": 0.5})
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 99
+    assert capsys.readouterr().out.splitlines() == [
+        f"step {n}: --logger {module} does not take its metrics (ConnectionError: no route); {n} of its "
+        f"steps so far are in metrics.jsonl alone. The run goes on." for n in (1, 10)]
+
+
 def test_both_names_of_the_flag():
     for flag in ("--logger", "--log"):
         assert tyro.cli(sft.Config, args=[flag, "wandb"]).logger == "wandb"

@@ -12,6 +12,7 @@ import model
 from conftest import gradients, plain
 from data import Chat
 from families import copy_all_but_weights, hub_shaped, make_qwen, make_qwen3, tie_weights_of
+from machinery.files import Refused
 from machinery.lora import is_adapter, merged
 from model import load, make_optimizer
 from pack import make_packs
@@ -83,6 +84,14 @@ def test_adapters_get_a_gradient_and_nothing_else_of_the_llm(folder, rows, check
     for name, p in vlm.parts()["llm"].items():
         assert p.requires_grad == is_adapter(name) and (p.grad is None) == (not is_adapter(name)), name
     assert all(RANK in p.shape for n, p in vlm.parts()["llm"].items() if is_adapter(n))
+
+
+def test_a_rank_above_the_smallest_side_is_refused(model_path):
+    llm = load(model_path).hf.model.language_model
+    most = min(min(p.shape) for name, p in llm.named_parameters() if name.endswith("proj.weight"))
+    assert load(model_path, lora=most).lora == most
+    with pytest.raises(Refused, match=f"--lora {most + 1}: .* a higher rank than {most} adds"):
+        load(model_path, lora=most + 1)
 
 
 @pytest.mark.parametrize("train, lora", [(("connector", "llm"), RANK), (("connector",), 0)])

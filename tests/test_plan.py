@@ -16,7 +16,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import plan
 from bench import gpu_check
-from conftest import ROOT
+from conftest import ROOT, write_jsonl
 from machinery.files import Refused
 from machinery.lora import add_adapters
 from machinery.processes import World
@@ -207,7 +207,8 @@ def commands(recipe, tmp_path, flag, **env):
 
 def test_dry_run_of_a_stage(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Q", "solution": "S"}) + "\n")
+    thought = "So.\n</think>\n\nS"
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Q", "solution": thought}) + "\n")
     found = plan.dry_run("8", "80", "recipes/configs/InternVL3-1B", "sft.py", "--model", HUB, "--data",
                          str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
     assert found == [] and "1 rows can be used" in capsys.readouterr().out
@@ -215,6 +216,17 @@ def test_dry_run_of_a_stage(tmp_path, capsys, monkeypatch):
                          "none.jsonl")
     names = [p.split(":")[0] for p in found]
     assert names == ["grpo.py --model /no/such", "grpo.py --data none.jsonl", "grpo.py"]
+
+
+def test_dry_run_finds_rows_that_a_stage_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    row = {"question": "Q", "answer": "0", "options": ["x", "y"], "solution": "S"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    refused = {"sft.py": "the solution has no </think>", "grpo.py": "names none of its 2 options"}
+    for script, why in refused.items():
+        found, = plan.dry_run("8", "80", "recipes/configs/InternVL3-1B", script, "--model", HUB, "--data",
+                              str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"))
+        assert why in found
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -400,3 +412,38 @@ def test_gpu_check_runs_without_a_gpu(model_path, tmp_path):
     results = json.loads((tmp_path / "out.json").read_text())
     assert len(results["parity"]) == 9 and all(row["good"] for row in results["parity"].values())
     assert results["steps"]["model"]["tokens"] <= 256
+
+
+# ------------------------------------------------------------------------------------------------------ data
+
+def data_of(tmp_path, model_path, rows, **more):
+    write_jsonl(tmp_path / "d.jsonl", [{"id": f"r{i}", "question": "?", **row} for i, row in enumerate(rows)])
+    plan.report(plan.DataConfig(data=str(tmp_path / "d.jsonl"), model=model_path, **more))
+
+
+def test_data_counts_what_grpo_could_use(tmp_path, model_path, capsys):
+    rows = [{"answer": "5"}, {"answer": "0", "options": ["x", "y"]}, {"answer": "12,5"}]
+    data_of(tmp_path, model_path, rows)
+    out = capsys.readouterr().out
+    assert "d.jsonl: 2 rows can be used, 2 fit" in out and "answers are read as two numbers" in out
+    assert "cannot read 1 gold answers" in out and "d.jsonl row 2 (id r1): the answer '0' names none" in out
+    with pytest.raises(Refused, match="no row has an answer that the rule can read"):
+        data_of(tmp_path, model_path, rows[1:2])
+    data_of(tmp_path, model_path, rows[1:2], need=("question",))
+
+
+def test_data_counts_what_a_supervised_stage_could_use(tmp_path, model_path, capsys):
+    thinks, direct = {"solution": "So.\n</think>\n\n5"}, {"solution": "5"}
+    data_of(tmp_path, model_path, [direct, thinks, thinks], need=("question", "solution"))
+    out = capsys.readouterr().out
+    assert "d.jsonl: 2 rows can be used" in out and "row 1 (id r0): the solution has no </think>" in out
+    assert out.endswith("solution: 'So.\\n</think>\\n\\n5'\n")
+    with pytest.raises(Refused, match="the solution has no </think>"):
+        data_of(tmp_path, model_path, [direct], need=("question", "solution"))
+
+
+def test_long_rows_are_told_once(tmp_path, model_path, capsys, caplog):
+    """By us, and not also by the tokenizer, whose advice is another."""
+    data_of(tmp_path, model_path, [{"answer": "5"}, {"answer": "5", "question": "why " * 600}])
+    assert "left out: 1 of 2 prompts are longer than 512 tokens" in capsys.readouterr().out
+    assert "Token indices" not in caplog.text

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -432,3 +433,14 @@ def test_recipes_ask_for_the_box_in_every_step():
             step = re.match(r"\s*(?:\[.*\|\| )?stage (\S+\.py) ", line)
             if step and step[1] != "recipes/data.py":
                 assert line.count('--ask "$ASK"') == 1, f"{recipe_file.name}: {line}"
+
+
+@pytest.mark.parametrize("recipe", sorted(p.name for p in (ROOT / "recipes").glob("*_*.sh")))
+@pytest.mark.parametrize("out", ["mine", ""])
+def test_a_rehearsal_writes_where_it_is_told_to(recipe, out):
+    """What stands for Python prints the commands."""
+    done = subprocess.run(["bash", f"recipes/{recipe}", "--rehearse"], cwd=ROOT, capture_output=True,
+                          text=True, env={**os.environ, "PY": "echo", "OUT": out})
+    out = out or f"out/rehearsal/{recipe.removesuffix('.sh')}"
+    assert done.returncode == 0 and done.stdout.endswith(f"all steps are done: {out}\n")
+    assert f"--data {out}/cold_start.jsonl --out {out}/cold_start" in done.stdout

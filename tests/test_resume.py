@@ -241,9 +241,9 @@ def test_solutions_that_can_not_be_learned(chat, rows, capsys):
         record = dataclasses.replace(rows[0], solution=solution)
         return rows_with_solutions([record], chat, thinking, limit)
 
-    with pytest.raises(Refused, match="row a: the solution has no </think>.*--no-thinking"):
+    with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has no </think>.*--no-thinking"):
         supervised("\\boxed{4}")
-    with pytest.raises(Refused, match="row a: the solution has a </think>"):
+    with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has a </think>"):
         supervised("t</think>\\boxed{4}", thinking=False)
     literal, = supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")  # characters, no image
     assert chat.image_id not in literal.ids
@@ -275,7 +275,7 @@ def test_grpo_refuses(changes, pattern, tiny, tmp_path):
 def test_gold_answers_that_the_rule_can_not_read(tiny, tmp_path):
     rows = [{"id": f"r{i}", "question": "q", "answer": answer} for i, answer in enumerate(("4", "?!", "4"))]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    told = "(?s)cannot read the gold answer of 1 of 3 rows .row r1.*--verifier.*--limit_bad"
+    told = "(?s)cannot read the gold answer of 1 of 3 rows .*row 2 .id r1.*--verifier.*--limit_bad"
     with pytest.raises(Refused, match=told):
         run_grpo(tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
 

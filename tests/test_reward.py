@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import Record
 from scoring import workers
-from scoring.answers import same_answer, same_batch, unreadable_golds
+from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds
 from scoring.denial import denies_image
 from scoring.limits import too_heavy
 from scoring.numbers import number, split_unit
@@ -397,6 +398,8 @@ def test_unreadable_golds():
     assert unreadable_golds(good) == {}
     bad = {"": "empty", " ": "empty", None: "empty", ("a",): "tuple", "!?": "no letter", "5^5^5^5": "tower",
            "x" * 2000: "too long", "\\frac{1}{": "parse",
+           "$2 \\cdot {$": "'$2 \\\\cdot {$' is neither", "So.\n</think>\n\n\\boxed{2}":
+           """boxed{2}' is a whole solution: give the row an "answer" of its own""",
            "one should always consider that the first and the last are equal here and there": "sentence"}
     reasons = unreadable_golds(list(bad))
     assert sorted(reasons) == list(range(len(bad)))
@@ -418,6 +421,38 @@ def test_one_of_several_accepted_answers():
     verifier = SimpleNamespace(ask=lambda items: asked.extend(items) or [True], audited=None)
     assert second_opinions(verifier, [claim], [False]) == {0: True}
     assert asked == [("", "3.43", "24/7 or 3.429")]
+
+
+CHOICES = ["52", "-2", "$\\frac{675}{2}$", "a dog"]
+
+
+@pytest.mark.parametrize("gold", ["A", "(D)", "b", "B. -2", "Option C", "52", "52.0", "A dog", "337.5",
+                                  "A, C", "B and D", "\\frac{1350}{4}", "\\sqrt{2704}"])
+def test_golds_that_name_an_option(gold):
+    assert unreadable_golds([gold], [CHOICES]) == {}
+
+
+@pytest.mark.parametrize("gold", ["0", "1", "E", "(E)", "E. a cat", "a cat", "A, E", "none", "53"])
+def test_golds_that_name_no_option(gold):
+    """An index would train without a word, at accuracy 0."""
+    why, = unreadable_golds([gold, "0"], [CHOICES, None]).values()
+    assert why == (f"the answer {gold!r} names none of its 4 options: write the letter (A to D) or the text "
+                   f"of one")
+
+
+def test_gold_with_a_letter_behind_j():
+    assert unreadable_golds(["K", "L"], [["dog"] * 11] * 2).keys() == {1}
+
+
+def test_decimal_commas_are_counted(capsys):
+    golds = ["12,5", "-123,4 cm", "1234,5", "1,2", "0,5", "3,75", "1,234", "12, 5", "1,2,3", "(1,2)", "12.5",
+             "4,5%"]
+    records = [Record(str(i), "", answer=gold, place=f"x.csv row {i}") for i, gold in enumerate(golds)]
+    assert report_unreadable("x.csv", records, 0.0, "") == {}
+    assert capsys.readouterr().out == ("x.csv: 5 answers are read as two numbers (x.csv row 0: '12,5'). If "
+                                       "that is a decimal comma, write a point.\n")
+    pairs = [gold for gold in golds if not same_answer(gold.replace(",", "."), gold)]
+    assert {"12,5", "-123,4 cm", "1234,5", "1,2", "4,5%"} < set(pairs)
 
 
 def test_no_torch_and_no_worker_before_it_is_needed():

@@ -233,6 +233,11 @@ def test_run_of_one_process_goes_on_in_two(both, lora):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
+def test_no_output_is_a_view(both):
+    """FSDP warns of one: an operation in place on it would lose its gradients."""
+    assert "returned a view" not in (both[2] / "log.txt").read_text()
+
+
 def test_nan_of_one_rank_is_refused_by_all(both):
     said = [(both[2] / f"refused_{rank}").read_text() for rank in (0, 1)]
     assert said[0] == said[1] and "NaN or infinity in 1 tensors" in said[0]

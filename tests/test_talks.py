@@ -141,12 +141,21 @@ def test_thoughts_of_earlier_answers(chat, tmp_path):
     (start, stop), = row.prompt.learned
     assert chat.tokenizer.decode(row.prompt.full[start:stop]) == "Add.\n</think>\n\n7<|im_end|>"
     assert chat.tokenizer.decode(row.prompt.full[:start]).endswith("assistant\n" + THINK)
-    with pytest.raises(Refused, match="row t-1: the solution has a </think>"):
+    with pytest.raises(Refused, match="t.jsonl row 1: the solution has a </think>"):
         taught(False)
-    talk[1] = ("assistant", "7")
+    talk[3] = ("assistant", "8")
     write_jsonl(tmp_path / "t.jsonl", [{"messages": [{"role": who, "content": text} for who, text in talk]}])
-    with pytest.raises(Refused, match="row t-1: the solution has no </think>"):
+    with pytest.raises(Refused, match="t.jsonl row 1: an earlier answer has a </think>"):
+        taught(False)
+    with pytest.raises(Refused, match="t.jsonl row 1: the solution has no </think>"):
         taught(True)
+    talk[1], talk[3] = ("assistant", "7"), ("assistant", "One more.\n</think>\n\n8")
+    write_jsonl(tmp_path / "t.jsonl", [{"messages": [{"role": who, "content": text} for who, text in talk]}])
+    row, = taught(True)  # a plain answer before the solution is learned as it stands
+    (start, stop), = row.prompt.learned
+    assert chat.tokenizer.decode(row.prompt.full[start:stop]) == "7<|im_end|>"
+    assert THINK not in chat.tokenizer.decode(row.prompt.full[:start])
+    assert chat.tokenizer.decode(row.prompt.full).endswith(THINK)
 
 
 def test_answers_that_are_only_read(chat, tmp_path):
@@ -178,13 +187,13 @@ def test_for_grpo_earlier_turns_are_context(chat, file, monkeypatch):
 
 
 def test_system_turn_of_a_row_and_the_flag(path, file):
-    with pytest.raises(Refused, match="row system has a system turn of its own, and --system gives another"):
+    with pytest.raises(Refused, match=r"talks.json row 2 \(id system\) has a system turn of its own"):
         Chat(path, system="Be kind.").prompts(read_records(file))
     chat = Chat(path)
     chat.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
-    with pytest.raises(Refused, match="row system: the chat template of .* leaves a system turn out"):
+    with pytest.raises(Refused, match=r"row 2 \(id system\): the chat template .* leaves a system turn out"):
         chat.prompts([r for r in read_records(file) if r.id == "system"])
-    with pytest.raises(Refused, match="row plain: the chat template of .* leaves answers of earlier turns"):
+    with pytest.raises(Refused, match=r"row 1 \(id plain\): the chat template .* leaves answers of earlier"):
         chat.prompts(read_records(file))
 
 

@@ -495,7 +495,8 @@ def test_flag_of_plan_data(flag, model_path, tiny, questions, tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     Image.fromarray(wide[:30].numpy()).save(tmp_path / "pictures" / "wide.png")
     write_jsonl(tmp_path / "rows.jsonl", [
-        {"problem": "p", "question": "What is it?", "images": ["wide.png"], "answer": "7", "solution": "7"},
+        {"problem": "p", "question": "What is it?", "images": ["wide.png"], "answer": "7",
+         "solution": "It is.\n</think>\n\n7"},
         {"problem": "q", "question": "Why?", "answer": "8"}])
     base = plan.DataConfig(data=str(tmp_path / "rows.jsonl"), model=model_path)
     other = dict(data=str(questions / "good.jsonl"), columns=("question=problem",), max_tiles=2,

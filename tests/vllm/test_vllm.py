@@ -184,7 +184,7 @@ def test_what_memory_does_not_hold_is_refused(internvl, monkeypatch):
     longest = max(len(p.full) for p in internvl.prompts)
     monkeypatch.setattr(internvl.sampler.engine, "room", longest + 8)
     internvl.sampler.generate(internvl.prompts, 1, 8)
-    told = f"row .: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"
+    told = f"row .*: prompt and response may take {longest + 9} tokens, vLLM's memory holds {longest + 8}"
     with pytest.raises(Refused, match=told):
         internvl.sampler.generate(internvl.prompts, 1, 9)
 
@@ -334,7 +334,7 @@ def test_doubled_placeholders_are_refused(setting):
     setting.fresh()
     prompt = setting.prompts[0]
     doubled = type(prompt)(prompt.record, prompt.full, prompt.full)
-    with pytest.raises(Refused, match="row a: .*expanded twice"):
+    with pytest.raises(Refused, match="row 1 .id a.: .*expanded twice"):
         setting.sampler.generate([doubled], 1, 3)
     assert setting.sampler.generate([prompt], 1, 3)  # and the engine lives on
 
