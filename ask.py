@@ -109,14 +109,14 @@ def asked(question, images):
     """The Record of a question that was typed"""
     sizes = []
     for image in images:
-        if ADDRESS.match(image):
+        if isinstance(image, str) and ADDRESS.match(image):
             raise Refused(f"--image {image} is an address: fetch it first, and name the file")
         sizes.append(image_size(image))
         if isinstance(sizes[-1], str):
             raise Refused(f"--image: {sizes[-1]}")
     record = Record("asked", question, list(images), sizes=sizes)
     if (most := max(record.named_images(), default=-1)) >= len(images):
-        raise Refused(f"the question names <image {most + 1}>, and there are {len(images)} pictures")
+        raise Refused(f"the question names <image {most + 1}>, and the pictures are {len(images)}")
     return record
 
 

@@ -1,6 +1,7 @@
 """ask.py: what it writes is what was sampled, shaded as its entropies say; every flag arrives."""
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import tyro
@@ -89,6 +90,11 @@ def test_a_loop_of_questions(cfg, tiny, capsys, monkeypatch):
     assert "How many?" in out
 
 
+def test_a_picture_of_the_world_may_be_bytes(cfg):
+    content = Path(cfg.image[0]).read_bytes()  # as Parquet holds it
+    assert ask.asked("How many?", [content]).sizes == ask.asked("How many?", cfg.image).sizes
+
+
 def test_a_picture_that_is_not_there(cfg):
     for image, why in (("no.png", "--image: image no.png can not be read"),
                        ("https://host/a.png", "--image https://host/a.png is an address: fetch it first")):
@@ -133,7 +139,7 @@ def test_ctrl_c_stops_a_response_and_the_loop_goes_on(cfg, capsys, monkeypatch):
     monkeypatch.setattr(ask, "answer", interrupted)
     out = said(capsys, dataclasses.replace(cfg, question="", runs=2))
     stopped, rest = out.split("stop me\n\n\n[stopped]\n")
-    assert rest.startswith("the question names <image 2>, and there are 1 pictures\n") and "go on" in rest
+    assert rest.startswith("the question names <image 2>, and the pictures are 1\n") and "go on" in rest
     assert "answers" not in stopped and rest.count(" tokens") == 2 and rest.endswith("\n\n")
 
 
