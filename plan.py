@@ -185,7 +185,8 @@ def changes(cfg):
     if cfg.rollout == "torch" and cfg.gpus > 1:
         yield "--rollout vllm", dict(rollout="vllm")
     for n in (cfg.tokens // 2, cfg.tokens // 4):
-        if n >= max(2048, cfg.visual):  # its images have to fit
+        longest = cfg.visual + (cfg.max_new_tokens if cfg.rollout != "none" else 0)
+        if n >= max(2048, longest):  # a row has to fit: its images, and a response of GRPO
             yield f"--tokens {n}", dict(tokens=n)
     for n in (cfg.max_new_tokens // 2, cfg.max_new_tokens // 4):
         if n >= 1024 and cfg.rollout != "none":

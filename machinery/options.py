@@ -18,7 +18,7 @@ OWN_LETTER = re.compile(r"\s*(?:\(([A-Z])\)\s*|([A-Z])(?:[.)．、]\s*|[:：]\s+
 def options_of(row):
     """(texts of a row's options, what the data call each of them). The second is empty where they have no
     names of their own; a BadRow says what can not be read."""
-    given = columns_of(row) if row.get("options") is None else row["options"]
+    given = row.get("options") or columns_of(row)
     if isinstance(given, str):
         given = cell(given.strip())
     labels, given = labelled(given)
@@ -38,10 +38,13 @@ def options_of(row):
 
 
 def columns_of(row):
-    """A column for each letter. Only where the answer is one of them: otherwise they may be anything."""
+    """A column for each letter. Only where the answer is one of them, or several ("B", "(b)", "A, C"):
+    otherwise they may be anything."""
     cells = [row[c] for c in takewhile(lambda c: row.get(c) not in (None, ""), ascii_uppercase)]
-    answer = str(row.get("answer")).strip()
-    return cells if len(cells) > 1 and answer in list(ascii_uppercase[:len(cells)]) else []
+    answer = str(row.get("answer") or "").strip()
+    picked = set(re.sub(r"[\s,;()]", "", answer.upper()))
+    named = picked and picked <= set(ascii_uppercase[:len(cells)])
+    return cells if len(cells) > 1 and named else []
 
 
 def cell(text):

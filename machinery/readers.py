@@ -15,8 +15,8 @@ from machinery.files import Refused, json_lines, say
 
 ARRAY = re.compile(r"\s*\[\s*[{\]]")  # how a JSON array of rows begins
 BLANK = re.compile(r"\s*")
-# how the hub's data sets name files and folders: train-0-of-2.parquet, data/test.csv, val/0000.parquet
-SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?=[-._]|$)|(\w+)-\d+-of-\d+\.")
+# how people name files and folders of splits: train-0-of-2.parquet, data/test.csv, val/0.parquet, math_test
+SPLIT = re.compile(r"(?:^|[-_. ])(train(?:ing)?|validation|valid|val|dev|test(?:ing)?)(?=[-_. \d]|$)", re.I)
 
 
 @dataclass
@@ -95,8 +95,8 @@ def files_of_split(folder, split):
 
 def split_of(path):
     """The split that a file's name tells, or else a folder's above it, or ""."""
-    found = next(filter(None, map(SPLIT.match, reversed(path.parts))), None)
-    name = (found[1] or found[2]) if found else ""
+    found = next(filter(None, map(SPLIT.search, reversed(path.parts))), None)
+    name = found[1].lower().removesuffix("ing") if found else ""
     return "validation" if name in ("valid", "val", "dev") else name
 
 

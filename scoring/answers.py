@@ -30,8 +30,10 @@ def same_answer(answer, gold, options=None):
 
 def same_batch(pairs):
     """[(answer, gold, options)] -> [(right, why, seconds)]. Of a gold that is a list of accepted answers in
-    print, "['24/7', '3.429']", one is enough."""
-    tried = [[(answer, one, options) for one in accepted_answers(gold)] for answer, gold, options in pairs]
+    print, "['24/7', '3.429']", one is enough, and so is the list as it stands: a program may print one."""
+    tried = [[(answer, one, options) for one in
+              ([gold] if answer.strip() == gold.strip() else one_of(gold, options))]
+             for answer, gold, options in pairs]
     found = iter(_same_pairs([pair for several in tried for pair in several]))
     out = []
     for several in tried:
@@ -39,6 +41,11 @@ def same_batch(pairs):
         right = next((verdict for verdict in verdicts if verdict[0]), verdicts[0])
         out.append((*right[:2], sum(seconds for _, _, seconds in verdicts)))
     return out
+
+
+def one_of(gold, options):
+    """The accepted answers of a gold; an option that is itself a list in print is one answer."""
+    return [gold] if gold in map(str, options or ()) else accepted_answers(gold)
 
 
 def _same_pairs(pairs):
@@ -76,7 +83,8 @@ def first_look(answer, gold, options):
 def unreadable_golds(answers, options=None):
     """{index: reason} of the gold answers that the rule cannot compare with anything but themselves. A list
     of accepted answers is such a one when all of them are."""
-    several = [accepted_answers(answer) if isinstance(answer, str) else [answer] for answer in answers]
+    several = [one_of(answer, options and options[i]) if isinstance(answer, str) else [answer]
+               for i, answer in enumerate(answers)]
     of = [i for i, golds in enumerate(several) for _ in golds]  # whose each of them is
     found = _unreadable_singles([gold for golds in several for gold in golds],
                                 [options[i] for i in of] if options else None)

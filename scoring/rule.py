@@ -138,9 +138,12 @@ def simple(a, g):
     words_a, words_g = words_of(a), words_of(g)
     if words_a and words_g:
         return SAME if words_a == words_g else None
+    if a.casefold() == g.casefold() in _SHORT:
+        return SAME
     return verdict(a.casefold() == g.casefold()) if len(a) == len(g) == 1 else None
 
 
+_SHORT = ("no", "on", "up", "in", "he", "it", "we", "us")  # words, where ab and AB may be two quantities
 _NOUN = re.compile(r"(?!(?:less|plus|minus|times|not)$)[a-z]{3,20}", re.IGNORECASE)
 
 
@@ -222,13 +225,17 @@ def _named(s, texts):
 
 def names_an_option(g, options):
     """Does a gold name one of the options, or several: by letters in range, or the text of one? g is plain.
-    Mathematics is not asked."""
+    In doubt it does; mathematics is not asked."""
     letters = [chr(65 + i) for i in range(len(options))]
-    if re.fullmatch(_SEVERAL, g):
-        return all(c in letters for c in g.replace("and", "") if c.isalpha())
+    picked = re.sub(r"OPTION|CHOICE|AND|选项|答案|[\W_]", "", g.upper())
+    if picked and set(picked) <= set(letters) and len(set(picked)) == len(picked):
+        return True
+    own = re.match(r"(?:[Oo]ption )?\(?([A-Za-z])[).:]+ ", g)
+    if own and own[1].upper() in letters:
+        return True
     texts = [plain(str(option)) for option in options]
-    want, _ = _wanted(g, _BARE.fullmatch(g), "".join(letters[:10]), texts)
-    return want in letters or g.upper() in letters or bool(_named(g, texts))
+    keys = [re.sub(r"[\W_]", "", re.sub(r"^\(?[A-Za-z][).:] ?", "", text)).casefold() for text in texts]
+    return bool(_named(g, texts)) or re.sub(r"[\W_]", "", g).casefold() in filter(None, keys)
 
 
 def _harmless(text):

@@ -364,7 +364,8 @@ def test_options_that_are_left_as_they_are(folder, options):
 @pytest.mark.parametrize("more, options", [
     (dict(A="52", B="-2", C="", D=None, answer="B"), ["52", "-2"]),
     (dict(A="52", B="-2", answer="C"), []), (dict(A="52", B="-2", answer="52"), []),
-    (dict(A="52", answer="A"), []),
+    (dict(A="52", answer="A"), []), (dict(A="52", B="-2", answer="(b)"), ["52", "-2"]),
+    (dict(A="52", B="-2", answer="A, B", options=[]), ["52", "-2"]),
     (dict(A="52", B="-2", answer="B", options=["x", "y"]), ["x", "y"])])
 def test_options_in_columns(folder, more, options):
     """VLMEvalKit has a column for each letter."""
@@ -376,7 +377,10 @@ def test_options_in_columns(folder, more, options):
     (["data/train", "data/val", "data/testmini-00000-of-00001"], [0], "data/testmini-00000-of-00001"),
     (["train/0000", "validation/0000"], [0], "validation/0000"),
     (["mine", "test"], [0], "test"), (["train", "mine"], [0], "mine"),
-    (["val-00000-of-00002", "val-00001-of-00002"], [0, 1], None), (["trained", "testing"], [0, 1], None)])
+    (["val-00000-of-00002", "val-00001-of-00002"], [0, 1], None), (["trained", "testing"], [0], "testing"),
+    (["train/data-00000-of-00001", "test/data-00000-of-00001"], [0], "test/data-00000-of-00001"),
+    (["math_train", "math_test"], [0], "math_test"), (["Train", "Test"], [0], "Test"),
+    (["algebra-00000-of-00001", "contest"], [0, 1], None)])
 def test_a_folder_with_splits(tmp_path, capsys, names, read, left):
     """Rows that are for testing are not trained on, and what is left out is said."""
     for i, name in enumerate(names):

@@ -117,6 +117,10 @@ def test_one_card_is_told_what_fits_it(capsys):
     # responses of 8,192 do not fit the sampler, and no smaller pack helps it
     assert not plan.plan(dataclasses.replace(fits, max_new_tokens=8192))
     assert capsys.readouterr().out.strip().endswith("The smallest change that would: --max_new_tokens 4096")
+    # a pack holds at least a prompt and its response, so a smaller one is no advice
+    small = plan.Config(str(CONFIGS / "InternVL3-1B"), gpus=1, gpu_gib=24, rollout="vllm")
+    assert all(change["tokens"] >= small.visual + small.max_new_tokens
+               for _, change in plan.changes(small) if "tokens" in change)
     plan.plan(dataclasses.replace(fits, tokens=2048))  # 3,328 visual tokens do not fit a pack of 2,048
     assert "packs of 2,048 tokens of which 2,048 are visual" in capsys.readouterr().out
 

@@ -427,7 +427,8 @@ CHOICES = ["52", "-2", "$\\frac{675}{2}$", "a dog"]
 
 
 @pytest.mark.parametrize("gold", ["A", "(D)", "b", "B. -2", "Option C", "52", "52.0", "A dog", "337.5",
-                                  "A, C", "B and D", "\\frac{1350}{4}", "\\sqrt{2704}"])
+                                  "A, C", "B and D", "(b)", "a, c", "(A) and (C)", "[A, C]",
+                                  "A/C", "option a", "\\frac{1350}{4}", "\\sqrt{2704}"])
 def test_golds_that_name_an_option(gold):
     assert unreadable_golds([gold], [CHOICES]) == {}
 
@@ -438,6 +439,26 @@ def test_golds_that_name_no_option(gold):
     why, = unreadable_golds([gold, "0"], [CHOICES, None]).values()
     assert why == (f"the answer {gold!r} names none of its 4 options: write the letter (A to D) or the text "
                    f"of one")
+
+
+@pytest.mark.parametrize("gold, options", [
+    ("No", ["yes", "no"]), ("it", ["It", "He"]), ("H2O", ["H_2O", "HO"]), ("lamp", ["a. cup", "b. lamp"]),
+    ("(K)", ["dog"] * 13)])
+def test_golds_that_name_an_option_in_other_words(gold, options):
+    assert unreadable_golds([gold], [options]) == {}
+
+
+def test_a_list_in_print_may_be_the_answer_itself():
+    """What a program prints, alone or as an option."""
+    gold, options = "['b', 'a']", ["['a', 'b']", "['b', 'a']"]
+    assert same_answer(gold, gold)
+    assert [bool(same_answer(said, gold, options)) for said in ("A", "B", gold, options[0])] == [0, 1, 1, 0]
+    assert unreadable_golds([gold], [options]) == {}
+
+
+def test_short_words_have_no_case():
+    assert same_answer("No", "no") and same_answer("up", "Up") and not same_answer("no", "on")
+    assert not same_answer("AB", "ab")  # quantities
 
 
 def test_gold_with_a_letter_behind_j():
