@@ -122,6 +122,19 @@ def _download(source, patterns, revision):
                       f"Is the name right (MMMU/MMMU), and is the network there?") from error
 
 
+def renumbered(texts, columns):
+    """Texts in which <image N> meant the column image_N: for us it is the N-th image of the row. columns: the
+    numbers of those that are not empty, in order."""
+    def renumber(mark):
+        if not mark[1]:  # <image> alone: the next one
+            return mark[0]
+        if int(mark[1]) not in columns:
+            raise BadRow(f"its text names <image {mark[1]}>, and the column image_{mark[1]} is empty.")
+        return f"<image {columns.index(int(mark[1])) + 1}>"
+
+    return [IMAGE_MARK.sub(renumber, text) for text in texts]
+
+
 def question_of(row, name, folder, subject=""):
     """A row of MMMU's schema as {"id", "subject", "question_type", "options", "answer", "question", "images",
     "shown"}. folder: what paths of images are relative to. subject: where the id does not tell it.
@@ -132,18 +145,10 @@ def question_of(row, name, folder, subject=""):
     """
     columns = [n for n in IMAGE_COLUMNS if row.get(f"image_{n}")]
     images = [image_source(row[f"image_{n}"], folder, f"image_{n}") for n in columns]
-
-    def renumber(mark):
-        if not mark[1]:  # <image> alone: the next one
-            return mark[0]
-        if int(mark[1]) not in columns:
-            raise BadRow(f"its text names <image {mark[1]}>, and the column image_{mark[1]} is empty.")
-        return f"<image {columns.index(int(mark[1])) + 1}>"
-
     options, answer, row_id = options_of(row, name), value(row, "answer"), value(row, "id")
     texts = [text(row, "question"), *options]
     refuse_no_text("text", [row_id, answer, *texts])
-    question, *shown = [IMAGE_MARK.sub(renumber, part) for part in texts]
+    question, *shown = renumbered(texts, columns)
     said = subject_of(row_id)
     kind = text(row, "question_type") or ("multiple-choice" if options else "open")  # MMMU-Pro names none
     return {"id": row_id, "subject": subject if said == "unknown" else said, "question_type": kind,

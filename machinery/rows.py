@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from machinery.fields import NO_TEXT, BadRow, refuse_no_text, text, value
 from machinery.files import Refused, checked, say
-from machinery.mmmu_rows import IMAGE_COLUMNS, printed_list
+from machinery.mmmu_rows import IMAGE_COLUMNS, printed_list, renumbered
 from machinery.options import as_letter, options_of
 from machinery.pictures import image_size, image_source
 from machinery.talks import COLUMNS, talk_fields, turns_of
@@ -53,7 +53,10 @@ def our_fields(row, columns, folder):
         raise BadRow("its turns hold images, or end with the user: they are the texts before its question")
     images = [image_source(image, folder, f"image {n}") for n, image in enumerate(images_of(row), 1)]
     options, labels = options_of(row)
-    fields = {"id": value(row, "id"), "question": text(row, "question"), "images": images,
+    question, columns = text(row, "question"), image_columns(row)
+    if not (row.get("images") or row.get("image")) and columns != [*range(1, len(columns) + 1)]:  # a gap
+        question, *options = renumbered([question, *options], columns)
+    fields = {"id": value(row, "id"), "question": question, "images": images,
               "answer": as_letter(answer_of(row), labels), "solution": text(row, "solution", None),
               "turns": turns, "options": options, "subject": value(row, "subject")}
     for name, what in fields.items():
@@ -107,6 +110,11 @@ def answer_of(row):
     return str(several) if len(several) > 1 else several[0]
 
 
+def image_columns(row):
+    """Numbers of MMMU's columns image_1, image_2, ... that are not empty"""
+    return [n for n in IMAGE_COLUMNS if row.get(f"image_{n}")]
+
+
 def images_of(row):
     """What stands for the images of a row: MMMU has a column for each."""
     if lost := [name for name in NOT_READ if row.get(name)]:
@@ -114,7 +122,7 @@ def images_of(row):
     found = [given for name in ("images", "image") if (given := row.get(name))]
     if len(found) == 2 and found[1] not in found[0]:
         raise BadRow("it has a column image and a column images: which is meant? (--columns)")
-    images = found[0] if found else [row[f"image_{i}"] for i in IMAGE_COLUMNS if row.get(f"image_{i}")]
+    images = found[0] if found else [row[f"image_{n}"] for n in image_columns(row)]
     if isinstance(images, str) and images.strip().startswith("["):  # a cell of a CSV file
         try:
             images = json.loads(images)

@@ -361,6 +361,18 @@ def test_options_that_are_left_as_they_are(folder, options):
     assert read(folder, [row(0, options=options)])[0].options == options
 
 
+def test_an_empty_column_of_images(folder):
+    """<image 2> is the picture of the column image_2, also when image_1 is empty."""
+    Image.new("RGB", (20, 30)).save(folder / "b.png")
+    columns = {"image_1": None, "image_2": "a.png", "image_3": "b.png"}
+    texts = {"question": "<image_3> or <image 2>?", "options": ["<image 2>", "no"], "answer": "B"}
+    record, = read(folder, [{**texts, **columns}])
+    assert (record.question, record.options) == ("<image 2> or <image 1>?", ["<image 1>", "no"])
+    assert record.sizes == [(48, 48), (30, 20)]
+    with pytest.raises(Refused, match="<image 1>, and the column image_1 is empty"):
+        read(folder, [{"question": "<image 1>?", "answer": "1", **columns}])
+
+
 @pytest.mark.parametrize("more, options", [
     (dict(A="52", B="-2", C="", D=None, answer="B"), ["52", "-2"]),
     (dict(A="52", B="-2", answer="C"), []), (dict(A="52", B="-2", answer="52"), []),
