@@ -15,13 +15,15 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import tyro
 
 from data import Chat, Record, read_records
+from machinery.fields import BadRow
 from machinery.files import Refused, main
-from machinery.pictures import ADDRESS, image_size, open_image
+from machinery.pictures import image_size, image_source, open_image
 from machinery.processes import start
 from model import load
 from reward import score_batch
@@ -109,9 +111,10 @@ def asked(question, images):
     """The Record of a question that was typed"""
     sizes = []
     for image in images:
-        if isinstance(image, str) and ADDRESS.match(image):
-            raise Refused(f"--image {image} is an address: fetch it first, and name the file")
-        sizes.append(image_size(image))
+        try:
+            sizes.append(image_size(image_source(image, Path(), "--image")))
+        except BadRow as why:  # an address
+            raise Refused(str(why)) from why
         if isinstance(sizes[-1], str):
             raise Refused(f"--image: {sizes[-1]}")
     record = Record("asked", question, list(images), sizes=sizes)
@@ -183,7 +186,7 @@ def ask(cfg):
     cfg, world = question_apart(cfg), start(cfg.seed)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     vlm = load(cfg.model, world.device, cfg.dtype)
-    sampler, seed = TorchSampler(vlm, chat), cfg.seed
+    sampler, seeds = TorchSampler(vlm, chat), count(cfg.seed)
     for record in questions(cfg):
         for image in record.images:
             print(image if isinstance(image, str) else "(a picture)")
@@ -195,11 +198,9 @@ def ask(cfg):
         try:
             for run in range(cfg.runs):
                 print(end="\n" if run else "")
-                found[answer(record, sampler, chat, cfg, seed)] += 1
-                seed += 1
+                found[answer(record, sampler, chat, cfg, next(seeds))] += 1
         except KeyboardInterrupt:
             print("\n[stopped]")
-            seed += 1
         if cfg.runs > 1 and found:
             print("answers: " + ", ".join(f"{text} ({n})" for text, n in found.most_common()))
 

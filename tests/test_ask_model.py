@@ -97,7 +97,7 @@ def test_a_picture_of_the_world_may_be_bytes(cfg):
 
 def test_a_picture_that_is_not_there(cfg):
     for image, why in (("no.png", "--image: image no.png can not be read"),
-                       ("https://host/a.png", "--image https://host/a.png is an address: fetch it first")):
+                       ("https://host/a.png", "--image is an address .https://host/a.png.: fetch it first")):
         with pytest.raises(Refused, match=why):
             ask.ask(dataclasses.replace(cfg, image=(image,)))
 
