@@ -51,6 +51,7 @@ class Config:
     clip: float = 1.0                       # gradient norm at most
     dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
     checkpointing: bool = False             # recompute activations: less memory, a third more time
+    compile: bool = False                   # torch.compile of the blocks: minutes at the start, then faster
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused

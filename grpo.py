@@ -84,6 +84,7 @@ class Config:
     clip: float = 1.0                       # gradient norm at most
     dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
     checkpointing: bool = False             # recompute activations: less memory, a third more time
+    compile: bool = False                   # torch.compile of the blocks: minutes at the start, then faster
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     words: tuple[str, ...] = CRITICAL_WORDS  # critical words whose entropy is logged [5.1]
@@ -95,8 +96,8 @@ class Config:
 
 
 # flags that may change when a run goes on, because what it has computed so far does not depend on them
-MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "vllm_memory", "hybrid",
-              "offload", "rollout_batch", "logger")
+MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "compile", "vllm_memory",
+              "hybrid", "offload", "rollout_batch", "logger")
 
 
 # -------------------------------------------------------------- the algorithm: CHANGE ADVANTAGE AND LOSS HERE
@@ -175,7 +176,7 @@ def train(cfg):
                           curriculum=[p.record for p in hard if hard is not pool])
     run.open_log(cfg.logger)
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
-               lora=cfg.lora)
+               lora=cfg.lora, compile=cfg.compile)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     reference = None
     if cfg.kl:

@@ -171,6 +171,14 @@ class VLM(nn.Module):
             return LogProbAndEntropy.apply(hidden.index_select(0, pack.source), head.weight, head.bias,
                                            pack.target, self.never, pack.temperature, size)
 
+    def compile_blocks(self, backend="inductor"):
+        """torch.compile for each block of encoder and LLM, inside activation checkpointing and FSDP: what
+        lies around the attention becomes a few kernels. One graph serves packs of every length, one more
+        those of a single tile, which torch treats apart."""
+        for block in self.hf.modules():
+            if type(block).__name__ in (self.hf._no_split_modules or ()):
+                block.compile(dynamic=True, backend=backend)
+
     # ------------------------------------------------------------------------------------------------- saving
 
     def save(self, folder):
@@ -180,7 +188,7 @@ class VLM(nn.Module):
 
 
 def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpointing=False, world=None,
-         lora=0):
+         lora=0, compile=False):
     """Load a model folder, run folder or hub name as a VLM whose parts in `train` train.
 
     dtype: auto, bf16 or fp32, what is computed in; weights that train are fp32 all the same. world: the model
@@ -196,6 +204,8 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
         add_adapters(vlm, lora)
     if checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if compile:
+        vlm.compile_blocks()
     vlm.train_only(train).train()
     for weight in half_will_do(vlm):
         weight.data = weight.data.bfloat16()

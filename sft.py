@@ -59,6 +59,7 @@ class Config:
     clip: float = 1.0                       # gradient norm at most
     dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
     checkpointing: bool = False             # recompute activations: less memory, a third more time
+    compile: bool = False                   # torch.compile of the blocks: minutes at the start, then faster
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
@@ -98,7 +99,7 @@ def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
     features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
     check_flags(cfg)
     world = start(cfg.seed)
-    may_change = ("max_tokens", "checkpointing", "hybrid", "offload", "logger", *may_change)
+    may_change = ("max_tokens", "checkpointing", "compile", "hybrid", "offload", "logger", *may_change)
     run = Run(cfg.out, cfg, world, may_change)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     rows, records = read_rows(cfg.data, cfg, chat)
@@ -109,7 +110,7 @@ def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
                       f"{world.size} processes")
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
-               lora=cfg.lora)
+               lora=cfg.lora, compile=cfg.compile)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay, getattr(cfg, "optimizer", "adamw"))
     first = resume(run, vlm, optimizer, world)

@@ -5,9 +5,12 @@ computes it. On a GPU it is flash attention over segments of different lengths (
 installed, torch's own otherwise), elsewhere SDPA over padded rows. All give the same numbers.
 """
 import inspect
+from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
+from torch.nn import attention as torch_attention
 from torch.nn.attention.varlen import varlen_attn
 from transformers.modeling_utils import AttentionInterface
 
@@ -25,6 +28,16 @@ def fused(x):
     return x.is_cuda and short and x.shape[-1] % 8 == 0 and x.shape[-1] <= 256
 
 
+@lru_cache(None)
+def flash3(device):
+    """Whether torch's varlen attention runs FlashAttention-3: on Hopper, where its module is installed.
+    Not at import: a GPU that is asked for its age keeps half a GiB for the process that asks."""
+    found = find_spec("flash_attn_interface") and torch.cuda.get_device_capability(device)[0] == 9
+    if found:
+        torch_attention.activate_flash_attention_impl("FA3")
+    return bool(found)
+
+
 def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
     """Flash attention over segments of different lengths; q, k, v are (tokens, heads, h), side by side.
 
@@ -32,7 +45,7 @@ def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
     at the end: the last query of a segment sees all its keys, so a response also sees its whole prefix.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
-    if flash_attn_varlen_func:
+    if flash_attn_varlen_func and not flash3(q.device):
         return flash_attn_varlen_func(q, k, v, q_ends, k_ends, longest_q, longest_k, softmax_scale=scale,
                                       causal=causal)
     knows, more = inspect.signature(varlen_attn).parameters, {}  # they changed between torch 2.10 and 2.13
@@ -89,6 +102,7 @@ def window_attention(q, k, v, ends, longest, scale):
     return out
 
 
+@torch.compiler.disable  # --compile takes what lies before and behind it
 def layout_attention(module, q, k, v, attention_mask=None, scaling=None, layout=None,
                      cu_seq_lens_q=None, max_length_q=None, **_):
     """The function that transformers calls, (B, heads, T, h) in and (B, T, heads, h) out.

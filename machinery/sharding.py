@@ -109,12 +109,13 @@ def share(rows, cost, world):
 
 
 def even_out(packs, world):
-    """[(pack, weight)], as many on every rank: a rank with fewer packs repeats its last one with weight 0.
+    """[(pack, weight)], as many on every rank: a rank with fewer packs repeats its smallest with weight 0.
 
     Under FSDP each forward is a meeting of all ranks, so a rank without a pack would keep the others waiting.
     """
     most = int(total([len(packs)], world, "max")[0])
-    return [(pack, 1.0) for pack in packs] + [(packs[-1], 0.0)] * (most - len(packs))
+    smallest = min(packs, key=lambda pack: len(pack.ids))
+    return [(pack, 1.0) for pack in packs] + [(smallest, 0.0)] * (most - len(packs))
 
 
 def deal(groups, steps, matters, max_tokens, world):

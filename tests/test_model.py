@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounter
 from transformers import (AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer,
                           InternVLProcessor)
 
@@ -280,6 +281,21 @@ def test_gradients_do_not_depend_on_checkpointing(model_path, chat, groups):
         grads.append(gradients(vlm))
     assert grads[0].keys() == grads[1].keys()
     assert all(torch.equal(g, grads[1][n]) for n, g in grads[0].items())
+
+
+def test_compiled_blocks_compute_the_same_without_compiling_again(model_path, chat, groups):
+    """From pack to pack, whatever their lengths; the machinery of torch.compile with kernels as they are."""
+    vlm, again = (load(model_path, dtype="fp32", checkpointing=True) for _ in range(2))
+    counter = CompileCounter()
+    again.compile_blocks(counter)
+    for n, some in enumerate((groups, groups[1:3], groups[::-1])):
+        pack, = make_packs(chat, some)
+        graphs = counter.frame_count
+        for one in (vlm, again):
+            one.zero_grad()
+            one(pack)[0].sum().backward()
+        assert counter.frame_count > graphs == 0 if n == 0 else counter.frame_count == graphs
+        assert all(torch.equal(p.grad, q.grad) for p, q in zip(vlm.parameters(), again.parameters()))
 
 
 def test_known_features_take_the_encoders_place(vlm, chat, groups):

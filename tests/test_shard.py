@@ -185,7 +185,7 @@ def test_two_processes_equal_one(both, name, way):
     numbers = [(both[n] / f"{name}-{way}" / "numbers.txt").read_text().split() for n in (1, 2)]
     one, two = ([float(x) for x in of_one] for of_one in numbers)
     half = (name, way) == ("bf16", "lora")  # it computes in bf16, too
-    assert one[0] == pytest.approx(two[0], rel=1e-5)
+    assert one[0] == pytest.approx(two[0], rel=1e-4 if half else 1e-5)  # kernels go by the shape
     assert one[1] == pytest.approx(two[1], rel=1e-2 if half else 1e-4)
     a, b = (load_file(both[n] / f"{name}-{way}" / "model.safetensors") for n in (1, 2))
     kept = torch.bfloat16 if name == "bf16" else torch.float32  # a folder comes back in its own precision

@@ -25,7 +25,7 @@ from machinery.processes import World
 from machinery.run import Run
 from machinery.steps import batch_indices, seed_of
 from machinery.optimizer import Muon
-from model import make_optimizer
+from model import VLM, make_optimizer
 from rollout import Rollout, TorchSampler
 from scoring.answers import same_answer
 from scoring.limits import too_heavy
@@ -70,6 +70,7 @@ def watch_stage(seen, stage, loop):
     for name in ("load", "shard", "Chat", "make_packs", "batch_indices"):
         seen.spy(loop, name)
     seen.spy(InternVL, "limit_images")
+    seen.spy(VLM, "compile_blocks", lambda *_: None)
     seen.optimizers()
     stage.train(seen.cfg)
     return seen
@@ -104,6 +105,7 @@ STAGE = {
     "weight_decay": lambda s: ({c.decay for c in s["step"]}, {s.cfg.weight_decay}),
     "dtype": lambda s: (s["load"][0].out.autocast_dtype, torch.bfloat16 if s.cfg.dtype == "bf16" else None),
     "checkpointing": lambda s: (s["load"][0].out.hf.is_gradient_checkpointing, True),
+    "compile": lambda s: (len(s["compile_blocks"]), 1),
     "hybrid": lambda s: ({c.hybrid for c in s["shard"]}, {True}),
     "offload": lambda s: ({c.offload for c in s["shard"]}, {True}),
     "logger": lambda s: (fake_log.steps_of(s.out),
@@ -128,8 +130,8 @@ def grpo_seen(tiny, folder, tmp_path_factory):
             dynamic_sampling=True, kl=0.05, is_clip=1.5, curriculum=str(folder / "hard.jsonl"),
             curriculum_at=2, verifier="http://there:1/v1", verifier_model="judge", rollout="vllm",
             tensor_parallel=3, vllm_memory=0.3, rollout_batch=7, max_tokens=90, max_gap=0.5, weight_decay=0.1,
-            clip=0.03, dtype="bf16", checkpointing=True, hybrid=True, offload=True, words=OTHER_WORDS,
-            high_entropy=1.0, limit_bad=0.2, save_every=3, seed=5, logger="fake_log")
+            clip=0.03, dtype="bf16", checkpointing=True, compile=True, hybrid=True, offload=True,
+            words=OTHER_WORDS, high_entropy=1.0, limit_bad=0.2, save_every=3, seed=5, logger="fake_log")
 
         def torch_sampler(kind, vlm, chat, world, batch, *_):
             sampler = TorchSampler(vlm, chat, batch)
@@ -261,7 +263,7 @@ def supervised(m, stage, tiny, folder, out, **flags):
         thinking=False, ask="Box it.", system="Be brief.",
         lr=2e-3, schedule="linear", warmup=0.3, batch=4, epochs=1.75, max_tokens=90, max_length=200,
         max_tiles=2, pixels=(64, 4096), weight_decay=0.1, clip=0.03, dtype="fp32", checkpointing=True,
-        hybrid=True, offload=True, limit_bad=0.2, seed=5, logger="fake_log", lora=4, **flags)
+        compile=True, hybrid=True, offload=True, limit_bad=0.2, seed=5, logger="fake_log", lora=4, **flags)
     for name in ("update", "read_records", "rows_with_solutions", "keep_features", "gave_up"):
         seen.spy(sft, name)
     seen.rows = fits(seen, "rows", (3, 5, 8)), fits(seen, "val", (5, 8))
