@@ -24,7 +24,7 @@ from data import Chat, Record, read_records
 from machinery.fields import BadRow
 from machinery.files import Refused, main
 from machinery.pictures import image_size, image_source, open_image
-from machinery.processes import start
+from machinery.parallel import start
 from model import load
 from reward import score_batch
 from rollout import TorchSampler

@@ -33,10 +33,10 @@ from data import Chat, open_image, read_records
 from machinery.files import (
     Refused, append_jsonl, as_read_back, changed_settings, check_flags, describe_change, main,
     read_json, read_jsonl, say, write_text, writing)
-from machinery.processes import gather, start
+from machinery.parallel import gather, start
 from machinery.rows import refuse_other_rows, rows_fingerprint
 from machinery.run import hold
-from machinery.steps import seed_of
+from machinery.run import seed_of
 from model import load
 from reward import Verifier, VerifierDown, score_batch
 from rollout import make_sampler

@@ -324,7 +324,7 @@ def evaluate(cfg: Config):
     check_together(cfg)
     if cfg.checkpoints:
         return evaluate_all(cfg)
-    from machinery.processes import start
+    from machinery.parallel import start
     from machinery.run import Run
     check_flags(cfg)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
@@ -412,8 +412,8 @@ def chunks_to_ask(cfg, questions, have, world):
 def ask(cfg, questions, chunks, have, path, world):
     """Sample every chunk, one a process at a time; rank 0 appends the responses to the file at `path`."""
     from data import Chat
-    from machinery.processes import gather
-    from machinery.steps import seed_of
+    from machinery.parallel import gather
+    from machinery.run import seed_of
     from model import load
     from rollout import make_sampler
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)

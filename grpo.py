@@ -14,30 +14,26 @@ prompt. To change the algorithm, edit `advantages` or `grpo_loss`: what they nee
 The loss it prints is near 0 by construction: advantages of a group sum to 0 and the ratio is 1. Its gradient
 is not 0. Look at the reward.
 """
-import statistics
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Literal
 
 import torch
 from tqdm import tqdm
 
 from data import Chat, read_records
-from machinery.checkpoint import resume, save
-from machinery.collect import sample_and_reward
-from machinery.files import Refused, check_flags, main, say
-from machinery.loggers import Logger
+from machinery.files import Refused, main, say
 from machinery.metrics import Watch, count_loss, count_tokens, sample_rows, summary
-from machinery.processes import gather, start
-from machinery.run import Run
-from machinery.sharding import deal, even_out, shard
-from machinery.steps import batch_indices, learning_rate, seed_of
+from machinery.optimizer import rates_of_parts
+from machinery.parallel import deal, even_out, gather, shard, start
+from machinery.run import Run, batch_indices, seed_of
 from model import PARTS, load, make_optimizer, update
 from pack import Pack, make_packs
 from reward import Verifier, VerifierDown, rates, report_unreadable, score_batch
-from rollout import Group, make_sampler, refuse_gap
+from rollout import Group, make_sampler, refuse_gap, sample_and_reward
 from signals import CRITICAL_WORDS
 
 
@@ -54,6 +50,9 @@ class Config:
     prompts: int = 32                       # prompts of a step, over all processes [3.3]
     samples: int = 32                       # responses to each prompt: the group [3.3]
     lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.4]
+    lr_encoder: float | None = None         # of one part alone, where it is not --lr
+    lr_connector: float | None = None
+    lr_llm: float | None = None
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
     warmup: int = 0                         # steps of linear warm-up
     temperature: float = 1.0                # of sampling; the trainer divides its logits by it too
@@ -74,7 +73,7 @@ class Config:
     curriculum_at: int = 0                  # ... that replaces the first from this step on
     verifier: str = ""                      # OpenAI-compatible server for the rule's no: http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model that it serves
-    rollout: str = "torch"                  # the sampler: torch (exact, slow) or vllm (requirements-gpu.txt)
+    rollout: Literal["torch", "vllm"] = "torch"  # the sampler: exact and slow, or requirements-gpu.txt
     tensor_parallel: int = 1                # processes that share one vLLM engine
     vllm_memory: float = 0.45               # share of the GPU's memory for vLLM, which sleeps during training
     rollout_batch: int = 512                # responses that the torch sampler decodes at a time
@@ -82,7 +81,7 @@ class Config:
     max_gap: float = 0.1                    # nats a token that sampler and trainer may differ at first
     weight_decay: float = 0.0               # of AdamW
     clip: float = 1.0                       # gradient norm at most
-    dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"  # bf16: over fp32 weights; auto: bf16 where it is native
     checkpointing: bool = False             # recompute activations: less memory, a third more time
     compile: bool = False                   # torch.compile of the blocks: minutes at the start, then faster
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
@@ -90,7 +89,7 @@ class Config:
     words: tuple[str, ...] = CRITICAL_WORDS  # critical words whose entropy is logged [5.1]
     high_entropy: float = 6.8               # counted as high entropy [6.5]; too much for a tiny vocabulary
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
-    logger: Logger = ""                     # gets the metrics, too: wandb, trackio, swanlab, tensorboard
+    logger: str = ""                        # gets the metrics, too: wandb, trackio, swanlab
     save_every: int = 50                    # steps between checkpoints; the last step is always saved
     seed: int = 0                           # of the order of prompts and of sampling
 
@@ -115,14 +114,13 @@ class MicroBatch:
     """What one forward and backward consume: a pack, and what the loss needs for each of its R response
     tokens. Responses are whole; what belongs to a response is repeated for each of its tokens."""
     pack: Pack                          # pack.owner (R,): the number of the response that a token belongs to
-    adv: torch.Tensor                   # (R,) advantage of the response
+    adv: torch.Tensor                   # (R,) advantage of the token
     length: torch.Tensor                # (R,) |y|, tokens of the response
     sampled_logp: torch.Tensor          # (R,) log-prob of the token when it was sampled, by the sampler
     old_logp: torch.Tensor | None       # (R,) the same by the trainer, before the batch's first gradient step
     ref_logp: torch.Tensor | None       # (R,) by the model that the run started from; None without --kl
     responses: int                      # in the gradient step, over all packs and ranks
     tokens: int                         # response tokens in the gradient step, over all packs and ranks
-    real: float = 1.0                   # 0: a repeat that only keeps this rank in step with the others
 
     def to(self, device):
         moved = {name: x.to(device) for name, x in vars(self).items() if hasattr(x, "to")}
@@ -136,7 +134,7 @@ def grpo_loss(logp, entropy, micro, cfg):
     ratio (R,) and the KL (or None). The weight of a token makes the sum a mean over each response's tokens
     (1/|y|), then over all responses of the gradient step, however they are cut into packs and dealt to ranks.
     """
-    weight = micro.real / (micro.length * micro.responses)
+    weight = 1 / (micro.length * micro.responses)
     is_clip = 2.0 * (cfg.rollout == "vllm") if cfg.is_clip is None else cfg.is_clip
     if is_clip:  # for a sampler that does not compute exactly as the trainer
         weight = weight * (micro.old_logp - micro.sampled_logp).exp().clamp(max=is_clip)
@@ -149,12 +147,6 @@ def grpo_loss(logp, entropy, micro, cfg):
     return loss, ratio, kl
 
 
-def has_gradient(group, cfg):
-    """Whether grpo_loss has a term for this group's tokens; if not, they are left out of the packs. In a
-    group without spread every advantage is 0, so only the KL penalty is left. CHANGE IT WITH grpo_loss."""
-    return bool(cfg.kl) or any(r.advantage for r in group.rollouts)
-
-
 def kl_penalty(logp, ref_logp):
     """Per-token estimate of KL(policy || reference) that is never negative (Schulman's k3)."""
     return (ref_logp - logp).exp() - (ref_logp - logp) - 1
@@ -162,131 +154,140 @@ def kl_penalty(logp, ref_logp):
 
 # --------------------------------------------------------------------------------------------------- training
 
-def train(cfg):
-    check_flags(cfg)
+def setup(cfg):
+    """What a run works with, by name: the processes (world), the run folder, prompts, model, optimizer, sampler.
+    `first` is the step that it begins with, behind the last one that was saved."""
     world = start(cfg.seed)
-    if cfg.prompts % (world.size * cfg.minibatches):
+    if cfg.prompts % (world.size * cfg.minibatches) or cfg.samples < 2:
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
-                      f"{cfg.minibatches} minibatches")
+                      f"{cfg.minibatches} minibatches, and --samples {cfg.samples} at least 2")
     run = Run(cfg.out, cfg, world, MAY_CHANGE + (("steps",) if cfg.schedule == "constant" else ()))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     pool = load_prompts(cfg, cfg.data, chat)
-    hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else pool
-    run.refuse_other_data(data=[p.record for p in pool],
-                          curriculum=[p.record for p in hard if hard is not pool])
+    hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else []
+    run.refuse_other_data(data=[p.record for p in pool], curriculum=[p.record for p in hard])
     run.open_log(cfg.logger)
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
                lora=cfg.lora, compile=cfg.compile)
-    vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
-    reference = None
+    vlm, reference = shard(vlm, world, cfg.hybrid, cfg.offload), None
     if cfg.kl:
         reference = load(cfg.model, world.device, cfg.dtype, cfg.train, world=world).requires_grad_(False)
         reference = shard(reference, world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay)
-    first = resume(run, vlm, optimizer, world)
+    first = run.resume(vlm, optimizer, world)
     sampler = make_sampler(cfg.rollout, vlm, chat, world, cfg.rollout_batch, cfg.dtype, cfg.tensor_parallel,
                            cfg.vllm_memory)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
+    return SimpleNamespace(world=world, run=run, chat=chat, pool=pool, hard=hard, vlm=vlm, reference=reference,
+                           optimizer=optimizer, first=first, sampler=sampler, verifier=verifier)
 
-    watch, times = Watch(run), []
-    bar = tqdm(total=cfg.steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
+
+def train(cfg):
+    s = setup(cfg)
+    watch = Watch(s.run)
+    bar = tqdm(total=cfg.steps, initial=s.first, desc=cfg.out, disable=s.world.rank > 0, unit="step",
                dynamic_ncols=True)
-    for step in range(first, cfg.steps):
+    for step in range(s.first, cfg.steps):
         begin, m = time.time(), defaultdict(float)  # m: this rank's sums over tokens, then the step's metrics
 
         # ----------------------------------------------------------- sample, and reward: n responses a prompt
-        source = hard if cfg.curriculum and step >= cfg.curriculum_at else pool
-        try:
-            groups, time_reward = collect(source, step, cfg, sampler, verifier, world)
-        except VerifierDown as error:  # on every rank
-            if step > run.step:
-                save(run, step, vlm, optimizer, world)
-            raise Refused(f"{error}\nEverything up to step {step} is saved. "
-                          f"Start the server and run the same command again.") from error
+        groups, time_reward = collect(s, cfg, step)
         time_sample = time.time() - begin - time_reward
-        if step == first:
-            refuse_gap(groups, vlm, chat, cfg, world)
+        if step == s.first:
+            refuse_gap(groups, s.vlm, s.chat, cfg, s.world)
 
         # --------------------------------------------------------- advantage: each response against its group
         reward = set_advantages(groups)                                                    # (P, n)
 
         # ------------------------------------------------------------- pack: prompts with all their responses
-        batches = make_batches(groups, vlm, reference, chat, cfg, world)
+        batches = make_batches(s, cfg, groups)
         for batch in batches:
             # ------------------------------------------------------------------------------------------- loss
             entropies = []
-            for micro in batch.micro_batches:
-                micro = micro.to(world.device)                                    # images wait in host memory
-                logp, entropy = vlm(micro.pack)                                            # (R,), (R,)
+            for micro, real in batch.micro_batches:
+                micro = micro.to(s.world.device)                                  # images wait in host memory
+                logp, entropy = s.vlm(micro.pack)                                          # (R,), (R,)
                 if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is 1
                     micro.old_logp = logp.detach()
                 loss, ratio, kl = grpo_loss(logp, entropy, micro, cfg)
-                loss.backward()
-                if micro.real:
+                (loss * real).backward()
+                if real:
                     entropies.append(entropy.detach().cpu())
                     count_loss(m, loss, ratio, kl, micro, cfg)
             count_tokens(m, batch.rollouts, torch.cat(entropies), cfg)
 
             # ------------------------------------------------------------------------------------------- step
-            lr = learning_rate(step, cfg.steps, cfg.lr, cfg.warmup, cfg.schedule)
+            lr = rates_of_parts(cfg, step, cfg.steps, cfg.warmup)
             names = sorted({r.prompt.record.id for r in batch.rollouts})
-            m["grad_norm"] = max(m["grad_norm"], update(vlm, optimizer, lr, cfg.clip, run, names))
+            m["grad_norm"] = max(m["grad_norm"], update(s.vlm, s.optimizer, lr, cfg.clip, s.run, names))
 
         # -------------------------------------------------------------- sync: the sampler follows the trainer
-        sampler.sync(vlm)
+        s.sampler.sync(s.vlm)
 
         # ------------------------------------------------------------------------------------------------ log
-        m = summary(m, groups, reward, world)
+        m = summary(m, groups, reward, s.world)
         spent = time.time() - begin
-        m.update(lr=optimizer.param_groups[0]["lr"], time_sample=time_sample, time_reward=time_reward,
+        m.update(lr=max(group["lr"] for group in s.optimizer.param_groups), time_sample=time_sample, time_reward=time_reward,
                  time_update=spent - time_sample - time_reward, time_step=spent)
-        if verifier:
+        if s.verifier:
             rewards = [r.reward for group in groups for r in group.rollouts]
             m.update({f"{name}_rate": value for name, value in rates(rewards).items()})  # rank 0's
-        run.log(step + 1, m)
+        s.run.log(step + 1, m)
         for row in sample_rows(step + 1, groups[0].rollouts, batches[0].rollouts):
-            run.rollout(row)
+            s.run.rollout(row)
         watch(step + 1, m)
-        times.append(spent)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "
                             f"entropy {m['entropy']:.2f}", refresh=False)
         bar.update()
 
         # ----------------------------------------------------------------------------------------------- save
         if step + 1 == cfg.steps or (step + 1) % cfg.save_every == 0:
-            save(run, step + 1, vlm, optimizer, world)
+            s.run.save(step + 1, s.vlm, s.optimizer, s.world)
     bar.close()
-    say(f"done: {run.last}" + (f"; median step {statistics.median(times):.2f} s" if times else ""))
+    say(f"done: {s.run.last}")
 
 
 # ------------------------------------------------------------------------------------- what a step is made of
 
-def collect(source, step, cfg, sampler, verifier, world):
+def next_prompts(s, cfg, step, draw=0):
+    """The step's prompts, for all ranks; draw: of dynamic sampling. CHANGE THE CHOICE HERE. It may depend on
+    s.run.state, a dictionary that is saved with every checkpoint (plain JSON, the same on every rank); while
+    that stays empty, the prompts are a function of (seed, step)."""
+    source = s.hard if cfg.curriculum and step >= cfg.curriculum_at else s.pool
+    order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
+    return [source[i] for i in order]
+
+
+def collect(s, cfg, step):
     """This rank's share of the step's prompts, sampled and rewarded: [Group], and the seconds that were spent
-    waiting for rewards after the last response. If any rank lost the verifier, all ranks raise VerifierDown.
+    waiting for rewards after the last response. If any rank lost the verifier, all ranks save and stop.
 
     With dynamic sampling, groups that are all right or all wrong are replaced by new ones (up to four more
-    draws). That is judged by accuracy alone: a spread of format would let empty groups pass.
+    draws, until every rank has enough). That is judged by accuracy alone: a spread of format would let empty
+    groups pass.
     """
-    groups, waited, wanted, lost = [], 0.0, cfg.prompts // world.size, ""
-    try:
-        for draw in range(5 if cfg.dynamic_sampling else 1):
-            order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
-            prompts = [source[i] for i in order[world.rank::world.size]]
-            seed = seed_of(cfg.seed, step, world.rank, draw)
+    groups, waited, wanted = [], 0.0, cfg.prompts // s.world.size
+    for draw in range(5 if cfg.dynamic_sampling else 1):
+        prompts, lost = next_prompts(s, cfg, step, draw)[s.world.rank::s.world.size], ""
+        try:
             sampled, seconds = sample_and_reward(
-                partial(sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed),
-                partial(set_rewards, cfg=cfg, verifier=verifier))
+                partial(s.sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature,
+                        seed_of(cfg.seed, step, s.world.rank, draw)),
+                partial(set_rewards, cfg=cfg, verifier=s.verifier))
             groups += [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, sampled)]
             waited += seconds
-            if sum(group.mixed() for group in groups) >= wanted:
-                break
-    except VerifierDown as error:
-        lost = str(error)
-    if verifier and any(everyone := gather(lost, world)):
-        raise VerifierDown(next(filter(None, everyone)))
+        except VerifierDown as error:
+            lost = str(error)
+        everyone = gather((lost, sum(group.mixed() for group in groups) >= wanted), s.world)
+        if why := next((lost for lost, _ in everyone if lost), ""):
+            if step > s.run.step:
+                s.run.save(step, s.vlm, s.optimizer, s.world)
+            raise Refused(f"{why}\nEverything up to step {step} is saved. "
+                          f"Start the server and run the same command again.")
+        if all(enough for _, enough in everyone):
+            break
     if cfg.dynamic_sampling:
         groups.sort(key=Group.mixed, reverse=True)
     return groups[:wanted], waited
@@ -302,11 +303,13 @@ def set_rewards(rollouts, cfg, verifier):
 
 
 def set_advantages(groups):
-    """Fill in Rollout.advantage. Returns the rewards (P, n), a row a group."""
+    """Fill in Rollout.advantage, one number a token (T,); here the same for every token of a response [3.3].
+    CHANGE IT HERE for rewards of single steps or weights of tokens. Returns the rewards (P, n), a row a
+    group."""
     reward = torch.tensor([[r.reward.total for r in group.rollouts] for group in groups])
-    for group, row in zip(groups, advantages(reward).tolist()):
+    for group, row in zip(groups, advantages(reward)):
         for r, advantage in zip(group.rollouts, row):
-            r.advantage = advantage
+            r.advantage = advantage.expand(len(r.ids)).clone()
     return reward
 
 
@@ -314,27 +317,30 @@ def set_advantages(groups):
 class Batch:
     """What one gradient step consumes on this rank."""
     rollouts: list        # its responses, numbered as in Pack.owner
-    micro_batches: list
+    micro_batches: list   # [(MicroBatch, 1.0, or 0.0 of a repeat that keeps this rank in step with the others)]
 
 
 @torch.no_grad()
-def make_batches(groups, vlm, reference, chat, cfg, world):
+def make_batches(s, cfg, groups):
     """[Batch], one for each gradient step: this rank's part of the groups of all ranks, in packs, with the
-    log-probs that have to be known before the first step."""
-    batches, responses = [], cfg.prompts // cfg.minibatches * cfg.samples
-    for mine, tokens in deal(groups, cfg.minibatches, partial(has_gradient, cfg=cfg), cfg.max_tokens, world):
+    log-probs that have to be known before the first step. Groups whose every advantage is 0 teach nothing and
+    are left out, unless there is a KL penalty."""
+    def matters(group):
+        return bool(cfg.kl) or any(r.advantage.any() for r in group.rollouts)
+
+    batches, device = [], s.world.device
+    for mine, tokens in deal(groups, cfg.minibatches, matters, cfg.max_tokens, s.world):
         batch = Batch([r for group in mine for r in group.rollouts], [])
-        packs = make_packs(chat, [group.with_ids() for group in mine], cfg.max_tokens, cfg.temperature)
-        adv = torch.tensor([r.advantage for r in batch.rollouts])
+        packs = make_packs(s.chat, [group.with_ids() for group in mine], cfg.max_tokens, cfg.temperature)
         length = torch.tensor([len(r.ids) for r in batch.rollouts])
-        for pack, real in even_out(packs, world):
-            numbers = pack.owner.unique_consecutive().tolist()  # of the responses in it, all of them whole
-            batch.micro_batches.append(MicroBatch(
-                pack, adv[pack.owner], length[pack.owner],
-                sampled_logp=torch.cat([batch.rollouts[i].logp for i in numbers] or [torch.zeros(0)]),
-                old_logp=vlm(pack.to(world.device))[0] if cfg.minibatches > 1 else None,
-                ref_logp=reference(pack.to(world.device))[0] if reference else None,
-                responses=responses, tokens=tokens, real=real))
+        for pack, real in even_out(packs, s.world):
+            own = [batch.rollouts[i] for i in pack.owner.unique_consecutive().tolist()]  # all of them whole
+            batch.micro_batches.append((MicroBatch(
+                pack, torch.cat([r.advantage for r in own] or [torch.zeros(0)]), length[pack.owner],
+                sampled_logp=torch.cat([r.logp for r in own] or [torch.zeros(0)]),
+                old_logp=s.vlm(pack.to(device))[0] if cfg.minibatches > 1 else None,
+                ref_logp=s.reference(pack.to(device))[0] if s.reference else None,
+                responses=cfg.prompts // cfg.minibatches * cfg.samples, tokens=tokens), real))
         batches.append(batch)
     return batches
 

@@ -11,18 +11,15 @@ responses (pack.py).
 
 The paper's hero, the connector, is written out in connector.py. What differs between families is in
 machinery/families.py. Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under
-torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts, `python model.py
-plan --help` what a run needs of memory; `python model.py convert --help` takes the authors' own release.
+torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts; `python plan.py`
+says what a run needs of memory.
 """
 import contextlib
-import runpy
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn as nn
 
-import machinery.attention  # noqa: F401 (registers the ways to attend that VLM names)
 from connector import make_connectors
 from machinery.families import PARTS, family_of
 from machinery.files import Refused, say
@@ -30,8 +27,8 @@ from machinery.head import LogProbAndEntropy, sampled_logits
 from machinery.lora import add_adapters, is_adapter
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
-from machinery.processes import compute_dtype, half_will_do
-from machinery.sharding import even_out, shard, share  # noqa: F401 (for the stages)
+from machinery.parallel import compute_dtype, half_will_do, shard  # noqa: F401 (shard: beside load)
+from pack import layout_attention  # noqa: F401 (importing it registers the ways to attend that VLM names)
 
 # logits that exist at once in the head, whatever the vocabulary: 16 MiB in fp32, about what a processor
 # caches, or 256 MiB, which keep a GPU busy
@@ -73,8 +70,15 @@ class VLM(nn.Module):
         return parts
 
     def train_only(self, names):
-        """Freeze by name: `names` train, everything else does not; of an LLM with adapters only these. CHANGE
-        FREEZING HERE."""
+        """Freeze by name: `names` train, everything else does not. Also in the middle of a run: a part that is
+        opened there waits in fp32 from then on, and the optimizer knows it already."""
+        self.freeze(names)
+        if any(p.requires_grad and p.dtype != torch.float32 for p in self.parameters()):
+            self.float()
+        return self
+
+    def freeze(self, names):
+        """requires_grad of all parameters; of an LLM with adapters only these train. CHANGE FREEZING HERE."""
         if wrong := [n for n in names if n not in PARTS] or ([] if names else ["nothing"]):
             raise Refused(f"--train {' '.join(wrong)}: the parts are {', '.join(PARTS)}")
         self.frozen = set(PARTS) - set(names)
@@ -82,7 +86,6 @@ class VLM(nn.Module):
             whole = part != "llm" or not self.lora
             for name, p in parameters.items():
                 p.requires_grad_(part not in self.frozen and (whole or is_adapter(name)))
-        return self
 
     def table(self):
         """Parts, parameters, what trains: printed at the start of every stage."""
@@ -201,24 +204,20 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     hf, source, file_dtype = load_hf(path, make_connectors, flag, rank, size)
     vlm = VLM(hf, source, compute_dtype(dtype, device), file_dtype)
     if lora:
+        if "llm" not in train:
+            raise Refused(f"--lora {lora}: its adapters are the LLM's, which does not train; add llm to --train")
         add_adapters(vlm, lora)
     if checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if compile:
         vlm.compile_blocks()
-    vlm.train_only(train).train()
+    vlm.freeze(train)
+    vlm.train()
     for weight in half_will_do(vlm):
         weight.data = weight.data.bfloat16()
     return vlm if together else vlm.to(device)
 
 
 if __name__ == "__main__":
-    commands = {"plan": "plan.py", "convert": "machinery/chat_format.py"}  # which run without this file, too
-    if sys.argv[1:] and sys.argv[1] in commands:
-        runpy.run_path(str(Path(__file__).parent / commands[sys.argv.pop(1)]), run_name="__main__")
-    else:
-        for argument in sys.argv[1:] or ["data/tiny/model"]:
-            try:
-                say(load(argument).table())
-            except Refused as error:
-                sys.exit(str(error))
+    for folder in sys.argv[1:] or ["data/tiny/model"]:
+        say(load(folder).table())

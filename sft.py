@@ -13,21 +13,19 @@ world's base model is trained with the same file, and stage 3 (connector_tune.py
 """
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Literal
 
 import torch
 from tqdm import tqdm
 
 from data import Chat, read_records, subjects
-from machinery.checkpoint import resume, save
 from machinery.features import forget_features, keep_features
-from machinery.files import Refused, check_flags, main, read_jsonl, say
-from machinery.loggers import Logger
-from machinery.processes import start, total
-from machinery.run import Run
-from machinery.sharding import even_out, shard, share
+from machinery.files import Refused, main, read_jsonl, say
+from machinery.optimizer import rates_of_parts
+from machinery.parallel import even_out, shard, share, start, total
+from machinery.run import Run, ahead, batch_indices
 from machinery.solutions import rows_with_solutions
-from machinery.steps import ahead, batch_indices, learning_rate
 from model import PARTS, load, make_optimizer, update
 from pack import make_packs
 
@@ -46,6 +44,9 @@ class Config:
     ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
     system: str = ""                        # system prompt; "": what the chat template has
     lr: float = 1e-5                        # peak learning rate [3.4]
+    lr_encoder: float | None = None         # of one part alone, where it is not --lr
+    lr_connector: float | None = None
+    lr_llm: float | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                    # share of the steps that warm up
     batch: int = 64                         # rows of an optimizer step, over all processes
@@ -54,16 +55,16 @@ class Config:
     max_length: int = 16384                 # rows longer than this (prompt and solution) are left out
     max_tiles: int = 12                     # tiles of an image (InternVL), and a thumbnail if it is several
     pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
-    optimizer: str = "adamw"                # adamw, or muon: for a model from nothing, in one process
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for a model from nothing, in one process
     weight_decay: float = 0.0               # of the optimizer
     clip: float = 1.0                       # gradient norm at most
-    dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"  # bf16: over fp32 weights; auto: bf16 where it is native
     checkpointing: bool = False             # recompute activations: less memory, a third more time
     compile: bool = False                   # torch.compile of the blocks: minutes at the start, then faster
     hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
-    logger: Logger = ""                     # gets the metrics, too: wandb, trackio, swanlab, tensorboard
+    logger: str = ""                        # gets the metrics, too: wandb, trackio, swanlab
     save_every: int = 500                   # steps between checkpoints; the last step is always saved
     seed: int = 0                           # of the order of the rows
 
@@ -83,24 +84,22 @@ def packs_of(rows, chat, cfg, features=None):
 
 
 @torch.no_grad()
-def validation_loss(vlm, chat, rows, cfg, world, features=None):
+def validation_loss(s, cfg):
     """Mean of minus log-prob over all response tokens of the validation rows."""
     loss = tokens = 0.0
-    for pack, weight in even_out(packs_of(rows[world.rank::world.size], chat, cfg, features), world):
-        logp, _ = vlm(pack.to(world.device), features(pack) if features else None)
-        loss, tokens = loss - weight * logp.double().sum().item(), tokens + weight * len(logp)
-    loss, tokens = total([loss, tokens], world)
+    rows = s.val[s.world.rank::s.world.size]
+    for pack, real in even_out(packs_of(rows, s.chat, cfg, s.features), s.world):
+        logp, _ = s.vlm(pack.to(s.world.device), s.features(pack) if s.features else None)
+        loss, tokens = loss - real * logp.double().sum().item(), tokens + real * len(logp)
+    loss, tokens = total([loss, tokens], s.world)
     return loss / tokens
 
 
-def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
-    """The loop of stages 1 and 3. val_every: steps between validation losses and checkpoints. patience: stop
-    after so many validation losses without a new best, and keep only the best checkpoint; None: neither.
-    features_gib: while the encoder is frozen, keep its features in a file of at most this size."""
-    check_flags(cfg)
+def setup(cfg, may_change):
+    """What a run works with, by name; `first` is the step that it begins with, of `steps`."""
     world = start(cfg.seed)
-    may_change = ("max_tokens", "checkpointing", "compile", "hybrid", "offload", "logger", *may_change)
-    run = Run(cfg.out, cfg, world, may_change)
+    run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "compile", "hybrid", "offload", "logger",
+                                    *may_change))
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     rows, records = read_rows(cfg.data, cfg, chat)
     val, val_records = read_rows(cfg.val, cfg, chat) if cfg.val else ([], [])
@@ -113,64 +112,73 @@ def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
                lora=cfg.lora, compile=cfg.compile)
     vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
     optimizer = make_optimizer(vlm, cfg.weight_decay, getattr(cfg, "optimizer", "adamw"))
-    first = resume(run, vlm, optimizer, world)
-    steps = max(1, round(cfg.epochs * len(rows) / cfg.batch))
+    first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, "
         f"{world.size} process(es) on {world.device}")
-    file, features = run.dir / "features.bin", None  # of a frozen encoder they are the same in every epoch
-    if features_gib and "encoder" in vlm.frozen:
-        features = keep_features(file, vlm, chat, rows + val,
-                                 lambda rows: packs_of(rows, chat, cfg), features_gib, world)
+    return SimpleNamespace(world=world, run=run, chat=chat, rows=rows, val=val, vlm=vlm, optimizer=optimizer,
+                           first=first, steps=steps, features=None)
+
+
+def supervise(cfg, may_change=(), patience=None, features_gib=0.0):
+    """The loop of stages 1 and 3. patience: stop after so many validation losses without a new best, and keep
+    only the best checkpoint; None: neither. features_gib: while the encoder is frozen, keep its features in a
+    file of at most this size."""
+    s = setup(cfg, may_change)
+    file = s.run.dir / "features.bin"  # of a frozen encoder they are the same in every epoch
+    if features_gib and "encoder" in s.vlm.frozen:
+        s.features = keep_features(file, s.vlm, s.chat, s.rows + s.val,
+                                   lambda rows: packs_of(rows, s.chat, cfg), features_gib, s.world)
 
     def batch_of(step):
-        batch = [rows[i] for i in batch_indices(len(rows), cfg.batch, step, cfg.seed)]
-        return batch, packs_of(share(batch, len, world), chat, cfg, features)
+        batch = [s.rows[i] for i in batch_indices(len(s.rows), cfg.batch, step, cfg.seed)]
+        return batch, packs_of(share(batch, len, s.world), s.chat, cfg, s.features)
 
-    before = read_jsonl(run.dir / "metrics.jsonl")
+    before = read_jsonl(s.run.dir / "metrics.jsonl")
     losses = [(m["val_loss"], m["step"]) for m in before if m.get("val_loss") is not None]
     if patience is not None and not losses:  # a tuning that only harms keeps its start
-        losses.append((round(validation_loss(vlm, chat, val, cfg, world, features), 6), 0))
-        run.log(0, {"val_loss": losses[0][0]})
-    bar = tqdm(total=steps, initial=first, desc=cfg.out, disable=world.rank > 0, unit="step",
+        losses.append((round(validation_loss(s, cfg), 6), 0))
+        s.run.log(0, {"val_loss": losses[0][0]})
+    bar = tqdm(total=s.steps, initial=s.first, desc=cfg.out, disable=s.world.rank > 0, unit="step",
                dynamic_ncols=True)
     begin = time.time()
-    for step, (batch, packs) in ahead(batch_of, first, steps):  # the next batch is made while this one trains
+    for step, (batch, packs) in ahead(batch_of, s.first, s.steps):  # the next is made while this one trains
         if patience is not None and gave_up(losses, patience):
             break
 
         # ----------------------------------------------------------------------------------------------- loss
         tokens = sum(row.learned() for row in batch)  # of all ranks, however they are packed
         loss = 0.0
-        for pack, weight in even_out(packs, world):
-            logp, _ = vlm(pack.to(world.device), features(pack) if features else None)
-            part = -weight * logp.sum() / tokens
+        for pack, real in even_out(packs, s.world):
+            logp, _ = s.vlm(pack.to(s.world.device), s.features(pack) if s.features else None)
+            part = -real * logp.sum() / tokens
             part.backward()
             loss += part.item()
 
         # ----------------------------------------------------------------------------------------------- step
-        lr = learning_rate(step, steps, cfg.lr, cfg.warmup * steps, cfg.schedule)
-        norm = update(vlm, optimizer, lr, cfg.clip, run, [row.prompt.record.id for row in batch])
+        lr = rates_of_parts(cfg, step, s.steps, cfg.warmup * s.steps)
+        norm = update(s.vlm, s.optimizer, lr, cfg.clip, s.run, [row.prompt.record.id for row in batch])
 
         # ----------------------------------------------------------------------------- validate, log and save
-        metrics = {"loss": total([loss], world)[0], "lr": lr, "grad_norm": norm, "tokens": tokens}
-        measure = step + 1 == steps or (step + 1) % val_every == 0
-        if measure and val:
-            metrics["val_loss"] = validation_loss(vlm, chat, val, cfg, world, features)
+        metrics = {"loss": total([loss], s.world)[0], "lr": max(lr.values()), "grad_norm": norm,
+                   "tokens": tokens}
+        measure = step + 1 == s.steps or (step + 1) % cfg.save_every == 0
+        if measure and s.val:
+            metrics["val_loss"] = validation_loss(s, cfg)
             losses.append((round(metrics["val_loss"], 6), step + 1))
-        run.log(step + 1, {**metrics, "time_step": time.time() - begin})
+        s.run.log(step + 1, {**metrics, "time_step": time.time() - begin})
         if measure:
-            save(run, step + 1, vlm, optimizer, world)
+            s.run.save(step + 1, s.vlm, s.optimizer, s.world)
             if patience is not None:
-                run.keep_best(losses, chat.path)
-        bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{lr:.1e}", refresh=False)
+                s.run.keep_best(losses, s.chat.path)
+        bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}", refresh=False)
         bar.update()
         begin = time.time()
     bar.close()
     if patience is not None:
-        run.keep_best(losses, chat.path)  # once more: the run may have been killed before it did
-    if world.rank == 0:
+        s.run.keep_best(losses, s.chat.path)  # once more: the run may have been killed before it did
+    if s.world.rank == 0:
         forget_features(file)
-    return run, losses
+    return s.run, losses
 
 
 def gave_up(losses, patience):
@@ -180,7 +188,7 @@ def gave_up(losses, patience):
 
 
 def train(cfg):
-    run, _ = supervise(cfg, val_every=cfg.save_every, may_change=("save_every",))
+    run, _ = supervise(cfg, may_change=("save_every",))
     say(f"done: {run.last}")
 
 

@@ -31,7 +31,7 @@ from bench.side import BATCH
 from bench.table import write_table
 from bench.workload import LENGTHS, SETTINGS, make_model, make_rows, tokens_of
 from machinery.files import Refused, main, read_json, say, write_json
-from machinery.processes import compute_dtype
+from machinery.parallel import compute_dtype
 from machinery.run import cpu_name
 
 ROOT = Path(__file__).parent.parent

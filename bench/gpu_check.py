@@ -31,7 +31,7 @@ from machinery import attention
 from machinery.families import family_of
 from machinery.files import Refused, main, say
 from machinery.model_folder import blank_hf, read_decided
-from machinery.processes import World
+from machinery.parallel import World
 from model import PARTS, VLM, load, make_optimizer
 from tests.families import make_qwen, make_qwen3
 from tiny.blank_model import save_blank_model

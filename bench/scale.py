@@ -21,7 +21,7 @@ from bench.workload import make_model, make_rows, peak_gib
 from connector import visual_tokens
 from data import Chat
 from machinery.files import main, say
-from machinery.processes import start
+from machinery.parallel import start
 from model import load, make_optimizer, update
 from reward import Reward
 from rollout import Group, Rollout

@@ -28,11 +28,11 @@ import sft
 import signals
 from connector import MLPConnector, pixel_shuffle
 from data import Chat, Record, read_records
-from machinery.decoding import Draw
+from rollout import Draw
 from machinery.families import InternVL
 from machinery.files import Refused, main, say, write_text, writing
 from machinery.head import LogProbAndEntropy
-from machinery.processes import start
+from machinery.parallel import start
 from model import VLM, load, make_optimizer, update
 from pack import Layout, Pack, make_pack
 from scoring.answers import same_answer

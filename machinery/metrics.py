@@ -1,9 +1,10 @@
-"""What grpo.py logs of a step, and the paper's failure signatures in it. A reader of the recipe may skip this
-file."""
+"""What grpo.py logs of a step, the paper's failure signatures in it, and --logger."""
+import importlib
+import inspect
 from statistics import median
 
 from machinery.files import read_jsonl, say
-from machinery.processes import total
+from machinery.parallel import total
 
 # means over what: over responses, over groups, over response tokens, over critical words
 MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "denial", "repetition"),
@@ -66,7 +67,7 @@ def sample_rows(step, group, trained, most=4):
     """
     if group[0].entropy is None:
         group = [r for r in trained if r.prompt is trained[0].prompt]
-    order = sorted(group, key=lambda r: -r.advantage)
+    order = sorted(group, key=lambda r: -r.advantage.double().mean())
     numbers = {round(k * (len(order) - 1) / (most - 1)) for k in range(most)}  # 0, 10, 21, 31 of 32
     right = sum(r.reward.accuracy > 0 for r in group)
     return [{"step": step, "group": len(group), "group_right": right, **sample_row(order[i])}
@@ -80,7 +81,7 @@ def sample_row(rollout):
             "images": [image for image in record.images if isinstance(image, str)],
             "gold": record.answer, "text": rollout.text, "reward": reward.total, "accuracy": reward.accuracy,
             "format": reward.format, "extracted": reward.extracted, "finish": rollout.finish,
-            "advantage": rollout.advantage, "tokens": rollout.pieces,
+            "advantage": float(rollout.advantage.double().mean()), "tokens": rollout.pieces,
             "entropy": [round(e, 3) for e in rollout.entropy.tolist()]}  # short: responses have thousands
 
 
@@ -96,8 +97,7 @@ class Watch:
     not before its tenth step."""
 
     def __init__(self, run):
-        needed = dict.fromkeys(("reward", "grad_norm", "entropy", "entropy_high"), (int, float))
-        self.steps = read_jsonl(run.dir / "metrics.jsonl", needed)
+        self.steps = read_jsonl(run.dir / "metrics.jsonl")
         self.said = set()
 
     def __call__(self, step, m):
@@ -138,3 +138,16 @@ def failure_signs(m, first, best, norm):
         ("no signal", m["groups_mixed"] < 0.05,
          f"only {m['groups_mixed']:.0%} of the groups have right and wrong answers"))
     return {name: text for name, bad, text in signs if bad}
+
+
+def open_logger(module, folder, about):
+    """--logger MODULE, which has wandb's `init` and `log` (wandb, trackio, swanlab): its `log`. metrics.jsonl has
+    the same numbers. A run that goes on writes where it wrote before: its id stays the same."""
+    logger = importlib.import_module(module)
+    config = {**about, **about["config"]}
+    # one knows a run again by its id (wandb, swanlab), another by its name (trackio)
+    given = {"project": "nanoR1V", "name": f"{folder.name}-{about['id']}", "id": about["id"],
+             "resume": "allow", "config": config}
+    known = inspect.signature(logger.init).parameters
+    logger.init(**{name: value for name, value in given.items() if name in known})
+    return logger.log

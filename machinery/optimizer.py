@@ -1,4 +1,4 @@
-"""The optimizer: AdamW over the parts that train, and one update that survives a gradient that is not
+"""The optimizer: AdamW with a group for each part, and one update that survives a gradient that is not
 finite."""
 import math
 import re
@@ -6,24 +6,30 @@ from collections import defaultdict
 
 import torch
 
+from machinery.families import PARTS
 from machinery.files import Refused, say
+from machinery.run import learning_rate
 
 
 def make_optimizer(vlm, weight_decay, kind="adamw"):
-    """AdamW over the parts that train; `update` sets its learning rate in every step. "muon": [Muon for the
-    matrices inside, AdamW for embeddings, head, norms and biases], which teaches a model from nothing several
+    """AdamW with a group for each part, whose learning rate `update` sets in every step. It knows frozen parts,
+    too: without a gradient they cost nothing, and one that is opened later trains from then on. "muon": [Muon for
+    the matrices inside, AdamW for embeddings, head, norms and biases], which teaches a model from nothing several
     times faster."""
-    trains = {name: p for name, p in vlm.named_parameters() if p.requires_grad}
+    parts = {part: list(tensors.items()) for part, tensors in vlm.parts().items()}
     if kind == "adamw":
-        return torch.optim.AdamW(trains.values(), weight_decay=weight_decay, fused=True)
+        groups = [{"params": [p for _, p in named], "part": part} for part, named in parts.items() if named]
+        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
     if kind != "muon" or vlm.sharded:
         raise Refused(f"--optimizer {kind}: it is adamw, or muon in one process (its matrices must be whole)")
     outside = re.compile("embed|lm_head|position")
-    inside = {name for name, p in trains.items() if p.ndim == 2 and not outside.search(name)}
-    matrices = [p for name, p in trains.items() if name in inside]
-    others = [p for name, p in trains.items() if name not in inside]
-    return [Muon(matrices, weight_decay=weight_decay),
-            torch.optim.AdamW(others, weight_decay=weight_decay, fused=True)]
+    inside = {id(p) for named in parts.values() for name, p in named
+              if p.ndim == 2 and not outside.search(name)}
+    groups = [[{"params": some, "part": part} for part, named in parts.items()
+               if (some := [p for _, p in named if p.requires_grad and (id(p) in inside) == muon])]
+              for muon in (True, False)]
+    return [Muon(groups[0], weight_decay=weight_decay),
+            torch.optim.AdamW(groups[1], weight_decay=weight_decay, fused=True)]
 
 
 class Muon(torch.optim.Muon):
@@ -63,8 +69,16 @@ def orthogonal(x, group):
     return x
 
 
+def rates_of_parts(cfg, step, steps, warmup):
+    """{part: learning rate of this step}: --lr, or the part's own flag, by --schedule"""
+    peaks = {part: getattr(cfg, f"lr_{part}") for part in PARTS}
+    return {part: learning_rate(step, steps, cfg.lr if peak is None else peak, warmup, cfg.schedule)
+            for part, peak in peaks.items()}
+
+
 def update(vlm, optimizer, lr, clip, run, batch, patience=3):
-    """Clip the gradient, step, zero. Returns the gradient's norm before clipping.
+    """Clip the gradient, step, zero. lr: of all parts, or {part: its own}. Returns the gradient's norm before
+    clipping.
 
     A gradient that is not finite is not applied: the step is skipped, the ids of its rows (`batch`) go to
     bad_steps.jsonl, and `patience` of them in a row stop the run.
@@ -72,7 +86,7 @@ def update(vlm, optimizer, lr, clip, run, batch, patience=3):
     optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
     for o in optimizers:
         for group in o.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr[group["part"]] if isinstance(lr, dict) else lr
     norm = torch.nn.utils.clip_grad_norm_([p for p in vlm.parameters() if p.requires_grad], clip)
     norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
     if math.isfinite(norm):

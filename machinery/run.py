@@ -1,6 +1,9 @@
 """The run folder out/<stage>/: config.json, metrics.jsonl (a line a step), rollouts.jsonl, step_000123/.
 
-The same command in the same folder goes on where it stopped. The same folder with other settings is refused.
+The same command in the same folder goes on where it stopped; the same folder with other settings is refused.
+What belongs to a step (its rows, seed and learning rate) is a pure function of its number: that is what makes
+resume exact. On a CPU it is so bit for bit; on a GPU index_select's backward and flash attention's add up in
+no fixed order, with or without a resume. trainer/ is unpickled by torch: take it only from people you trust.
 """
 import dataclasses
 import errno
@@ -8,108 +11,135 @@ import fcntl
 import json
 import math
 import os
-import platform
 import secrets
-import subprocess
+import shutil
 import sys
-import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
 from machinery.files import (
-    TRAINER, Refused, append_jsonl, as_read_back, changed_settings, checked, checkpoints, describe_change,
-    discard, newest_checkpoint, read_json, read_jsonl, say, write_text, writing)
-from machinery.loggers import open_logger
-from machinery.rows import refuse_other_rows, rows_fingerprint
+    TRAINER, Refused, append_jsonl, changed_settings, checkpoints, newest_checkpoint, read_json, read_jsonl, say,
+    versions, write_text)
+from machinery.metrics import open_logger
+from machinery.rows import rows_fingerprint
 
-LOGS = ("metrics.jsonl", "rollouts.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
 
+# ------------------------------------------------------------------------------------- what belongs to a step
+
+def seed_of(seed, step, rank=0, what=0):
+    """One 63-bit seed for (run seed, step, rank, purpose): different everywhere, the same after a resume."""
+    return int(np.random.SeedSequence([seed, step, rank, what]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@lru_cache(maxsize=4)
+def permutation(n, seed, epoch):
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def batch_indices(n, batch, step, seed):
+    """Rows of step `step` (from 0): every row once an epoch, in an order that only (seed, epoch) decides."""
+    where = range(step * batch, (step + 1) * batch)
+    return [int(permutation(n, seed, i // n)[i % n]) for i in where]
+
+
+def learning_rate(step, steps, peak, warmup, schedule):
+    """Of optimizer step `step` (from 0): linear warm-up over `warmup` steps, then constant, linear or cosine
+    to 0."""
+    if step < warmup:
+        return peak * min(1.0, (step + 1) / warmup)  # a warm-up of 0.3 steps must not begin above the peak
+    done = (step - warmup) / max(1, steps - warmup)
+    left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return peak * left[schedule]
+
+
+def ahead(make, first, last):
+    """(step, make(step)) for each step. While one step trains, a thread makes the next one (images are read,
+    cut and laid into packs). make must not talk to other processes: their collectives need the same order
+    everywhere."""
+    with ThreadPoolExecutor(1) as thread:
+        soon = thread.submit(make, first)
+        for step in range(first, last):
+            now = soon.result()
+            if step + 1 < last:
+                soon = thread.submit(make, step + 1)
+            yield step, now
+
+
+# ----------------------------------------------------------------------------------------------------- folder
 
 class Run:
     """A stage's folder, its lock, and its logs. Rank 0 writes.
 
     Another configuration in the same folder is refused, except for the flags in `may_change`, which do not
     alter what the steps so far have computed. `step` is where the newest complete checkpoint (`last`) stands:
-    the run goes on there.
+    the run goes on there. `state`: what the choice of the next prompts wants to remember (plain JSON, the
+    same on every rank); it is saved with every checkpoint.
     """
 
     def __init__(self, out, cfg, world, may_change=()):
         self.dir, self.rank, self.bad_steps, self.send = Path(out), world.rank, 0, None
-        config, path = as_read_back(dataclasses.asdict(cfg)), self.dir / "config.json"
-        self._refuse_other_settings(path, config, cfg, ("out", *may_change))
+        config, path = dataclasses.asdict(cfg), self.dir / "config.json"
         self.last = newest_checkpoint(self.dir, with_trainer=True)
         self.step = int(self.last.name[5:]) if self.last else 0
+        begun = self.last or (self.dir / "metrics.jsonl").exists()
+        before = read_json(path) if begun and path.exists() else {}
+        known = {**dataclasses.asdict(type(cfg)()), **before.get("config", config)}  # flags younger than the run
+        if changed := changed_settings(known, config, ("out", *may_change)):
+            raise Refused(f"{self.dir} was made by a run with other settings ({changed}). Use the same flags "
+                          f"to go on, another --out to start afresh, or delete the folder.")
         if not self.last and (other := newest_checkpoint(self.dir)):
-            raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run can not go on. "
+            raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run cannot go on. "
                           f"Put that back, use another --out to start afresh, or delete {self.dir}.")
-        before = read_json(path) if self.last and path.exists() else {}
         self.about = {"id": before.get("id") or secrets.token_hex(4), "config": config,
                       "command": " ".join(sys.argv), "processes": world.size, "device": str(world.device),
                       **versions(), "data": before.get("data", {})}
+        self.state = {}
+        for what in ("git", "torch", "transformers") if self.last else ():
+            if before.get(what) != self.about[what]:
+                say(f"{what} changed since step {self.step}: {before.get(what)} -> {self.about[what]}")
         world.barrier()  # nobody writes before everybody has read
         if self.rank == 0:
-            with writing(self.dir):
-                self.dir.mkdir(parents=True, exist_ok=True)
+            self.dir.mkdir(parents=True, exist_ok=True)
             self.lock = hold(self.dir / ".lock", self.dir)
-            self._tell_changed_code(path)
             write_text(path, json.dumps(self.about, indent=1))
             for name in ("metrics.jsonl", "rollouts.jsonl"):
                 self._forget_later_steps(self.dir / name)
 
-    def _refuse_other_settings(self, path, config, cfg, may_change):
-        # config.json alone in the folder is of a run that was refused: it made nothing, so it claims nothing
-        there = {p.name for p in self.dir.iterdir()} if self.dir.is_dir() else set()
-        if there <= {path.name, f"{path.name}.part", ".lock"}:
-            return
-        remedy = f"Use another --out, or put {path} back as the run in {self.dir} wrote it."
-        if there.isdisjoint({path.name, *LOGS}) and not checkpoints(self.dir):
-            return  # other people's files, which a run does not touch
-        defaults = as_read_back(dataclasses.asdict(type(cfg)()))  # of flags that are younger than the run
-        before = {**defaults, **read_json(path, {"config": dict}, remedy)["config"]}
-        if changed := changed_settings(before, config, may_change):
-            what = describe_change(before, config, changed)
-            raise Refused(f"{self.dir} was made by a run with other settings ({what}). Use the same flags "
-                          f"to go on, another --out to start afresh, or delete the folder.")
+    def _forget_later_steps(self, path):
+        """Remove the lines of steps that are going to be computed again, and a torn last line."""
+        if path.exists():
+            rows = [row for row in read_jsonl(path) if row["step"] <= self.step]
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def refuse_other_data(self, **data):
         """Refuse to go on with data that are not those of the first start. data: {flag: records}; their
         fingerprints stand in config.json."""
-        path = self.dir / "config.json"
-        known = checked(self.about["data"], f"{path}: data", {}, "Put it back, or use another --out.")
         for flag, records in data.items():
-            now, source = rows_fingerprint(records), f"--{flag} {self.about['config'][flag]}"
-            refuse_other_rows(known.setdefault(flag, now), now, source, self.dir, f"{path}: data {flag}")
+            now = rows_fingerprint(records)
+            if (before := self.about["data"].setdefault(flag, now)) != now:
+                raise Refused(f"--{flag} {self.about['config'][flag]}: its rows or images are not those with "
+                              f"which {self.dir} was begun ({before['rows']} rows then, {now['rows']} now). Put "
+                              f"the old ones back to go on, or use another --out to start afresh.")
         if self.rank == 0:
-            write_text(path, json.dumps(self.about, indent=1))
-
-    def _tell_changed_code(self, path):
-        """Say what is not as it was when the run was started last; it goes on all the same."""
-        before = read_json(path) if self.last and path.exists() else versions()
-        for what in ("git", "torch", "transformers"):
-            if before.get(what) != (now := versions()[what]):
-                name = "code" if what == "git" else f"version of {what}"
-                say(f"the {name} changed since step {self.step}: {before.get(what)} -> {now}")
-
-    def _forget_later_steps(self, path):
-        """Remove the lines of steps that are going to be computed again, and a torn last line."""
-        if path.exists():
-            rows = read_jsonl(path, {"step": int})
-            write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= self.step))
+            write_text(self.dir / "config.json", json.dumps(self.about, indent=1))
 
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
     def open_log(self, module):
-        """--logger: what `log` gets also goes to this module (machinery/loggers.py)."""
+        """--logger: what `log` gets also goes to this module (wandb, trackio, swanlab)."""
         if module and self.rank == 0:
-            config = {**self.about, **self.about["config"]}
-            del config["config"]
-            self.send = open_logger(module, self.dir, self.about["id"], config, self.step)
+            self.send = open_logger(module, self.dir, self.about)
 
     def log(self, step, metrics):
         self.append("metrics.jsonl", {"step": step, **metrics})
         if self.send:
-            self.send({name: value for name, value in metrics.items() if value is not None}, step)
+            self.send({name: value for name, value in metrics.items() if value is not None}, step=step)
 
     def rollout(self, row):
         self.append("rollouts.jsonl", row)
@@ -117,6 +147,53 @@ class Run:
     def append(self, name, row):
         if self.rank == 0:
             append_jsonl(self.dir / name, [_jsonable(row)])
+
+    # ---- checkpoints
+
+    def save(self, step, vlm, optimizer, world):
+        """Write step_000123: what from_pretrained and vLLM load, and in trainer/ fp32 weights, optimizer and
+        state. Older trainer/ folders are deleted afterwards: a run goes on from the newest. Every rank must
+        call it."""
+        final = self.dir / f"step_{step:06d}"
+        part = final.with_name(f".{final.name}.part")
+        if world.rank == 0:
+            for left in self.dir.glob(".step_*.part"):  # by a run that was killed
+                shutil.rmtree(left)
+            part.mkdir(parents=True)
+        world.barrier()
+        vlm.save(part)  # gathers on every rank, writes on rank 0
+        weights, state = get_state_dict(vlm, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is a choice here
+            dcp.save({"vlm": weights, "optimizer": state}, checkpoint_id=str(part / TRAINER),
+                     no_dist=world.size == 1)
+        if world.rank == 0:
+            trains = [name for name in vlm.parts() if name not in vlm.frozen]
+            write_text(part / TRAINER / "state.json", json.dumps({"train": trains, "state": self.state}))
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(part, final)
+            for old in self.dir.glob(f"step_*/{TRAINER}"):
+                if old.parent != final:
+                    shutil.rmtree(old)
+        world.barrier()
+        self.last = final
+
+    def resume(self, vlm, optimizer, world):
+        """Load the newest complete checkpoint into vlm and optimizer. Returns its step, 0 without one."""
+        if self.last is None:
+            return 0
+        known = read_json(self.last / TRAINER / "state.json")
+        self.state = known["state"]
+        vlm.train_only(known["train"])  # a part that the run had opened is open
+        weights, state = get_state_dict(vlm, optimizer)
+        loaded = {"vlm": weights, "optimizer": state}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(loaded, checkpoint_id=str(self.last / TRAINER), no_dist=world.size == 1)
+        set_state_dict(vlm, optimizer, model_state_dict=loaded["vlm"], optim_state_dict=loaded["optimizer"],
+                       options=StateDictOptions(strict=True))
+        say(f"resumed {self.last}")
+        return self.step
 
     def keep_best(self, losses, start):
         """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume
@@ -135,19 +212,20 @@ class Run:
             {"step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss}))
         for old in checkpoints(self.dir):
             if old.name != best and old != newest_checkpoint(self.dir):
-                discard(old)
+                gone = old.with_name(f".{old.name}.part")  # killed half way, it is no checkpoint any more
+                os.rename(old, gone)
+                shutil.rmtree(gone)
 
 
 def hold(path, what):
     """Lock a file until this process ends, however it ends. Keep what is returned. what: is written to."""
-    with writing(path):
-        lock = open(path, "w")
+    lock = open(path, "w")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
-            raise Refused(f"another process is writing to {what}: "
-                          f"wait until it ends, or use another --out") from error
+            raise Refused(f"another process is writing to {what}: wait until it ends, or use another --out"
+                          ) from error
     return lock
 
 
@@ -162,34 +240,11 @@ def _jsonable(x):
     return round(x, 6) if isinstance(x, float) and math.isfinite(x) and abs(x) > 1e-3 else x
 
 
-@lru_cache(maxsize=1)
-def versions():
-    """What a result may depend on: code, libraries, python; and when the run was started."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        git = subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
-    except OSError:  # there is no git here
-        git = ""
-    return {"git": git, "torch": version("torch"), "transformers": version("transformers"),
-            "python": sys.version.split()[0], "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-
-
-def cpu_name():
-    """The processor's name, which times depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def say_other_words(checkpoint, **words):
     """Say when a run's checkpoint is now to be used with another instruction or system prompt than it learned
     with: the model has seen no other. words: {flag: its text now}."""
     config = Path(checkpoint).parent / "config.json"
     if Path(checkpoint).name.startswith("step_") and config.exists():
-        before = read_json(config, {"config": dict})["config"]
-        before = {flag: before.get(flag, "") for flag in words}
-        if changed := changed_settings(before, words):
-            say(f"note: {config.parent} was made with other words "
-                f"({describe_change(before, words, changed)})")
+        learned = read_json(config)["config"]
+        if changed := changed_settings({flag: learned.get(flag, "") for flag in words}, words):
+            say(f"note: {config.parent} was made with other words ({changed})")

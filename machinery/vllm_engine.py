@@ -33,8 +33,8 @@ from transformers.utils import logging as hf_logging  # noqa: E402
 from machinery.files import Refused  # noqa: E402
 from machinery.lora import merged  # noqa: E402
 from machinery.model_folder import read_decided, set_tied  # noqa: E402
-from machinery.processes import compute_dtype, refuse_vllm  # noqa: E402
-from machinery.steps import seed_of  # noqa: E402
+from machinery.parallel import compute_dtype, refuse_vllm  # noqa: E402
+from machinery.run import seed_of  # noqa: E402
 
 refuse_vllm()
 try:

@@ -17,7 +17,7 @@ import grpo
 import sft
 from machinery.files import read_jsonl
 from machinery.optimizer import Muon
-from machinery.processes import World
+from machinery.parallel import World
 from model import PARTS
 from reward import Reward
 from rollout import Rollout

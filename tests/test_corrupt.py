@@ -18,7 +18,7 @@ import sft
 from conftest import ROOT
 from data import Chat
 from machinery import files, run
-from machinery.checkpoint import disk_trouble, resume, save
+from machinery.run import disk_trouble, resume, save
 from machinery.files import Refused, append_jsonl, read_jsonl, resolve, write_json, write_text
 from machinery.metrics import Watch
 from machinery.run import Run

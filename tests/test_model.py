@@ -15,10 +15,10 @@ import model
 from conftest import gradients, plain, plain_forward
 from data import Chat, open_image
 from machinery import head
-from machinery.checkpoint import save
+from machinery.run import save
 from machinery.files import Refused, newest_checkpoint
 from machinery.model_folder import not_finite
-from machinery.processes import World
+from machinery.parallel import World
 from model import PARTS, load, make_optimizer
 from pack import Layout, make_pack, make_packs
 

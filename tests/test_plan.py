@@ -19,7 +19,7 @@ from bench import gpu_check
 from conftest import ROOT, write_jsonl
 from machinery.files import Refused
 from machinery.lora import add_adapters
-from machinery.processes import World
+from machinery.parallel import World
 from model import PARTS, load, shard
 from pack import make_packs
 

@@ -17,7 +17,7 @@ from machinery.files import Refused
 from machinery.intervals import pooled, t_times
 from machinery.metrics import sample_rows
 from machinery.page import ROLLOUT, evenly
-from machinery.processes import start
+from machinery.parallel import start
 from machinery.run import Run
 from machinery.scores import gain, gains_of_runs, read_scores
 

@@ -22,7 +22,7 @@ import grpo
 import model
 import sft
 from conftest import write_jsonl
-from machinery.checkpoint import resume
+from machinery.run import resume
 from machinery.files import Refused, new_folder, read_jsonl, resolve
 from machinery.run import Run
 from machinery.solutions import rows_with_solutions

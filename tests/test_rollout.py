@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from conftest import plain, plain_forward
-from machinery.decoding import Decode, Prefill
+from rollout import Decode, Prefill
 from machinery.files import Refused
-from machinery.processes import World
-from machinery.steps import seed_of
+from machinery.parallel import World
+from machinery.run import seed_of
 from model import load
 from pack import Layout, make_pack, make_packs
 from rollout import Rollout, TorchSampler, make_sampler

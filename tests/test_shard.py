@@ -26,7 +26,7 @@ from data import Chat, read_records
 from families import hub_shaped, make_qwen, make_qwen3, save_blank_model
 from machinery import chat_format
 from machinery.files import Refused, newest_checkpoint, read_jsonl
-from machinery.processes import World, start
+from machinery.parallel import World, start
 from model import even_out, load, shard, share
 from pack import make_packs
 from reward import Reward

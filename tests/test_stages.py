@@ -24,11 +24,11 @@ from grpo import advantages, grpo_loss, has_gradient, kl_penalty, make_batches, 
 from machinery import sharding
 from machinery.files import Refused, main, read_jsonl
 from machinery.metrics import COMPARED, Watch, count_tokens
-from machinery.processes import World
+from machinery.parallel import World
 from machinery.run import Run
-from machinery.sharding import deal
+from machinery.parallel import deal
 from machinery.solutions import rows_with_solutions
-from machinery.steps import ahead, batch_indices, learning_rate, seed_of
+from machinery.run import ahead, batch_indices, learning_rate, seed_of
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Group, Rollout
@@ -528,7 +528,7 @@ def deal_to(size, groups, steps, matters, max_tokens, monkeypatch):
 
 
 def test_deal_by_hand(monkeypatch):
-    """The picture of machinery.sharding.deal, with room 10 and prompts of 2 tokens:
+    """The picture of machinery.parallel.deal, with room 10 and prompts of 2 tokens:
 
         sampled         rank 0: A C E     rank 1: B D F     F is longer than the room, C and E do not matter
         two steps       A B C   |   D E F

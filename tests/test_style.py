@@ -19,7 +19,7 @@ STAGES = ("grpo.py", "sft.py", "connector_tune.py")
 parse = lru_cache(None)(ast.parse)
 LONG = {**dict.fromkeys(STAGES, ("train", "supervise")), "eval_mmmu.py": ("evaluate",)}  # 110 lines
 READ = ("grpo.py", "sft.py", "model.py", "connector.py", "data.py", "pack.py", "rollout.py", "reward.py")
-NO_TORCH = ("reward", "signals", "report", "machinery.files", "machinery.run", "machinery.steps")
+NO_TORCH = ("reward", "signals", "report", "machinery.files", "machinery.run", "machinery.run")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try)
 

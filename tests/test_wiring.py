@@ -21,9 +21,9 @@ from data import Record, read_records
 from machinery import attention, sharding
 from machinery.families import InternVL
 from machinery.files import read_jsonl
-from machinery.processes import World
+from machinery.parallel import World
 from machinery.run import Run
-from machinery.steps import batch_indices, seed_of
+from machinery.run import batch_indices, seed_of
 from machinery.optimizer import Muon
 from model import VLM, make_optimizer
 from rollout import Rollout, TorchSampler

@@ -28,7 +28,7 @@ from conftest import write_jsonl
 from machinery.families import InternVL
 from machinery.fields import BadRow
 from machinery.files import read_jsonl
-from machinery.steps import permutation, seed_of
+from machinery.run import permutation, seed_of
 from machinery.talks import talk_fields
 from scoring import reward_rows, workers
 from scoring.workers import POOL, TIME_LIMIT

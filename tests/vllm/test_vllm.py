@@ -31,8 +31,8 @@ from conftest import ENV, ROOT, write_jsonl
 from data import Chat
 from machinery import chat_format
 from machinery.files import Refused, main, newest_checkpoint, read_jsonl
-from machinery.processes import World
-from machinery.steps import seed_of
+from machinery.parallel import World
+from machinery.run import seed_of
 from machinery.vllm_engine import Engine, checksums
 from model import PARTS, VLM, load, make_optimizer
 from pack import make_packs

@@ -1,10 +1,12 @@
-"""Several processes, one model: FSDP2 shards it, and work is dealt out evenly.
-
-Parallelism comes from outside: the model knows nothing of it. A reader of the recipe may skip this file.
-"""
+"""Several processes, one model: torchrun's processes, the precision of their device, FSDP2, and work dealt out
+evenly. Parallelism comes from outside: the model knows nothing of it."""
+import atexit
 import math
 import os
-from dataclasses import replace
+import threading
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,8 +16,98 @@ from torch.distributed.fsdp import (
     CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from machinery.processes import gather, half_will_do, total
+from machinery.files import Refused
 
+BF16_SINCE = (8, 0)  # compute capability of the first GPUs with bf16 (A100, RTX 30); vLLM is for these, too
+
+
+# -------------------------------------------------------------------------------------------------- processes
+
+@dataclass
+class World:
+    rank: int
+    size: int
+    device: torch.device
+
+    def barrier(self):
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def start(seed, device="auto"):
+    """Join the other processes when torchrun started us, be a world of one under plain python. Seeds
+    torch."""
+    size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    if device == "auto":
+        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+        threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    torch.manual_seed(seed)
+    return World(dist.get_rank() if size > 1 else 0, size, device)
+
+
+def end_with(parent):
+    """A torchrun that is killed (kill -9, out of memory) would leave processes that go on training."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def total(values, world, op="sum"):
+    """Sum (or max) of a list of floats over all ranks. Every rank must call it."""
+    if world.size == 1:
+        return list(values)
+    tensor = torch.tensor(list(values), dtype=torch.float64)  # gloo carries it on every device
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
+    return tensor.tolist()
+
+
+def gather(obj, world):
+    """A list of every rank's (picklable) object, in rank order. Every rank must call it."""
+    if world.size == 1:
+        return [obj]
+    everyone = [None] * world.size
+    dist.all_gather_object(everyone, obj)
+    return everyone
+
+
+# -------------------------------------------------------------------------------------------------- precision
+
+def has_bf16(device):
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_capability(device) >= BF16_SINCE
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def compute_dtype(dtype, device):
+    """--dtype as autocast wants it: torch.bfloat16 over fp32 weights, or None for fp32. auto: bf16 where the
+    processor has it. fp16 is not offered: without scaling of the loss its small gradients are zero."""
+    if dtype not in ("auto", "bf16", "fp32"):
+        raise Refused(f"--dtype {dtype}: it is auto, bf16 or fp32")
+    return torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and has_bf16(device)) else None
+
+
+def half_will_do(vlm):
+    """Weights that wait in bf16: matrices of parts that cost no gradient, of a file in bf16, when bf16 is
+    computed in.
+
+    That takes half the memory of fp32 and changes no number: autocast rounds a matrix to bf16 for every
+    product, and of one that was read from bf16 nothing is lost. The output layer is multiplied in fp32.
+    """
+    if not vlm.autocast_dtype == vlm.file_dtype == torch.bfloat16:
+        return []
+    linear = [m for m in vlm.hf.modules() if isinstance(m, torch.nn.Linear) and m is not vlm.hf.lm_head]
+    return [m.weight for m in linear if not m.weight.requires_grad]
+
+
+# ------------------------------------------------------------------------------------------------------ FSDP2
 
 def shard(vlm, world, hybrid=False, offload=False):
     """FSDP2 under torchrun: every block of encoder and LLM, then the root. Nothing in one process.
