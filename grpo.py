@@ -50,9 +50,9 @@ class Config:
     prompts: int = 32                       # prompts of a step, over all processes [3.3]
     samples: int = 32                       # responses to each prompt: the group [3.3]
     lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.4]
-    lr_encoder: float | None = None         # of one part alone, where it is not --lr
-    lr_connector: float | None = None
-    lr_llm: float | None = None
+    lr_encoder: float | None = None         # of the encoder, where it is not --lr
+    lr_connector: float | None = None       # of the connector
+    lr_llm: float | None = None             # of the LLM
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
     warmup: int = 0                         # steps of linear warm-up
     temperature: float = 1.0                # of sampling; the trainer divides its logits by it too
@@ -142,21 +142,16 @@ def grpo_loss(logp, entropy, micro, cfg):
     clipped = ratio.clamp(1 - cfg.clip_low, 1 + cfg.clip_high)
     loss, kl = -(weight * torch.minimum(ratio * micro.adv, clipped * micro.adv)).sum(), None
     if cfg.kl:
-        kl = (weight * kl_penalty(logp, micro.ref_logp)).sum()
+        log_ratio = micro.ref_logp - logp
+        kl = (weight * (log_ratio.exp() - log_ratio - 1)).sum()  # Schulman's k3 a token, never negative
         loss = loss + cfg.kl * kl
     return loss, ratio, kl
-
-
-def kl_penalty(logp, ref_logp):
-    """Per-token estimate of KL(policy || reference) that is never negative (Schulman's k3)."""
-    return (ref_logp - logp).exp() - (ref_logp - logp) - 1
 
 
 # --------------------------------------------------------------------------------------------------- training
 
 def setup(cfg):
-    """What a run works with, by name: the processes (world), the run folder, prompts, model, optimizer, sampler.
-    `first` is the step that it begins with, behind the last one that was saved."""
+    """What a run works with, by name. `first`: the step that it begins with, behind the last saved one."""
     world = start(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches) or cfg.samples < 2:
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
@@ -180,8 +175,8 @@ def setup(cfg):
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
-    return SimpleNamespace(world=world, run=run, chat=chat, pool=pool, hard=hard, vlm=vlm, reference=reference,
-                           optimizer=optimizer, first=first, sampler=sampler, verifier=verifier)
+    return SimpleNamespace(world=world, run=run, chat=chat, pool=pool, hard=hard, vlm=vlm, sampler=sampler,
+                           reference=reference, optimizer=optimizer, first=first, verifier=verifier)
 
 
 def train(cfg):
@@ -203,11 +198,11 @@ def train(cfg):
 
         # ------------------------------------------------------------- pack: prompts with all their responses
         batches = make_batches(s, cfg, groups)
-        for batch in batches:
+        for rollouts, micro_batches in batches:
             # ------------------------------------------------------------------------------------------- loss
             entropies = []
-            for micro, real in batch.micro_batches:
-                micro = micro.to(s.world.device)                                  # images wait in host memory
+            for micro, real in micro_batches:
+                micro = micro.to(s.world.device)           # images wait in host memory
                 logp, entropy = s.vlm(micro.pack)                                          # (R,), (R,)
                 if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is 1
                     micro.old_logp = logp.detach()
@@ -216,11 +211,11 @@ def train(cfg):
                 if real:
                     entropies.append(entropy.detach().cpu())
                     count_loss(m, loss, ratio, kl, micro, cfg)
-            count_tokens(m, batch.rollouts, torch.cat(entropies), cfg)
+            count_tokens(m, rollouts, torch.cat(entropies), cfg)
 
             # ------------------------------------------------------------------------------------------- step
             lr = rates_of_parts(cfg, step, cfg.steps, cfg.warmup)
-            names = sorted({r.prompt.record.id for r in batch.rollouts})
+            names = sorted({r.prompt.record.id for r in rollouts})
             m["grad_norm"] = max(m["grad_norm"], update(s.vlm, s.optimizer, lr, cfg.clip, s.run, names))
 
         # -------------------------------------------------------------- sync: the sampler follows the trainer
@@ -229,13 +224,13 @@ def train(cfg):
         # ------------------------------------------------------------------------------------------------ log
         m = summary(m, groups, reward, s.world)
         spent = time.time() - begin
-        m.update(lr=max(group["lr"] for group in s.optimizer.param_groups), time_sample=time_sample, time_reward=time_reward,
-                 time_update=spent - time_sample - time_reward, time_step=spent)
+        m.update(lr=max(group["lr"] for group in s.optimizer.param_groups), time_sample=time_sample,
+                 time_reward=time_reward, time_update=spent - time_sample - time_reward, time_step=spent)
         if s.verifier:
             rewards = [r.reward for group in groups for r in group.rollouts]
             m.update({f"{name}_rate": value for name, value in rates(rewards).items()})  # rank 0's
         s.run.log(step + 1, m)
-        for row in sample_rows(step + 1, groups[0].rollouts, batches[0].rollouts):
+        for row in sample_rows(step + 1, groups[0].rollouts, batches[0][0]):
             s.run.rollout(row)
         watch(step + 1, m)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "
@@ -252,9 +247,9 @@ def train(cfg):
 # ------------------------------------------------------------------------------------- what a step is made of
 
 def next_prompts(s, cfg, step, draw=0):
-    """The step's prompts, for all ranks; draw: of dynamic sampling. CHANGE THE CHOICE HERE. It may depend on
-    s.run.state, a dictionary that is saved with every checkpoint (plain JSON, the same on every rank); while
-    that stays empty, the prompts are a function of (seed, step)."""
+    """The step's prompts, for all ranks; draw: of dynamic sampling. CHANGE THE CHOICE HERE. It may read and
+    write s.run.state, a dictionary that is saved with every checkpoint (plain JSON, the same on every rank);
+    while that stays empty, the prompts are a function of (seed, step)."""
     source = s.hard if cfg.curriculum and step >= cfg.curriculum_at else s.pool
     order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
     return [source[i] for i in order]
@@ -271,10 +266,10 @@ def collect(s, cfg, step):
     groups, waited, wanted = [], 0.0, cfg.prompts // s.world.size
     for draw in range(5 if cfg.dynamic_sampling else 1):
         prompts, lost = next_prompts(s, cfg, step, draw)[s.world.rank::s.world.size], ""
+        seed = seed_of(cfg.seed, step, s.world.rank, draw)
         try:
             sampled, seconds = sample_and_reward(
-                partial(s.sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature,
-                        seed_of(cfg.seed, step, s.world.rank, draw)),
+                partial(s.sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed),
                 partial(set_rewards, cfg=cfg, verifier=s.verifier))
             groups += [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, sampled)]
             waited += seconds
@@ -313,35 +308,29 @@ def set_advantages(groups):
     return reward
 
 
-@dataclass
-class Batch:
-    """What one gradient step consumes on this rank."""
-    rollouts: list        # its responses, numbered as in Pack.owner
-    micro_batches: list   # [(MicroBatch, 1.0, or 0.0 of a repeat that keeps this rank in step with the others)]
-
-
 @torch.no_grad()
 def make_batches(s, cfg, groups):
-    """[Batch], one for each gradient step: this rank's part of the groups of all ranks, in packs, with the
-    log-probs that have to be known before the first step. Groups whose every advantage is 0 teach nothing and
+    """[(rollouts, [(MicroBatch, real), ...])], a pair for each gradient step: this rank's part of the groups
+    of all ranks, in packs, with the log-probs that have to be known before the first step. real is 0 of a
+    repeat that keeps this rank in step with the others. Groups whose every advantage is 0 teach nothing and
     are left out, unless there is a KL penalty."""
     def matters(group):
         return bool(cfg.kl) or any(r.advantage.any() for r in group.rollouts)
 
     batches, device = [], s.world.device
     for mine, tokens in deal(groups, cfg.minibatches, matters, cfg.max_tokens, s.world):
-        batch = Batch([r for group in mine for r in group.rollouts], [])
+        rollouts, micro_batches = [r for group in mine for r in group.rollouts], []
         packs = make_packs(s.chat, [group.with_ids() for group in mine], cfg.max_tokens, cfg.temperature)
-        length = torch.tensor([len(r.ids) for r in batch.rollouts])
+        length = torch.tensor([len(r.ids) for r in rollouts])
         for pack, real in even_out(packs, s.world):
-            own = [batch.rollouts[i] for i in pack.owner.unique_consecutive().tolist()]  # all of them whole
-            batch.micro_batches.append((MicroBatch(
+            own = [rollouts[i] for i in pack.owner.unique_consecutive().tolist()]  # all of them whole
+            micro_batches.append((MicroBatch(
                 pack, torch.cat([r.advantage for r in own] or [torch.zeros(0)]), length[pack.owner],
                 sampled_logp=torch.cat([r.logp for r in own] or [torch.zeros(0)]),
                 old_logp=s.vlm(pack.to(device))[0] if cfg.minibatches > 1 else None,
                 ref_logp=s.reference(pack.to(device))[0] if s.reference else None,
                 responses=cfg.prompts // cfg.minibatches * cfg.samples, tokens=tokens), real))
-        batches.append(batch)
+        batches.append((rollouts, micro_batches))
     return batches
 
 

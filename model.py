@@ -70,8 +70,8 @@ class VLM(nn.Module):
         return parts
 
     def train_only(self, names):
-        """Freeze by name: `names` train, everything else does not. Also in the middle of a run: a part that is
-        opened there waits in fp32 from then on, and the optimizer knows it already."""
+        """Freeze by name: `names` train, everything else does not. Also in the middle of a run: a part that
+        is opened there waits in fp32 from then on, and the optimizer knows it already."""
         self.freeze(names)
         if any(p.requires_grad and p.dtype != torch.float32 for p in self.parameters()):
             self.float()
@@ -205,7 +205,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     vlm = VLM(hf, source, compute_dtype(dtype, device), file_dtype)
     if lora:
         if "llm" not in train:
-            raise Refused(f"--lora {lora}: its adapters are the LLM's, which does not train; add llm to --train")
+            raise Refused(f"--lora {lora}: its adapters are the LLM's: add llm to --train")
         add_adapters(vlm, lora)
     if checkpointing:
         hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -44,9 +44,9 @@ class Config:
     ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
     system: str = ""                        # system prompt; "": what the chat template has
     lr: float = 1e-5                        # peak learning rate [3.4]
-    lr_encoder: float | None = None         # of one part alone, where it is not --lr
-    lr_connector: float | None = None
-    lr_llm: float | None = None
+    lr_encoder: float | None = None         # of the encoder, where it is not --lr
+    lr_connector: float | None = None       # of the connector
+    lr_llm: float | None = None             # of the LLM
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
     warmup: float = 0.03                    # share of the steps that warm up
     batch: int = 64                         # rows of an optimizer step, over all processes

@@ -12,10 +12,10 @@ from machinery.run import learning_rate
 
 
 def make_optimizer(vlm, weight_decay, kind="adamw"):
-    """AdamW with a group for each part, whose learning rate `update` sets in every step. It knows frozen parts,
-    too: without a gradient they cost nothing, and one that is opened later trains from then on. "muon": [Muon for
-    the matrices inside, AdamW for embeddings, head, norms and biases], which teaches a model from nothing several
-    times faster."""
+    """AdamW with a group for each part, whose learning rate `update` sets in every step. It knows frozen
+    parts, too: without a gradient they cost nothing, and one that is opened later trains from then on.
+    "muon": [Muon for the matrices inside, AdamW for embeddings, head, norms and biases], which teaches a
+    model from nothing several times faster."""
     parts = {part: list(tensors.items()) for part, tensors in vlm.parts().items()}
     if kind == "adamw":
         groups = [{"params": [p for _, p in named], "part": part} for part, named in parts.items() if named]

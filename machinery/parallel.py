@@ -1,5 +1,5 @@
-"""Several processes, one model: torchrun's processes, the precision of their device, FSDP2, and work dealt out
-evenly. Parallelism comes from outside: the model knows nothing of it."""
+"""Several processes, one model: torchrun's processes, the precision of their device, FSDP2, and work dealt
+out evenly. Parallelism comes from outside: the model knows nothing of it."""
 import atexit
 import math
 import os

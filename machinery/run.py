@@ -24,8 +24,8 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from machinery.files import (
-    TRAINER, Refused, append_jsonl, changed_settings, checkpoints, newest_checkpoint, read_json, read_jsonl, say,
-    versions, write_text)
+    TRAINER, Refused, append_jsonl, changed_settings, checkpoints, newest_checkpoint, read_json, read_jsonl,
+    say, versions, write_text)
 from machinery.metrics import open_logger
 from machinery.rows import rows_fingerprint
 
@@ -89,7 +89,7 @@ class Run:
         self.step = int(self.last.name[5:]) if self.last else 0
         begun = self.last or (self.dir / "metrics.jsonl").exists()
         before = read_json(path) if begun and path.exists() else {}
-        known = {**dataclasses.asdict(type(cfg)()), **before.get("config", config)}  # flags younger than the run
+        known = {**dataclasses.asdict(type(cfg)()), **before.get("config", config)}  # flags may be younger
         if changed := changed_settings(known, config, ("out", *may_change)):
             raise Refused(f"{self.dir} was made by a run with other settings ({changed}). Use the same flags "
                           f"to go on, another --out to start afresh, or delete the folder.")
@@ -124,8 +124,8 @@ class Run:
             now = rows_fingerprint(records)
             if (before := self.about["data"].setdefault(flag, now)) != now:
                 raise Refused(f"--{flag} {self.about['config'][flag]}: its rows or images are not those with "
-                              f"which {self.dir} was begun ({before['rows']} rows then, {now['rows']} now). Put "
-                              f"the old ones back to go on, or use another --out to start afresh.")
+                              f"which {self.dir} was begun ({before['rows']} rows then, {now['rows']} now). "
+                              f"Put the old ones back to go on, or use another --out to start afresh.")
         if self.rank == 0:
             write_text(self.dir / "config.json", json.dumps(self.about, indent=1))
 
