@@ -1,14 +1,7 @@
 """Small runs of the three stages, what several files of tests ask of them, and spies."""
-import dataclasses
-import functools
-import inspect
-import math
 import zlib
-from collections import defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -16,9 +9,7 @@ import connector_tune
 import grpo
 import sft
 from machinery.files import read_jsonl
-from machinery.optimizer import Muon
 from machinery.parallel import World
-from model import PARTS
 from reward import Reward
 from rollout import Rollout
 
@@ -88,7 +79,7 @@ def run_grpo(tiny, out, steps=4, **changes):
 
 def run_connector(tiny, out, steps=4, **changes):
     options = dict(model=str(tiny / "model"), data=str(tiny / "connector.jsonl"),
-                   val=str(tiny / "connector_val.jsonl"), batch=6, epochs=steps * 6 / 60, val_every=2)
+                   val=str(tiny / "connector_val.jsonl"), batch=6, epochs=steps * 6 / 60, save_every=2)
     connector_tune.train(connector_tune.Config(out=str(out), **{**TINY, **options, **changes}))
 
 
@@ -117,71 +108,3 @@ def same_run(a, b, step=4):
 
 def tensors(path):
     return load_file(Path(path) / "model.safetensors")
-
-
-# ------------------------------------------------------------------------------------------------------ spies
-
-class Seen:
-    """What a run did: seen["name"] lists the calls of a function, arguments by name, with what it gave."""
-
-    def __init__(self, patch):
-        self.calls, self.patch = defaultdict(list), patch
-
-    def __getitem__(self, name):
-        return self.calls[name]
-
-    def spy(self, owner, name, instead=None):
-        real = instead or getattr(owner, name)
-        how = inspect.signature(getattr(owner, name))
-
-        @functools.wraps(getattr(owner, name))
-        def watched(*args, **kwargs):
-            given = how.bind(*args, **kwargs)
-            given.apply_defaults()
-            call = SimpleNamespace(**given.arguments)
-            self.calls[name].append(call)
-            call.out = real(*args, **kwargs)
-            return call.out
-
-        self.patch.setattr(owner, name, watched)
-
-    def optimizers(self):
-        """The gradient's norm as each step of an optimizer finds it, and its settings."""
-        for kind in (torch.optim.AdamW, Muon):
-            def step(optimizer, real=kind.step, kind=kind):
-                group = optimizer.param_groups[0]
-                found = [p.grad.square().sum() for p in group["params"] if p.grad is not None]
-                norm = math.sqrt(sum(map(float, found)))
-                self.calls["step"].append(SimpleNamespace(
-                    kind=kind.__name__, lr=group["lr"], decay=group["weight_decay"], norm=norm))
-                return real(optimizer)
-            self.patch.setattr(kind, "step", step)
-
-    def rates(self, kind="AdamW"):
-        return [round(call.lr / self.cfg.lr, 5) for call in self["step"] if call.kind == kind]
-
-    def parts_that_changed(self):
-        before, after = tensors(self.cfg.model), tensors(sorted(self.out.glob("step_*"))[-1])
-        names = {"encoder": "vision_tower", "connector": "multi_modal_projector", "llm": ""}
-        changed = {n for n in before if not torch.equal(before[n], after[n])}
-        return {next(part for part in PARTS if names[part] in n) for n in changed}
-
-    def steps_saved(self):
-        return [int(path.name[5:]) for path in sorted(self.out.glob("step_*"))]
-
-    def metrics(self, name):
-        return [row[name] for row in read_jsonl(self.out / "metrics.jsonl") if "lr" in row]
-
-
-def near(values):
-    return [pytest.approx(v, abs=1e-5) for v in values]
-
-
-def as_the_table_says(table, flag, seen):
-    assert flag in table, f"--{flag} is new: say in this table what it has to have done"
-    got, want = table[flag](seen)
-    assert got == want
-
-
-def flags_of(*configs):
-    return [f.name for config in configs for f in dataclasses.fields(config)]

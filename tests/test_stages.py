@@ -7,7 +7,6 @@ import sys
 import threading
 import zlib
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,15 +19,13 @@ import connector_tune
 import grpo
 import sft
 from conftest import gradients, plain, plain_forward, write_jsonl
-from grpo import advantages, grpo_loss, has_gradient, kl_penalty, make_batches, set_advantages
-from machinery import sharding
+from grpo import advantages, grpo_loss, make_batches, set_advantages
+from machinery import parallel
 from machinery.files import Refused, main, read_jsonl
 from machinery.metrics import COMPARED, Watch, count_tokens
-from machinery.parallel import World
-from machinery.run import Run
-from machinery.parallel import deal
+from machinery.parallel import World, deal
+from machinery.run import Run, ahead, batch_indices, learning_rate, seed_of
 from machinery.solutions import rows_with_solutions
-from machinery.run import ahead, batch_indices, learning_rate, seed_of
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Group, Rollout
@@ -111,15 +108,16 @@ def test_any_cut_has_the_same_loss_and_gradient(chat, prompts, monkeypatch):
     gradient, = torch.autograd.grad(by_hand, now)
     for ranks, max_tokens in itertools.product((1, 2, 4), (1, 60, 10 ** 6)):
         cfg.max_tokens, loss, packs = max_tokens, 0.0, 0
-        monkeypatch.setattr(sharding, "gather", lambda *_: [groups[r::ranks] for r in range(ranks)])
-        monkeypatch.setattr(sharding, "total", lambda values, *_: [values[0] + 1])  # a pack to repeat
+        monkeypatch.setattr(parallel, "gather", lambda *_: [groups[r::ranks] for r in range(ranks)])
+        monkeypatch.setattr(parallel, "total", lambda values, *_: [values[0] + 1])  # a pack to repeat
         for rank in range(ranks):
             world = World(rank, ranks, torch.device("cpu"))
-            batch = make_batches(groups[rank::ranks], table(old), table(ref), chat, cfg, world)[0]
-            for micro in batch.micro_batches:
-                loss = loss + grpo_loss(now[micro.pack.target], None, micro, cfg)[0]
-            packs += sum(micro.real for micro in batch.micro_batches)
-            assert batch.micro_batches[-1].real == 0
+            s = SimpleNamespace(vlm=table(old), reference=table(ref), chat=chat, world=world)
+            _, micro_batches = make_batches(s, cfg, groups[rank::ranks])[0]
+            for micro, real in micro_batches:
+                loss = loss + real * grpo_loss(now[micro.pack.target], None, micro, cfg)[0]
+            packs += sum(real for _, real in micro_batches)
+            assert micro_batches[-1][1] == 0
         assert packs >= (12 if max_tokens == 1 else ranks)
         assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
         assert torch.allclose(torch.autograd.grad(loss, now)[0], gradient, atol=1e-6)
@@ -139,11 +137,15 @@ def table(logp):
     return lambda pack: (logp[pack.target], None)
 
 
-def test_kl_penalty_by_hand():
+def test_kl_by_hand():
     logp = torch.tensor([-1.0, -1.0, -1.0])
     ref = torch.tensor([-1.0, -1.0 + math.log(2), -1.0 - math.log(2)])
-    by_hand = torch.tensor([0.0, 2 - math.log(2) - 1, 0.5 + math.log(2) - 1])
-    assert torch.allclose(kl_penalty(logp, ref), by_hand, atol=1e-6)
+    by_hand = (0.0 + 2 - math.log(2) - 1 + 0.5 + math.log(2) - 1) / 6  # 1 / (3 tokens * 2 responses)
+    micro = micro_batch(torch.zeros(3), torch.full((3,), 3), logp)
+    micro.ref_logp = ref
+    loss, _, kl = grpo_loss(logp, None, micro, grpo.Config(kl=0.5))
+    assert kl.item() == pytest.approx(by_hand, abs=1e-6)
+    assert loss.item() == pytest.approx(0.5 * by_hand, abs=1e-6)
 
 
 @given(n=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 5))
@@ -500,10 +502,12 @@ def test_deal(chat, prompts, monkeypatch, size, minibatches, kl, limit):
 
     def response(k, j):
         ids = [0] * int(torch.randint(1, 60, (1,), generator=g))
-        return SimpleNamespace(ids=ids, name=(k, j), advantage=0.0 if k % 3 == 0 else j - 1.5)
+        return SimpleNamespace(ids=ids, name=(k, j))
 
     groups = [Group(prompts[k % 8], [response(k, j) for j in range(4)]) for k in range(16)]
-    matters = partial(has_gradient, cfg=grpo.Config(kl=kl))
+    def matters(group):
+        return kl > 0 or group.rollouts[0].name[0] % 3 > 0
+
     ranks = deal_to(size, groups, minibatches, matters, limit, monkeypatch)
     for i in range(minibatches):
         part = range(16 // minibatches * i, 16 // minibatches * (i + 1))
@@ -522,7 +526,7 @@ def test_deal(chat, prompts, monkeypatch, size, minibatches, kl, limit):
 
 def deal_to(size, groups, steps, matters, max_tokens, monkeypatch):
     """What each of `size` ranks gets, which sampled the groups in turn."""
-    monkeypatch.setattr(sharding, "gather", lambda own, world: [groups[r::size] for r in range(size)])
+    monkeypatch.setattr(parallel, "gather", lambda own, world: [groups[r::size] for r in range(size)])
     worlds = [World(r, size, torch.device("cpu")) for r in range(size)]
     return [deal(groups[w.rank::size], steps, matters, max_tokens, w) for w in worlds]
 
