@@ -84,7 +84,6 @@ def run_connector(tiny, out, steps=4, **changes):
 
 
 STAGES = {"sft": (sft, run_sft), "grpo": (grpo, run_grpo), "connector": (connector_tune, run_connector)}
-LOOPS = {"sft": sft, "grpo": grpo, "connector": sft}  # whose loop a stage runs: names are replaced there
 
 
 def metrics(out):

@@ -320,6 +320,7 @@ def test_solutions_are_learned_as_they_stand(chat, rows):
 
 def test_gradients_that_are_not_finite(tmp_path):
     net = torch.nn.Linear(2, 1)
+    net.parts = lambda: {"llm": dict(net.named_parameters())}
     optimizer = make_optimizer(net, 0.0)
     run = Run(tmp_path / "run", sft.Config(), ONE)
 
