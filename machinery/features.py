@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -56,14 +57,16 @@ def keep_features(path, vlm, chat, rows, packs_of, limit_gib, world):
     first = next(row for row in rows if chat.image_id in row.prompt.full)  # others may have no features
     like = vlm(packs_of([first])[0].to(world.device), only_features=True)
     features = Features(path, like, places, world.device)
-    if features.bytes > limit_gib * 2 ** 30:
-        say(f"encoder features would take {features.bytes / 2 ** 30:.1f} GiB (--features_gib {limit_gib}): "
-            f"computed every time")
+    free = shutil.disk_usage(path.parent).free + (path.stat().st_size if path.exists() else 0)
+    if features.bytes > min(limit_gib * 2 ** 30, min(gather(free, world))):  # on a full disk its memory kills
+        say(f"encoder features would take {features.bytes / 2 ** 30:.1f} GiB (--features_gib {limit_gib}, "
+            f"{free / 2 ** 30:.1f} GiB free): computed every time")
         return None
     done, mark, kept = Path(f"{path}.done"), None, False
     if world.rank == 0:
         mark = {"hash": origin(vlm, chat, rows, features)}
-        kept = done.exists() and path.stat().st_size == features.bytes and read_json(done) == mark
+        whole = path.exists() and path.stat().st_size == features.bytes
+        kept = whole and done.exists() and read_json(done) == mark
         if not kept:
             forget_features(path)
             path.touch()

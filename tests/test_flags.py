@@ -12,7 +12,7 @@ import grpo
 import sft
 from conftest import ROOT
 from machinery.files import Refused, check_flags
-from stages import metrics, run_grpo, run_sft, weights
+from stages import metrics, reward_of, run_grpo, run_sft, weights
 
 COMMANDS = "grpo sft connector_tune entropy_select eval_mmmu distill ask plan reward".split()
 CODE = [p for folder in (".", "machinery", "scoring") for p in (ROOT / folder).glob("*.py")]
@@ -61,7 +61,9 @@ GRPO = [(dict(seed=1), True), (dict(lr=2e-3), True), (dict(lr_connector=1e-2), T
 @pytest.fixture(scope="module")
 def plain_run(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain") / "run"
-    run_grpo(tiny, out, 2)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(grpo, "score_batch", reward_of)
+        run_grpo(tiny, out, 2)
     return weights(out, 2)
 
 
