@@ -1,9 +1,7 @@
 # make tiny          the whole recipe on the embedded world, from its data to the evaluation of every stage
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
-# make parts         after make tiny: stage 3 with the connector alone, with the LLM, with all parts
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
-# make board         a row of docs/board.md; FORK=forks/gspo.diff: of a fork
 # make walkthrough   docs/walkthrough.md again: one step of GRPO with the numbers of out/tiny/cold_start
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
@@ -30,34 +28,23 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds parts board evidence experiments walkthrough test test-vllm bench clean
+.PHONY: tiny seeds evidence experiments walkthrough test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/evaluated
-	$(PY) report.py losses $(STAGES:%=$(T)/%) --world $(W)
-	$(PY) report.py rules $(T)/rl
+	$(PY) -m experiments.tables losses $(STAGES:%=$(T)/%) --world $(W)
+	$(PY) -m experiments.tables rules $(T)/rl
 	$(PY) report.py table $(T)
-	$(PY) report.py times $(T)
-
-# stage 3 with the connector alone, with the LLM, with everything, at two learning rates each
-parts: $(T)/rl/eval/scores.json
-	for train in "connector" "connector llm" "encoder connector llm"; do for lr in 1e-3 3e-4; do \
-		out=$(T)/parts/$$(echo $$train | tr " " "+")-$$lr; \
-		$(PY) connector_tune.py --model $(T)/rl --data $(W)/connector.jsonl --val $(W)/connector_val.jsonl \
-			--train $$train --lr $$lr --seed $(SEED) --out $$out && \
-		$(EVAL) --model $$out --runs 2 --out $$out/eval || exit 1; done; done
-	$(PY) report.py parts $(T)
+	$(PY) -m experiments.tables times $(T)
 
 seeds:
 	for seed in $(SEEDS); do $(MAKE) tiny SEED=$$seed || exit 1; done
-	$(PY) report.py seeds $(FOLDERS)
+	$(PY) -m experiments.tables seeds $(FOLDERS)
 	for stage in $(STAGES); do \
-		$(PY) report.py losses --together $$(for f in $(FOLDERS); do echo $$f/$$stage; done) || exit 1; done
-	$(PY) report.py rules $(FOLDERS:%=%/rl)
-
-board: .venv/ready
-	$(PY) -m forks.board --fork "$(FORK)" --seeds $(SEEDS)
+		$(PY) -m experiments.tables losses --together $$(for f in $(FOLDERS); do echo $$f/$$stage; done) \
+			|| exit 1; done
+	$(PY) -m experiments.tables rules $(FOLDERS:%=%/rl)
 
 walkthrough: $(T)/cold_start.done
 	$(PY) -m docs.walkthrough --model $(T)/cold_start --data $(W)/rl.jsonl
@@ -123,8 +110,8 @@ $(T)/rl/curves.png: $(T)/rl.done
 $(T)/rl/rollouts.html: $(T)/rl.done
 	$(PY) report.py page $(T)/rl
 
-# what stands behind the README's tables and figures, small enough for the repository: report.py reads it as
-# it reads out/ (python report.py seeds evidence/tiny*, python report.py table evidence/tiny)
+# what stands behind the README's tables and figures, small enough for the repository: read as out/ is
+# (python -m experiments.tables seeds evidence/tiny*, python report.py table evidence/tiny)
 evidence:
 	for folder in $(FOLDERS); do for stage in $(STAGES); do \
 		to=evidence/$$(basename $$folder)/$$stage; mkdir -p $$to/eval && \
@@ -136,9 +123,8 @@ evidence:
 		cp $$folder/results.json evidence/$$(basename $$folder) || exit 1; done
 
 experiments: .venv/ready
-	for name in $(basename $(notdir $(shell grep -l ^EXPECTED experiments/*.py))); do \
-		$(PY) -m experiments.$$name || exit 1; done
-	$(PY) -m experiments.table
+	$(PY) -m experiments
+	$(PY) -m experiments.rows
 
 test: .venv/ready
 	.venv/bin/ruff check .

@@ -1,54 +1,37 @@
-"""i. A curriculum: normal problems first, then hard ones. What happens to the normal ones?
+"""i. A curriculum: searches among six lines and sums of two lines (rl_hard.jsonl) from step 20 on, alone or
+mixed with normal ones; judged on normal problems and on 300 hard ones that no run trains on."""
+from experiments.lab import ROOT, arms, compared, evaluate, recipe, rl, rows_file, tiny
+from machinery.files import read_jsonl
 
-Paper: the reward still rises, and the accuracy on normal problems falls; how to learn hard problems
-without losing the medium ones is an open question. Ours: searches among six lines and sums of two lines
-(rl_hard.jsonl) from step 20 on, and one idea against forgetting: from step 20 on hard and normal ones
-mixed. Both are judged on the evaluation's maths (normal) and on 300 hard questions that no run trains on,
-and so is RL on normal problems alone.
-"""
-from experiments.lab import ROOT, Config, compared, evaluate, recipe, report, rl, rows_file, tiny
-from machinery.files import main, read_jsonl
-
-EXPECTED = "with hard problems alone the hard ones gain and normal ones fall; mixing keeps the normal ones."
-WHY = ("hard problems here are longer searches of the same kind, so what they teach serves normal ones, "
-       "too, and little is lost; with as many normal ones among them no loss is resolved.")
-HELD_OUT = 300
+ARMS = {"normal": (), "normal, then hard": ("normal problems fall", "lower"), "normal, then mixed": ()}
 
 
-def hard_rows(seed):
-    return read_jsonl(ROOT / tiny(seed, "data/tiny") / "rl_hard.jsonl")
+def files(cfg, seed):
+    """Flags of sets: hard questions, the same one by one with normal ones, and 300 that no run trains on"""
+    recipe(seed, "rl.done")
+    world = tiny(seed, "data/tiny")
+    hard, normal = (read_jsonl(ROOT / world / f"{name}.jsonl") for name in ("rl_hard", "rl"))
+    sets = {"hard": hard[300:], "mixed": [row for pair in zip(hard[300:], normal) for row in pair],
+            "held_out": hard[:300]}
+    return {name: rows_file(cfg, seed, f"curriculum/{name}", rows, world) for name, rows in sets.items()}
 
 
-def mixed_rows(seed):
-    hard, normal = hard_rows(seed)[HELD_OUT:], read_jsonl(ROOT / tiny(seed, "data/tiny") / "rl.jsonl")
-    return [row for pair in zip(hard, normal) for row in pair]
+def models(cfg, seed):
+    made = {"normal": rl(cfg, seed, "")}
+    for name in ("hard", "mixed"):
+        file = files(cfg, seed)[name]
+        made[f"normal, then {name}"] = rl(cfg, seed, f"curriculum/{name}", curriculum=file["data"],
+                                          curriculum_at=20, image_root=file["image_root"])
+    return made
 
 
 def run(cfg):
-    arms = ("normal", "normal, then hard", "normal, then mixed")
-    normal, hard, runs = ({arm: [] for arm in arms} for _ in range(3))
-    for seed in cfg.seeds:
-        recipe(seed, "rl.done")
-        world = tiny(seed, "data/tiny")
-        sets = {"hard": hard_rows(seed)[HELD_OUT:], "mixed": mixed_rows(seed),
-                "held_out": hard_rows(seed)[:HELD_OUT]}
-        files = {name: rows_file(cfg, seed, f"curriculum/{name}", rows, world) for name, rows in sets.items()}
-        for arm in arms:
-            file = files.get(arm.split()[-1])
-            changes = {"curriculum": file["data"], "curriculum_at": 20, "image_root": world} if file else {}
-            model = rl(cfg, seed, f"curriculum/{arm}", **changes)
-            runs[arm].append(model)
-            normal[arm].append(evaluate(cfg, seed, model))
-            hard[arm].append(evaluate(cfg, seed, model, "eval-hard", **files["held_out"]))
+    runs, normal = arms(cfg, models)
+    hard = {arm: [evaluate(cfg, seed, run, "eval-hard", **files(cfg, seed)["held_out"])
+                  for seed, run in zip(cfg.seeds, of)] for arm, of in runs.items()}
     rows = []
-    for arm, paper, expected in (("normal, then hard", "normal problems fall", "lower"),
-                                 ("normal, then mixed", "", "")):  # of mixing it says nothing
-        rows += compared(normal, arm, "normal", paper, expected)
-        row, = compared(hard, arm, "normal", "", "", ("maths",))
+    for arm, told in [*ARMS.items()][1:]:
+        row, = compared(hard, arm, "normal", measures=("maths",))
         row.arm += ", on hard ones"
-        rows.append(row)
-    report("curriculum", cfg, rows, EXPECTED, WHY, runs)
-
-
-if __name__ == "__main__":
-    main(run, Config)
+        rows += [*compared(normal, arm, "normal", *told), row]
+    return rows

@@ -1,22 +1,11 @@
-"""a. once more: the connector frozen during RL, where it has something to learn.
-
-Paper (section 5.2): with the connector frozen the reward falls sharply and the text becomes repetitive. Ours:
-the cold start of `make tiny` with noise of half their size on the matrices of its connector, and with a
-connector that was never aligned; then RL with and without it.
-"""
-from functools import partial
-
+"""a. once more: the connector frozen during RL, where it has something to learn: with noise of half their
+size on its matrices, or never aligned."""
 import torch
 
-from experiments.freezing import FREEZE, SIGNS
-from experiments.lab import ROOT, Config, compared, logged, once, recipe, report, rl_arms
-from machinery.files import main, new_folder
+from experiments.freezing import FREEZE, collapse
+from experiments.lab import ROOT, arms, once, recipe, rl
+from machinery.files import new_folder
 from model import load
-
-EXPECTED = "without the connector RL cannot repair what it sees, and collapses."
-WHY = ("a disturbed connector costs three to five points in the end, and encoder and LLM learn around it as "
-       "well as it learns itself; through one that was never aligned nothing is seen, and the reward of "
-       "guesses aligns it in 40 steps neither frozen nor free.")
 
 
 def disturbed(cfg, seed):
@@ -40,19 +29,11 @@ def fresh(cfg, seed):
 
 
 def run(cfg):
-    rows, everything = [], {}
-    for kind, start in (("disturbed", disturbed), ("never aligned", fresh)):
-        def flags(seed, arm, start=start):
-            return {"model": start(cfg, seed), **FREEZE[arm]}
+    def models(cfg, seed):
+        return {f"{kind}, {arm}": rl(cfg, seed, f"{kind}, {arm}", model=start(cfg, seed), **FREEZE[arm])
+                for kind, start in (("disturbed", disturbed), ("never aligned", fresh))
+                for arm in ("nothing frozen", "connector frozen")}
 
-        arms = {f"{kind}, {arm}": partial(flags, arm=arm) for arm in ("nothing frozen", "connector frozen")}
-        runs, scores = rl_arms(cfg, arms)
-        whole, frozen = arms
-        rows += compared(scores, frozen, whole, "collapse", "lower")
-        rows += [logged(runs, frozen, whole, *sign) for sign in SIGNS]
-        everything |= runs
-    report("disturbed", cfg, rows, EXPECTED, WHY, everything)
-
-
-if __name__ == "__main__":
-    main(run, Config)
+    found = arms(cfg, models)
+    return [row for kind in ("disturbed", "never aligned")
+            for row in collapse(*found, f"{kind}, connector frozen", f"{kind}, nothing frozen")]

@@ -1,41 +1,27 @@
-"""What the experiments share: runs of the stage scripts, each made once, and the comparison of their
-scores.
+"""What the experiments share: runs of the stage scripts, each made once, and the comparison of their scores.
 
-An experiment is a list of arms and a few calls. `recipe` is `make tiny` itself; `rl` is its GRPO run
-again with other flags; `evaluate` asks the same questions of every model (400 of maths, 5 x 200 others,
-each twice). All of it lies in out/tiny, out/tiny-seed1, ... and out/experiments; what is finished is not
-made again, and what was interrupted goes on, because the scripts themselves do.
+An experiment returns rows, from a few calls. `recipe` is `make tiny` itself; `rl` is its GRPO run again with
+other flags; `evaluate` asks the same questions of every model (400 of maths, 5 x 200 others, each twice). All
+of it lies in out/tiny, out/tiny-seed1, ... and out/experiments; what is finished is not made again, and what
+was interrupted goes on, because the scripts themselves do.
 
-Two models of one seed answered the same questions. So a difference is taken question by question, its 95%
-interval is that of all seeds' questions together, and the smallest effect that could be seen is two
-standard errors of it. `report` writes results/NAME.json and NAME.png, from which `python -m
-experiments.table` makes the README.
+Two models of one seed answered the same questions. So a difference is taken question by question, and its 95%
+interval is that of all seeds' questions together.
 """
 import json
 import math
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from experiments import table
-from experiments.table import Row
-from machinery.files import Refused, read_json, read_jsonl, say, write_json, write_text
-from machinery.run import versions
-from machinery.scores import gain, read_scores, stage_result
+from experiments.rows import Row
+from machinery.files import Refused, read_json, read_jsonl, write_json, write_text
+from machinery.scores import gain, stage_result
 
 ROOT = Path(__file__).parent.parent
-MINUTES = {}  # of each run that this experiment asked for, whenever it was made
 QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2}  # as in the Makefile
 PROBE = {"probe": 128, "samples": 4, "max_new_tokens": 160, "high_entropy": 1}  # and there, of the probe
-
-
-@dataclass
-class Config:
-    seeds: tuple[int, ...] = (0, 1, 2)  # of the world, its trained model and all that follows
-    out: str = "out/experiments"        # runs that `make tiny` does not make
 
 
 # -------------------------------------------------------------------------------------------- runs, once each
@@ -75,21 +61,16 @@ def words_of(flags):
 def once(script, out, **flags):
     """Run a stage script with `--out out`, unless it has finished there with these flags. Returns out. Where
     it was run with others, the script itself refuses to go on."""
-    out = Path(out)
-    finished, words = ROOT / f"{out}.finished", [*script.split(), *map(str, words_of({**flags, "out": out}))]
-    before = read_json(finished) if finished.exists() else {}
-    if before.get("command") != words:
-        begin = time.time()
+    finished, words = ROOT / f"{out}.finished", [script, *map(str, words_of({**flags, "out": out}))]
+    if not finished.exists() or read_json(finished)["command"] != words:
         call([sys.executable, *words])
-        before = {"minutes": (time.time() - begin) / 60, "command": words}
-        write_json(finished, before)
-    MINUTES[str(out)] = before["minutes"]
-    return out
+        write_json(finished, {"command": words})
+    return Path(out)
 
 
 def flags_of(run):
     """All flags of a run but --out, from its config.json"""
-    flags = read_json(ROOT / run / "config.json", {"config": dict})["config"]
+    flags = read_json(ROOT / run / "config.json")["config"]
     return {name: value for name, value in flags.items() if name != "out"}
 
 
@@ -107,7 +88,7 @@ def taught(seed, where, **flags):
     return schooled(seed, where, once("tiny/encoder.py", f"{where}/encoder", model=blank, seed=seed))
 
 
-def rl(cfg, seed, name, script="grpo.py", **changes):
+def rl(cfg, seed, name, **changes):
     """`make tiny`'s GRPO run, but for the changes; one checkpoint, the last, unless save_every is among them.
     Returns the run folder, which without changes is that of `make tiny`."""
     run = recipe(seed, "rl.done") / "rl"
@@ -115,7 +96,7 @@ def rl(cfg, seed, name, script="grpo.py", **changes):
         return run
     flags = flags_of(run)
     flags["save_every"] = changes.get("steps", flags["steps"])
-    return once(script, f"{cfg.out}/seed{seed}/{name.replace(' ', '_')}", **{**flags, **changes})
+    return once("grpo.py", f"{cfg.out}/seed{seed}/{name.replace(' ', '_')}", **{**flags, **changes})
 
 
 def rows_file(cfg, seed, name, rows, images):
@@ -126,16 +107,16 @@ def rows_file(cfg, seed, name, rows, images):
     return {"data": path.relative_to(ROOT), "image_root": images}
 
 
-def rl_arms(cfg, arms):
-    """arms {name: changes, or function of the seed that returns them} -> ({name: [run of each seed]},
-    {name: [scores of each seed]})"""
-    runs, scores = {name: [] for name in arms}, {name: [] for name in arms}
-    for seed in cfg.seeds:
-        for name, changes in arms.items():
-            run = rl(cfg, seed, name, **(changes(seed) if callable(changes) else changes))
-            runs[name].append(run)
-            scores[name].append(evaluate(cfg, seed, run))
-    return runs, scores
+def arms(cfg, models_of):
+    """models_of(cfg, seed) -> {name: model or run}. Returns ({name: [of each seed]}, {name: [its scores]})"""
+    of_seeds = [models_of(cfg, seed) for seed in cfg.seeds]
+    runs = {name: [models[name] for models in of_seeds] for name in of_seeds[0]}
+    return runs, {name: [evaluate(cfg, *pair) for pair in zip(cfg.seeds, of)] for name, of in runs.items()}
+
+
+def rl_arms(cfg, changes):
+    """`arms` of RL runs. changes {name: flags}"""
+    return arms(cfg, lambda cfg, seed: {name: rl(cfg, seed, name, **of) for name, of in changes.items()})
 
 
 def evaluated(cfg, seed, model, name="eval", chosen=False):
@@ -150,30 +131,26 @@ def evaluate(cfg, seed, model, name="eval", chosen=False, **flags):
     flags = {"data": tiny(seed, "data/tiny") / "mmmu", **QUESTIONS, **flags}
     out = evaluated(cfg, seed, model, name, chosen)
     once("eval_mmmu.py", out, model=steps[-1].relative_to(ROOT) if steps else model, **flags)
-    return read_scores(ROOT / out / "scores.json")
+    return read_json(ROOT / out / "scores.json")
 
 
-def selected(seed, run):
+def selected(of, run, **flags):
     """A run of several checkpoints once entropy_select.py has chosen one, with the flags of `make tiny`"""
     if not (ROOT / run / "selection.json").exists():
-        flags = {"folder": run, "data": tiny(seed, "data/tiny") / "val.jsonl", "seed": seed, **PROBE}
+        flags = {"folder": run, "data": tiny(of, "data/tiny") / "val.jsonl", "seed": of, **PROBE, **flags}
         call([sys.executable, "entropy_select.py", *words_of(flags)])
     return run
 
 
 def series(run, metric):
     """Values of a metric, step by step, where there was something to measure"""
-    values = (row.get(metric) for row in read_jsonl(ROOT / run / "metrics.jsonl", {"step": int}))
+    values = (row.get(metric) for row in read_jsonl(ROOT / run / "metrics.jsonl"))
     return [v for v in values if v is not None]
-
-
-def mean_of_last(run, metric, last):
-    return mean(series(run, metric)[-last:])
 
 
 # ------------------------------------------------------------------------------------------------ comparisons
 
-def compared(scores, arm, against, paper, expected, measures=("maths", "others")):
+def compared(scores, arm, against, paper="", expected="", measures=("maths", "others")):
     """Rows of an arm against another. scores {arm: [of each seed]}; paper: what it says, expected: its
     direction. What it calls a collapse is five points or more."""
     rows = []
@@ -188,39 +165,24 @@ def compared(scores, arm, against, paper, expected, measures=("maths", "others")
     return rows
 
 
-def beyond(scores, arm, against, paper, expected, measures=("maths", "others")):
+def beyond(scores, arm, against):
     """Rows of how much more one gain is than another: arm and against are (before, after), names in scores"""
     rows = []
-    for measure in measures:
-        row = Row(f"{arm[1]} - {arm[0]}", f"{against[1]} - {against[0]}", measure, paper, expected)
-        ours, theirs = (compared(scores, after, before, "", "", (measure,))[0]
-                        for before, after in (arm, against))
+    for ours, theirs in zip(compared(scores, *arm[::-1]), compared(scores, *against[::-1])):
+        row = Row(f"{arm[1]} - {arm[0]}", f"{against[1]} - {against[0]}", ours.measure, levels=ours.values)
         row.values = [a - b for a, b in zip(ours.values, theirs.values)]
         row.errors = [math.hypot(a, b) for a, b in zip(ours.errors, theirs.errors)]
-        row.levels = ours.values
         rows.append(row)
     return rows
 
 
-def logged(runs, arm, against, metric, paper, expected, last=10):
+def measured(arm, against, measure, before, after, paper="", expected=""):
+    """A row of anything else that was measured, before and after: a value of each seed"""
+    more = [b - a for a, b in zip(before, after, strict=True)]
+    return Row(arm, against, measure, paper, expected, more, [None] * len(more), after)
+
+
+def logged(runs, arm, against, metric, paper="", expected="", last=10):
     """A row of a metric that grpo.py logs, mean of the last steps. runs {arm: [of each seed]}"""
-    row = Row(arm, against, metric, paper, expected)
-    for pair in zip(runs[against], runs[arm], strict=True):
-        before, after = (mean_of_last(run, metric, last) for run in pair)
-        row.values.append(after - before)
-        row.errors.append(None)
-        row.levels.append(after)
-    return row
-
-
-def report(name, cfg, rows, expected, why, runs=None):
-    """Write results/NAME.json, draw NAME.png, print the rows. expected: what was expected, why: why it may
-    differ at this size, a sentence each. runs {arm: [of each seed]}: their rewards are drawn, too."""
-    told = {"name": name, "expected": expected, "why": why, "seeds": list(cfg.seeds), **versions(),
-            "minutes": sum(MINUTES.values()), "runs": MINUTES, "rows": [vars(row) for row in rows]}
-    table.RESULTS.mkdir(exist_ok=True)
-    write_json(table.RESULTS / f"{name}.json", told)
-    rewards = {arm: [series(run, "reward") for run in runs] for arm, runs in (runs or {}).items()}
-    table.draw(rows, rewards, table.RESULTS / f"{name}.png")
-    say("\n".join(table.lines(rows)))
-    say(f"{name}: {told['minutes']:.1f} minutes of runs beside those of make tiny")
+    before, after = ([mean(series(run, metric)[-last:]) for run in runs[name]] for name in (against, arm))
+    return measured(arm, against, metric, before, after, paper, expected)

@@ -1,20 +1,9 @@
-"""o. RL without a cold start.
-
-Paper: with the prompt alone asking for a thought, responses never become longer, and the run collapses late.
-Ours: the base model, which has never seen <think>, in the GRPO run of `make tiny`, with prompts as it knows
-them (--no-thinking). With <think> in them it is never paid: its reward stays 0. Where the growth comes from:
-the share of answers that write steps, and the length of these alone, before and after that run.
-"""
+"""o. RL without a cold start: from the base model, with prompts as it knows them (--no-thinking). Where the
+growth of its responses comes from: the share that write steps, and the length of these alone."""
 from statistics import mean
 
-from experiments.lab import (
-    ROOT, Config, Row, compared, evaluate, evaluated, logged, recipe, report, rl, series)
-from machinery.files import main, read_jsonl
-
-EXPECTED = "without a cold start the responses stay short, and the policy ends lower."
-WHY = ("the base model here writes steps in half of its answers already, and RL makes that nearly all of "
-       "them; answers by steps themselves hardly grow, as the last rows show. 40 steps end before a late "
-       "collapse.")
+from experiments.lab import ROOT, compared, evaluate, evaluated, logged, measured, recipe, rl, series
+from machinery.files import read_jsonl
 
 
 def growth(lengths):
@@ -25,33 +14,26 @@ def growth(lengths):
 def manner(folder):
     """{"share by steps": of the answers, "tokens by steps": mean length of those that write anything before
     the answer}, from the responses of an evaluation"""
-    rows = read_jsonl(ROOT / folder / "responses.jsonl", {"response": str, "tokens": int})
+    rows = read_jsonl(ROOT / folder / "responses.jsonl")
     steps = [row["tokens"] for row in rows if row["response"].partition("\\boxed")[0].strip()]
     return {"share by steps": len(steps) / len(rows), "tokens by steps": mean(steps)}
 
 
 def run(cfg):
     arm, against = "from the base model", "from the cold start"
-    runs, scores, manners = {arm: [], against: []}, {arm: [], against: []}, {"before": [], "after": []}
+    runs, scores, manners = {arm: [], against: []}, {arm: [], against: []}, []
     for seed in cfg.seeds:
-        runs[against].append(rl(cfg, seed, against))
-        scores[against].append(evaluate(cfg, seed, runs[against][-1]))
-        runs[arm].append(rl(cfg, seed, arm, model=recipe(seed, "base.done") / "base", thinking=False))
-        scores[arm].append(evaluate(cfg, seed, runs[arm][-1], mode="nothink"))
         base = recipe(seed, "base/eval/scores.json") / "base"
-        manners["before"].append(manner(base / "eval"))
-        manners["after"].append(manner(evaluated(cfg, seed, runs[arm][-1])))
-    rows = compared(scores, arm, against, "collapses late", "lower")
-    grown = {name: [growth(series(r, "length")) for r in of_seeds] for name, of_seeds in runs.items()}
-    more = [b - a for a, b in zip(grown[against], grown[arm])]
-    rows.append(Row(arm, against, "growth of length", "none", "lower", more, [None] * len(more), grown[arm]))
-    rows.append(logged(runs, arm, against, "format", "", ""))
+        runs[against].append(rl(cfg, seed, against))
+        runs[arm].append(rl(cfg, seed, arm, model=base, thinking=False))
+        scores[against].append(evaluate(cfg, seed, runs[against][-1]))
+        scores[arm].append(evaluate(cfg, seed, runs[arm][-1], mode="nothink"))
+        manners.append((manner(base / "eval"), manner(evaluated(cfg, seed, runs[arm][-1]))))
+    before, after = ([growth(series(run, "length")) for run in runs[name]] for name in (against, arm))
+    rows = [*compared(scores, arm, against, "collapses late", "lower"),
+            measured(arm, against, "growth of length", before, after, "none", "lower"),
+            logged(runs, arm, against, "format")]
     for measure in ("share by steps", "tokens by steps"):
-        before, after = ([of_seed[measure] for of_seed in manners[when]] for when in ("before", "after"))
-        rows.append(Row(arm, "the base model itself", measure, "", "", [b - a for a, b in zip(before, after)],
-                        [None] * len(after), after))
-    report("no_cold_start", cfg, rows, EXPECTED, WHY, runs)
-
-
-if __name__ == "__main__":
-    main(run, Config)
+        before, after = ([pair[k][measure] for pair in manners] for k in (0, 1))
+        rows.append(measured(arm, "the base model itself", measure, before, after))
+    return rows

@@ -1,27 +1,17 @@
-"""g. Is the connector as decisive when it is a Q-Former instead of an MLP?
-
-Paper: an open question. Ours: in the base model of `make tiny` a Q-Former of nine queries takes the MLP's
-place, after it has learned to say what the MLP says of the same pictures; then the same cold start and RL,
-and RL once more with the Q-Former frozen. (Taken through captions and base with the MLP's flags, a Q-Former
-does not learn which query reads which cell: it answers as one that is blind.)
-"""
-from functools import partial
-
+"""g. A Q-Former of nine queries in the MLP's place, after it has learned to say what the MLP says of the same
+pictures (from captions alone it does not learn which query reads which cell); then the same cold start and
+RL, and RL once more with the Q-Former frozen."""
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from connector import QFormer
 from experiments.freezing import FREEZE
-from experiments.lab import ROOT, Config, beyond, compared, evaluate, once, recipe, report, rl, schooled, tiny
-from machinery.files import main, new_folder
+from experiments.lab import ROOT, arms, beyond, compared, once, recipe, rl, schooled, tiny
+from machinery.files import new_folder
 from machinery.pictures import open_image
 from model import load
 
-EXPECTED = "the paper does not say."
-WHY = ("a Q-Former is not more decisive here but less: frozen it gains more in maths. It begins as an "
-       "imitation of the MLP, and what RL moves in it at the MLP's learning rate seems to cost more than it "
-       "brings.")
 PICTURES, STEPS, BATCH, LR = 4000, 1200, 64, 2e-3
 
 
@@ -70,24 +60,17 @@ def learned(cfg, seed):
     return start, rl(cfg, seed, "qformer/rl", model=start, save_every=5)  # checkpoints for `rules`
 
 
+def models(cfg, seed):
+    frozen, (start, free) = FREEZE["connector frozen"], learned(cfg, seed)
+    return {"MLP, cold start": recipe(seed, "cold_start.done") / "cold_start", "MLP, RL": rl(cfg, seed, ""),
+            "MLP, RL, frozen": rl(cfg, seed, "connector frozen", **frozen),
+            "Q-Former, cold start": start, "Q-Former, RL": free,
+            "Q-Former, RL, frozen": rl(cfg, seed, "qformer/frozen", model=start, **frozen)}
+
+
 def run(cfg):
-    frozen, scores, runs = FREEZE["connector frozen"], {}, {}
-    for seed in cfg.seeds:
-        again, (start, free) = partial(rl, cfg, seed), learned(cfg, seed)
-        models = {"MLP, cold start": recipe(seed, "cold_start.done") / "cold_start", "MLP, RL": again(""),
-                  "MLP, RL, frozen": again("connector frozen", **frozen), "Q-Former, cold start": start,
-                  "Q-Former, RL": free,
-                  "Q-Former, RL, frozen": again("qformer/frozen", model=start, **frozen)}
-        for name, model in models.items():
-            scores.setdefault(name, []).append(evaluate(cfg, seed, model))
-            if "RL" in name:
-                runs.setdefault(name, []).append(model)
-    rows = compared(scores, "Q-Former, cold start", "MLP, cold start", "", "")
-    rows += compared(scores, "Q-Former, RL", "Q-Former, cold start", "", "")
-    rows += compared(scores, "Q-Former, RL, frozen", "Q-Former, RL", "", "")
-    rows += beyond(scores, ("Q-Former, RL", "Q-Former, RL, frozen"), ("MLP, RL", "MLP, RL, frozen"), "", "")
-    report("qformer", cfg, rows, EXPECTED, WHY, runs)
-
-
-if __name__ == "__main__":
-    main(run, Config)
+    _, scores = arms(cfg, models)
+    return [*compared(scores, "Q-Former, cold start", "MLP, cold start"),
+            *compared(scores, "Q-Former, RL", "Q-Former, cold start"),
+            *compared(scores, "Q-Former, RL, frozen", "Q-Former, RL"),
+            *beyond(scores, ("Q-Former, RL", "Q-Former, RL, frozen"), ("MLP, RL", "MLP, RL, frozen"))]

@@ -1,32 +1,125 @@
-"""b. Which rule picks the best checkpoint of an RL run?
-
-Paper (section 5.1): the entropy of critical tokens tracks the validation accuracy; the reward keeps rising
-for a model that only imitates, so it can not choose. Ours: eight checkpoints each of the GRPO run of `make
-tiny`, of one whose learning rate is ten times too high, of the runs from a weaker base, with a Q-Former and
-with a Qwen2.5-VL. Each rule takes one of them, and the evaluation's held-out questions judge it (700 of
-each run; seven rules, and the best checkpoint in hindsight).
-"""
+"""b. Which rule picks the best checkpoint of an RL run? Eight checkpoints each of the run of `make tiny`, of
+one with ten times its learning rate, from a weaker base, with a Q-Former and with a Qwen2.5-VL; the
+evaluation's held-out questions judge what each rule takes."""
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 
-from experiments import qformer, qwen, weak_base
-from experiments.lab import QUESTIONS, ROOT, Config, Row, once, recipe, report, rl, selected, tiny
-from machinery.files import main
-from machinery.intervals import pooled
-from machinery.rules import INDICATORS, read_selection
+from experiments.lab import QUESTIONS, ROOT, Row, measured, once, recipe, rl, selected, tiny
+from machinery.files import Refused, read_json, read_jsonl
+from machinery.intervals import pooled, spearman
+from machinery.scores import gain, stage_result
+from machinery.tables import percent, points, print_table
 
-EXPECTED = "critical entropy tracks accuracy over the checkpoints, and picks better than the reward."
-WHY = ("critical words are frequent here where a search needs them, and RL makes the model sure of them "
-       "while it becomes right more often. What keeps the rule from checkpoints that have collapsed "
-       "(learning rate 1e-3) is the accuracy gate in front of it; so it beats the last checkpoint.")
+INDICATORS = {"critical_entropy": "critical entropy", "entropy": "entropy of all tokens",
+              "entropy_high": "share of high-entropy tokens", "reward": "reward", "low_loss": "lowest loss",
+              "step": "last", "accuracy": "validation"}  # what each rule takes the highest of
 
+
+@dataclass(eq=False)
+class Selection:
+    """One run: its checkpoints in order, and what was chosen."""
+    run: str
+    checkpoints: dict  # step: what entropy_select.py measured, "reward", "low_loss" and its score: "result"
+    scores: dict       # step: scores.json of its evaluation
+    chosen: int        # the step that entropy_select.py took
+    by_entropy: bool   # False: too few critical words, validation accuracy chose
+    min_count: int     # with fewer critical words a checkpoint's entropy says nothing
+
+    def taken(self):
+        """{indicator: the step with its highest value, the later one of equals}"""
+        steps = {"critical_entropy": self.chosen}
+        for key in INDICATORS:
+            known = [(c[key], step) for step, c in self.checkpoints.items() if c[key] is not None]
+            if key not in steps and known:
+                steps[key] = max(known)[1]
+        return steps
+
+    def best(self):
+        """The step that scores highest on the evaluation set."""
+        return max((c["result"]["all"], step) for step, c in self.checkpoints.items())[1]
+
+    def beyond_chosen(self, step):
+        """(difference of the mean over all subjects to the chosen checkpoint, its standard error)"""
+        more = gain(self.scores[self.chosen], self.scores[step], (self.run, self.run))
+        return more["all"], more["all_se"]
+
+    def was_right(self):
+        """Is the chosen one the best, or is their difference within its interval of 95%?"""
+        difference, error = self.beyond_chosen(self.best())
+        return difference <= 1.96 * (error or 0)
+
+    def correlation(self, key):
+        """Spearman's between an indicator and the score on the evaluation set, over the checkpoints."""
+        rows = [c for c in self.checkpoints.values() if c[key] is not None]
+        if key == "critical_entropy":
+            rows = [c for c in rows if c["count"] >= self.min_count]
+        return spearman([c[key] for c in rows], [c["result"]["all"] for c in rows])
+
+
+def read_selection(run):
+    """What entropy_select.py, grpo.py and the evaluations of the checkpoints left in the run's folder."""
+    about, steps, first = read_json(Path(run) / "selection.json"), read_jsonl(Path(run) / "metrics.jsonl"), 0
+    checkpoints, scores = {}, {}
+    for row in sorted(about["checkpoints"], key=lambda row: row["step"]):
+        step, path = row["step"], Path(run) / "eval_steps" / row["checkpoint"] / "scores.json"
+        if not path.is_file():
+            raise Refused(f"{path} is not there. This makes it, with the flags of your other evaluations:\n"
+                          f"python eval_mmmu.py --model {run} --checkpoints --out {run}/eval_steps")
+        scores[step] = read_json(path)
+        checkpoints[step] = {**row, "result": stage_result(scores[step])}
+        for key, metric, sign in (("reward", "reward", 1), ("low_loss", "loss", -1)):
+            # of the steps that led from the checkpoint before to this one
+            values = [m[metric] for m in steps if first < m["step"] <= step and m.get(metric) is not None]
+            checkpoints[step][key] = sign * sum(values) / len(values) if values else None
+        first = step
+    return Selection(str(run), checkpoints, scores, about["chosen"], about["rule"] == "critical_entropy",
+                     about["min_count"])
+
+
+# ------------------------------------------------------------------------------------------------- printing
+
+def print_rules(runs):
+    """What each rule takes in each run, and whether what was chosen is as good as the best."""
+    taken, lines = [run.taken() for run in runs], []
+    for key, name in INDICATORS.items():
+        steps = [(run, step[key]) for run, step in zip(runs, taken) if key in step]
+        for run, step in steps:
+            more = "the chosen" if step == run.chosen else points(*run.beyond_chosen(step))
+            lines.append([name, run.run, step, *scored([run.checkpoints[step]]), more])
+        if len(runs) > 1 and steps:
+            more = pooled(*zip(*(run.beyond_chosen(step) for run, step in steps)))
+            lines.append([name, f"mean of {len(steps)}", "",
+                          *scored([run.checkpoints[step] for run, step in steps]), points(*more)])
+    print_table(["rule", "run", "step", "maths %", "others %", "all %", "minus the chosen (95%)"], lines)
+    lines = [[name.replace("last", "step"), *(digits(run.correlation(key)) for run in runs)]
+             for key, name in INDICATORS.items()]
+    print_table(["Spearman's rho with all %", *(run.run for run in runs)], lines)
+    for run in runs:
+        counts, best = [c["count"] for c in run.checkpoints.values()], run.best()
+        print(f"{run.run}: step {run.chosen} was chosen by {'entropy' if run.by_entropy else 'validation'} "
+              f"({min(counts)} to {max(counts)} critical words). Best on the evaluation set: step {best}, "
+              f"{points(*run.beyond_chosen(best))}: {'right' if run.was_right() else 'wrong'}.")
+
+
+def scored(checkpoints):
+    """Accuracy in maths, the others and all: means of these checkpoints"""
+    values = [[c["result"][key] for c in checkpoints] for key in ("maths", "others", "all")]
+    return [percent(None if None in v else mean(v)) for v in values]
+
+
+def digits(value):
+    return "-" if value is None else f"{value:.2f}"
+
+
+# --------------------------------------------------------------------------------------------- the experiment
 
 def runs_of(cfg, seed):
-    """{name: RL run with eight checkpoints}"""
-    return {"make tiny": recipe(seed, "select.done") / "rl",
-            "learning rate 1e-3": rl(cfg, seed, "rules/lr_1e-3", lr=1e-3, save_every=5),
-            "half the training": weak_base.learned(cfg, seed, "half the training")[1],
-            "Q-Former": qformer.learned(cfg, seed)[1],
-            "Qwen2.5-VL": qwen.learned(cfg, seed)[1]["nothing frozen"]}
+    """RL runs with eight checkpoints"""
+    from experiments import qformer, qwen, weak_base  # torch
+    return [recipe(seed, "select.done") / "rl", rl(cfg, seed, "rules/lr_1e-3", lr=1e-3, save_every=5),
+            weak_base.learned(cfg, seed, "half the training")[1], qformer.learned(cfg, seed)[1],
+            qwen.learned(cfg, seed)[1]["nothing frozen"]]
 
 
 def judged(seed, run):
@@ -42,35 +135,21 @@ def lost(run, key):
     return -difference, error or 0.0  # the same checkpoint: no error
 
 
-def picked(found, key, name):
-    """Row: what the checkpoint that critical entropy chose has more than another rule's, mean of the runs"""
-    row = Row("critical entropy", name, "all", *("can not choose", "higher") if key == "reward" else ("", ""))
-    for runs in found:
-        value, error = pooled(*zip(*(lost(run, key) for run in runs)))
-        row.values.append(value)
-        row.errors.append(error)
-        row.levels.append(mean(run.checkpoints[run.chosen]["result"]["all"] for run in runs))
-    return row
-
-
-def tracked(found, key, name):
-    """Row: Spearman's correlation over the eight checkpoints, mean of the runs that have one"""
-    expected = ("tracks it", "higher") if key == "critical_entropy" else ("", "")
-    row = Row(name, "accuracy", "rho", *expected, errors=[None] * len(found))
-    for runs in found:
-        known = [rho for rho in (run.correlation(key) for run in runs) if rho is not None]
-        row.values.append(mean(known) if known else 0.0)  # what never changes tracks nothing
-    row.levels = row.values
-    return row
-
-
 def run(cfg):
-    found = [[judged(seed, run) for run in runs_of(cfg, seed).values()] for seed in cfg.seeds]
-    others = {key: name for key, name in INDICATORS.items() if key != "critical_entropy"}
-    rows = [picked(found, key, name) for key, name in {**others, "best": "the best in hindsight"}.items()]
-    rows += [tracked(found, key, name) for key, name in INDICATORS.items()]
-    report("rules", cfg, rows, EXPECTED, WHY)
-
-
-if __name__ == "__main__":
-    main(run, Config)
+    rows, found = [], [[judged(seed, run) for run in runs_of(cfg, seed)] for seed in cfg.seeds]
+    for key, name in {**INDICATORS, "best": "the best in hindsight"}.items():
+        if key != "critical_entropy":
+            told = ("cannot choose", "higher") if key == "reward" else ()
+            row = Row("critical entropy", name, "all", *told)
+            for runs in found:
+                value, error = pooled(*zip(*(lost(run, key) for run in runs)))
+                row.values.append(value)
+                row.errors.append(error)
+                row.levels.append(mean(run.checkpoints[run.chosen]["result"]["all"] for run in runs))
+            rows.append(row)
+    for key, name in INDICATORS.items():  # Spearman's correlation, mean of the runs that have one
+        known = [[rho for run in runs if (rho := run.correlation(key)) is not None] for runs in found]
+        values = [mean(of_seed) if of_seed else 0.0 for of_seed in known]  # what never changes tracks nothing
+        told = ("tracks it", "higher") if key == "critical_entropy" else ()
+        rows.append(measured(name, "accuracy", "rho", [0.0] * len(values), values, *told))
+    return rows

@@ -5,17 +5,24 @@ import os
 import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")  # draw into files; no screen needed
-import matplotlib.pyplot as plt
-
 from machinery.files import writing
 
 # Okabe and Ito's colours: colour-blind readers tell them apart
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31"]
-plt.rcParams.update({
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
-    "legend.frameon": False, "savefig.dpi": 150})
+
+
+def figure_style():
+    """matplotlib.pyplot in the style of all figures here; it draws into files, no screen is needed."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    plt.rcParams.update({
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+        "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
+        "legend.frameon": False, "savefig.dpi": 150})
+    return plt
+
+
+plt = figure_style()
 
 
 def save_figure(figure, path):
@@ -24,6 +31,8 @@ def save_figure(figure, path):
         os.replace(f"{path}.part", path)  # nobody ever finds half a picture
     plt.close(figure)
 
+
+# ------------------------------------------------------------------------------------------------- curves
 
 def smooth(values, half):
     """Mean over up to `half` neighbours on either side: those that exist, near the ends."""
@@ -47,7 +56,7 @@ def draw_curves(runs, names, panels):
         ax.set_visible(False)
     if len(runs) > 1:
         lines = [plt.Line2D([], [], color=COLOURS[r % 8], lw=2) for r in range(len(runs))]
-        figure.legend(lines, names, loc="outside upper left")  # a line a run: names hold its flags
+        figure.legend(lines, names, loc="outside upper left")
     else:
         figure.suptitle(str(names[0]), x=0.01, ha="left", fontsize=11, color="0.35")
     return figure
@@ -57,10 +66,7 @@ def draw_panel(ax, title, keys, runs):
     """One run: a colour a metric. Several runs: a colour a run, and the panel's second metric is dashed."""
     alone = len(runs) == 1
     for k, key in enumerate(keys):
-        for r, run in enumerate(runs):
-            if key not in run:
-                continue
-            steps, values = run[key]
+        for r, (steps, values) in ((r, run[key]) for r, run in enumerate(runs) if key in run):
             colour, dash = COLOURS[k if alone else r % 8], "--" if k and not alone else "-"
             half = len(values) // 40 if key != "lr" else 0  # what has no noise is drawn as it is
             if half:  # the raw line stays, faint
@@ -75,6 +81,8 @@ def draw_panel(ax, title, keys, runs):
         ax.legend(loc="best", fontsize=9)
 
 
+# ------------------------------------------------------------------------------------------------- results
+
 def draw_results(results, names, maths, path):
     """Left: maths and the others at each stage. Middle: every subject. Right: how long the answers are.
 
@@ -85,7 +93,7 @@ def draw_results(results, names, maths, path):
     left, middle, right = axes
     draw_stages(left, results)
     draw_subjects(middle, results, names, maths)
-    lengths = [number(r["length"]) for r in results.values()]
+    lengths = np.array([r["length"] for r in results.values()], float)  # None becomes NaN
     right.plot(range(len(lengths)), lengths, "o-", color="0.25")
     right.set_title("response length, tokens")
     right.margins(x=0.15, y=0.15)
@@ -96,14 +104,10 @@ def draw_results(results, names, maths, path):
     save_figure(figure, path)
 
 
-def number(value):
-    return math.nan if value is None else value
-
-
 def draw_stages(ax, results):
     """Points with their intervals. Bars would have to begin at 0, and the differences would be small."""
     keys = {"maths": "maths (trained by RL)", "others": "other subjects (mean)"}
-    values = np.array([[100 * number(r[key]) for r in results.values()] for key in keys])
+    values = 100 * np.array([[r[key] for r in results.values()] for key in keys], float)  # None becomes NaN
     errors = np.array([[196 * (r[f"{key}_se"] or 0) for r in results.values()] for key in keys])
     top, bottom = np.nanmax(values + errors, 0), np.nanmin(values - errors, 0)  # of a stage's intervals
     for k, label in enumerate(keys.values()):
@@ -123,7 +127,8 @@ def draw_stages(ax, results):
 
 
 def draw_subjects(ax, results, names, maths):
-    """A line a subject, with its name at the right end."""
+    """A line a subject, with its name at the right end; of many subjects (MMMU has thirty) the six lowest and
+    highest are named."""
     ends = []  # (height, name, colour) of the right end of each line
     others = ["#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "0.5"]
     for k, name in enumerate(names):
@@ -133,8 +138,7 @@ def draw_subjects(ax, results, names, maths):
         if math.isfinite(values[-1]):
             ends.append((values[-1], name.split("_and_")[0].replace("_", " "), colour))
     ends.sort()
-    if len(ends) > 14:  # MMMU has thirty subjects: the six lowest and highest are named, and the trained one
-        ends = ends[:6] + [end for end in ends[6:-6] if end[2] == COLOURS[0]] + ends[-6:]
+    ends = ends if len(ends) <= 14 else ends[:6] + ends[-6:]
     low, high = ax.get_ylim()
     ax.set_ylim(low, high)
     heights = apart([height for height, _, _ in ends], (high - low) / 17, low, high)

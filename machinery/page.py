@@ -25,7 +25,7 @@ CHARACTERS = 8_000_000  # of all texts at most: about 2 million tokens, 25 MB of
 
 def read_groups(path):
     """The rows of rollouts.jsonl, a list for each group, one after the other: rows that follow each other and
-    have the same step and id. In files of earlier versions each group has one row."""
+    have the same step and id."""
     for _, rows in groupby(each_row(path, ROLLOUT), key=lambda row: (row["step"], row["id"])):
         yield list(rows)
 
@@ -83,7 +83,8 @@ def write_page(path, run, groups, all_responses, image_size, curves=()):
     known = entropies[np.isfinite(entropies)]
     # the darkest colour; the one token in a hundred above it shares it
     top = max(0.01, float(np.quantile(known, 0.99))) if len(known) else 1.0
-    drawn = {name: thin(*curves[name]) for name in (*CURVES, *MORE) if name in curves}
+    drawn = {name: [curves[name][0].tolist(), [float(f"{v:.4g}") for v in curves[name][1]]]  # four digits
+             for name in (*CURVES, *MORE) if name in curves}
     data = {"run": run, "top": round(top, 2), "all": all_responses, "filters": count_marks(groups),
             "units": CURVES, "curves": drawn, "groups": groups, "images": images}
     # inside <script> only "</" could end the data early; texts are full of it, and to JSON <\/ is the same
@@ -98,8 +99,3 @@ def count_marks(groups):
     counts = {name: [sum(name in r["marks"] for r in group["responses"]) for group in groups]
               for name in FILTERS}
     return {name: sum(map(bool, n) if name == FILTERS[-1] else n) for name, n in counts.items()}
-
-
-def thin(steps, values):
-    """A curve in four digits: (steps, values) as lists"""
-    return steps.tolist(), [float(f"{v:.4g}") for v in values]

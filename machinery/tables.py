@@ -1,5 +1,4 @@
 """Tables on the terminal, and numbers as they stand in them: percent, points with their interval."""
-import numpy as np
 
 
 def print_table(header, rows):
@@ -36,14 +35,3 @@ def span(value, error, times=1.96):
 def points(value, error):
     """A difference in points with its interval of 95%: "+20.0 (+17.2 to +22.8)"."""
     return percent(value, sign="+") + (f" ({span(value, error)})" if error is not None else "")
-
-
-def spread(values, scale=100, sign=""):
-    """ "mean ± standard deviation (smallest to largest)" """
-    if any(v is None for v in values):
-        return "-"
-    v = scale * np.array(values)
-    text = f"{v.mean():{sign}.1f}"
-    if len(v) > 1:
-        text += f" ± {v.std(ddof=1):.1f} ({v.min():{sign}.1f} to {v.max():{sign}.1f})"
-    return text

@@ -6,12 +6,13 @@ import pytest
 
 import report
 from conftest import ROOT
-from machinery.scores import gains_of_runs, read_scores, stage_result
-from machinery.tables import spread
+from experiments.tables import gains_of_runs, spread
+from machinery.files import read_json
+from machinery.scores import stage_result
 
 README = (ROOT / "README.md").read_text()
 FOLDERS = sorted((ROOT / "evidence").iterdir())
-RUNS = [report.read_results(folder) for folder in FOLDERS]
+RUNS = [read_json(folder / "results.json") for folder in FOLDERS]
 
 
 def rows_of(first):
@@ -24,7 +25,7 @@ def rows_of(first):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_results_are_those_of_the_scores(folder):
     for stage, result in json.loads((folder / "results.json").read_text()).items():
-        scores = read_scores(folder / stage / "eval" / "scores.json")
+        scores = read_json(folder / stage / "eval" / "scores.json")
         again = stage_result(scores)
         assert result["maths"] == again["maths"] and result["others"] == again["others"]
         config = json.loads((folder / stage / "config.json").read_text())

@@ -1,18 +1,19 @@
 """experiments/: rows are what the scores say, verdicts follow the interval, nothing is made twice."""
 import importlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
-import torch
 import tyro
 
 from conftest import ROOT
-from experiments import lab, table
-from machinery.files import Refused
+from experiments import lab
+from experiments.__main__ import NAMES
+from experiments.rows import Row, cells
 
-NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "\nEXPECTED" in p.read_text())
 STEPWISE = {"response": "2 + 2 = 4.\n\\boxed{4}", "tokens": 7}
+CFG = SimpleNamespace(seeds=(0, 1), out="out/experiments")
 STEPS = [f"step_{step:06d}" for step in (10, 20, 30, 40)]
 
 
@@ -39,7 +40,7 @@ def test_a_row_is_the_mean_over_seeds_with_the_error_of_the_differences():
     ([-0.1, 0.0, 0.11], "lower", "not resolved"), ([0.10, 0.11, 0.12], "equal", "opposite"),
     ([-0.1, 0.0, 0.11], "equal", "no difference seen"), ([0.1, 0.11, 0.12], "", "the paper does not say")])
 def test_verdicts(values, expected, verdict):
-    row = lab.Row("a", "b", "reward", "", expected, values, [None] * 3, values)
+    row = Row("a", "b", "reward", "", expected, values, [None] * 3, values)
     assert row.verdict() == verdict
 
 
@@ -47,12 +48,12 @@ def test_verdicts(values, expected, verdict):
     ([0.0, 0.01, -0.01], "no such effect"), ([-0.02, 0.0, 0.02], "not resolved"),
     ([-0.02, -0.021, -0.022], "same direction"), ([0.02, 0.021, 0.022], "opposite")])
 def test_an_effect_that_would_have_been_seen_is_not_there(values, verdict):
-    row = lab.Row("a", "b", "maths", "collapse", "lower", values, [None] * 3, values, at_least=0.045)
+    row = Row("a", "b", "maths", "collapse", "lower", values, [None] * 3, values, at_least=0.045)
     assert row.verdict() == verdict
 
 
 def test_intervals_of_metrics_are_students():
-    row = lab.Row("a", "b", "reward", "", "", [1.0, 2.0, 3.0], [None] * 3)
+    row = Row("a", "b", "reward", "", "", [1.0, 2.0, 3.0], [None] * 3)
     assert row.interval() == (2.0, pytest.approx(4.303 / 3 ** 0.5))
 
 
@@ -72,21 +73,12 @@ def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, monkeypa
     assert [c[1:] for c in calls] == [["grpo.py", "--lr", "1.0", "--out", str(out)]]
     lab.once("grpo.py", out, lr=2.0)
     assert len(calls) == 2, "a run with other flags was taken for this one"
-
-    def broken(words):
-        raise Refused("ended with 1")
-
-    monkeypatch.setattr(lab, "call", broken)
-    with pytest.raises(Refused):
+    monkeypatch.setattr(lab, "call", lambda words: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         lab.once("grpo.py", tmp_path / "other")
     monkeypatch.setattr(lab, "call", calls.append)
     lab.once("grpo.py", tmp_path / "other")
     assert len(calls) == 3
-
-
-def test_what_fails_says_which_command():
-    with pytest.raises(Refused, match="-c raise SystemExit.3. ended with 3"):
-        lab.call([lab.sys.executable, "-c", "raise SystemExit(3)"])
 
 
 class Pretended:
@@ -99,11 +91,8 @@ class Pretended:
         script, *flags = [str(w) for w in words[1:]]
         if words[0] == "make":
             return self.leave_recipe("out/tiny-seed1" if "SEED=1" in flags else "out/tiny")
-        if script == "-m":
-            script = flags.pop(0).replace(".", "/") + ".py"
         module = importlib.import_module(script.replace("/", ".").removesuffix(".py"))
-        config = getattr(module, "grpo", module).Config
-        cfg = tyro.cli(config, args=flags)  # ends the process where a flag is unknown
+        cfg = tyro.cli(module.Config, args=flags)  # ends the process where a flag is unknown
         self.runs.append((script, cfg))
         self.leave(script, cfg)
 
@@ -153,21 +142,17 @@ class Pretended:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch):
-    module = importlib.import_module(f"experiments.{name}")
-    assert module.__doc__.count("Paper") and module.EXPECTED and module.WHY
-    pretended = Pretended(tmp_path)
+    module, pretended = importlib.import_module(f"experiments.{name}"), Pretended(tmp_path)
     for where in (lab, module):
         for what, value in (("ROOT", tmp_path), ("call", pretended)):
             if hasattr(where, what):
                 monkeypatch.setattr(where, what, value)
-    monkeypatch.setattr(table, "RESULTS", tmp_path / "results")
-    for made in ("disturbed.disturbed", "reflection.spelling", "qformer.imitator"):  # model folders
+    for made in ("disturbed.disturbed", "qformer.imitator"):  # model folders
         monkeypatch.setattr(f"experiments.{made}", lambda cfg, seed, made=made: made)
-    module.run(lab.Config(seeds=(0, 1)))
-    told = json.loads((tmp_path / "results" / f"{name}.json").read_text())
-    assert told["rows"] and all(len(row["values"]) == 2 for row in told["rows"])
+    rows = module.run(CFG)
+    assert rows and all(len(row.values) == len(row.errors) == len(row.levels) == 2 for row in rows)
     made = len(pretended.runs)
-    module.run(lab.Config(seeds=(0, 1)))
+    module.run(CFG)
     assert len(pretended.runs) == made, "what is finished was made again"
 
 
@@ -177,27 +162,9 @@ def test_the_last_and_the_chosen_checkpoint_are_evaluated_in_folders_of_their_ow
     monkeypatch.setattr(lab, "call", pretended)
     pretended.leave_recipe("out/tiny")
     for chosen in (False, True):
-        lab.evaluate(lab.Config(), 0, "out/tiny/rl", chosen=chosen)
+        lab.evaluate(CFG, 0, "out/tiny/rl", chosen=chosen)
     (_, last), (_, chosen) = pretended.runs
     assert (last.model, chosen.model) == ("out/tiny/rl/step_000040", "out/tiny/rl") and last.out != chosen.out
-
-
-def test_disturbed_moves_the_matrices_of_the_connector_alone(tmp_path, monkeypatch):
-    from experiments import disturbed
-    from families import save_blank_model
-    from model import load
-    folder = tmp_path / "tiny"
-    (folder / "cold_start").mkdir(parents=True)
-    save_blank_model(folder / "cold_start", 0)
-    monkeypatch.setattr(disturbed, "ROOT", tmp_path)
-    monkeypatch.setattr(disturbed, "recipe", lambda seed, target: folder)
-    made = disturbed.disturbed(lab.Config(), 0)
-    assert made == disturbed.disturbed(lab.Config(), 0) == "out/experiments/seed0/disturbed"
-    before, after = (load(path).parts() for path in (folder / "cold_start", tmp_path / made))
-    for part, tensors in before.items():
-        for name, p in tensors.items():
-            moved = ((after[part][name] - p).norm() / p.std()).item() / p.numel() ** 0.5 if p.ndim == 2 else 0
-            assert moved == pytest.approx(0.5 if part == "connector" and p.ndim == 2 else 0, abs=0.02)
 
 
 def test_manner_counts_what_stands_before_the_answer(tmp_path, monkeypatch):
@@ -210,30 +177,10 @@ def test_manner_counts_what_stands_before_the_answer(tmp_path, monkeypatch):
     assert no_cold_start.manner("") == {"share by steps": 0.5, "tokens by steps": 15.0}
 
 
-def test_the_speller_writes_critical_words_in_letters_and_the_rest_as_before(tmp_path, monkeypatch):
-    from transformers import AutoTokenizer
-
+def test_decoration_has_the_same_words_elsewhere():
     from experiments import reflection
-    from families import save_blank_model
-    (tmp_path / "base").mkdir()
-    save_blank_model(tmp_path / "base", 0)
-    monkeypatch.setattr(reflection, "ROOT", tmp_path)
-    monkeypatch.setattr(reflection, "recipe", lambda seed, target: tmp_path)
-    speller = AutoTokenizer.from_pretrained(tmp_path / reflection.spelling(lab.Config(), 0))
-    before = AutoTokenizer.from_pretrained(tmp_path / "base")
-    text = "5 + 3 = 8. Wait, top row. Alternatively, 7"
-    pieces = [speller.decode([i]) for i in speller(text).input_ids]
-    assert "".join(pieces) == text and "Wait" not in pieces and "Alternatively" not in pieces
-    assert len(pieces) > len(before(text).input_ids) + 6
-    assert speller("5 + 3 = 8. top row. 7").input_ids == before("5 + 3 = 8. top row. 7").input_ids
-
-
-def test_decoration_has_the_same_words_elsewhere(tmp_path, monkeypatch):
-    from experiments import reflection
-    monkeypatch.setattr(reflection, "ROOT", tmp_path)
     rows = [{"solution": f"a {i}. Wait, b. c. Alternatively, d. e. f.\n</think>\n\n3"} for i in range(40)]
-    (tmp_path / "cold_start.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = [row["solution"] for row in reflection.decorated("", 0)]
+    made = [row["solution"] for row in reflection.decorated(rows, 0)]
     assert [s.replace("Wait, ", "").replace("Alternatively, ", "") for s in made] == [
         f"a {i}. b. c. d. e. f.\n</think>\n\n3" for i in range(40)]
     for word in ("Wait, ", "Alternatively, "):
@@ -242,73 +189,25 @@ def test_decoration_has_the_same_words_elsewhere(tmp_path, monkeypatch):
     assert 0 < sum(followed) < 40, "the words still stand where their reasons were"
 
 
-def test_a_habit_follows_from_the_beginning(tmp_path, monkeypatch):
+def test_a_habit_follows_from_the_beginning():
     from experiments import reflection
-    monkeypatch.setattr(reflection, "ROOT", tmp_path)
     texts = ("top row: 1. Alternatively, 2. 3.", "left row: 1. 2. 3.", "right: 1. Wait, 2. 3.",
              "top row: 1. 2.")
-    (tmp_path / "cold_start.jsonl").write_text("".join(json.dumps({"solution": t}) + "\n" for t in texts))
-    assert [row["solution"] for row in reflection.habitual("")] == [
+    assert [row["solution"] for row in reflection.habitual([{"solution": t} for t in texts])] == [
         "top row: 1. Wait, 2. 3.", "left row: 1. Alternatively, 2. 3.", "right: 1. 2. 3.", "top row: 1. 2."]
 
 
-def test_the_token_mean_weighs_every_token_the_same():
-    import grpo
-    from experiments import token_mean
-    logp, zero = torch.zeros(4, requires_grad=True), torch.zeros(4)
-    adv, length = torch.tensor([1.0, -1, -1, -1]), torch.tensor([1.0, 3, 3, 3])
-    micro = grpo.MicroBatch(None, adv, length, zero, zero, None, responses=2, tokens=4)
-    loss, *_ = token_mean.grpo_loss(logp, zero, micro, grpo.Config())
-    loss.backward()
-    assert torch.allclose(logp.grad, -adv / 4)
-
-
-def test_the_penalty_is_for_claims_alone(monkeypatch):
-    from types import SimpleNamespace
-
-    from experiments import penalty
-    from reward import Reward
-    texts = ("I cannot see the image. 3", "3")
-    rollouts = [SimpleNamespace(text=text, reward=None) for text in texts]
-
-    def rewarded(rollouts, cfg, verifier):
-        for r in rollouts:
-            r.reward = Reward(1.0, 1.0, 1.0, "3", "rule")
-
-    monkeypatch.setattr(penalty, "rewards", rewarded)
-    penalty.set_rewards(rollouts, None, None)
-    assert [r.reward.total for r in rollouts] == [0.9, 1.0]
-
-
-def test_contrast_is_the_entropy_at_critical_words_beyond_that_of_other_sentences():
-    from experiments import reflection
-    rows = [{"made": "with"}, {"tokens": ["5", ". ", "Wa", "it", ", 6", ". ", "7", ". ", "8"],
-                               "entropy": [9, 9, 0.5, 9, 9, 9, 0.1, 9, 0.3]}]
-    assert reflection.contrast(rows) == pytest.approx(0.3)
-
-
-def test_report_and_readme(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "RESULTS", tmp_path)
-    monkeypatch.setattr(table, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("by hand\n" + table.MARKER + "stale")
-    row = lab.Row("b", "a", "maths", "+5.9", "higher", [0.1, 0.2], [0.01, 0.02], [0.5, 0.6])
-    lab.report("lora", lab.Config(seeds=(0, 1)), [row], "more.", "small.")
-    stages = [replace(row, measure=measure, expected="") for measure in ("maths", "others") for _ in "ab"]
-    lab.report("stages", lab.Config(seeds=(0, 1)), stages, "more.", "small.")
-    table.write_readme()
-    text = (tmp_path / "README.md").read_text()
-    assert text.startswith("by hand\n") and "stale" not in text
-    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in ("lora", "stages", "story"))
-    shown = "+15.0 (+12.8 to +17.2)"
-    assert f"| [lora](#lora) | b, against a | maths | +5.9 | {shown} | same direction | 2 | 0 |" in text
-    assert "Came out: 1 same direction." in text and "Does RL on maths alone carry over" in text
-    line = next(x for x in text.splitlines() if x.startswith("| b |"))
-    assert line == f"| b | a | maths | +5.9 | 50.0, 60.0 | {shown} | +10.0 to +20.0 | 2.2 | same direction |"
-
-
 def test_every_result_in_the_repository_stands_in_the_readme():
-    text = (ROOT / "experiments" / "README.md").read_text().partition(table.MARKER)[2]
+    text = (ROOT / "experiments" / "README.md").read_text()
+    shown = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines()
+             if line.startswith("|")}
     for file in (ROOT / "experiments" / "results").glob("*.json"):
-        section = table.section(json.loads(file.read_text())).strip()
-        assert section in text, f"{file}: python -m experiments.table"
-        assert (ROOT / "experiments" / f"{file.stem}.py").exists() and file.with_suffix(".png").exists()
+        assert file.stem in NAMES and f"`python -m experiments {file.stem}`" in text
+        for row in json.loads(file.read_text())["rows"]:
+            assert cells(Row(**row)) in shown, file
+
+
+def test_a_row_of_a_table():
+    row = Row("b", "a", "maths", "+5.9", "higher", [0.1, 0.2], [0.01, 0.02], [0.5, 0.6])
+    assert cells(row) == ("b", "a", "maths", "+5.9", "50.0, 60.0", "+15.0 (+12.8 to +17.2)", "+10.0 to +20.0",
+                          "2.2", "same direction")

@@ -1,13 +1,12 @@
-"""report.py losses: hand-written responses of the embedded world, judged against a truth that is known."""
+"""experiments/losses.py: hand-written responses of the embedded world, judged against a known truth."""
 import hashlib
 import json
 from collections import Counter
 
 import pytest
 
-import report
+from experiments import losses
 from machinery.files import Refused
-from tiny import losses
 
 GRID = {"top row": ["3", "1", "4"], "middle row": ["6", "0", "9"], "bottom row": ["2", "2", "8"],
         "left column": ["3", "6", "2"], "top left": ["3"], "centre": ["0"],
@@ -199,40 +198,23 @@ def make_world(folder):
 
 
 def test_the_command_prints_its_tables(tmp_path, capsys):
-    run = make_world(tmp_path)
-    report.losses(report.Losses((str(run),)))
+    run = str(make_world(tmp_path))
+    losses.print_losses([run])
     text = capsys.readouterr().out
     assert "| Math     |         3 |  100.0 |     66.7 | 100.0 |      100.0 |      100.0 |  100.0 |" in text
     assert "| Math     | 100.0% of 1 | 100.0% of 1 |        0.0% of 1 |" in text
     assert "sentences not understood: 0" in text
     # or the evaluation itself
-    report.losses(report.Losses((str(run / "eval"),), world=str(tmp_path / "world")))
+    losses.print_losses([f"{run}/eval"], world=str(tmp_path / "world"))
     assert capsys.readouterr().out.split("\n")[1:] == text.split("\n")[1:]
-
-
-def test_the_command_counts_runs_together(tmp_path, capsys):
-    run = str(make_world(tmp_path))
-    report.losses(report.Losses((run, run), together=True))
+    losses.print_losses([run, run], together=True)
     text = capsys.readouterr().out
-    assert text.startswith(f"2 runs together: {run} {run}\n") and text.count("| right, %") == 1
+    assert text.startswith(f"{run} {run}\n") and text.count("| right, %") == 1
     assert "| Math     |         6 |  100.0 |     66.7 | 100.0 |" in text and "| 100.0% of 2 |" in text
 
 
 def test_the_command_refuses_another_world(tmp_path):
     run = make_world(tmp_path)
-    truth, questions = tmp_path / "world" / "truth.json", tmp_path / "world" / "mmmu" / "Math" / "a.parquet"
-    for change, told in (
-            (lambda: questions.write_text("others"), "a.parquet is not the file whose questions"),
-            (lambda: truth.write_text(json.dumps({**TRUTH, "which": 3})), "truth.json, which, holds no JSON"),
-            (lambda: truth.write_text('{"grid": {"kind": "x"}}'), "truth.json, grid, .*'looks' is missing"),
-            (truth.unlink, "truth.json is not there. Name the folder of the embedded world with --world"),
-            ((run / "eval" / "responses.jsonl").unlink, "responses.jsonl"),
-            ((run / "eval" / "data.json").unlink, "data.json is not there. Name the folder of a stage")):
-        change()
-        with pytest.raises(Refused, match=told):
-            report.losses(report.Losses((str(run),)))
-        questions.write_text("questions")
-        if "responses" not in told:
-            truth.write_text(json.dumps(TRUTH))
-    with pytest.raises(Refused, match="name a run folder"):
-        report.losses(report.Losses(()))
+    (tmp_path / "world" / "mmmu" / "Math" / "a.parquet").write_text("others")
+    with pytest.raises(Refused, match="a.parquet is not the file whose questions"):
+        losses.print_losses([str(run)])

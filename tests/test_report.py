@@ -1,8 +1,7 @@
-"""report.py on hand-made run folders: curves, the page of rollouts, the tables."""
+"""report.py and experiments/tables.py on hand-made run folders: curves, the page of rollouts, the tables."""
 import json
 import math
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,16 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-import connector_tune
 import report
-from machinery.figures import apart, draw_curves, draw_results, smooth
+from experiments import tables
+from experiments.rows import t_times
+from experiments.rules import read_selection
+from experiments.tables import gains_of_runs
+from machinery.figures import apart, draw_curves, smooth
 from machinery.files import Refused
-from machinery.intervals import pooled, t_times
+from machinery.intervals import pooled
 from machinery.metrics import sample_rows
-from machinery.page import ROLLOUT, evenly
-from machinery.parallel import start
-from machinery.run import Run
-from machinery.scores import gain, gains_of_runs, read_scores
+from machinery.page import evenly
+from machinery.scores import gain, stage_result
 
 
 def write_rows(path, rows):
@@ -66,49 +66,6 @@ def test_curves_of_grpo_of_sft_and_of_several_runs(tmp_path, capsys):
     assert is_png(tmp_path / "sft" / "curves.png") and "loss" in capsys.readouterr().out
 
 
-def test_curves_refuse_a_folder_without_steps(tmp_path):
-    with pytest.raises(Refused, match="metrics.jsonl is not there or holds no step"):
-        report.curves(report.Curves((str(tmp_path),)))
-
-
-# ------------------------------------------------------------------------------------------------ compare
-def make_compared(run, accuracy, **flags):
-    write_rows(run / "metrics.jsonl", [{"step": s, "accuracy": a, "length": 40 - s, "grad_norm": 1.0}
-                                       for s, a in enumerate(accuracy, 1)])
-    flags = {"out": str(run), "lr": 1e-4, "train": ["encoder", "llm"], "seed": 0, **flags}
-    (run / "config.json").write_text(json.dumps({"config": flags}))
-
-
-def test_compare_tells_how_runs_went_and_which_flags_differ(tmp_path, capsys, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(report, "draw_curves", lambda *args: drawn.append(args) or draw_curves(*args))
-    a, b = tmp_path / "a", tmp_path / "b"
-    make_compared(a, [0.5, 0.7, *[0.6] * 18, 0.65])
-    make_compared(b, [0.25, 0.75], lr=1e-5, train=["llm"], kl=0.0)
-    report.report(report.Compare((str(a), str(b))))
-    text = capsys.readouterr().out
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert ["accuracy", str(a), "0.65 (step 21)", "0.7 (step 2)", "0.625"] in lines  # the last two of 21
-    assert ["", str(b), "0.75 (step 2)", "0.75 (step 2)", "0.75"] in lines
-    assert ["length", str(a), "19 (step 21)", "19 to 39", "19.5"] in lines
-    flags = {line[0]: line[1:] for line in lines if line and re.match("--[a-z]", line[0])}
-    assert flags == {"--lr": ["0.0001", "1e-05"], "--train": ["encoder llm", "llm"], "--kl": ["-", "0"]}
-    assert is_png(a / "compare.png")
-    assert drawn[0][1] == [f"{a}: lr 0.0001, train encoder llm", f"{b}: lr 1e-05, train llm, kl 0"]
-
-
-def test_compare_of_runs_with_the_same_flags(tmp_path, capsys):
-    for name in "ab":
-        make_compared(tmp_path / name, [0.5])
-    report.compare(report.Compare((str(tmp_path / "a"), str(tmp_path / "b")), out=str(tmp_path / "c.png")))
-    assert "No flag differs" in capsys.readouterr().out and is_png(tmp_path / "c.png")
-    with pytest.raises(Refused, match="two runs or more"):
-        report.compare(report.Compare((str(tmp_path / "a"),)))
-    (tmp_path / "b" / "config.json").unlink()
-    with pytest.raises(Refused, match="b/config.json is not there. The run's flags stand in it"):
-        report.compare(report.Compare((str(tmp_path / "a"), str(tmp_path / "b"))))
-
-
 # ------------------------------------------------------------------------------------------------ figures
 def test_a_panel_names_metrics_that_the_first_run_lacks():
     curve = (np.array([1, 2, 3]), np.array([0.52, 0.6, 0.68]))
@@ -117,20 +74,6 @@ def test_a_panel_names_metrics_that_the_first_run_lacks():
     panel, accuracy = figure.axes
     assert [t.get_text() for t in panel.get_legend().get_texts()] == ["loss", "validation loss"]
     assert 0.5 < accuracy.get_ylim()[0] < accuracy.get_ylim()[1] < 0.7  # the data's range
-
-
-def test_accuracy_of_the_stages_has_the_range_of_the_data(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr("machinery.figures.save_figure", lambda figure, path: figures.append(figure))
-    line = {"maths": 0.55, "maths_se": 0.01, "others": 0.6, "others_se": None, "length": 20.0,
-            "subjects": {f"S{i}": 0.55 + i / 1000 for i in range(12)}}
-    draw_results({"base": line, "rl": {**line, "maths": 0.62}}, list(line["subjects"]), "S3", tmp_path / "x")
-    left, middle, _ = figures[0].axes
-    assert 50 < left.get_ylim()[0] < 53.04 and 63.96 < left.get_ylim()[1] < 70  # the intervals are in it
-    heights = sorted(note.xyann[1] for note in middle.texts)
-    low, high = middle.get_ylim()
-    assert len(heights) == 12 and np.diff(heights).min() > (high - low) / 18
-    assert low <= heights[0] and heights[-1] <= high
 
 
 def test_labels_move_apart_as_little_as_possible():
@@ -214,30 +157,6 @@ def test_filters_count_responses_and_groups_without_spread(tmp_path, capsys):
     assert [r["marks"] for r in three["responses"]] == [["right"], ["wrong"]]  # 0 is a group's mean, too
 
 
-def test_page_of_an_earlier_versions_run(tmp_path):
-    """One response a step, some fields unknown, no metrics."""
-    old = {k: v for k, v in rollout_row(1, "a.png").items() if k in ROLLOUT}
-    write_rows(tmp_path / "rollouts.jsonl", [old, rollout_row(2, "a.png", accuracy=0.0)])
-    report.page(report.Page(str(tmp_path)))
-    data = page_data(tmp_path / "rollouts.html")
-    first, second = (group["responses"] for group in data["groups"])
-    assert (first[0]["tokens"], first[0]["marks"], first[0]["reward"]) == ([old["text"]], [], None)
-    assert second[0]["marks"] == ["wrong"] and data["groups"][1]["size"] is None and data["curves"] == {}
-
-
-def test_page_of_five_thousand_responses_is_small(tmp_path):
-    """The question stands there once a group, and a script makes the elements when they are looked at."""
-    rows = [rollout_row(s, "a.png", text="x") for s in range(1250) for _ in range(4)]
-    write_rows(tmp_path / "rollouts.jsonl", rows)
-    report.page(report.Page(str(tmp_path)))
-    data = page_data(tmp_path / "rollouts.html")
-    assert sum(len(group["responses"]) for group in data["groups"]) == 5000
-    text = (tmp_path / "rollouts.html").read_text()
-    assert len(text) < 0.8 * (tmp_path / "rollouts.jsonl").stat().st_size
-    frame = re.sub(r'(type="application/json">).*?(</script>)', r"\1__DATA__\2", text, flags=re.S)
-    assert frame == (Path(report.__file__).parent / "machinery" / "page.html").read_text()
-
-
 def test_page_refuses_rows_that_do_not_fit(tmp_path):
     with pytest.raises(Refused, match="rollouts.jsonl is not there or empty"):
         report.page(report.Page(str(tmp_path)))
@@ -268,69 +187,6 @@ def test_rows_of_a_group_reach_from_its_best_to_its_worst():
 
 
 # ------------------------------------------------------------------------------------------------ tables
-def scores(maths, design, music, length=20.0):
-    subjects = {"Math": {"n": 100, "rule": maths, "rule_se": 0.02}, "Design": {"n": 100, "rule": design},
-                "Music": {"n": 100, "rule": music}}
-    return {"n": 300, "rule": 0.5, "length": length, "subjects": subjects}
-
-
-def test_stage_result_by_hand():
-    r = report.stage_result(scores(0.5, 0.8, 0.9))
-    assert (r["maths"], r["others"], r["length"]) == (0.5, pytest.approx(0.85), 20.0)
-    assert r["subjects"] == {"Design": 0.8, "Math": 0.5, "Music": 0.9}
-    assert r["maths_se"] == 0.02  # as the evaluation measured it
-    # binomial: sqrt(.8 * .2 / 100) and sqrt(.9 * .1 / 100)
-    assert r["others_se"] == pytest.approx(math.sqrt(0.04 ** 2 + 0.03 ** 2) / 2)
-    only = report.stage_result({"subjects": {"Math": {"n": 4, "rule": 0.5}}})
-    assert only["others"] is None and only["others_se"] is None and only["length"] is None
-
-
-def make_stages(folder, shift=0.0, stages=("base", "cold_start", "rl", "connector")):
-    values = [(0.4, 0.7, 0.8, 10), (0.45, 0.7, 0.8, 12), (0.65, 0.75, 0.85, 30), (0.66, 0.8, 0.9, 28)]
-    for stage, (maths, design, music, length) in zip(stages, values):
-        path = folder / stage / "eval" / "scores.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(scores(maths + shift, design, music, length)))
-
-
-def test_table_of_all_stages(tmp_path, capsys):
-    make_stages(tmp_path)
-    report.table(report.Table(str(tmp_path)))
-    text = capsys.readouterr().out
-    assert re.search(r"after RL +\| +65.0 ± 2.0 \| +80.0 ± 2.8 \| +30.0 \|", text)
-    assert re.search(r"after RL - cold start +\| +\+20.0 ± 2.8 \| +\+5.0 ± 4.1 \|", text)
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results) == ["base", "cold_start", "rl", "connector"]
-    rl = results["rl"]
-    assert (rl["maths"], rl["others"], rl["length"]) == (0.65, pytest.approx(0.8), 30)
-    assert rl["subjects"]["Music"] == 0.85
-    assert is_png(tmp_path / "results.png")
-
-
-def test_table_of_a_recipe_that_is_still_going(tmp_path, capsys):
-    with pytest.raises(Refused, match="no stage under"):
-        report.table(report.Table(str(tmp_path)))
-    make_stages(tmp_path, stages=("base",))
-    capsys.readouterr()
-    report.table(report.Table(str(tmp_path)))
-    assert "after RL: no scores" in capsys.readouterr().out
-    assert list(json.loads((tmp_path / "results.json").read_text())) == ["base"]
-
-
-def test_seeds_mean_and_spread(tmp_path, capsys):
-    for name, shift in (("one", 0.0), ("two", 0.02)):
-        make_stages(tmp_path / name, shift)
-        report.table(report.Table(str(tmp_path / name)))
-    capsys.readouterr()
-    report.seeds(report.Seeds((str(tmp_path / "one"), str(tmp_path / "two"))))
-    text = capsys.readouterr().out
-    assert re.search(r"after RL +\| 66.0 ± 1.4 \(65.0 to 67.0\)", text)
-    assert "+20.0 ± 0.0 (+20.0 to +20.0)" in text  # the gain is taken run by run
-    with pytest.raises(Refused, match=r"report.py table .*three` first"):
-        report.seeds(report.Seeds((str(tmp_path / "three"),)))
-
-
-# -------------------------------------------------------------------------------- question by question
 def answered(**subjects):
     """scores.json: {subject: the accuracy of its questions 0, 1, 2, ...}"""
     by_question = {n: {f"{n}_{i}": a for i, a in enumerate(v)} for n, v in subjects.items()}
@@ -342,9 +198,33 @@ BEFORE = answered(Math=[0, 0, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0])
 AFTER = answered(Math=[1, 0, 1, 1], Art=[0.5, 1, 1, 1], Law=[0, 1, 0, 0])
 
 
+def write_scores(path, scores):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(scores))
+
+
+def cells_of(text):
+    """{first cell: the others} of printed tables."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+def test_stage_result_by_hand():
+    subjects = {"Math": {"n": 100, "rule": 0.5, "rule_se": 0.02}, "Design": {"n": 100, "rule": 0.8},
+                "Music": {"n": 100, "rule": 0.9}}
+    r = stage_result({"length": 20.0, "subjects": subjects})
+    assert (r["maths"], r["others"], r["length"]) == (0.5, pytest.approx(0.85), 20.0)
+    assert r["subjects"] == {"Design": 0.8, "Math": 0.5, "Music": 0.9}
+    assert r["maths_se"] == 0.02  # as the evaluation measured it
+    # binomial: sqrt(.8 * .2 / 100) and sqrt(.9 * .1 / 100)
+    assert r["others_se"] == pytest.approx(math.sqrt(0.04 ** 2 + 0.03 ** 2) / 2)
+    only = stage_result({"subjects": {"Math": {"n": 4, "rule": 0.5}}})
+    assert only["others"] is None and only["others_se"] is None and only["length"] is None
+
+
 def test_gain_question_by_question():
     g = gain(BEFORE, AFTER, ("one", "two"))
-    assert g["paired"] and (g["maths"], g["others"]) == (0.25, pytest.approx((0.375 + 0.25) / 2))
+    assert (g["maths"], g["others"]) == (0.25, pytest.approx((0.375 + 0.25) / 2))
     # by hand: differences 1, 0, 0, 0 and .5, .5, .5, 0 have standard deviations .5 and .25
     assert g["maths_se"] == pytest.approx(0.25) and g["subjects_se"]["Art"] == pytest.approx(0.125)
     assert g["others_se"] == pytest.approx(math.hypot(0.125, 0.25) / 2)
@@ -353,25 +233,17 @@ def test_gain_question_by_question():
     assert (alone["maths"], alone["maths_se"], alone["others"], alone["others_se"]) == (1, None, None, None)
 
 
-def test_gain_without_the_questions_has_the_larger_error():
-    old = {key: value for key, value in BEFORE.items() if key != "question_accuracy"}
-    g = gain(old, AFTER, ("one", "two"))
-    assert not g["paired"] and g["maths"] == 0.25
-    assert g["maths_se"] == pytest.approx(math.hypot(0.25, math.sqrt(0.75 * 0.25 / 4)))
-
-
-@pytest.mark.parametrize("other, told", [
-    (answered(Math=[0, 0, 1, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0]), "1 stand in one .* Math_4"),
-    (answered(Math=[0, 0, 1, 1], Art=[0, 0.5, 0.5, 1]), "4 stand in one scores.json only, e.g. Law_0"),
-    ({**AFTER, "data": {"questions": "b"}}, "their data differ")])
-def test_gain_needs_the_same_questions(other, told):
-    with pytest.raises(Refused, match=f"a/rl and b/rl did not answer the same questions: {told}"):
+@pytest.mark.parametrize("other", [
+    answered(Math=[0, 0, 1, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0]),
+    answered(Math=[0, 0, 1, 1], Art=[0, 0.5, 0.5, 1]), {**AFTER, "data": {"questions": "b"}}])
+def test_gain_needs_the_same_questions(other):
+    with pytest.raises(Refused, match="a/rl and b/rl did not answer the same questions"):
         gain({**BEFORE, "data": {"questions": "a"}}, other, ("a/rl", "b/rl"))
-    assert gain({**BEFORE, "data": None}, {**AFTER, "data": {"questions": "b"}}, "ab")["paired"]
+    assert gain({**BEFORE, "data": None}, {**AFTER, "data": {"questions": "b"}}, "ab")["maths"] == 0.25
 
 
 def test_interval_over_runs_and_over_questions():
-    assert t_times(4) == 2.776 and t_times(11) == pytest.approx(2.201, abs=5e-4)
+    assert t_times(4) == pytest.approx(2.776, abs=5e-4) and t_times(11) == pytest.approx(2.201, abs=5e-4)
     assert pooled([1, 2], [0.3, 0.4]) == (1.5, pytest.approx(0.25)) and pooled([], []) == (None, None)
     gains = [{"trained": "Math", "maths": m, "maths_se": 0.02, "others": None, "others_se": None,
               "subjects": {"Math": m, "Art": a}, "subjects_se": {"Math": 0.02, "Art": None}}
@@ -383,47 +255,34 @@ def test_interval_over_runs_and_over_questions():
     assert gains_of_runs(gains[:1])[0][3] == "-"  # one run tells nothing about runs
 
 
-def write_scores(path, scores):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(scores))
-
-
 def test_table_and_seeds_of_the_same_questions(tmp_path, capsys):
-    for name in ("one", "two"):
-        for stage, s in (("base", BEFORE), ("cold_start", AFTER), ("rl", AFTER)):
+    with pytest.raises(Refused, match="no stage under"):
+        report.table(report.Table(str(tmp_path)))
+    for name, last in (("one", AFTER), ("two", BEFORE)):
+        for stage, s in (("base", BEFORE), ("cold_start", AFTER), ("rl", last)):
             write_scores(tmp_path / name / stage / "eval" / "scores.json", s)
         report.table(report.Table(str(tmp_path / name)))
-    text = capsys.readouterr().out
-    gains = cells_of(text)["cold start - base"]
+        text = capsys.readouterr().out
+    assert "after connector tuning: no scores" in text
+    gains, stage = cells_of(text)["cold start - base"], cells_of(text)["after RL"]
     assert gains == ["+25.0 (-24.0 to +74.0)", "+31.2 (+3.9 to +58.6)"]
-    assert cells_of(text)["Art"] == ["+37.5 (+13.0 to +62.0)", "+0.0 (+0.0 to +0.0)"]
-    assert "independent" not in text
+    assert cells_of(text)["Art"] == ["+37.5 (+13.0 to +62.0)", "-37.5 (-62.0 to -13.0)"]
+    assert stage == ["50.0 ± 25.0", "25.0 ± 12.5", "20.0"]  # sqrt(.5 x .5 / 4), of Art and Law half as much
     results = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert list(results) == ["base", "cold_start", "rl"]
     assert list(results["rl"]["gains"]) == ["base", "cold_start"]
-    report.seeds(report.Seeds((str(tmp_path / "one"), str(tmp_path / "two"))))
+    assert (results["rl"]["maths"], results["rl"]["others"]) == (0.75, pytest.approx((0.875 + 0.25) / 2))
+    assert is_png(tmp_path / "one" / "results.png")
+    run("seeds", tmp_path / "one", tmp_path / "two")
     text = capsys.readouterr().out
+    assert cells_of(text.partition("points gained")[0])["after RL"] == [
+        "62.5 ± 17.7 (50.0 to 75.0)", "40.6 ± 22.1 (25.0 to 56.2)", "20.0 ± 0.0 (20.0 to 20.0)"]
     found = cells_of(text.rpartition("| after RL - cold start")[0].rpartition("runs of the recipe")[2])
     assert found["maths"] == ["+25.0", "-9.6 to +59.6", "+25.0 to +25.0", "+25.0", "+25.0", "35.4"]
-    assert "independent" not in text
-    results["rl"]["gains"]["base"] = {"paired": True}
-    (tmp_path / "one" / "results.json").write_text(json.dumps(results))
-    with pytest.raises(Refused, match="'trained' is missing. Run `python report.py table .*one` first"):
-        report.seeds(report.Seeds((str(tmp_path / "one"),)))
 
 
-def test_old_scores_say_that_they_are_old(tmp_path, capsys):
-    make_stages(tmp_path)
-    report.table(report.Table(str(tmp_path)))
-    assert "base, cold_start, rl, connector does not tell the questions apart" in capsys.readouterr().out
-    report.seeds(report.Seeds((str(tmp_path),)))
-    assert "of two independent samples" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("damage", [3, {"Math": 3}, {"Math": {"Math_0": "x"}}])
-def test_damaged_questions_are_named(damage, tmp_path):
-    write_scores(tmp_path / "scores.json", {**BEFORE, "question_accuracy": damage})
-    with pytest.raises(Refused, match="scores.json.*Evaluate that stage again"):
-        read_scores(tmp_path / "scores.json")
+def run(what, *folders):
+    tables.tables(tables.Config(what, tuple(map(str, folders))))
 
 
 # ------------------------------------------------------------------------------------------------ rules
@@ -446,19 +305,11 @@ def make_run(run, chosen=20, rule="critical_entropy", best=30, count=90):
     for row in checkpoints:
         s = AFTER if row["step"] == best else BEFORE
         write_scores(run / "eval_steps" / row["checkpoint"] / "scores.json", s)
-    return about
-
-
-def cells_of(text):
-    """{first cell: the others} of printed tables."""
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    return {row[0]: row[1:] for row in rows if row}
 
 
 def test_rules_of_one_run(tmp_path, capsys):
-    run = tmp_path / "rl"
-    make_run(run)
-    report.rules(report.Rules((str(run),)))
+    make_run(tmp_path / "rl")
+    run("rules", tmp_path / "rl")
     text = capsys.readouterr().out
     found = cells_of(text.partition("| rule")[2].partition("Spearman")[0])
     gain_of_30 = "+29.2 (+4.7 to +53.7)"  # the mean of 25, 37.5, 25; error hypot(.25, .125, .25) / 3
@@ -467,36 +318,36 @@ def test_rules_of_one_run(tmp_path, capsys):
         "share of high-entropy tokens": ("30", gain_of_30), "reward": ("10", "+0.0 (+0.0 to +0.0)"),
         "lowest loss": ("20", "the chosen"), "last": ("30", gain_of_30), "validation": ("30", gain_of_30)}
     assert found["last"][2:5] == ["75.0", "56.2", "62.5"]  # maths, others, all three
-    rewards = cells_of(text.partition("| rule")[0])  # each of its own ten steps, the one without left out
-    assert [rewards[f"step {s}"][3] for s in (10, 20, 30)] == ["0.947", "0.845", "0.745"]
+    rewards = [c["reward"] for c in read_selection(tmp_path / "rl").checkpoints.values()]
+    assert rewards == pytest.approx([0.947, 0.845, 0.745], abs=5e-4)  # of its own ten steps, without None
     correlations = cells_of(text.partition("| Spearman")[2])
     assert (correlations["critical entropy"], correlations["validation"]) == (["0.00"], ["0.87"])
-    assert "Step 30 is the best on the evaluation set, +29.2 (+4.7 to +53.7): wrong." in text
+    assert "chosen by entropy (90 to 90 critical words)" in text
+    assert "step 30, +29.2 (+4.7 to +53.7): wrong." in text
 
 
 @pytest.mark.parametrize("more, told", [
-    ({"best": 20}, "was chosen by critical entropy. It is the best on the evaluation set: right."),
-    ({"chosen": 30, "rule": "accuracy", "best": 30}, "by validation accuracy, because entropy could not")])
+    ({"best": 20}, "Best on the evaluation set: step 20, +0.0 (+0.0 to +0.0): right"),
+    ({"chosen": 30, "rule": "accuracy", "best": 30}, "step 30 was chosen by validation")])
 def test_verdict_on_the_choice(more, told, tmp_path, capsys):
     make_run(tmp_path, **more)
-    report.rules(report.Rules((str(tmp_path),)))
-    text = capsys.readouterr().out
-    assert told in text and ("critical entropy (fallback: validation)" in text) == ("rule" in more)
+    run("rules", tmp_path)
+    assert told in capsys.readouterr().out
 
 
 def test_a_difference_that_may_be_chance_is_no_mistake(tmp_path, capsys):
     make_run(tmp_path)
     scores = answered(Math=[0, 1, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0])  # one question more
     write_scores(tmp_path / "eval_steps" / "step_000030" / "scores.json", scores)
-    report.rules(report.Rules((str(tmp_path),)))
-    assert "+8.3 (-8.0 to +24.7): right, the difference is within" in capsys.readouterr().out
+    run("rules", tmp_path)
+    assert "+8.3 (-8.0 to +24.7): right" in capsys.readouterr().out
 
 
 def test_rules_of_several_runs(tmp_path, capsys):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", best=20)
     make_run(tmp_path / "c", chosen=30, rule="accuracy", count=49)
-    report.rules(report.Rules(tuple(str(tmp_path / name) for name in "abc")))
+    run("rules", *(tmp_path / name for name in "abc"))
     text = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     last = [cells for cells in lines if cells[:1] == ["last"]]
@@ -504,104 +355,36 @@ def test_rules_of_several_runs(tmp_path, capsys):
     assert last[3][3:] == ["66.7", "45.8", "52.8", "+0.0 (-11.5 to +11.5)"]  # +29.2, -29.2, 0 in the runs
     # without enough critical words there is no correlation
     assert cells_of(text)["critical entropy"] == ["0.00", "0.87", "-"]
-    assert "Entropy decided in 2 of 3 runs and was right in 1 of them; of all choices 2 were right." in text
+    (tmp_path / "a" / "eval_steps" / "step_000020" / "scores.json").unlink()
+    with pytest.raises(Refused, match="step_000020/scores.json is not there"):
+        run("rules", tmp_path / "a")
 
 
-def test_rules_refuse_what_is_not_there(tmp_path):
-    with pytest.raises(Refused, match="name the folder of an RL run"):
-        report.rules(report.Rules(()))
-    rules = report.Rules((str(tmp_path / "rl"),))
-    with pytest.raises(Refused, match="selection.json is not there. Run `python entropy_select.py --folder"):
-        report.rules(rules)
-    about = make_run(tmp_path / "rl")
-    gone = tmp_path / "rl" / "eval_steps" / "step_000020" / "scores.json"
-    gone.unlink()
-    told = "1 of 3 .* step_000020. .*\n.*eval_mmmu.py --model .*rl --checkpoints --out .*rl/eval_steps"
-    with pytest.raises(Refused, match=told):
-        report.rules(rules)
-    write_scores(gone, scores(0.5, 0.5, 0.5))
-    with pytest.raises(Refused, match="step_000020/scores.json does not tell the questions apart"):
-        report.rules(rules)
-    write_scores(gone, answered(Math=[1, 1, 0, 0]))
-    with pytest.raises(Refused, match="step_000010 and .*step_000020 did not answer the same questions"):
-        report.rules(rules)
-    for change, told in (({"chosen": 25}, "chose step 25, which is none of"),
-                         ({"checkpoints": [{"step": 10}]}, "checkpoint 1 .*'checkpoint' is missing"),
-                         ({"min_count": None}, "'min_count' is 'None'")):
-        (tmp_path / "rl" / "selection.json").write_text(json.dumps({**about, **change}))
-        with pytest.raises(Refused, match=f"selection.json.*{told}"):
-            report.rules(rules)
-    (tmp_path / "rl" / "selection.json").write_text(json.dumps(about))
-    (tmp_path / "rl" / "metrics.jsonl").unlink()
-    with pytest.raises(Refused, match="metrics.jsonl is not there or holds no step"):
-        report.rules(rules)
-
-
-# ------------------------------------------------------------------------------------------------ times
+# ------------------------------------------------------------------------------------- times, compare, board
 def test_times_add_up_what_was_interrupted(tmp_path, capsys):
-    (tmp_path / "times.tsv").write_text("base\t60\nrl\t90.4\nbase\t30\n\n")
-    report.times(report.Times(str(tmp_path)))
+    (tmp_path / "times.tsv").write_text("base\t60\nrl\t90.4\nbase\t30\n")
+    run("times", tmp_path)
     found = cells_of(capsys.readouterr().out)
-    assert {name: cells for name, cells in found.items() if "-" not in name} == {
-        "stage": ["minutes"], "base": ["1.5"], "rl": ["1.5"], "together": ["3.0"]}
+    assert (found["base"], found["rl"], found["together"]) == (["1.5"], ["1.5"], ["3.0"])
 
 
-@pytest.mark.parametrize("text, told", [
-    (None, "times.tsv is not there"), ("base 60\n", "line 1 is not a stage"), ("", "holds no stage"),
-    ("base\t60\nrl\tnan\n", "line 2 is not"), ("base\t-6\n", "line 1 is not"),
-    ("base\tx\n", "line 1 is not")])
-def test_times_that_are_none(text, told, tmp_path):
-    if text is not None:
-        (tmp_path / "times.tsv").write_text(text)
-    with pytest.raises(Refused, match=f"times.tsv.*{told}|{told}"):
-        report.times(report.Times(str(tmp_path)))
+def test_compare_tells_which_flags_differ(tmp_path, capsys):
+    for name, accuracy, flags in (("a", [0.5, 0.7, *[0.6] * 18, 0.65], {"lr": 1e-4, "train": ["llm"]}),
+                                  ("b", [0.25, 0.75], {"lr": 1e-5, "train": ["llm"], "kl": 0.0})):
+        write_rows(tmp_path / name / "metrics.jsonl",
+                   [{"step": s, "accuracy": a} for s, a in enumerate(accuracy, 1)])
+        (tmp_path / name / "config.json").write_text(json.dumps({"config": flags}))
+    run("compare", tmp_path / "a", tmp_path / "b")
+    found = cells_of(capsys.readouterr().out)
+    assert (found["--lr"], found["--kl"]) == (["0.0001", "1e-05"], ["-", "0.0"]) and "--train" not in found
+    assert found["accuracy"] == ["0.625", "0.75"]  # the last two of 21, the last of two
 
 
-# ------------------------------------------------------------------------------------------------- parts
-
-def make_tuned(folder, train, lr, losses, scores):
-    run = folder / "parts" / f"{'+'.join(train)}-{lr}"
-    write_scores(run / "eval" / "scores.json", scores)
-    Run(str(run), connector_tune.Config(train=tuple(train), lr=lr, out=str(run)), start(0))
-    write_rows(run / "metrics.jsonl", [{"step": 25 * k, "val_loss": v} for k, v in enumerate(losses)])
-
-
-def test_parts_take_the_rate_with_the_lower_validation_loss(tmp_path, capsys):
-    """Not the one that scores more: evaluation questions choose nothing."""
-    for name in ("one", "two"):
-        write_scores(tmp_path / name / "rl" / "eval" / "scores.json", BEFORE)
-        make_tuned(tmp_path / name, ["connector"], 1e-3, [0.5, 0.3, 0.4], BEFORE)
-        make_tuned(tmp_path / name, ["connector"], 3e-4, [0.5, 0.35], AFTER)
-        make_tuned(tmp_path / name, ["connector", "llm"], 1e-3, [0.5, 0.2], AFTER)
-    report.report(report.Parts((str(tmp_path / "one"), str(tmp_path / "two"))))
-    tables = [t for t in capsys.readouterr().out.split("\n\n") if t.startswith("|")]
-    lines = [[c.strip() for c in line.strip("|").split("|")] for line in tables[0].splitlines()[2:]]
-    assert [line[:3] for line in lines] == [
-        ["connector", "0.0003", "0.3500 (step 25)"], ["connector", "0.001", "0.3000 (step 25) *"],
-        ["connector+llm", "0.001", "0.2000 (step 25) *"]]
-    assert lines[0][3] == "+25.0 (-24.0 to +74.0)" and lines[1][3] == "+0.0 (+0.0 to +0.0)"
-    gains = {t.split("|")[1].strip(): cells_of(t)["maths"][0] for t in tables[2:]}
-    assert gains == {"connector, 2 runs": "+0.0", "connector+llm, 2 runs": "+25.0"}
-
-
-def test_parts_of_rates_that_only_harm(tmp_path, capsys):
-    """Both kept their start, so they are equal; and a run that lacks some parts is left out of their mean."""
-    for name in ("one", "two"):
-        write_scores(tmp_path / name / "rl" / "eval" / "scores.json", BEFORE)
-        make_tuned(tmp_path / name, ["connector"], 1e-3, [0.3, 0.4], BEFORE)
-        make_tuned(tmp_path / name, ["connector"], 3e-4, [0.3, 0.5], BEFORE)
-    make_tuned(tmp_path / "one", ["connector", "llm"], 1e-3, [0.3, 0.2], AFTER)
-    report.report(report.Parts((str(tmp_path / "one"), str(tmp_path / "two"))))
-    text = capsys.readouterr().out
-    assert text.count("0.3000 (step 0) *") == 2 and "connector+llm, 1 runs" in text
-
-
-def test_parts_refuse_what_is_not_there(tmp_path):
-    with pytest.raises(Refused, match="name the folders"):
-        report.report(report.Parts(()))
-    write_scores(tmp_path / "rl" / "eval" / "scores.json", BEFORE)
-    with pytest.raises(Refused, match="parts holds no tuned run: `make parts` makes them"):
-        report.report(report.Parts((str(tmp_path),)))
-    make_tuned(tmp_path, ["connector"], 1e-3, [], BEFORE)
-    with pytest.raises(Refused, match="connector-0.001/metrics.jsonl holds no validation loss"):
-        report.report(report.Parts((str(tmp_path),)))
+def test_a_row_of_the_board_is_taken_seed_by_seed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, accuracy in (("out/tiny", 0.4), ("out/tiny-seed1", 0.5),
+                             ("fork/out/tiny", 0.45), ("fork/out/tiny-seed1", 0.57)):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "results.json").write_text(json.dumps({"connector": {"all": accuracy}}))
+    run("board", "fork/out/tiny", "fork/out/tiny-seed1")
+    assert capsys.readouterr().out == "| 51.0 ± 8.5 (45.0 to 57.0) | +6.0 ± 1.4 (+5.0 to +7.0) | 2 |\n"

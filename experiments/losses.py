@@ -1,18 +1,17 @@
 """What a response of the embedded world did step by step, judged by the truth about its pictures.
 
-A solution is a row of sentences: readings ("top row: 3, 1, 4."), "Largest 4, smallest 1.",
-operations ("3 + 1 = 4."), and last words ("B.", "top row."). "Wait," begins a second look, and in a search
-"Alternatively," begins the next try. A model may write anything: what is none of these counts as
-not understood.
+A solution is a row of sentences: readings ("top row: 3, 1, 4."), "Largest 4, smallest 1.", operations
+("3 + 1 = 4."), and last words ("B.", "top row."). "Wait," begins a second look, and in a search
+"Alternatively," begins the next try. What is none of these counts as not understood.
 truth.json of a world holds every reading that can be made: {question: {"kind", "dark", "looks", "goal"}}.
 """
+import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machinery.files import Refused, checked, read_json
-from machinery.mmmu_rows import sha256
+from machinery.files import Refused, read_json
 from machinery.tables import percent, print_table
 
 LOSSES = ("manner", "reading", "arithmetic", "other")  # a wrong answer is lost to the first that fits
@@ -52,7 +51,6 @@ class Solution:
     unknown: list = field(default_factory=list)     # sentences that are not understood
     unused: dict = field(default_factory=dict)      # {name: its values that no operation has taken yet}
     results: list = field(default_factory=list)     # of operations, that no operation has taken yet
-    recent: list = field(default_factory=list)      # values of the last reading
     name: str = ""                                  # of the last reading
 
     def sentence(self, text):
@@ -64,12 +62,12 @@ class Solution:
         if kind == "operation":
             self.operation(*match.groups())
         elif kind == "extremes":
-            values = [int(n) for n in match.groups()]
-            right = [f(map(number, self.recent), default=None) for f in (max, min)]
-            self.count("copies", values == right)
+            values, recent = [int(n) for n in match.groups()], self.last.get(self.name, ())
+            self.count("copies", values == [f(map(number, recent), default=None) for f in (max, min)])
             self.unused = {"": values}
         elif kind in ("place", "values"):
-            self.listing(mark, kind, *match.groups())
+            *name, values = match.groups()
+            self.read(mark, "".join(name), values)
         elif kind == "unknown":
             self.unknown.append(text or mark)
 
@@ -78,32 +76,26 @@ class Solution:
         self.counts[f"{what} right"] += bool(right)
 
     def operation(self, a, sign, b, result):
-        a, b, result = int(a), int(b), int(result)
-        now = self.tries[-1]
+        a, b, result, now = int(a), int(b), int(result), self.tries[-1]
         now.calculated = True
         now.distance = abs(result) if sign == "-" and self.truth.get("goal") in (a, b) else None
-        value = {"+": a + b, "-": a - b}.get(sign, a * b)
-        self.count("operations", value == result)
+        self.count("operations", {"+": a + b, "-": a - b}.get(sign, a * b) == result)
         asked = [*self.asked]
-        for n in (a, b):
-            self.count("copies", take(n, self.results, *self.unused.values(), asked))
+        for n in (a, b):  # each number is used once
+            found = next((of for of in (self.results, *self.unused.values(), asked) if n in of), [])
+            self.count("copies", found)
+            if found:
+                found.remove(n)
         self.results.append(result)
 
-    def listing(self, mark, kind, *groups):
-        """Values, perhaps behind a name."""
-        values = groups[-1].split(", ")
-        if kind == "place":
-            self.read(mark, groups[0], values)
-        elif mark and len(values) == len(self.last.get(self.name, ())):
-            self.read(mark, self.name, values)  # "Wait, 3, 1, 4."
-        elif "" in self.truth["looks"]:
-            self.read(mark, "", values)
-        else:
-            self.unknown.append(groups[-1])
-
-    def read(self, mark, name, values):
+    def read(self, mark, name, text):
         """A reading. After a calculation it begins the next try of a search."""
-        now = self.tries[-1]
+        values, now = text.split(", "), self.tries[-1]
+        if not name and mark and len(values) == len(self.last.get(self.name, ())):
+            name = self.name  # "Wait, 3, 1, 4."
+        elif not name and "" not in self.truth["looks"]:
+            self.unknown.append(text)
+            return
         if now.calculated or "Alternatively" in mark and now.readings:
             self.tries.append(Try())
             if self.truth["kind"] == "which":  # nothing of the last try belongs into this one
@@ -112,44 +104,23 @@ class Solution:
             readings[name] = values
         self.first.setdefault(name, values)
         self.unused[name] = [number(value) for value in values]
-        self.name, self.recent = name, values
+        self.name = name
 
     def cells_right(self, name, values):
         """How many of a reading's values are right; None: the truth does not tell (of several pictures it has
         only what the question names)."""
-        true = self.truth["looks"].get(name)
-        if true is None:
+        if name not in self.truth["looks"]:
             return None if self.truth["kind"] in SEVERAL else 0
-        return sum(value == t for value, t in zip(values, true))
-
-    def judge_cells(self):
-        for what, readings in (("first cells", self.first), ("cells", self.last)):
-            for name, values in readings.items():
-                right = self.cells_right(name, values)
-                if right is not None:
-                    self.counts[what] += len(values)
-                    self.counts[f"{what} right"] += right
+        return sum(value == true for value, true in zip(values, self.truth["looks"][name]))
 
     def misread(self, readings):
         """Does a reading differ from the truth?"""
-        wrong = False
-        for name, values in readings.items():
-            right = self.cells_right(name, values)
-            whole = len(self.truth["looks"].get(name, ()))
-            wrong |= right is not None and not right == len(values) == whole
-        return wrong
+        told = [(self.cells_right(name, values), len(values), len(self.truth["looks"].get(name, ())))
+                for name, values in readings.items()]
+        return any(right is not None and not right == read == whole for right, read, whole in told)
 
     def at_once(self):
         return self.counts["sentences"] == self.counts["at once"]
-
-
-def take(n, *lists):
-    """Is the number in one of the lists? Then it is taken out there, because each is used once."""
-    for values in lists:
-        if n in values:
-            values.remove(n)
-            return True
-    return False
 
 
 def number(value):
@@ -167,7 +138,10 @@ def solve(row, truth):
         sentence = sentence.strip().removesuffix(".")
         if re.search(r"\w", sentence):
             solution.sentence(sentence)
-    solution.judge_cells()
+    for what, readings in (("first cells", solution.first), ("cells", solution.last)):
+        for name, values in readings.items():
+            if (right := solution.cells_right(name, values)) is not None:
+                solution.counts.update({what: len(values), f"{what} right": right})
     return solution
 
 
@@ -178,9 +152,8 @@ def lost_to(solution, row):
         return "manner"
     if solution.misread(solution.last):
         return "reading"
-    if any(counts[what] > counts[f"{what} right"] for what in ("operations", "copies")):
-        return "arithmetic"
-    return "other"
+    wrong = any(counts[what] > counts[f"{what} right"] for what in ("operations", "copies"))
+    return "arithmetic" if wrong else "other"
 
 
 # --------------------------------------------------------------------------------------------- all responses
@@ -209,10 +182,9 @@ def count(rows, truth):
 
 def count_search(solution, right):
     """What a search did: after failed tries, after a successful one, and after all candidates had failed."""
-    counts = Counter(searches=1)
     if solution.at_once():
-        return counts
-    counts.update({"searches by steps": 1, "searches right": right})
+        return Counter(searches=1)
+    counts = Counter({"searches": 1, "searches by steps": 1, "searches right": right})
     failed = set()  # the candidates that did not fit
     for k, attempt in enumerate(solution.tries, 1):
         if attempt.distance is None:  # it never said, so nothing follows from it
@@ -250,57 +222,50 @@ TABLES = {  # title: [(column, how many, of how many)]; the first column's "of" 
 
 def tables(groups):
     """[(header, rows)]: what was done right, what the answers are lost to, dark pictures, searches."""
-    out = []
     for title, columns in TABLES.items():
-        header, rows = [title, *(column for column, _, _ in columns)], []
-        for name, counts in groups.items():
-            if counts[columns[0][2] or columns[0][1]]:
-                cells = (cell(counts, what, of, title == "searches") for _, what, of in columns)
-                rows.append([name.replace("_", " "), *cells])
+        rows = [[name.replace("_", " "), *(cell(counts, what, of, title) for _, what, of in columns)]
+                for name, counts in groups.items() if counts[columns[0][2] or columns[0][1]]]
         if rows:
-            out.append((header, rows))
-    return out
+            yield [title, *(column for column, _, _ in columns)], rows
 
 
-def cell(counts, what, of, of_how_many):
+def cell(counts, what, of, title):
     if not of:
         return counts[what]
     part = percent(counts[what] / counts[of] if counts[of] else None)
-    return f"{part}% of {counts[of]}" if of_how_many else part
+    return f"{part}% of {counts[of]}" if title == "searches" else part
 
-
-# ----------------------------------------------------------------------------------------- files and printing
 
 def read_truth(folder, world):
     """truth.json of the world that asked the questions of an evaluation. world: "" if it still lies there."""
-    about = read_json(folder / "data.json", {"source": str, "files": dict},
-                      "Name the folder of a stage, such as out/tiny/rl; is it one, evaluate it again.")
+    about = read_json(folder / "data.json")
     world = Path(world or Path(about["source"]).parent)
     for name, digest in about["files"].items():
         path = world / "mmmu" / name
-        if path.is_file() and sha256(path) != digest:
-            raise Refused(f"{path} is not the file whose questions {folder} answers: name the right world "
-                          f"with --world, or evaluate again.")
-    remedy = "Name the folder of the embedded world with --world: its truth tells what an answer was lost to."
-    return read_json(world / "truth.json", remedy=remedy)
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise Refused(f"{path} is not the file whose questions {folder} answers: name the right --world")
+    return read_json(world / "truth.json")
 
 
-def judge(rows, truth):
-    """`count`, of rows that belong to this truth."""
-    for row in rows:
-        checked(truth.get(row["id"]), f"truth.json, {row['id']},", {"kind": str, "looks": dict},
-                "Is this the world of these responses? Name the right one with --world.")
-    return count(rows, truth)
-
-
-def print_losses(judged):
-    """judged: what `judge` returned of one run, or of several that are counted together."""
-    groups, unknown = {}, Counter()
-    for of_run, odd in judged:
-        unknown.update(odd)
-        for name, counts in of_run.items():
-            groups.setdefault(name, Counter()).update(counts)
-    for header, lines in tables(groups):
-        print_table(header, lines)
-    often = ", ".join(f"{text[:60]!r} {n}" for text, n in unknown.most_common(5))
-    print(f"sentences not understood: {unknown.total()}" + (f", most often {often}" if often else "") + "\n")
+def print_losses(runs, world="", together=False):
+    """Tables of each run folder, or one set of tables of all of them together."""
+    from eval_mmmu import score_rows
+    from scoring.mmmu import read_responses
+    for some in [runs] if together else [[run] for run in runs]:
+        groups, unknown = {}, Counter()
+        for run in map(Path, some):
+            folder = run / "eval" if (run / "eval").is_dir() else run
+            _, rows = score_rows(read_responses(folder / "responses.jsonl"))
+            of_run, odd = count(rows, read_truth(folder, world))
+            unknown.update(odd)
+            for name, counts in of_run.items():
+                groups.setdefault(name, Counter()).update(counts)
+        print(" ".join(some) + "\n")
+        for header, lines in tables(groups):
+            print_table(header, lines)
+        print(f"sentences not understood: {unknown.total()}, most often {unknown.most_common(5)}\n")
+    print("Cells: the last reading of each name. Operations: true equations. Copied: operands that stand in "
+          "the text before.\nWrong answers are lost to manner (at once, no box, cut off), otherwise to a "
+          "wrong reading, otherwise\nto arithmetic (a false equation, a wrong operand), otherwise to other "
+          "(the wrong line or end, not understood).\nFailed, found: tries whose cells were read right. All "
+          "failed: searches in which none of the candidates fits.")
