@@ -11,13 +11,10 @@ responses (pack.py).
 
 The paper's hero, the connector, is written out in connector.py. What differs between families is in
 machinery/families.py. Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under
-torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts, `python model.py
-plan --help` what a run needs of memory; `python model.py convert --help` takes the authors' own release.
+torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts.
 """
 import contextlib
-import runpy
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -213,12 +210,8 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
 
 
 if __name__ == "__main__":
-    commands = {"plan": "plan.py", "convert": "machinery/chat_format.py"}  # which run without this file, too
-    if sys.argv[1:] and sys.argv[1] in commands:
-        runpy.run_path(str(Path(__file__).parent / commands[sys.argv.pop(1)]), run_name="__main__")
-    else:
-        for argument in sys.argv[1:] or ["data/tiny/model"]:
-            try:
-                say(load(argument).table())
-            except Refused as error:
-                sys.exit(str(error))
+    for argument in sys.argv[1:] or ["data/tiny/model"]:
+        try:
+            say(load(argument).table())
+        except Refused as error:
+            sys.exit(str(error))

@@ -275,7 +275,7 @@ def check_model_files(folder, flag):
     for pattern in MODEL_FILES:
         for file in folder.glob(pattern):
             if pattern in file.name and b"feature_extractor_type" in file.read_bytes():
-                continue  # of the authors' own release (chat_format.py), which names its processor like this
+                continue  # of the authors' own release (convert.py), which names its processor like this
             stat = file.stat()
             read_model_file(file, pattern, stat.st_size, stat.st_mtime_ns, flag)
 
