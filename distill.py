@@ -7,11 +7,9 @@ rambling is judged by what can be counted: repetition, length, and claims of not
     laptop:  python distill.py --model out/tiny/rl --data data/tiny/cold_start.jsonl --out out/distill/c.jsonl
     8 GPUs:  torchrun --nproc_per_node 8 distill.py --model TEACHER --data q.parquet --out out/distill/c.jsonl
 
-It writes
-    OUT                     one row a kept response, ready for sft.py: the question's fields, solution (what
-                            the model is to write after the prompt), pass_rate
-    OUT.pass_rates.jsonl    one row a question, kept or not: id, n, right, pass_rate, and the fates of its
-                            responses. A difficulty split:  jq -r 'select(.pass_rate < 0.5) | .id'
+OUT gets a row a kept response, ready for sft.py: the question's fields, solution (what the model is to write
+after the prompt), pass_rate. OUT.pass_rates.jsonl gets a row a question, kept or not: id, n, right, pass_rate
+and the fates of its responses. A difficulty split:  jq -r 'select(.pass_rate < 0.5) | .id'
 
 Stopped at any moment, the same command goes on, and ends with what it would have written in one go. A
 pass is a right final answer (rule, and verifier when one is named), whatever its form. A response is kept
@@ -30,20 +28,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import Chat, open_image, read_records
-from machinery.files import (
-    Refused, append_jsonl, as_read_back, changed_settings, check_flags, describe_change, main,
-    read_json, read_jsonl, say, write_text, writing)
+from machinery.files import Refused, append_jsonl, main, read_jsonl, say, write_json, write_text
 from machinery.parallel import gather, start
-from machinery.rows import refuse_other_rows, rows_fingerprint
+from machinery.rows import rows_fingerprint
 from machinery.run import hold
 from machinery.run import seed_of
 from model import load
-from reward import Verifier, VerifierDown, score_batch
+from reward import Verifier, score_batch
 from rollout import make_sampler
 from signals import denies_image, repetition
-
-FATES = ("kept", "surplus", "duplicate", "wrong", "truncated", "format", "denial", "repetition", "long")
-
 
 @dataclass
 class Config:
@@ -76,19 +69,10 @@ class Config:
 
 def fate(text, length, finish, reward, max_length=0, max_repetition=0.3):
     """Why a response is dropped, "" when it may be kept. The first reason in this order counts."""
-    if finish != "stop":
-        return "truncated"
-    if not reward.accuracy:
-        return "wrong"
-    if not reward.format:
-        return "format"
-    if denies_image(text):
-        return "denial"
-    if repetition(text) > max_repetition:
-        return "repetition"
-    if max_length and length > max_length:
-        return "long"
-    return ""
+    reasons = {"truncated": finish != "stop", "wrong": not reward.accuracy, "format": not reward.format,
+               "denial": denies_image(text), "repetition": repetition(text) > max_repetition,
+               "long": max_length and length > max_length}
+    return next((why for why, holds in reasons.items() if holds), "")
 
 
 def judge(rollouts, rewards, keep=1, max_length=0, max_repetition=0.3):
@@ -110,25 +94,20 @@ def judge(rollouts, rewards, keep=1, max_length=0, max_repetition=0.3):
 
 
 def image_path(image, folder):
-    """How a row in `folder` names an image. One that is no file yet (Parquet, hub) becomes one.
-
-    Its content gives the name: the same image is written once.
-    """
+    """How a row in `folder` names an image. One that is no file yet (Parquet, hub) becomes one. Its content
+    gives the name: the same image is written once."""
     if isinstance(image, str):
         return os.path.relpath(image, folder)
-    if isinstance(image, bytes):
-        content = image
-    else:
+    if not isinstance(image, bytes):
         buffer = io.BytesIO()
         open_image(image).save(buffer, "PNG")
-        content = buffer.getvalue()
-    kind = Image.open(io.BytesIO(content)).format.lower()
-    path = folder / "images" / f"{hashlib.sha256(content).hexdigest()[:24]}.{kind}"
+        image = buffer.getvalue()
+    kind = Image.open(io.BytesIO(image)).format.lower()
+    path = folder / "images" / f"{hashlib.sha256(image).hexdigest()[:24]}.{kind}"
     if not path.exists():
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".part").write_bytes(content)
-            os.replace(path.with_suffix(".part"), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".part").write_bytes(image)
+        os.replace(path.with_suffix(".part"), path)
     return os.path.relpath(path, folder)
 
 
@@ -142,101 +121,52 @@ def rows_of(record, texts, pass_rate, folder):
              "pass_rate": pass_rate} for i, text in enumerate(texts)]
 
 
-def finished(out, rates):
-    """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are there.
-
-    What an interruption has left of other questions is removed from both files: of one question at most.
-    """
-    rows, rated = read_jsonl(out, {"id": str}), read_rates(rates)
-    there = Counter(question(row) for row in rows)
+def begin(cfg, world, rows):
+    """{id: row of pass_rates.jsonl} of the questions that are done: all their kept responses are in OUT. What
+    an interruption has left of another one is removed. Refused is what would mix two kinds of rows, or lose
+    some: other flags, other data, files of somebody else."""
+    out, rates, settings = (Path(f"{cfg.out}{end}") for end in ("", ".pass_rates.jsonl", ".settings.json"))
+    now = {k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")}
+    now |= {"verifier": bool(cfg.verifier), "processes": world.size, "rows": rows}  # its address may change
+    now = json.loads(json.dumps(now))
+    before = json.loads(settings.read_text()) if settings.exists() else {}
+    if before != now and (before or rates.exists()) or out.exists() and not rates.exists():
+        changed = [f"{k} was {before.get(k)!r}" for k in now if before.get(k) != now[k]]
+        raise Refused(f"--out {cfg.out} was begun with other flags or data ({'; '.join(changed)[:300]}), or "
+                      f"{rates} is gone. Use the same ones to go on, or another --out.")
+    write_json(settings, now)
+    kept, rated = read_jsonl(out), read_jsonl(rates)
+    there = Counter(row["id"].rpartition("#")[0] for row in kept)
     done = {r["id"]: r for r in rated if there[r["id"]] == r["fates"].get("kept", 0)}
-    if len(lost := there.keys() - {r["id"] for r in rated}) > 1:
-        raise Refused(f"{out} has responses to {len(lost)} questions that {rates} does not know: they would "
-                      f"be lost. Put that file back as it was, or take another --out.")
-    write_text(out, "".join(json.dumps(row) + "\n" for row in rows if question(row) in done))
     write_text(rates, "".join(json.dumps(rate) + "\n" for rate in done.values()))
+    write_text(out, "".join(json.dumps(row) + "\n" for row in kept if row["id"].rpartition("#")[0] in done))
     return done
-
-
-def read_rates(path):
-    return read_jsonl(path, {"id": str, "n": int, "right": int, "fates": dict})
-
-
-def question(row):
-    """Id of the question that a row of OUT answers."""
-    return row["id"].rpartition("#")[0]
-
-
-def check_settings(path, cfg, world, rows):
-    """Refuse to go on with other settings, half of the file would be something else; and to write into files
-    that are not ours."""
-    now = as_read_back({k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")})
-    now["verifier"] = bool(cfg.verifier)  # its address may change
-    now["processes"] = world.size  # the random numbers depend on it
-    now["rows"] = rows
-    ours = [Path(f"{cfg.out}{end}") for end in ("", ".pass_rates.jsonl", ".settings.json")]
-    if Path(cfg.data).exists() and any(p.exists() and p.samefile(cfg.data) for p in ours):
-        raise Refused(f"--out {cfg.out}: --data {cfg.data} is one of the files that are written there")
-    if there := [p for p in ours[:2] if p.exists() and not path.exists()]:
-        raise Refused(f"--out {cfg.out}: {there[0]} is there already, and without {path} nobody knows whose "
-                      f"it is: it would be lost. Take another --out, or move it away.")
-    if path.exists():
-        before = {"rows": rows, **read_json(path)}
-        refuse_other_rows(before["rows"], rows, f"--data {cfg.data}", cfg.out, f"{path}: rows")
-        if changed := changed_settings(before, now):
-            change = describe_change(before, now, changed)
-            raise Refused(f"{cfg.out} was begun with other settings ({change}). "
-                          f"Use the same flags to go on, or another --out.")
-    write_text(path, json.dumps(now, indent=1))
 
 
 def judge_chunk(cfg, prompts, groups, verifier):
     """[(record, texts to keep, row of pass_rates.jsonl without the id)]: one of each question."""
-    flat = [(p.record, r) for p, group in zip(prompts, groups) for r in group]
-    records = [record for record, _ in flat]
-    try:
-        rewards = score_batch([r.text for _, r in flat], [record.answer for record in records], cfg.thinking,
-                              [record.options for record in records], verifier,
-                              [record.question for record in records])
-    except VerifierDown as error:
-        raise Refused(f"{error}\nWhat was sampled before is kept: "
-                      f"the same command goes on from there.") from error
-    rewards, judged = iter(rewards), []
-    for p, group in zip(prompts, groups):
-        own = [next(rewards) for _ in group]
-        judged.append((p.record, *judge(group, own, cfg.keep, cfg.max_length, cfg.max_repetition)))
-    return judged
-
-
-def read_questions(cfg):
-    """(the first --limit questions, fingerprint of all)"""
-    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
-    rows, records = rows_fingerprint(records), records[:cfg.limit or None]
-    twice = [i for i, n in Counter(r.id for r in records).items() if n > 1]
-    if twice:
-        raise Refused(f"--data {cfg.data}: id {twice[0]} stands there more than once ({len(twice)} such "
-                      f"ids). Pass rates are kept by id, so give every row its own.")
-    return records, rows
+    flat = [(p.record, r.text) for p, group in zip(prompts, groups) for r in group]
+    rewards = iter(score_batch(
+        [text for _, text in flat], [record.answer for record, _ in flat], cfg.thinking,
+        [record.options for record, _ in flat], verifier, [record.question for record, _ in flat]))
+    return [(p.record, *judge(group, [next(rewards) for _ in group], cfg.keep, cfg.max_length,
+                              cfg.max_repetition)) for p, group in zip(prompts, groups)]
 
 
 def distill(cfg):
-    check_flags(cfg)
-    world = start(cfg.seed)
-    out, rates = Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
-    records, rows = read_questions(cfg)
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+    world, out, rates = start(cfg.seed), Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
+    records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
+    rows, records = rows_fingerprint(records), records[:cfg.limit or None]
+    if len({r.id for r in records}) < len(records):
+        raise Refused(f"--data {cfg.data}: an id stands there more than once, and pass rates are kept by id")
+    chat, done = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system), None
     prompts = chat.prompts(records, thinking=cfg.thinking)
-    done = None
     if world.rank == 0:
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         lock = hold(out.with_name(f".{out.name}.lock"), out)  # noqa: F841 (until the end)
-        check_settings(Path(f"{cfg.out}.settings.json"), cfg, world, rows)
-        done = finished(out, rates)
+        done = begin(cfg, world, rows)
     done = gather(done, world)[0]
     fates = sum((Counter(row["fates"]) for row in done.values()), Counter())
-    if done:
-        say(f"{len(done)} of {len(prompts)} questions are done already")
     stride = cfg.chunk * world.size
     chunks = [(k, prompts[i:i + stride]) for k, i in enumerate(range(0, len(prompts), stride))]
     chunks = [(k, part) for k, part in chunks if any(p.record.id not in done for p in part)]
@@ -245,10 +175,9 @@ def distill(cfg):
         vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype)
         sampler = make_sampler(cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel)
         verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
-    left = sum(len(part) for _, part in chunks)
-    bar = tqdm(total=len(prompts), initial=len(prompts) - left, desc="distill", unit="question",
-               dynamic_ncols=True, disable=world.rank > 0)
-    for k, part in chunks:
+    say(f"{len(done)} of {len(prompts)} questions are done already")
+    bar = tqdm(chunks, desc="distill", unit="chunk", dynamic_ncols=True, disable=world.rank > 0)
+    for k, part in bar:
         mine = part[world.rank::world.size]
         # chunk k's responses depend on (seed, k) alone: so an interruption does not change the result
         groups = sampler.generate(mine, cfg.samples, cfg.max_new_tokens, cfg.temperature,
@@ -261,23 +190,9 @@ def distill(cfg):
             if world.rank == 0:
                 append_jsonl(out, rows_of(record, texts, rate["pass_rate"], out.parent))
                 append_jsonl(rates, [{"id": record.id, **rate}])
-        bar.update(len(part))
-        bar.set_postfix({f: fates[f] for f in FATES if fates[f]})
-    bar.close()
-    if world.rank == 0:
-        summary(out, rates, fates)
-
-
-def summary(out, rates, fates):
-    """What happened to all responses, and how hard the questions were."""
-    total, questions = max(1, fates.total()), read_rates(rates)
-    print(f"{fates.total()} responses to {len(questions)} questions: "
-          + ", ".join(f"{f} {fates[f]} ({100 * fates[f] / total:.1f}%)" for f in FATES if fates[f]))
-    none, every = sum(q["right"] == 0 for q in questions), sum(q["right"] == q["n"] for q in questions)
-    some = len(questions) - none - every
-    print(f"questions by their right responses: none {none}, some {some}, all {every}")
-    without = len(questions) - len({question(row) for row in read_jsonl(out)})
-    print(f"{out}: {fates['kept']} rows; {without} questions have no response that could be kept")
+        bar.set_postfix(fates)
+    shares = ", ".join(f"{fate} {n} ({100 * n / fates.total():.1f}%)" for fate, n in fates.most_common())
+    say(f"{out}: {fates.total()} responses to {len(prompts)} questions: {shares}")
 
 
 if __name__ == "__main__":

@@ -15,29 +15,15 @@ CONFIG is a folder with the config.json of the model that is to be trained (reci
 weights are not there yet.
 """
 import dataclasses
-import importlib
-import importlib.metadata
-import os
-import re
-import shutil
 import sys
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
-import datasets
-import huggingface_hub
 import torch
-import tyro
 
 from connector import make_connectors
 from data import Chat, read_records, subjects
-from machinery.files import Refused, hub_name, main, resolve, say
-from machinery.flags import wrong_flags
+from machinery.files import Refused, main, say
 from machinery.lora import add_adapters
-from machinery.mmmu_rows import find_parquet
 from machinery.model_folder import blank_hf, read_decided
 from machinery.solutions import of_mode
 from model import CHUNK, PARTS, VLM
@@ -286,32 +272,37 @@ def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
 
 @dataclass
 class DataConfig:
-    data: str = "data/tiny/rl.jsonl"              # JSON, CSV, Parquet, folder, hub name
+    data: str = "data/tiny/rl.jsonl"          # JSON, CSV, Parquet, folder, hub name
     model: str = "out/tiny/cold_start"        # whose tokens are counted: model folder, run folder or hub name
-    columns: tuple[str, ...] = ()                 # OURS=THEIRS, e.g. question=problem answer=ground_truth
-    image_root: str = ""                          # folder that image paths start from; "": the data file's
+    columns: tuple[str, ...] = ()             # OURS=THEIRS, e.g. question=problem answer=ground_truth
+    image_root: str = ""                      # folder that image paths start from; "": the data file's
     # fields that may not be empty; supervised stages need question and solution
     need: tuple[str, ...] = ("question", "answer")
-    max_tiles: int = 12                           # tiles of an image (InternVL)
-    # fewest and most pixels of an image (Qwen-VL); 0 = what the model folder says
-    pixels: tuple[int, int] = (0, 0)
-    thinking: bool = True                         # the prompt ends with <think>
-    ask: str = ""                                 # said below every question
-    system: str = ""                              # system prompt; "": what the chat template has
+    max_tiles: int = 12                       # tiles of an image (InternVL)
+    pixels: tuple[int, int] = (0, 0)          # fewest and most pixels (Qwen-VL); 0 = the model's own
+    thinking: bool = True                     # the prompt ends with <think>
+    ask: str = ""                             # said below every question
+    system: str = ""                          # system prompt; "": what the chat template has
 
 
 def report(cfg):
-    """What a data set will be to a model: rows that drop out and why, images, lengths."""
+    """What a data set will be to a model: rows that drop out and why, images, lengths. Rows are those that a
+    stage would train on: with solutions those of the thinking mode, with answers those the rule reads."""
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    records = usable(cfg)
+    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0, image_root=cfg.image_root)
+    if "solution" in cfg.need:
+        records = of_mode(records, cfg.thinking, cfg.data, 1.0)
+    elif "answer" in cfg.need:
+        unreadable = report_unreadable(cfg.data, records, 1.0, "")
+        records = [r for i, r in enumerate(records) if i not in unreadable]
     prompts = chat.prompts(records, cfg.thinking)
-    sizes = [s for r in records for s in r.sizes]
-    solutions = [r.solution for r in records if r.solution]
-    written = chat.plain.encode([chat.plain.hide(solution) for solution in solutions])
+    sizes = [size for r in records for size in r.sizes]
+    solutions = [chat.plain.hide(r.solution) for r in records if r.solution]
     table = {"images of a row": [len(r.images) for r in records],
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
              "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],
-             "prompt tokens": [len(p.full) for p in prompts], "solution tokens": [len(x) for x in written],
+             "prompt tokens": [len(p.full) for p in prompts],
+             "solution tokens": [len(ids) for ids in chat.plain.encode(solutions)],
              "options": [len(r.options) for r in records], "earlier turns": [len(r.turns) for r in records]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
         f"{chat.context:,} tokens; subjects: {subjects(records)}")
@@ -319,223 +310,16 @@ def report(cfg):
     for what, n in table.items():
         n = sorted(n) or [0]
         say(f"  {what:<24} {n[0]:>8,} {n[len(n) // 2]:>8,} {n[int(0.99 * len(n))]:>8,} {n[-1]:>8,}")
-    first = prompts[0]
-    say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(first.ids)}\n"
-        f"answer: {first.record.answer!r}")
-    if "solution" in cfg.need:
-        say(f"solution: {first.record.solution!r}")
-
-
-def usable(cfg):
-    """The records that a stage would train on: for those that need solutions, of the thinking mode; for
-    GRPO, with gold answers that the rule can read. What else there is, is said."""
-    records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0, image_root=cfg.image_root)
-    if "solution" in cfg.need:
-        return of_mode(records, cfg.thinking, cfg.data, 1.0)
-    if "answer" in cfg.need:
-        unreadable = report_unreadable(cfg.data, records, 1.0, "")
-        records = [r for i, r in enumerate(records) if i not in unreadable]
-    if not records:
-        raise Refused(f"{cfg.data}: no row has an answer that the rule can read. Mend them, or give grpo.py "
-                      f"a --verifier.")
-    return records
-
-
-# ---------------------------------------------------------------------------------------------------- dry run
-
-def dry_run(gpus=0, gpu_gib=0, config="", *words):
-    """Everything about a recipe that can be checked without a GPU. words: its steps in order, each a script
-    and its flags, with "--" between them. What a step makes is there for the steps behind it. Returns the
-    problems."""
-    problems, made, unasked, asked = [], {}, set(), {}
-    if not words or not all(re.fullmatch(r"0*[1-9]\d*(\.\d+)?", str(n)) for n in (gpus, gpu_gib)):
-        raise Refused("usage: python plan.py dry_run GPUS GIB CONFIG SCRIPT --flags ... -- SCRIPT ..., "
-                      "such as: dry_run 8 80 recipes/configs/InternVL3-8B sft.py --data cold_start.jsonl")
-    for script, *flags in steps(words):
-        module = module_of(script)
-        cfg = tyro.cli(module.Config, args=flags)  # a mistyped flag ends here
-        say(f"== {script} {' '.join(flags)}")
-        before = dict(made)
-        made |= {os.path.normpath(path): script for path in outputs(cfg, script, module)}
-        if why := wrong_flags(cfg):
-            problems.append(f"{script} {why}")
-            continue
-        for flag, path, kind, subset, split in inputs(cfg, script, module):
-            said = where(path, before) or on_hub(path, kind, subset, split)
-            say(f"  {flag} {path}: {said or 'MISSING'}")
-            if said.startswith(UNASKED):
-                unasked.add(path)
-            elif not said or said.startswith(WRONG):
-                problems.append(f"{script} {flag} {path}: {said or hint(path, kind)}")
-        problems += [f"{script} {why}" for why in check_files(cfg, script, module)]
-        problems += check_machine(cfg, script, gpus, gpu_gib, config)
-        if hasattr(cfg, "ask"):
-            asked.setdefault((cfg.ask, cfg.system), script)
-    if len(asked) > 1:
-        say("NOTE: --ask and --system are not the same in all steps: "
-            + "; ".join(f"{script} {words}" for words, script in asked.items()))
-    if unasked:
-        say(f"NOT CHECKED, because the hub could not be asked: {', '.join(sorted(unasked))}")
-    if not problems:
-        say("nothing is missing" + " of what could be checked" * bool(unasked))
-    return problems
-
-
-def module_of(script):
-    if not Path(script).is_file():
-        raise Refused(f"{script}: no such script")
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    if not hasattr(module, "Config"):
-        raise Refused(f"{script} is no step of a recipe: it has no flags")
-    return module
-
-
-UNASKED, WRONG = "NOT CHECKED", "WRONG"  # how an answer about a hub name begins
-
-
-def steps(words):
-    """["a", "1", "--", "b"] -> [["a", "1"], ["b"]]"""
-    table = [[]]
-    for word in words:
-        if word == "--":
-            table.append([])
-        else:
-            table[-1].append(word)
-    return [step for step in table if step]
-
-
-def inputs(cfg, script, module):
-    """[(flag, path or hub name, "model" or "dataset", configuration, split)] that a step reads."""
-    if script == "recipes/data.py":
-        return module.inputs(cfg)
-    model = "folder" if hasattr(cfg, "folder") else "model"
-    found = [(f"--{model}", getattr(cfg, model), "model", None, None)]
-    found += [(f"--{name}", getattr(cfg, name, ""), "dataset", None, "train")
-              for name in ("data", "val", "curriculum")]
-    if script == "eval_mmmu.py":  # 30 configurations: it reads their files
-        found[1] = ("--data", cfg.data, "dataset", None, None)
-    return [row for row in found if row[1]]
-
-
-def outputs(cfg, script, module):
-    """Paths that a step makes."""
-    if script == "recipes/data.py":
-        return [cfg.out, *(f"{cfg.out}/{name}.jsonl" for name in module.FILES)]
-    return [cfg.out] if hasattr(cfg, "out") else []
-
-
-def where(path, made):
-    """Why a local path will be there when its step begins, or ""."""
-    if Path(path).exists():
-        return "is there"
-    maker = made.get(os.path.normpath(path))
-    return f"will be made by {maker}, above" if maker else ""
-
-
-def hint(path, kind):
-    """What makes a thing that is missing."""
-    name = Path(path).name
-    if kind == "model":
-        return (f"no such folder, no hub name (owner/name), and no step before this one makes it. sft.py, "
-                f"grpo.py or connector_tune.py make a model with --out {path}")
-    if "_questions" in name or name.startswith("maths"):
-        return (f"no such file, and no step before this one makes it: "
-                f"python -m recipes.data --out {Path(path).parent}")
-    return (f"no such file, no hub name (owner/name), and no step before this one makes it. Questions are "
-            f"made by recipes/data.py, their solutions by distill.py --out {path}")
-
-
-@lru_cache(None)
-def on_hub(name, kind, subset, split):
-    """What the hub says of a name: "" where it can be none."""
-    if not hub_name(name):
-        return ""
-    what = f"{kind} of the hub" + f", configuration {subset}" * bool(subset)
-    what += f", split {split}" * bool(split)
-    unasked = f"{UNASKED} (the hub could not be asked): {what}"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return unasked
-    request = urllib.request.Request(f"{huggingface_hub.constants.ENDPOINT}/api/{kind}s/{name}")
-    if token := huggingface_hub.get_token():
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        urllib.request.urlopen(request, timeout=5).close()
-        splits = datasets.get_dataset_split_names(name, subset) if kind == "dataset" and split else [split]
-    except urllib.error.HTTPError as error:
-        return f"{WRONG}: the hub has no such {kind}" if error.code in (401, 403, 404) else unasked
-    except datasets.exceptions.DatasetNotFoundError as error:  # it is there, but its terms are not accepted
-        return f"{WRONG}: {error}"
-    except OSError:
-        return unasked
-    except ValueError as error:
-        return f"{WRONG}: {error}"
-    return f"{what}: is there" if split in splits else f"{WRONG}: it has no split {split} but {splits}"
-
-
-def check_files(cfg, script, module):
-    """Reads every local file that a step names. Returns the problems."""
-    if script == "recipes/data.py":
-        return module.dry_run(cfg)
-    problems, need = [], ("question", "answer")
-    if script in ("sft.py", "connector_tune.py"):
-        need = ("question", "solution")
-    for name in ("data", "val", "curriculum", "model", "folder"):
-        path = getattr(cfg, name, "")
-        try:
-            if not path or not Path(path).exists():
-                continue
-            if name in ("model", "folder"):
-                resolve(path, f"--{name}")
-            elif script == "eval_mmmu.py":
-                say(f"  --{name} {path}: {len(find_parquet(path, cfg.split)[1])} files")
-            else:
-                records = read_records(path, getattr(cfg, "columns", ()), need,
-                                       image_root=getattr(cfg, "image_root", ""))
-                if "solution" in need:
-                    records = of_mode(records, cfg.thinking, path, cfg.limit_bad)
-                elif script == "grpo.py":
-                    report_unreadable(path, records, cfg.limit_bad, cfg.verifier)
-                say(f"  --{name} {path}: {len(records):,} rows can be used")
-        except Refused as error:
-            problems.append(f"--{name} {path}: {error}")
-    return problems
-
-
-def check_machine(cfg, script, gpus, gpu_gib, config):
-    """Versions, memory and disk of a step. Returns the problems."""
-    problems, vllm = [], getattr(cfg, "rollout", "") == "vllm"
-    adapters = getattr(cfg, "lora", 0) > 0
-    for package in ("torch", "transformers", "datasets", *["vllm"] * vllm, *["peft"] * adapters):
-        try:
-            say(f"  {package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            say(f"  {package} is not installed here: on the GPU machine, pip install -r requirements-gpu.txt")
-    if getattr(cfg, "verifier", ""):
-        say(f"  --verifier {cfg.verifier}: not asked here; it has to answer when this step begins")
-    if hasattr(cfg, "train"):
-        fits = plan(Config(
-            model=config, gpus=int(gpus), gpu_gib=float(gpu_gib), train=cfg.train, lora=cfg.lora,
-            tokens=cfg.max_tokens, rollout=getattr(cfg, "rollout", "none"),
-            tensor_parallel=getattr(cfg, "tensor_parallel", 1), checkpointing=cfg.checkpointing,
-            max_new_tokens=getattr(cfg, "max_new_tokens", 8192), hybrid=cfg.hybrid, offload=cfg.offload))
-        problems += [] if fits else [f"{script}: more memory than {gpus} GPUs of {gpu_gib} GiB have"]
-    out = Path(getattr(cfg, "out", None) or getattr(cfg, "folder", "")).absolute()
-    there = next(p for p in (out, *out.parents) if p.exists())
-    say(f"  disk: {shutil.disk_usage(there).free / GIB:.0f} GiB free for {out}")
-    if not os.access(there, os.W_OK):
-        problems.append(f"{script} --out {out}: {there} can not be written to")
-    return problems
+    for prompt in prompts[:1]:
+        say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(prompt.ids)}\n"
+            f"answer: {prompt.record.answer!r}")
+        if "solution" in cfg.need:
+            say(f"solution: {prompt.record.solution!r}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["data"]:
         sys.argv.pop(1)
         main(report, DataConfig)
-    elif sys.argv[1:2] == ["dry_run"]:
-        try:
-            found = dry_run(*sys.argv[2:])
-        except Refused as error:
-            found = [str(error)]
-        sys.exit("\n".join(["", *found]) if found else 0)
     else:
         main(plan, Config)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from machinery.files import Refused
 
 PARTS = ("encoder", "connector", "llm")
-# model types of InternVL3 and Skywork-R1V as their authors published them: machinery/chat_format.py
+# model types of InternVL3 and Skywork-R1V as their authors published them: recipes/convert.py
 CHAT_FORMATS = ("internvl_chat", "skywork_chat")
 
 
@@ -249,7 +249,7 @@ def read_config(path, flag="--model"):
     kind = raw_config(path, flag).get("model_type")
     if kind in CHAT_FORMATS:
         raise Refused(f"{flag} {path} is a {kind!r} model, the format of its authors' own code. Convert it "
-                      f"once (python model.py convert --model {path} --out NEW_FOLDER) and use NEW_FOLDER.")
+                      f"once (python recipes/convert.py --model {path} --out NEW_FOLDER) and use NEW_FOLDER.")
     if kind not in FAMILIES:
         raise Refused(f"{flag} {path} is a {kind!r} model; "
                       f"the families are {', '.join(FAMILIES)} (machinery/families.py)")

@@ -1,7 +1,7 @@
 """Every data set of the recipes, made from public sets by name: questions with answers, no solutions.
 
-    python -m recipes.data --out data/recipe
-    python -m recipes.data --out data/own --source mmk12=my.parquet exams_v=   (own file; none)
+    python recipes/data.py --out data/recipe
+    python recipes/data.py --out data/own --source mmk12=my.parquet exams_v=   (own file; none)
 
 It writes into --out
     maths.jsonl                     for GRPO [3.3]: MMK12's train split (most of its test is other sciences)
@@ -13,11 +13,8 @@ It writes into --out
 
 The sets' own solutions are not used: distill.py samples the cold start's from a teacher, and those of breadth
 from the checkpoint that RL has made (the recipes call it). A row that MMMU's validation has too, by its
-picture or by its text, goes into no set, and no row goes into two. An interrupted run begins again;
-downloads are kept by the hub's cache.
-
-What was read on a set's card and what was not is said in SETS. Licences are what the sets say of themselves:
-some hold pictures of others. It runs as a module (-m), from the top folder of the repository.
+picture or by its text, goes into no set, and no row goes into two. What was read on a set's card and what was
+not is said in sets.py. Licences are what the sets say of themselves: some hold pictures of others.
 """
 import hashlib
 import json
@@ -28,11 +25,11 @@ import time
 import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
-if not __package__:  # started by its path, Python does not look into the top folder
-    sys.exit("run it as a module, from the top folder of the repository: python -m recipes.data")
+if not __package__:  # started by its path: the top folder of the repository comes first
+    sys.path[0] = str(Path(__file__).parent.parent)
 
 import numpy as np
 from PIL import Image
@@ -40,158 +37,27 @@ from PIL import Image
 from data import Record
 from distill import image_path
 from machinery.eval_rows import read_questions_of
-from machinery.fields import BadRow, refuse_no_text, text, value
-from machinery.files import (
-    Refused, append_jsonl, as_read_back, changed_settings, describe_change, hub_name, main, new_folder, say,
-    write_json, write_text,
-)
-from machinery.mmmu_rows import find_parquet, parse_options, question_of
+from machinery.fields import BadRow, refuse_no_text, value
+from machinery.files import Refused, append_jsonl, main, new_folder, say, write_json, write_text
+from machinery.mmmu_rows import find_parquet
 from machinery.pictures import image_size, image_source, open_image
 from machinery.readers import read_rows
 from machinery.rows import report_bad
 from machinery.talks import IMAGE_MARK
-from recipes.subjects import SCIENCES, subject_of
+from recipes.sets import SCIENCES, SETS, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-CYRILLIC = "АБВГД"  # the first letters of the Cyrillic alphabet: options of Bulgarian and Serbian exams
-
-
-# ------------------------------------------------------- the public sets: a row of each -> rows in our fields
-
-def text_of(row, column, read=text):
-    given = read(row, column).strip()
-    if not given:
-        raise BadRow(f"its {column} is empty")
-    return given
-
-
-def answer_of(row, column="answer"):
-    """A text or a number as text."""
-    return text_of(row, column, value)
-
-
-def pictures(row, *columns):
-    """The images of a row, empty cells left out."""
-    cells = [cell for c in columns for cell in (row[c] if isinstance(row.get(c), list) else [row.get(c)])]
-    return [c for c in cells if c and (not isinstance(c, dict) or c.get("bytes") or c.get("path"))]
-
-
-def letter(row, column, options):
-    """The letter of an option that is given by its index, from 0."""
-    index = row.get(column)
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
-        raise BadRow(f"its {column} is {index!r}, an index of its {len(options)} options was expected")
-    return LETTERS[index]
-
-
-def of_mmk12(row):
-    """Mathematics alone [3.3]: its test split has other sciences, too."""
-    if (subject := subject_of(value(row, "subject"))) in SCIENCES and subject != "Mathematics":
-        raise BadRow(f"its subject is {subject}, and this set is for mathematics")
-    yield {"question": text_of(row, "question"), "images": pictures(row, "image"), "answer": answer_of(row),
-           "subject": "Mathematics"}
-
-
-def of_geometry3k(row):
-    yield {"question": text_of(row, "problem"), "images": pictures(row, "images"), "answer": answer_of(row),
-           "subject": "Mathematics"}
-
-
-def of_science_qa(row):
-    options = row.get("choices")
-    if not isinstance(options, list) or not all(isinstance(o, str) and o.strip() for o in options):
-        raise BadRow("its choices are not a list of texts")
-    question = "\n".join(part for part in (row.get("hint"), text_of(row, "question")) if part)
-    yield {"question": question, "images": pictures(row, "image"), "options": options,
-           "answer": letter(row, "answer", options), "subject": text_of(row, "topic")}
-
-
-def of_exams_v(row):
-    """Question and options stand in the picture, and are marked there by letters of two alphabets or by
-    numbers."""
-    key = answer_of(row, "answer_key").upper()
-    place = next((marks.index(key) for marks in (LETTERS[:5], CYRILLIC, "12345") if key in list(marks)), None)
-    if place is None:
-        raise BadRow(f"its answer_key {key!r} names no option")
-    yield {"question": "The picture shows an exam question with its options. Which option is right? Answer "
-                       "with A for the first option, B for the second, and so on.",
-           "images": pictures(row, "image"), "answer": LETTERS[place], "subject": text_of(row, "subject")}
-
-
-def of_medicine(row):
-    yield {"question": text_of(row, "question"), "images": pictures(row, "image"), "answer": answer_of(row),
-           "subject": "Medicine"}
-
-
-def of_cauldron(row):
-    """Several questions to the same pictures, each {"user", "assistant", "source"}."""
-    if not isinstance(row.get("texts"), list):
-        raise BadRow("its texts are not a list")
-    for turn in row["texts"]:
-        if not isinstance(turn, dict):
-            raise BadRow("one of its texts has no user and assistant")
-        answer = re.sub(r"^answer:\s*", "", answer_of(turn, "assistant"), flags=re.I).rstrip(".")
-        yield {"question": text_of(turn, "user").removeprefix("Question:").strip(),
-               "images": pictures(row, "images"), "answer": answer, "subject": "Finance"}
-
-
-def of_mmmu(row):
-    row = question_of(row, text_of(row, "id"), Path("."))
-    options = row["shown"] if row["question_type"] == "multiple-choice" else []
-    yield {"question": row["question"], "images": row["images"], "options": parse_options(options),
-           "answer": answer_of(row), "subject": row["subject"]}
-
-
-@dataclass
-class Set:
-    hub: str            # its name on the hub
-    rows: int           # of its train split, as published
-    licence: str        # what its card says, or where that was read
-    columns: tuple      # what is read of it; other columns are not looked at
-    convert: object     # a row of it -> rows in our fields
-    use: tuple          # maths, cold_start, breadth
-    subset: str = ""    # configuration on the hub; "" where it has one only
-    split: str = "train"
-    note: str = ""
-
-
-COMMON = ("image", "question", "answer")
-SETS = {
-    "mmk12": Set("FanqingM/MMK12", 15_616, "apache-2.0 (read elsewhere, not on its card)",
-                 ("id", "question", "answer", "subject", "image"), of_mmk12, ("maths",)),
-    "geometry3k": Set("hiyouga/geometry3k", 2_101, "mit", ("images", "problem", "answer"), of_geometry3k,
-                      ("cold_start",)),
-    "science_qa": Set("derek-thomas/ScienceQA", 12_726, "cc-by-sa-4.0",
-                      ("image", "question", "choices", "answer", "hint", "topic"), of_science_qa,
-                      ("cold_start", "breadth"), note="about half of its rows have a picture"),
-    "exams_v": Set("MBZUAI/EXAMS-V", 16_281, "none on its card; accept its terms on the hub (HF_TOKEN)",
-                   ("image", "sample_id", "answer_key", "subject", "language"), of_exams_v,
-                   ("cold_start", "breadth"), note="20 school subjects, 13 languages; texts are pictures"),
-    "vqa_rad": Set("flaviagiammarino/vqa-rad", 1_793, "cc0-1.0", COMMON, of_medicine, ("breadth",)),
-    "path_vqa": Set("flaviagiammarino/path-vqa", 19_654, "its card's licence was not read; its pictures are "
-                    "of two textbooks and a library", COMMON, of_medicine, ("breadth",)),
-    "finqa": Set("HuggingFaceM4/the_cauldron", 5_276, "mit (FinQA's own; not on the card, nor the count)",
-                 ("images", "texts"), of_cauldron, ("breadth",), subset="finqa"),
-    "mmmu_dev": Set("MMMU/MMMU", 150, "apache-2.0",
-                    ("id", "question", "options", "answer", "question_type", "image_1"), of_mmmu,
-                    ("breadth",), split="dev", note="few-shot rows, 5 of each of 30 subjects; no evaluation "
-                    "asks them. Leave them out with --source mmmu_dev="),
-}
 
 
 @dataclass
 class Config:
     out: str = "data/recipe"          # folder to make
     source: tuple[str, ...] = ()      # SET=FILE or SET=HUB/NAME in its place; SET= leaves it out
-    split: tuple[str, ...] = ()       # SET=SPLIT instead of train
-    subset: tuple[str, ...] = ()      # SET=CONFIGURATION of the hub data set
     mmmu: str = "MMMU/MMMU"           # rows of its validation split go into no set; none: do not look
     held_out: int = 500               # rows of maths for maths_val.jsonl; ours, the paper does not say
     cold_start: int = 20_000          # most questions of the cold start [2]
     breadth: int = 15_000             # most questions of breadth; the paper has 10K with solutions [3.4]
     breadth_val: int = 500            # most questions of its validation; ours
-    least_subjects: int = 20          # breadth of fewer subjects is refused [3.4]
     limit_bad: float = 0.01           # share of unusable rows of a set that is skipped; more is refused
     seed: int = 0                     # of the choice and order of rows
 
@@ -233,137 +99,67 @@ class Known:
         return ""
 
 
-def read_known(source):
-    if source == "none":
-        return Known()
-    try:
-        files = find_parquet(source, "validation")[1]
-        known = Known([row for file in files for row in read_questions_of(file, {})])
-    except (OSError, ValueError) as error:  # Refused is a ValueError
-        raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it can not "
-                      f"be read ({error}). --mmmu none goes without.") from error
-    say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
-    return known
-
-
 # ----------------------------------------------------------------------------------------------- reading sets
 
-def given(cfg, flag):
-    """{set: value} of --source, --split or --subset."""
-    pairs = [pair.partition("=") for pair in getattr(cfg, flag)]
-    for name, equals, _ in pairs:
-        if not equals or name not in SETS:
-            raise Refused(f"--{flag} {name}{equals}: write SET=VALUE, where SET is one of {', '.join(SETS)}")
-    if twice := [name for name, n in Counter(name for name, _, _ in pairs).items() if n > 1]:
-        raise Refused(f"--{flag}: {twice[0]} is named twice")
-    return {name: said for name, _, said in pairs}
-
-
 def sources(cfg):
-    """[(set, where it is read, configuration or None, split)] of the sets that are used."""
-    where, subset, split = given(cfg, "source"), given(cfg, "subset"), given(cfg, "split")
-    if empty := [name for name, said in split.items() if not said.strip()]:
-        raise Refused(f"--split {empty[0]}=: name a split, or leave the set out with --source {empty[0]}=")
-    if split.get("mmmu_dev") == "validation":
-        raise Refused("--split mmmu_dev=validation: these are the questions of the evaluation")
-    if split.get("mmk12") == "test" and where.get("mmk12", SETS["mmk12"].hub) == SETS["mmk12"].hub:
-        raise Refused("--split mmk12=test: most of these are physics, chemistry and biology, and others are "
-                      "evaluated on them. Use its train split.")
-    table = []
-    for name, s in SETS.items():
-        source = where.get(name, s.hub)
-        configuration = subset.get(name, s.subset if source == s.hub else "")
-        table.append((name, source, configuration or None, split.get(name, s.split)))
-    return [row for row in table if row[1]]
+    """{set: where it is read} of the sets that are used."""
+    pairs = [pair.partition("=") for pair in cfg.source]
+    if wrong := [name for name, equals, _ in pairs if not equals or name not in SETS]:
+        raise Refused(f"--source {wrong[0]}: write SET=VALUE, where SET is one of {', '.join(SETS)}")
+    where = {name: s.hub for name, s in SETS.items()} | {name: source for name, _, source in pairs}
+    return {name: source for name, source in where.items() if source}
 
 
-def inputs(cfg):
-    """[(flag, path or hub name, "dataset", configuration, split)] for plan.py's dry run. MMMU's 30
-    configurations are read as files."""
-    found = [(f"--source {name}", source, "dataset", subset, split if name != "mmmu_dev" else None)
-             for name, source, subset, split in sources(cfg)]
-    return found + [("--mmmu", cfg.mmmu, "dataset", None, None)] * (cfg.mmmu != "none")
-
-
-def dry_run(cfg):
-    """What is wrong with flags and local files, without reading more than a row of each."""
-    problems = []
-    for name, source, subset, split in sources(cfg):
-        try:
-            if Path(source).exists():
-                first = next(raw_rows(name, source, subset, split), None)
-                check_columns(name, first.row if first else {})
-        except Refused as error:
-            problems.append(f"--source {name}={source}: {error}")
-    try:
-        if Path(cfg.mmmu).exists():
-            find_parquet(cfg.mmmu, "validation")
-        made_before(Path(cfg.out), settings(cfg))
-    except Refused as error:
-        problems.append(str(error))
-    return problems
-
-
-def missing(cfg):
-    """Sentences about sources that cannot be there, before anything is read."""
-    found = [f"--source {name}={source}: no such file or folder, and no hub name (owner/name) either"
-             for name, source, _, _ in sources(cfg) if not Path(source).exists() and not hub_name(source)]
-    if cfg.mmmu != "none" and not Path(cfg.mmmu).exists() and not hub_name(cfg.mmmu):
-        found.append(f"--mmmu {cfg.mmmu}: no such file or folder, and no hub name (owner/name) either")
-    return found
-
-
-def raw_rows(name, source, subset, split):
+def raw_rows(name, source):
     """Yield a Found (machinery/readers.py) for each row of a set."""
+    s = SETS[name]
     if name != "mmmu_dev":
-        yield from read_rows(source, split, subset=subset)
+        yield from read_rows(source, s.split, subset=(s.subset if source == s.hub else "") or None)
         return
-    for file in find_parquet(source, split)[1]:  # 30 configurations: their files are read one after the other
+    for file in find_parquet(source, s.split)[1]:  # 30 configurations: their files are read one by one
         yield from read_rows(str(file))
 
 
-def check_columns(name, row):
-    """Refuse a set whose first row lacks a column: then all do."""
-    if isinstance(row, dict) and (lacking := set(SETS[name].columns) - set(row)):
-        raise Refused(f"it has no column {', '.join(sorted(lacking))}; its columns are {', '.join(row)}")
-
-
-def read_set(cfg, known, seen, entry, part):
+def read_set(cfg, known, seen, name, source, part):
     """The usable rows of a set, their pictures written to part/images, and {why: rows left out}."""
-    name, source, subset, split = entry
     rows, bad, why = [], [], Counter()
-    for i, found in enumerate(raw_rows(*entry), 1):
-        if i == 1:
-            check_columns(name, found.row)
+    for i, found in enumerate(raw_rows(name, source), 1):
         try:
             if isinstance(found.row, BadRow):
                 raise found.row
-            for k, row in enumerate(SETS[name].convert(found.row)):
-                reason = look_at(row, known, seen, found.folder)
-                if reason:
+            for k, given in enumerate(SETS[name].convert(found.row)):
+                row = our_row(found.folder, *given)
+                if reason := left_out(row, known, seen):
                     why[reason] += 1
                     continue
                 row["images"] = [image_path(image, part) for image in row["images"]]
                 rows.append({"id": f"{name}-{i}" + f"-{k}" * (k > 0), **row, "source": name})
-        except (BadRow, Refused) as error:
-            bad.append((found.name, str(error)))
-    report_bad(f"{source} ({name})", len(rows) + why.total(), bad, cfg.limit_bad)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # of an odd row
+            bad.append((found.name, f"{type(error).__name__}: {error}"))
+    report_bad(f"{name} ({source})", len(rows) + why.total(), bad, cfg.limit_bad)
     why["unusable"] = len(bad)
     return rows, +why
 
 
-def look_at(row, known, seen, folder):
-    """Why a row is left out, or "" when it can be used; its images become what image_path takes."""
-    for column in ("question", "answer", "options"):
-        refuse_no_text(column, row.get(column))
-    row["images"] = [image_source(image, folder) for image in row["images"]]
-    row["subject"] = subject_of(row["subject"])
+def our_row(folder, question, images, answer, subject, options=None):
+    """A row in our fields; what is empty or of another kind makes it unusable."""
+    images = [image for image in images if image and (not isinstance(image, dict) or any(image.values()))]
+    answer, subject = value({"answer": answer}, "answer").strip(), subject.strip()
+    if not (question and answer and subject):
+        raise BadRow("its question, answer or subject is empty")
+    refuse_no_text("text", [question, answer, *(options or [])])
+    row = {"question": question, "images": [image_source(image, folder) for image in images]}
+    row |= {} if options is None else {"options": options}
+    return row | {"answer": answer, "subject": subject_of(subject)}
+
+
+def left_out(row, known, seen):
+    """Why a row is left out, or "" when it can be used."""
     if not row["images"]:
         return "no picture"
     if wrong := [size for size in map(image_size, row["images"]) if isinstance(size, str)]:
         raise BadRow(wrong[0])
-    looks = [look(image) for image in row["images"]]
-    options = [str(o) for o in row.get("options", [])]
+    looks, options = [look(image) for image in row["images"]], row.get("options", [])
     key = (text_key(row["question"], *sorted(options)), *(bits.tobytes() for bits, _ in looks))
     if key in seen:
         return "twice"
@@ -375,12 +171,6 @@ def look_at(row, known, seen, folder):
 
 
 # ------------------------------------------------------------------------------------------------ making sets
-
-def order(row, seed):
-    """Rows in an order that depends on the seed and on nothing else; rows of one picture stand together."""
-    first = row["images"][0]
-    return hashlib.sha256(f"{seed} {first}".encode()).digest(), row["id"]
-
 
 def split_off(rows, n):
     """(rows, others): about n others, such that a picture's rows are all on one side."""
@@ -394,92 +184,62 @@ def evenly(rows, n):
     """n of the rows, in turn one of each subject as long as it has some."""
     queues = {}
     for row in rows:
-        queues.setdefault(row["subject"], []).append(row)
-    turns = [(turn, i, row) for i, queue in enumerate(queues.values()) for turn, row in enumerate(queue)]
-    chosen = {row["id"] for _, _, row in sorted(turns, key=lambda t: t[:2])[:n]}
+        queues.setdefault(row["subject"], []).append(row["id"])
+    turns = chain(*zip_longest(*queues.values()))
+    chosen = {*islice(filter(None, turns), n)}
     return [row for row in rows if row["id"] in chosen]
 
 
 def choose(cfg, rows):
-    """{file name: rows} of all five sets."""
-    rows = sorted(rows, key=lambda row: order(row, cfg.seed))
-    uses = ("maths", "cold_start", "breadth")
-    fit = {use: [row for row in rows if use in SETS[row["source"]].use] for use in uses}
-    maths, maths_val = split_off(fit["maths"], cfg.held_out)
-    taken = evenly(fit["breadth"], cfg.breadth + cfg.breadth_val)
+    """{file name: rows} of all five sets. Their order depends on the seed and on nothing else; rows of one
+    picture stand together."""
+    def place(row):
+        return hashlib.sha256(f"{cfg.seed} {row['images'][0]}".encode()).digest(), row["id"]
+
+    rows = sorted(rows, key=place)
+    maths, cold, breadth = ([row for row in rows if use in SETS[row["source"]].use]
+                            for use in ("maths", "cold_start", "breadth"))
+    maths, maths_val = split_off(maths, cfg.held_out)
+    taken = evenly(breadth, cfg.breadth + cfg.breadth_val)
     breadth, breadth_val = split_off(taken, cfg.breadth_val)
     ids = {row["id"] for row in taken}
-    cold = [r for r in fit["cold_start"] if r["subject"] in SCIENCES and r["id"] not in ids]
+    cold = [row for row in cold if row["subject"] in SCIENCES and row["id"] not in ids]
     sets = dict(zip(FILES, (maths, maths_val, evenly(cold, cfg.cold_start), breadth, breadth_val)))
-    for name, chosen in sets.items():
-        if not chosen:
-            raise Refused(f"no rows are left for {name}.jsonl: the sets that it is made of are left out or "
-                          f"too small (--source)")
-    subjects = {row["subject"] for row in breadth} - {"Other"}
-    if len(subjects) < cfg.least_subjects:
-        raise Refused(f"breadth has {len(subjects)} subjects ({', '.join(sorted(subjects))}), at least "
-                      f"{cfg.least_subjects} are wanted. Add a set (--source), or lower --least_subjects.")
+    if empty := [name for name, chosen in sets.items() if not chosen]:
+        raise Refused(f"no rows are left for {empty[0]}.jsonl: its sets are left out or too small (--source)")
     return sets
 
 
-def settings(cfg):
-    """What decides the content: the flags, and size and time of local files."""
-    files = [Path(source) for _, source, _, _ in sources(cfg)] + [Path(cfg.mmmu)]
-    files += [file for path in files for file in path.rglob("*.parquet")]  # of a file: none
-    stamps = {str(f): [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files) if f.is_file()}
-    return as_read_back({**{k: v for k, v in asdict(cfg).items() if k != "out"}, "files": stamps})
-
-
-def made_before(out, now):
-    """Whether the folder is there, made with these settings. Anything else in its place is refused."""
-    note = out / "data.json"
-    if note.is_file():
-        try:
-            before = json.loads(note.read_text())["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise Refused(f"{note} can not be read ({error}). Remove {out} to make it again.") from error
-        if changed := changed_settings(before, now):
-            raise Refused(f"{out} was made with other settings ({describe_change(before, now, changed)}). "
-                          f"Remove it, or name another --out.")
-        return True
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refused(f"--out {out} is there and was not made by recipes/data.py: name a new folder")
-    return False
-
-
 def make(cfg):
-    if found := missing(cfg):
-        raise Refused("\n".join(found))
-    out, now = Path(cfg.out), settings(cfg)
-    if made_before(out, now):
+    out, note = Path(cfg.out), Path(cfg.out) / "data.json"
+    settings = json.loads(json.dumps({k: v for k, v in asdict(cfg).items() if k != "out"}))
+    if note.is_file():
+        if json.loads(note.read_text())["settings"] != settings:
+            raise Refused(f"{out} was made with other settings, which stand in {note}. Remove it, or name "
+                          f"another --out.")
         say(f"{out} is there, made with the same settings: nothing to do")
-        return
-    if int(os.environ.get("RANK", 0)):  # under torchrun one process makes the sets, the others wait
-        while not (out / "data.json").exists():
+    elif int(os.environ.get("RANK", 0)):  # under torchrun one process makes the sets, the others wait
+        while not note.exists():
             time.sleep(2)
-        return
-    try:
+    else:
         with new_folder(out) as part:
-            write(cfg, now, part)
-    except OSError as error:
-        raise Refused(f"--out {out}: it can not be written ({error})") from error
-    say((out / "README.md").read_text())
+            write(cfg, settings, part)
+        say((out / "README.md").read_text())
 
 
-def write(cfg, now, part):
-    known, seen, rows, table = read_known(cfg.mmmu), set(), [], {}
-    for entry in sources(cfg):
-        name, source, subset, split = entry
-        try:
-            usable, why = read_set(cfg, known, seen, entry, part)
-        except Refused as error:
-            raise Refused(f"{name}: {error}\nName a file or a hub set of the same columns with "
-                          f"--source {name}=..., or leave it out with --source {name}=") from error
+def write(cfg, settings, part):
+    where, seen, rows, table = sources(cfg), set(), [], {}
+    files = find_parquet(cfg.mmmu, "validation")[1] if cfg.mmmu != "none" else []
+    known = Known([row for file in files for row in read_questions_of(file, {})])
+    say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
+    for name, source in where.items():
+        usable, why = read_set(cfg, known, seen, name, source, part)
         say(f"{name}: {len(usable):,} rows can be used; left out: {dict(why) or 'none'}")
         rows += usable
         s = SETS[name]
-        table[name] = {"source": source, "subset": subset or "", "split": split, "licence": s.licence,
-                       "published": s.rows, "usable": len(usable), "left out": dict(why), "note": s.note}
+        table[name] = {"source": source, "subset": s.subset if source == s.hub else "", "split": s.split,
+                       "licence": s.licence, "published": s.rows, "usable": len(usable),
+                       "left out": dict(why), "note": s.note}
     sets = choose(cfg, rows)
     for name, chosen in sets.items():
         append_jsonl(part / f"{name}.jsonl", chosen)
@@ -489,7 +249,7 @@ def write(cfg, now, part):
             file.unlink()
     counts = {name: {"rows": len(chosen), "sources": Counter(row["source"] for row in chosen),
                      "subjects": Counter(row["subject"] for row in chosen)} for name, chosen in sets.items()}
-    write_json(part / "data.json", {"settings": now, "sources": table, "sets": counts})
+    write_json(part / "data.json", {"settings": settings, "sources": table, "sets": counts})
     write_text(part / "README.md", readme(cfg, table, counts))
 
 

@@ -2,11 +2,10 @@
 # The recipe on InternVL3-1B and one GPU: what a student can rent for a day.
 #
 #   bash recipes/internvl3_1b.sh --rehearse     every step, small, on a CPU: do this before you rent anything
-#   bash recipes/internvl3_1b.sh --dry_run      checks everything that needs no GPU
 #   bash recipes/internvl3_1b.sh                started again it goes on where it stopped
 #
-# GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python model.py
-#         plan --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 22 GiB in training.
+# GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python plan.py
+#         --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 22 GiB in training.
 #         The teacher in vLLM: 18 GiB of weights.
 # memory  16 GiB; disk: 1.8 GiB a checkpoint, 11 of GRPO, 10 for a stage's optimizer: 50 GiB. Data: 20 GiB are
 #         downloaded, of which 3 stay in data/recipe (estimated, not measured).

@@ -2,13 +2,12 @@
 # The three stages on one card of 24 GB: Qwen2.5-VL-3B or InternVL3-2B, the LLM learns by adapters (--lora).
 #
 #   bash recipes/lora_24gb.sh --rehearse        every step, small, on a CPU (with a tiny InternVL)
-#   bash recipes/lora_24gb.sh --dry_run         checks everything that needs no GPU
 #   bash recipes/lora_24gb.sh                   started again it goes on where it stopped
 #   the other model, of which encoder and connector train whole as in the paper:
 #   MODEL=OpenGVLab/InternVL3-2B-hf CONFIG=recipes/configs/InternVL3-2B TRAIN="encoder connector llm" \
 #       OUT=out/2b_lora bash recipes/lora_24gb.sh
 #
-# GPUs    one of 24 GB: `python model.py plan --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --gpu_gib 24
+# GPUs    one of 24 GB: `python plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --gpu_gib 24
 #         --tokens 8192 --max_new_tokens 2048 --lora 8 --train connector llm` says 16 GiB in training, 18 in
 #         sampling; InternVL3-2B with all parts 17 and 14. Without --lora: 73 and 42 GiB in training.
 #         The teacher in vLLM: 9 GiB of weights.

@@ -2,11 +2,10 @@
 # Cold start and GRPO of an 8B model on several nodes by plain torchrun; the pattern for any stage and size.
 #
 #   NODES=2 MASTER=node0:29500 bash recipes/multi_node.sh     the same line on both nodes (srun, ssh, by hand)
-#   bash recipes/multi_node.sh --dry_run                      checks everything that needs no GPU
 #   bash recipes/multi_node.sh --rehearse                     every step, small, in one process on a CPU
 #
 # GPUs    two nodes of 8 x 80 GB. --hybrid keeps a whole copy on each node, so that only gradients cross the
-#         network between them. `python model.py plan --model recipes/configs/InternVL3-8B --gpus 16 --hybrid`
+#         network between them. `python plan.py --model recipes/configs/InternVL3-8B --gpus 16 --hybrid`
 #         says 38 GiB in training.
 # memory  16 GiB where weights are read and checkpoints gathered; disk: 15 GiB a checkpoint, 90 for the
 #         optimizer. All nodes must see the out/ folder: each rank writes its part of trainer/. Any number of

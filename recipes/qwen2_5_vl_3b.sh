@@ -2,12 +2,11 @@
 # The same three stages on Qwen2.5-VL-3B: does it hold where the connector is a merger in the encoder?
 #
 #   bash recipes/qwen2_5_vl_3b.sh --rehearse    every step, small, on a CPU (with a tiny InternVL)
-#   bash recipes/qwen2_5_vl_3b.sh --dry_run     checks everything that needs no GPU
 #   bash recipes/qwen2_5_vl_3b.sh               started again it goes on where it stopped
 #   the next generation:
 #   GPUS=2 MODEL=Qwen/Qwen3-VL-4B-Instruct CONFIG=recipes/configs/Qwen3-VL-4B bash recipes/qwen2_5_vl_3b.sh
 #
-# GPUs    one of 80 GB: `python model.py plan --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --tokens 8192`
+# GPUs    one of 80 GB: `python plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --tokens 8192`
 #         says 73 GiB in training and 55 in sampling. Two GPUs (GPUS=2) halve weights and optimizer.
 # memory  32 GiB; disk: 7 GiB a checkpoint, 6 of GRPO, 42 for a stage's optimizer: 150 GiB, and 20 for data.
 # time    estimated, not measured: a GRPO step of 16 x 16 responses of about 600 tokens is 2.9e15 FLOPs, 10 s

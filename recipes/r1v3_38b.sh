@@ -2,12 +2,11 @@
 # Skywork-R1V3 with the paper's numbers: InternVL3-38B, cold start, GRPO, selection, connector tuning, MMMU.
 #
 #   bash recipes/r1v3_38b.sh --rehearse                    every step, small, on a CPU
-#   bash recipes/r1v3_38b.sh --dry_run                     checks everything that needs no GPU
 #   NODES=4 MASTER=host:29500 bash recipes/r1v3_38b.sh     on each of four nodes
 # Started again it goes on where it stopped.
 #
-# GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python model.py
-#         plan --gpus 32 --tensor_parallel 4` says 62 GiB a GPU in training and 43 in sampling. On 16 GPUs:
+# GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python plan.py
+#         --gpus 32 --tensor_parallel 4` says 62 GiB a GPU in training and 43 in sampling. On 16 GPUs:
 #         --max_tokens 8192 in every stage.
 # memory  72 GiB on the node that reads the weights and gathers the checkpoints.
 # disk    72 GiB a checkpoint and 430 for the newest one's optimizer; the run below keeps 11 of GRPO: 2 TiB

@@ -1,25 +1,34 @@
-"""A rehearsal's data: small files of exactly the public sets' columns, made of the embedded world's pictures.
+"""A rehearsal: what would cost money in a recipe is checked, and its data in small are made of the embedded
+world's pictures: files of exactly the public sets' columns.
 
-    python -m recipes.rehearsal --world data/rehearsal/tiny --out data/rehearsal
+    python recipes/rehearsal.py --world data/rehearsal/tiny --out data/rehearsal
+    python recipes/rehearsal.py check GPUS GIB CONFIG sft.py --flags ... -- grpo.py --flags ...
 
-`bash recipes/NAME.sh --rehearse` calls it. It writes hub/ (a Parquet file for each set of recipes/data.py, a
+`bash recipes/NAME.sh --rehearse` calls both. The first writes hub/ (a Parquet file for each set of sets.py, a
 folder of them for MMMU) and teacher.jsonl: the same questions with right answers in the thinking format. On
 these the rehearsal trains its teacher, a model that knows the format and guesses the letter. So rejection
 sampling keeps something, as it does with a real teacher, and with a blank model it would not.
 """
+import importlib
 import json
+import os
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-if not __package__:  # started by its path, Python does not look into the top folder
-    sys.exit("run it as a module, from the top folder of the repository: python -m recipes.rehearsal")
+if not __package__:  # started by its path: the top folder of the repository comes first
+    sys.path[0] = str(Path(__file__).parent.parent)
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tyro
 
-from machinery.files import append_jsonl, main, new_folder, say
-from recipes.data import LETTERS, SETS
+import plan
+from data import read_records
+from machinery.files import Refused, append_jsonl, check_flags, hub_name, main, new_folder, say
+from recipes.data import FILES, our_row, raw_rows, sources
+from recipes.sets import LETTERS, SETS
 
 TOPICS = ("biology", "physics", "chemistry", "geography", "us-history", "economics", "civics",
           "earth-science", "engineering-practices", "writing-strategies")  # of ScienceQA
@@ -105,19 +114,63 @@ def make(cfg):
 def taught(sets, folder):
     """Every question of the sets with a solution in the thinking format."""
     rows = []
+    (folder / "teacher").mkdir()
     for name, raw in sets.items():
-        for row in (row for one in raw for row in SETS[name].convert(one)):
-            paths = []
-            for image in row["images"]:
-                content = image["bytes"] if isinstance(image, dict) else image
-                paths.append(f"teacher/{len(rows)}.png")
-                (folder / "teacher").mkdir(exist_ok=True)
-                (folder / paths[-1]).write_bytes(content)
+        for given in (given for row in raw for given in SETS[name].convert(row)):
+            row, path = our_row(folder, *given), f"teacher/{len(rows)}.png"
+            for content in row["images"]:
+                (folder / path).write_bytes(content)
             thought = THOUGHTS[len(rows) % len(THOUGHTS)]
-            rows.append({**row, "images": paths,
+            rows.append({**row, "images": [path] * len(row["images"]),
                          "solution": f"{thought}\n</think>\n\n\\boxed{{{row['answer']}}}"})
     return [row for row in rows if row["images"]]
 
 
+# ------------------------------------------------------------------ what would cost money in the real recipe
+
+def check(gpus, gib, config, *words):
+    """Sentences about what is wrong with a recipe's steps: flags, files that no earlier step makes, columns,
+    memory. config: a folder with the config.json of the model that trains. words: the steps in order, each a
+    script and its flags, "--" between them. The hub is not asked."""
+    wrong, made = [], set()
+    for script, *flags in (list(step) for is_step, step in groupby(words, "--".__ne__) if is_step):
+        cfg = tyro.cli(importlib.import_module(script[:-3].replace("/", ".")).Config, args=flags)
+        try:
+            check_flags(cfg)
+            check_files(cfg, script, made)
+            if hasattr(cfg, "train") and not plan.plan(plan.Config(
+                    model=config, gpus=int(gpus), gpu_gib=float(gib), train=cfg.train, lora=cfg.lora,
+                    tokens=cfg.max_tokens, rollout=getattr(cfg, "rollout", "none"), offload=cfg.offload,
+                    tensor_parallel=getattr(cfg, "tensor_parallel", 1), checkpointing=cfg.checkpointing,
+                    max_new_tokens=getattr(cfg, "max_new_tokens", 8192), hybrid=cfg.hybrid)):
+                raise Refused(f"more memory than {gpus} GPUs of {gib} GiB have")
+        except Refused as error:
+            wrong.append(f"{script}: {error}")
+        out = getattr(cfg, "out", "")
+        files = [f"{out}/{name}.jsonl" for name in FILES] if script == "recipes/data.py" else [out]
+        made |= {os.path.normpath(file) for file in files}
+    return wrong
+
+
+def check_files(cfg, script, made):
+    """Refuse a step that reads what is not there, or lacks a column."""
+    flags = ("model", "folder", "data", "val", "curriculum")
+    reads = sources(cfg) if script == "recipes/data.py" else {flag: getattr(cfg, flag, "") for flag in flags}
+    need = ("question", "solution" if script in ("sft.py", "connector_tune.py") else "answer")
+    for name, path in reads.items():
+        if path and not Path(path).exists():
+            if os.path.normpath(path) not in made and not hub_name(path):
+                raise Refused(f"{name} {path} is not there, no step before this one makes it, and it is no "
+                              f"name on the hub")
+        elif script == "recipes/data.py":
+            columns = set(next(raw_rows(name, path)).row)
+            if lacking := set(SETS[name].columns) - columns:
+                raise Refused(f"{name} {path} has no column {', '.join(lacking)} but {', '.join(columns)}")
+        elif path and name in flags[2:] and script != "eval_mmmu.py":
+            read_records(path, cfg.columns, need, image_root=cfg.image_root)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["check"]:
+        sys.exit("\n".join(check(*sys.argv[2:])) or 0)
     main(make, Config)

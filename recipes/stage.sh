@@ -1,40 +1,42 @@
 # Read by the recipes. `stage SCRIPT FLAGS` runs a step under torchrun on NODES x GPUS processes.
-#   --dry_run   checks instead, without a GPU: flags, files and what makes them, data columns, versions,
-#               memory (plan.py), disk. Exit code 1 when something is missing.
-#   --rehearse  runs every step of the recipe for real, but small: in minutes, on a CPU, without the network.
-#               The model is the embedded world's, taught the format for a minute; the data sets are small
-#               files of the same columns (rehearsal.py). Everything goes to data/rehearsal and out/rehearsal
-#               (or OUT).
+#   --rehearse  first checks the recipe itself for what would cost money: flags, files and what makes them,
+#               columns, memory of its GPUs (rehearsal.py; --check does this alone). Then it runs every step
+#               for real, but small: in minutes, on a CPU, without the network. The model is the embedded
+#               world's, taught the format for a minute; the data sets are small files of the same columns.
+#               Everything goes to data/rehearsal and out/rehearsal (or OUT).
 # What stands before the command changes it: MODEL, TEACHER, COLD, DATA, OUT, GPUS, NODES, and SOURCES, which
 # are flags of recipes/data.py:  SOURCES="--source exams_v= mmk12=my.parquet" bash recipes/internvl3_1b.sh
-cd "$(dirname "$0")/.." || exit 1
+self=$(realpath "$0")
+cd "$(dirname "$self")/.." || exit 1
 PY=${PY:-.venv/bin/python}
 NODES=${NODES:-1} GPUS=${GPUS:-8} GIB=${GIB:-80}
 # said below every question of every step: without a box an answer is worth nothing to the reward
 ASK='Put the final answer in \boxed{}.'
-SMALL= DRY= STEPS=()
+SMALL= CHECK= STEPS=()
 R=data/rehearsal
 case "$1" in
     "") ;;
-    --dry_run) DRY=1 ;;
-    --rehearse) SMALL=1 NODES=1 GPUS=1 DATA=$R/made OUT=${OUT:-out/rehearsal/$(basename "$0" .sh)} ;;
-    *) echo "$1: a recipe takes --dry_run, --rehearse, or nothing; what it uses is set before it: MODEL=..."
+    --check) CHECK=1 ;;
+    --rehearse)
+        bash "$self" --check || exit 1
+        SMALL=1 NODES=1 GPUS=1 DATA=$R/made OUT=${OUT:-out/rehearsal/$(basename "$0" .sh)} ;;
+    *) echo "$1: a recipe takes --rehearse, or nothing; what it uses is set before it: MODEL=..."
        exit 2 ;;
 esac
 
 stage() {
-    local script=$1 how=("$1") processes=$GPUS
+    local script=$1 processes=$GPUS
     shift
-    [ "$script" = recipes/data.py ] && how=(-m recipes.data) processes=1  # one process on each node, all wait
+    [ "$script" = recipes/data.py ] && processes=1  # one process on each node, all wait for the first
     [ -n "$SMALL" ] && set -- "$@" $(small "$script")
-    if [ -n "$DRY" ]; then
+    if [ -n "$CHECK" ]; then
         STEPS+=(-- "$script" "$@")
     elif [ "$NODES" -gt 1 ]; then  # the same recipe is started on every node, with MASTER=host:port of one
         $PY -m torch.distributed.run --nnodes "$NODES" --nproc_per_node "$processes" --rdzv_backend c10d \
-            --rdzv_id nanor1v --rdzv_endpoint "${MASTER:?host:port of one of the nodes}" "${how[@]}" "$@" \
+            --rdzv_id nanor1v --rdzv_endpoint "${MASTER:?host:port of one of the nodes}" "$script" "$@" \
             || exit 1
     else
-        $PY -m torch.distributed.run --standalone --nproc_per_node "$processes" "${how[@]}" "$@" || exit 1
+        $PY -m torch.distributed.run --standalone --nproc_per_node "$processes" "$script" "$@" || exit 1
     fi
 }
 
@@ -65,15 +67,15 @@ rehearsal() {
     export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-30000}
     $PY tiny/make.py --out $R/tiny --captions 1 --sums 1 --base 6 --cold_start 6 --rl 60 --rl_hard 1 \
         --connector 90 --connector_val 6 --val 12 --math_test 6 --other_test 2 || exit 1
-    $PY -m recipes.rehearsal --world $R/tiny --out $R || exit 1
+    $PY recipes/rehearsal.py --world $R/tiny --out $R || exit 1
     $PY sft.py --model $R/tiny/model --data $R/hub/teacher.jsonl --out $R/teacher --optimizer muon --lr 2e-3 \
         --epochs 2 --batch 16 --max_tiles 1 --ask "$ASK" || exit 1
     MODEL=${MODEL:-$R/teacher} TEACHER=${TEACHER:-$R/teacher}
 }
 
 done_all() {
-    if [ -n "$DRY" ]; then
-        $PY plan.py dry_run $((NODES * GPUS)) "$GIB" "$CONFIG" "${STEPS[@]}" || {
+    if [ -n "$CHECK" ]; then
+        $PY recipes/rehearsal.py check $((NODES * GPUS)) "$GIB" "$CONFIG" "${STEPS[@]}" || {
             echo "something above would stop this recipe"; exit 1; }
     else
         echo "all steps are done: $OUT"

@@ -1,5 +1,5 @@
 """Small random checkpoints in the format of the authors of InternVL3 and Skywork-R1V, and its forward pass
-written out: what machinery/chat_format.py is tested against."""
+written out: what recipes/convert.py is tested against."""
 import json
 import math
 from pathlib import Path
@@ -34,30 +34,26 @@ def make_release(folder, model_type="skywork_chat", large=True, tied=False, shar
         where = {n: file for file, part in zip(files, parts) for n in part}
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     class_of = {"skywork_chat": "SkyworkChat", "internvl_chat": "InternVLChat"}[model_type]
-    config = {
-        "architectures": [f"{class_of}Model"], "model_type": model_type, "torch_dtype": "bfloat16",
+    config = {  # what is read of theirs; the rest of it is left out
+        "architectures": [f"{class_of}Model"], "model_type": model_type, "downsample_ratio": 0.5,
         "auto_map": {"AutoConfig": f"configuration_{model_type}.{class_of}Config"},
-        "downsample_ratio": 0.5, "dynamic_image_size": True, "force_image_size": SIZE, "hidden_size": WORD,
-        "max_dynamic_patch": 12, "min_dynamic_patch": 1, "pad2square": False, "ps_version": "v2",
-        "select_layer": -1, "system_message": None, "template": "internvl2_5", "use_thumbnail": True,
-        "use_backbone_lora": 0, "use_llm_lora": 0, "transformers_version": None,
+        "dynamic_image_size": True, "force_image_size": SIZE, "max_dynamic_patch": 12, "min_dynamic_patch": 1,
+        "pad2square": False, "ps_version": "v2", "select_layer": -1, "system_message": None,
+        "use_thumbnail": True,
         "llm_config": {
-            "_name_or_path": "./pretrained/Qwen2.5-32B-Instruct", "architectures": ["Qwen2ForCausalLM"],
-            "model_type": "qwen2", "attention_dropout": 0.0, "bos_token_id": 256, "eos_token_id": 256,
-            "hidden_act": "silu", "hidden_size": WORD, "intermediate_size": 128, "max_window_layers": 70,
-            "max_position_embeddings": 1024, "moe_config": None, "num_attention_heads": QUERIES,
-            "num_hidden_layers": DEPTH, "num_key_value_heads": KEYS, "rms_norm_eps": 1e-6, "top_p": 1.0,
-            "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}, "temperature": 1.0,
-            "rope_theta": 1000000.0, "sliding_window": None, "torch_dtype": "bfloat16", "use_bfloat16": True,
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "attention_dropout": 0.0,
+            "bos_token_id": 256, "eos_token_id": 256, "hidden_act": "silu", "hidden_size": WORD,
+            "intermediate_size": 128, "max_position_embeddings": 1024, "num_attention_heads": QUERIES,
+            "num_hidden_layers": DEPTH, "num_key_value_heads": KEYS, "rms_norm_eps": 1e-6,
+            "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}, "top_p": 1.0,
+            "rope_theta": 1000000.0, "sliding_window": None, "torch_dtype": "bfloat16",
             "use_sliding_window": False, "vocab_size": vocabulary, "tie_word_embeddings": tied},
         "vision_config": {
-            "architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", "attention_dropout": 0.0,
-            "drop_path_rate": 0.1, "dropout": 0.0, "hidden_act": "gelu", "hidden_size": WIDE,
-            "image_size": SIZE, "initializer_factor": 0.1, "initializer_range": 1e-10, "num_channels": 3,
-            "intermediate_size": 96, "layer_norm_eps": 1e-6, "num_attention_heads": HEADS, "num_experts": 8,
-            "num_hidden_layers": LAYERS, "patch_size": PATCH, "use_flash_attn": True, "use_moe": False,
-            "norm_type": "rms_norm" if large else "layer_norm", "qk_normalization": large,
-            "qkv_bias": not large, "torch_dtype": "bfloat16"}}
+            "model_type": "intern_vit_6b", "attention_dropout": 0.0, "dropout": 0.0, "hidden_act": "gelu",
+            "hidden_size": WIDE, "image_size": SIZE, "initializer_factor": 0.1, "initializer_range": 1e-10,
+            "num_channels": 3, "intermediate_size": 96, "layer_norm_eps": 1e-6, "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS, "patch_size": PATCH, "qk_normalization": large,
+            "norm_type": "rms_norm" if large else "layer_norm", "qkv_bias": not large}}
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     return folder
 
@@ -78,8 +74,7 @@ def write_tokenizer(folder):
         "auto_map": {"AutoTokenizer": ["tokenization_of_theirs.Tokenizer", None]},
         "chat_template": "{% for m in messages %}{{ 'System: helpful' + m['content'] }}{% endfor %}"}))
     (folder / "preprocessor_config.json").write_text(json.dumps({
-        "feature_extractor_type": "CLIPFeatureExtractor", "crop_size": SIZE, "size": SIZE, "resample": 3,
-        "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "do_center_crop": True}))
+        "feature_extractor_type": "CLIPFeatureExtractor", "crop_size": SIZE, "size": SIZE, "resample": 3}))
     return len(vocabulary) + len(added)
 
 

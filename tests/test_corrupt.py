@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import distill
 import entropy_select
 import eval_mmmu
 import report
@@ -61,12 +60,6 @@ def read_run_config(folder):
     return folder / "config.json", lambda: Run(folder, sft.Config(out=str(folder)), ONE)
 
 
-def read_distill_settings(folder):
-    cfg = distill.Config(out=str(folder / "out.jsonl"))
-    path = folder / "out.jsonl.settings.json"
-    return path, lambda: distill.check_settings(path, cfg, ONE, {"rows": 1})
-
-
 def read_scores(folder):
     (folder / "rl" / "eval").mkdir(parents=True)
     return folder / "rl" / "eval" / "scores.json", lambda: report.table(report.Table(str(folder)))
@@ -80,7 +73,7 @@ def read_eval_data(folder):
     return folder / "data.json", lambda: eval_mmmu.report({}, [], folder, folder / "scores.json", print)
 
 
-OBJECTS = [read_selected, read_run_config, read_distill_settings, read_scores, read_results, read_eval_data]
+OBJECTS = [read_selected, read_run_config, read_scores, read_results, read_eval_data]
 
 
 @pytest.mark.parametrize("how", FILES)
@@ -100,7 +93,6 @@ def test_damaged_object_is_named(reader, how, tmp_path):
     (read_selected, {"checkpoint": "x"}, "names .*x, which is not there. Select again"),
     (read_selected, {"checkpoint": "step_000008"}, "names .*step_000008, which is not there"),
     (read_run_config, {"architectures": ["X"]}, "'config' is missing. Use another --out"),
-    (read_distill_settings, {"rows": 5}, "rows holds no JSON object"),
     (read_run_config, {"config": []}, "'config' is"), (read_scores, {}, "'subjects' is missing"),
     (read_scores, {"subjects": []}, "'subjects' is"),
     (read_scores, {"subjects": {"Math": 1}}, "Math holds no"),
@@ -162,24 +154,12 @@ def rollouts_of_the_page(folder):
     return folder / "rollouts.jsonl", ROLLOUT, lambda: report.page(report.Page(str(folder)))
 
 
-def distilled(folder):
-    rates = folder / "out.jsonl.pass_rates.jsonl"
-    return folder / "out.jsonl", {"id": "1#0"}, lambda: distill.finished(folder / "out.jsonl", rates)
-
-
-def pass_rates(folder):
-    path = folder / "out.jsonl.pass_rates.jsonl"
-    row = {"id": "1", "n": 4, "right": 0, "fates": {}}
-    return path, row, lambda: distill.finished(folder / "out.jsonl", path)
-
-
 def probe(folder):
     path = folder / "step_000004.jsonl"
     return path, {}, lambda: entropy_select.read_probe(path, {})
 
 
-LOGS = [metrics_of_a_run, rollouts_of_a_run, metrics_of_watch, metrics_of_curves, rollouts_of_the_page,
-        distilled, pass_rates, probe]
+LOGS = [metrics_of_a_run, rollouts_of_a_run, metrics_of_watch, metrics_of_curves, rollouts_of_the_page, probe]
 
 
 @pytest.mark.parametrize("how", LINES)
@@ -200,8 +180,7 @@ def test_damaged_line_is_named(log, how, tmp_path):
     (metrics_of_watch, {"reward": "x"}), (metrics_of_watch, {"entropy_high": None}),
     (metrics_of_curves, {"step": [1]}), (rollouts_of_the_page, {"text": 4}),
     (rollouts_of_the_page, {"images": "a.png"}),
-    (rollouts_of_the_page, {"tokens": [4]}), (rollouts_of_the_page, {"entropy": ["x"]}),
-    (distilled, {"id": 7}), (pass_rates, {"n": "4"}), (pass_rates, {"fates": [1]})])
+    (rollouts_of_the_page, {"tokens": [4]}), (rollouts_of_the_page, {"entropy": ["x"]})])
 def test_line_that_lacks_something(log, changes, tmp_path):
     path, row, read = log(tmp_path)
     write_lines(path, [{**row, "step": 1}, {**row, "step": 2, **changes}])

@@ -108,9 +108,7 @@ def test_a_whole_distillation(cfg, monkeypatch, capsys):
     first = kept[0]
     assert first["solution"].startswith("draw") and first["solution"].endswith("1 0\n</think>\n\n\\boxed{1}")
     assert first["pass_rate"] == 0.25
-    text = capsys.readouterr().out
-    assert "80 responses to 20 questions: kept 25 (31.2%), surplus 5 (6.2%), wrong 50 (62.5%)" in text
-    assert "none 5, some 15, all 0" in text and "25 rows; 5 questions have no response" in text
+    assert "80 responses to 20 questions: wrong 50 (62.5%), kept 25 (31.2%)" in capsys.readouterr().out
     # sft.py reads it as it is, images included
     records = read_records(cfg.out, need=("question", "answer", "solution"))
     assert len(records) == 25 and records[0].sizes == [(4, 5)]
@@ -139,99 +137,25 @@ def test_an_interruption_changes_nothing(cfg, monkeypatch, tmp_path):
 
 
 def test_refusals(cfg, monkeypatch, tmp_path):
-    Teacher(monkeypatch)
+    """Whatever would mix two kinds of rows or lose some; the files stay as they are."""
+    teacher = Teacher(monkeypatch)
     d.distill(cfg)
-    with pytest.raises(Refused, match="begun with other settings \\(--samples was 4, now 8\\)"):
+    kept, calls, questions = files(cfg), teacher.calls, open(cfg.data).read()
+    with pytest.raises(Refused, match="begun with other flags or data \\(samples was 4\\)"):
         d.distill(d.Config(**{**vars(cfg), "samples": 8}))
-    with pytest.raises(Refused, match="--keep 5: must be between 1 and --samples"):
-        d.distill(d.Config(**{**vars(cfg), "keep": 5}))
-    def stays_away(*_):
-        raise d.VerifierDown("the verifier does not answer")
-    monkeypatch.setattr(d, "score_batch", stays_away)
-    with pytest.raises(Refused, match="does not answer\nWhat was sampled before is kept"):
-        d.distill(d.Config(**{**vars(cfg), "out": str(tmp_path / "fresh.jsonl")}))
+    open(cfg.data, "a").write(questions.splitlines()[0].replace('"0"', '"90"') + "\n")
+    with pytest.raises(Refused, match="begun with other flags or data \\(rows was {'rows': 20"):
+        d.distill(cfg)
+    open(cfg.data, "w").write(questions)
+    os.rename(cfg.out + ".pass_rates.jsonl", tmp_path / "away")
+    with pytest.raises(Refused, match="pass_rates.jsonl is gone"):
+        d.distill(cfg)
+    os.rename(tmp_path / "away", cfg.out + ".pass_rates.jsonl")
+    os.remove(cfg.out + ".settings.json")  # whose files are these?
+    with pytest.raises(Refused, match="begun with other flags"):
+        d.distill(cfg)
+    assert files(cfg) == kept and teacher.calls == calls
     rows = [{"id": "same", "question": "?", "answer": "4"}] * 2
     (tmp_path / "twice.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    with pytest.raises(Refused, match="id same stands there more than once"):
+    with pytest.raises(Refused, match="an id stands there more than once"):
         d.distill(d.Config(**{**vars(cfg), "data": str(tmp_path / "twice.jsonl")}))
-
-
-@pytest.mark.parametrize("taken", ["", ".pass_rates.jsonl", ".settings.json"])
-def test_out_that_is_its_data(taken, cfg, monkeypatch, tmp_path):
-    """By any of the names that are written, and through a link."""
-    teacher, questions = Teacher(monkeypatch), open(cfg.data, "rb").read()
-    out = cfg.data.removesuffix(".jsonl") + "_out.jsonl"
-    os.link(cfg.data, out + taken)
-    with pytest.raises(Refused, match="--out .*(is the --data|--data .*is one of the files)"):
-        d.distill(d.Config(**{**vars(cfg), "out": out}))
-    assert open(cfg.data, "rb").read() == questions == open(out + taken, "rb").read() and not teacher.calls
-
-
-@pytest.mark.parametrize("taken", ["", ".pass_rates.jsonl"])
-def test_out_that_is_of_somebody_else(taken, cfg, monkeypatch):
-    Teacher(monkeypatch)
-    os.makedirs(os.path.dirname(cfg.out))
-    open(cfg.out + taken, "w").write("precious\n")
-    with pytest.raises(Refused, match="is there already, and without .*settings.json nobody knows whose"):
-        d.distill(cfg)
-    assert open(cfg.out + taken).read() == "precious\n"
-
-
-def test_responses_are_not_lost_with_their_pass_rates(cfg, monkeypatch):
-    Teacher(monkeypatch)
-    d.distill(cfg)
-    rows, rates = files(cfg)
-    os.remove(cfg.out + ".pass_rates.jsonl")
-    with pytest.raises(Refused, match="responses to 15 questions that .*pass_rates.jsonl does not know"):
-        d.distill(cfg)
-    assert open(cfg.out).read() == rows
-    open(cfg.out + ".pass_rates.jsonl", "w").write(rates)
-    d.distill(cfg)
-    assert files(cfg) == (rows, rates)
-
-
-def test_two_distills_do_not_write_to_one_file(cfg, monkeypatch):
-    """The first runs while the second one begins (in a process of its own: a process may lock twice)."""
-    teacher, told = Teacher(monkeypatch), []
-
-    def second(*args, **kwargs):
-        if not told:
-            reader, writer = os.pipe()
-            if os.fork() == 0:
-                try:
-                    d.distill(cfg)
-                except Refused as error:
-                    os.write(writer, str(error).encode())
-                finally:
-                    os._exit(0)
-            os.close(writer)
-            os.wait()
-            told.append(os.read(reader, 1000).decode())
-        return Teacher.generate(teacher, *args, **kwargs)
-
-    monkeypatch.setattr(teacher, "generate", second, raising=False)
-    d.distill(cfg)
-    assert "another process is writing to" in told[0] and cfg.out in told[0]
-    assert len(files(cfg)[1].splitlines()) == 20
-
-
-def test_full_disk_while_rows_are_written(cfg, monkeypatch):
-    """Said in a sentence; the same command goes on when there is space again."""
-    Teacher(monkeypatch)
-    whole = d.Config(**{**vars(cfg), "out": cfg.out + "_whole.jsonl"})
-    d.distill(whole)
-    append, calls = d.append_jsonl, []
-
-    def full(path, rows):
-        calls.append(path)
-        if len(calls) < 9:
-            return append(path, rows)
-        with d.writing(path):
-            raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as m:
-        m.setattr(d, "append_jsonl", full)
-        with pytest.raises(Refused, match="cold.jsonl.* can not be written .No space.*same command again"):
-            d.distill(cfg)
-    d.distill(cfg)
-    assert sorted(files(cfg)[0].splitlines()) == sorted(files(whole)[0].splitlines())

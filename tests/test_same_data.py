@@ -5,7 +5,6 @@ import shutil
 import pytest
 from PIL import Image
 
-import distill
 import grpo
 import sft
 from conftest import write_jsonl
@@ -99,13 +98,6 @@ def test_a_run_without_a_checkpoint_takes_any_data(tiny, folder, monkeypatch, tm
         with pytest.raises(Stop):
             run_sft(tiny, out, data=str(folder / "data.jsonl"), batch=2, epochs=0.5)
         another_row(folder, "data")
-
-
-def test_distill(tiny, folder, tmp_path_factory, monkeypatch):
-    cfg = distill.Config(model=str(tiny / "model"), data=str(folder / "data.jsonl"), limit=2,
-                         out=str(tmp_path_factory.mktemp("out") / "d.jsonl"))
-    monkeypatch.setattr(distill, "load", stop)
-    check(folder, lambda: distill.distill(cfg), {"data": "data"}, lambda: None)
 
 
 @pytest.mark.parametrize("field, other", {

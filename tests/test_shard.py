@@ -24,11 +24,11 @@ from chat_release import make_release
 from conftest import ENV, ROOT, plain, write_jsonl
 from data import Chat, read_records
 from families import hub_shaped, make_qwen, make_qwen3, save_blank_model
-from machinery import chat_format
 from machinery.files import Refused, newest_checkpoint, read_jsonl
 from machinery.parallel import World, start
 from model import even_out, load, shard, share
 from pack import make_packs
+from recipes import convert
 from reward import Reward
 
 LIMIT = 480
@@ -152,7 +152,7 @@ def both(tmp_path_factory):
     for name in (*NAMES, "internvl"):  # of InternVL the root says nothing, and the default is the opposite
         hub_shaped(given / name, **{"text" if name == "internvl" else "root": name == "tied"})
     release = str(make_release(given / "release", shards=2))
-    chat_format.convert(chat_format.Config(model=release, out=str(given / "released")))
+    convert.convert(convert.Config(model=release, out=str(given / "released")))
     g = torch.Generator().manual_seed(0)
     for name, (h, w) in {"a.png": (48, 48), "b.png": (60, 140), "c.png": (97, 33)}.items():
         pixels = torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8)

@@ -29,13 +29,13 @@ import grpo
 import rollout
 from conftest import ENV, ROOT, write_jsonl
 from data import Chat
-from machinery import chat_format
 from machinery.files import Refused, main, newest_checkpoint, read_jsonl
 from machinery.parallel import World
 from machinery.run import seed_of
 from machinery.vllm_engine import Engine, checksums
 from model import PARTS, VLM, load, make_optimizer
 from pack import make_packs
+from recipes import convert
 from rollout import VLLMSampler, add_entropy, make_sampler
 
 ONE = World(0, 1, torch.device("cpu"))
@@ -78,7 +78,7 @@ def setting(request, model_path, rows, tmp_path_factory):
     folder, tied = tmp_path_factory.mktemp(request.param.replace(" ", "_")) / "model", "tied" in request.param
     if request.param == "released":
         release = str(chat_release.make_release(folder.with_name("theirs"), shards=2))
-        chat_format.convert(chat_format.Config(model=release, out=str(folder)))
+        convert.convert(convert.Config(model=release, out=str(folder)))
         return Setting(misleading(folder), rows)
     if request.param.startswith("internvl"):
         shutil.copytree(model_path, folder)

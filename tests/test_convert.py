@@ -1,0 +1,170 @@
+"""The authors' own release -> a plain folder: every tensor, the whole forward pass, and what is refused."""
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import chat_release as release
+from conftest import ROOT, plain, write_jsonl
+from data import Chat, read_records
+from machinery.files import Refused
+from model import load
+from pack import make_packs
+from recipes import convert as recipe
+
+KINDS = {"r1v3": dict(), "internvl3": dict(model_type="internvl_chat", large=False),
+         "shards": dict(shards=3), "tied": dict(model_type="internvl_chat", large=False, tied=True, shards=2),
+         "bf16": dict(dtype=torch.bfloat16, shards=2)}
+
+
+def convert(source, out):
+    recipe.convert(recipe.Config(model=str(source), out=str(out)))
+    return out
+
+
+def published(folder):
+    return {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def both(request, tmp_path_factory):
+    """(the published folder, the converted one)"""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = release.make_release(folder / "theirs", **KINDS[request.param])
+    return source, convert(source, folder / "ours")
+
+
+def test_every_tensor(both):
+    """Bit for bit, fused ones in thirds; where each belongs is what the forward pass shows."""
+    source, out = both
+    theirs, ours = published(source), published(out)
+    for name, t in theirs.items():
+        parts = [ours.pop(new) for new in recipe.new_names(name)]
+        assert torch.equal(torch.cat(parts), t) and parts[0].dtype == t.dtype, name
+    assert not ours
+    assert len(list(out.glob("*.safetensors"))) == len(list(source.glob("*.safetensors")))
+
+
+def test_forward_is_the_published_formula(both, tmp_path):
+    """Encoder, connector and LLM on a prompt with two tiles and a thumbnail, one without an image."""
+    source, out = both
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 130, 3), generator=g, dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "What is it?", "images": ["a.png"], "answer": "1"},
+                                          {"question": "Why?", "answer": "2"}])
+    chat, vlm = Chat(str(out), max_tiles=4), load(str(out))
+    prompts = chat.prompts(read_records(tmp_path / "rows.jsonl"))
+    groups = [(p, [[7, 8, 9, 30 + i], [5]]) for i, p in enumerate(prompts)]
+    weights = {name: t.float() for name, t in published(source).items()}
+    want = []
+    for prompt, responses in groups:
+        images = chat.pixels(prompt).get("pixel_values")
+        for ids in responses:
+            logp = release.log_probs(weights, torch.tensor(prompt.full + ids), images, chat.image_id)
+            logp = logp.index_fill(-1, torch.tensor(vlm.never), -1e9).log_softmax(-1)
+            want.append(logp[len(prompt.full) - 1:-1][range(len(ids)), ids])
+    pack, = make_packs(chat, groups)
+    assert len(pack.images["pixel_values"]) == 3
+    assert (vlm(pack)[0] - torch.cat(want)).abs().max() < 1e-4
+    hf = plain(out)  # and it is a folder like any other
+    assert (hf.lm_head.weight is hf.model.language_model.embed_tokens.weight) == ("tied" in str(out))
+
+
+def test_tokens_pixels_and_template(both, tmp_path):
+    source, out = both
+    chat = Chat(str(out), max_tiles=1)
+    g = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (48, 48, 3), generator=g, dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "Is it \u00e9?", "images": ["a.png"], "answer": "1"}])
+    prompt, = chat.prompts(read_records(tmp_path / "rows.jsonl"))
+    text = "<|im_start|>user\n<img>" + 9 * "<IMG_CONTEXT>" + "</img>\nIs it \u00e9?<|im_end|>\n" \
+           "<|im_start|>assistant\n<think>\n"
+    assert chat.tokenizer.decode(prompt.full) == text
+    vocabulary, added = (json.loads((source / n).read_text()) for n in ("vocab.json", "added_tokens.json"))
+    marks = [added[t] for t in ("<|im_start|>", "<img>", "<IMG_CONTEXT>", "</img>")]
+    user = [vocabulary[c] for c in "user"]
+    assert prompt.full[:6] == [marks[0], *user, vocabulary["\u010a"]]
+    assert prompt.full[6:17] == [marks[1], *9 * [marks[2]], marks[3]]
+    assert chat.image_id == marks[2] and chat.stop_ids == [added["<|im_end|>"]]
+    mean, std = (torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    want = (pixels.permute(2, 0, 1) / 255 - mean) / std
+    assert torch.allclose(chat.pixels(prompt)["pixel_values"][0], want, atol=1e-5)
+    settings = json.loads((out / "preprocessor_config.json").read_text())
+    assert settings["max_patches"] == 12 and settings["crop_to_patches"]
+    # what transformers' own processor and vLLM make of an image
+    assert chat.config.image_seq_length == chat.per_tile == 9
+    roles = ("start_image_token", "end_image_token", "context_image_token", "video_token")
+    tokens = [getattr(chat.tokenizer, role) for role in roles]
+    assert tokens == ["<img>", "</img>", "<IMG_CONTEXT>", "<|video_pad|>"]
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    """Started by its path, where Python puts recipes/ on the path and not the top folder."""
+    source = release.make_release(tmp_path / "theirs", shards=2)
+    monkeypatch.setattr("sys.argv", ["convert.py", "--model", str(source), "--out", str(tmp_path / "ours")])
+    monkeypatch.setattr("sys.path", [str(ROOT / "recipes"), *sys.path])
+    runpy.run_path(str(ROOT / "recipes" / "convert.py"), run_name="__main__")
+    assert "model-00002-of-00002.safetensors: " in capsys.readouterr().out and sys.path[0] == str(ROOT)
+    with pytest.raises(Refused, match="is there already"):
+        convert(source, tmp_path / "ours")
+    for start in (load, Chat):
+        with pytest.raises(Refused, match="'skywork_chat' model.*recipes/convert.py --model .*theirs -"):
+            start(str(source))
+
+
+def test_system_message_of_the_release(tmp_path):
+    source = edited(tmp_path, {}, system_message="Du bist 'R1V'.")
+    template = Chat(str(convert(source, tmp_path / "ours"))).tokenizer.apply_chat_template
+    said, system = [{"role": "user", "content": "x"}], [{"role": "system", "content": "y"}]
+    own = "<|im_start|>system\nDu bist 'R1V'.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n"
+    assert template(said, tokenize=False) == own
+    assert template(system + said, tokenize=False) == own.replace("Du bist 'R1V'.", "y")
+
+
+# --------------------------------------------------------------------------------------------------- refusing
+
+def edited(tmp_path, parts, **root):
+    """A release whose config.json says something else; {part: {key: value}}, None takes a key away."""
+    source = release.make_release(tmp_path / "theirs")
+    raw = json.loads((source / "config.json").read_text())
+    for part, changes in {**parts, None: root}.items():
+        here = raw[part] if part else raw
+        here |= changes
+        for key in [k for k, v in changes.items() if v is None]:
+            del here[key]
+    (source / "config.json").write_text(json.dumps(raw))
+    return source
+
+
+@pytest.mark.parametrize("parts, root, words", [
+    ({}, dict(ps_version="v1"), "pixel shuffle is v1"), ({}, dict(ps_version=None), "pixel shuffle is v1"),
+    ({}, dict(pad2square=True), "pad2square"), ({}, dict(use_thumbnail=False), "use_thumbnail"),
+    ({}, dict(force_image_size=96), "force_image_size"), ({}, dict(llm_config=None), "its LLM is None"),
+    ({"llm_config": dict(architectures=["InternLM2ForCausalLM"])}, {}, "InternLM2.*known are Qwen2ForCausal"),
+    ({"llm_config": dict(vocab_size=260)}, {}, "no token <img>, or one outside of the 260"),
+    ({"vision_config": dict(layer_norm_eps=1e-5)}, {}, "layer_norm_eps"),
+    ({"vision_config": dict(image_size=None)}, {}, "for an encoder of 224")])
+def test_configurations_that_are_refused(tmp_path, parts, root, words):
+    source = edited(tmp_path, parts, **root)
+    with pytest.raises(Refused, match=words):
+        convert(source, tmp_path / "ours")
+    assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda state: state.pop("mlp1.1.bias"), "1 missing.*linear_1.bias"),
+    (lambda state: state.update(extra=torch.ones(2)), "1 unexpected, e.g. extra"),
+    (lambda state: state.update({"mlp1.0.weight": torch.ones(2)}), "1 mismatched.*layer_norm.weight")])
+def test_weights_that_do_not_fit_are_refused_when_they_are_loaded(tmp_path, change, words):
+    source = release.make_release(tmp_path / "theirs")
+    state = load_file(source / "model.safetensors")
+    change(state)
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Refused, match=words):
+        load(str(convert(source, tmp_path / "ours")))
