@@ -135,8 +135,7 @@ def image_path(image, folder):
 def rows_of(record, texts, pass_rate, folder):
     """Rows for sft.py of a question's kept responses. The id gains "#0", "#1", ..."""
     images = [image_path(image, folder) for image in record.images]
-    # what was said before is only read: the teacher did not write it
-    turns = {"turns": [{**turn, "learn": False} for turn in record.turns]} if record.turns else {}
+    turns = {"turns": record.turns} if record.turns else {}
     return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, **turns,
              "options": record.options, "answer": record.answer, "subject": record.subject, "solution": text,
              "pass_rate": pass_rate} for i, text in enumerate(texts)]
@@ -182,7 +181,7 @@ def check_settings(path, cfg, world, rows):
                       f"it is: it would be lost. Take another --out, or move it away.")
     if path.exists():
         before = {"rows": rows, **read_json(path)}
-        refuse_other_rows(before["rows"], rows, f"--data {cfg.data}", cfg.out, f"{path}: rows")
+        refuse_other_rows(before["rows"], rows, f"--data {cfg.data}", cfg.out)
         if changed := changed_settings(before, now):
             change = describe_change(before, now, changed)
             raise Refused(f"{cfg.out} was begun with other settings ({change}). "

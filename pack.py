@@ -4,8 +4,7 @@
 
 Every response attends to its own prompt and to itself, and to nothing else; its positions continue from the
 prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows
-are the case of one response a prompt; of a longer talk, the earlier answers stand in the prompt and are
-learned there (Prompt.learned). `Layout` says who attends to whom; machinery/attention.py computes it.
+are the case of one response a prompt. `Layout` says who attends to whom; machinery/attention.py computes it.
 
     a row of two prompts (P, Q) with their responses       P P P P a a a b b Q Q c c c
     a sees                                                 x x x x x x x
@@ -100,10 +99,6 @@ def make_pack(chat, row, temperature=1.0, images=True):
         positions.append(own)
         if images:
             pixels.append(chat.pixels(prompt))
-        for first, last in prompt.learned if responses else ():  # of a supervised talk: it has one response
-            source += range(begin + first - 1, begin + last - 1)
-            target += prompt.full[first:last]
-            owner += [responses[0][0]] * (last - first)
         for number, response in responses:
             if not response:
                 continue  # an empty response has no token to learn from

@@ -33,13 +33,12 @@ import torch
 import tyro
 
 from connector import make_connectors
-from data import Chat, read_records, subjects
+from data import Chat, of_mode, read_records, subjects
 from machinery.files import Refused, hub_name, main, resolve, say
 from machinery.flags import wrong_flags
 from machinery.lora import add_adapters
-from machinery.mmmu_rows import find_parquet
 from machinery.model_folder import blank_hf, read_decided
-from machinery.solutions import of_mode
+from machinery.rows import files_of_split
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable
 
@@ -487,7 +486,7 @@ def check_files(cfg, script, module):
             if name in ("model", "folder"):
                 resolve(path, f"--{name}")
             elif script == "eval_mmmu.py":
-                say(f"  --{name} {path}: {len(find_parquet(path, cfg.split)[1])} files")
+                say(f"  --{name} {path}: {len(files_of_split(Path(path), cfg.split))} files")
             else:
                 records = read_records(path, getattr(cfg, "columns", ()), need,
                                        image_root=getattr(cfg, "image_root", ""))

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from data import Chat, read_records, subjects
+from data import Chat, read_records, rows_with_solutions, subjects
 from machinery.checkpoint import resume, save
 from machinery.features import forget_features, keep_features
 from machinery.files import Refused, check_flags, main, read_jsonl, say
@@ -26,7 +26,6 @@ from machinery.loggers import Logger
 from machinery.processes import start, total
 from machinery.run import Run
 from machinery.sharding import even_out, shard, share
-from machinery.solutions import rows_with_solutions
 from machinery.steps import ahead, batch_indices, learning_rate
 from model import PARTS, load, make_optimizer, update
 from pack import make_packs
@@ -139,7 +138,7 @@ def supervise(cfg, val_every, may_change, patience=None, features_gib=0.0):
             break
 
         # ----------------------------------------------------------------------------------------------- loss
-        tokens = sum(row.learned() for row in batch)  # of all ranks, however they are packed
+        tokens = sum(len(row.ids) for row in batch)  # of all ranks, however they are packed
         loss = 0.0
         for pack, weight in even_out(packs, world):
             logp, _ = vlm(pack.to(world.device), features(pack) if features else None)

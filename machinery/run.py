@@ -79,7 +79,7 @@ class Run:
         known = checked(self.about["data"], f"{path}: data", {}, "Put it back, or use another --out.")
         for flag, records in data.items():
             now, source = rows_fingerprint(records), f"--{flag} {self.about['config'][flag]}"
-            refuse_other_rows(known.setdefault(flag, now), now, source, self.dir, f"{path}: data {flag}")
+            refuse_other_rows(known.setdefault(flag, now), now, source, self.dir)
         if self.rank == 0:
             write_text(path, json.dumps(self.about, indent=1))
 

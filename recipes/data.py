@@ -37,20 +37,18 @@ if not __package__:  # started by its path, Python does not look into the top fo
 import numpy as np
 from PIL import Image
 
-from data import Record
+from data import Record, find_records
 from distill import image_path
-from machinery.eval_rows import read_questions_of
-from machinery.fields import BadRow, refuse_no_text, text, value
 from machinery.files import (
     Refused, append_jsonl, as_read_back, changed_settings, describe_change, hub_name, main, new_folder, say,
     write_json, write_text,
 )
-from machinery.mmmu_rows import find_parquet, parse_options, question_of
-from machinery.pictures import image_size, image_source, open_image
-from machinery.readers import read_rows
-from machinery.rows import report_bad
-from machinery.talks import IMAGE_MARK
+from machinery.pictures import image_size, open_image
+from machinery.rows import (
+    IMAGE_MARK, NO_TEXT, BadRow, files_of_split, image_source, read_rows, report_bad, subsets_of, text)
+from machinery.rows import of_mmmu as mmmu_row
 from recipes.subjects import SCIENCES, subject_of
+from scoring import mmmu
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -59,16 +57,16 @@ CYRILLIC = "АБВГД"  # the first letters of the Cyrillic alphabet: options o
 
 # ------------------------------------------------------- the public sets: a row of each -> rows in our fields
 
-def text_of(row, column, read=text):
-    given = read(row, column).strip()
+def text_of(row, column):
+    """A text or a number as text."""
+    given = text(row, column).strip()
     if not given:
         raise BadRow(f"its {column} is empty")
     return given
 
 
 def answer_of(row, column="answer"):
-    """A text or a number as text."""
-    return text_of(row, column, value)
+    return text_of(row, column)
 
 
 def pictures(row, *columns):
@@ -87,7 +85,7 @@ def letter(row, column, options):
 
 def of_mmk12(row):
     """Mathematics alone [3.3]: its test split has other sciences, too."""
-    if (subject := subject_of(value(row, "subject"))) in SCIENCES and subject != "Mathematics":
+    if (subject := subject_of(text(row, "subject"))) in SCIENCES and subject != "Mathematics":
         raise BadRow(f"its subject is {subject}, and this set is for mathematics")
     yield {"question": text_of(row, "question"), "images": pictures(row, "image"), "answer": answer_of(row),
            "subject": "Mathematics"}
@@ -137,10 +135,10 @@ def of_cauldron(row):
 
 
 def of_mmmu(row):
-    row = question_of(row, text_of(row, "id"), Path("."))
-    options = row["shown"] if row["question_type"] == "multiple-choice" else []
-    yield {"question": row["question"], "images": row["images"], "options": parse_options(options),
-           "answer": answer_of(row), "subject": row["subject"]}
+    row = mmmu_row(row)
+    yield {"question": text_of(row, "question"), "images": pictures(row, "images"),
+           "options": row.get("options") or [], "answer": answer_of(row),
+           "subject": mmmu.subject_of(text_of(row, "id"))}
 
 
 @dataclass
@@ -237,8 +235,8 @@ def read_known(source):
     if source == "none":
         return Known()
     try:
-        files = find_parquet(source, "validation")[1]
-        known = Known([row for file in files for row in read_questions_of(file, {})])
+        known = Known([vars(record) for subset in subsets_of(source) for record in find_records(
+            source, need=(), split="validation", subset=subset)[0]])
     except (OSError, ValueError) as error:  # Refused is a ValueError
         raise Refused(f"--mmmu {source}: rows of MMMU's validation are kept out of every set, and it can not "
                       f"be read ({error}). --mmmu none goes without.") from error
@@ -292,12 +290,12 @@ def dry_run(cfg):
         try:
             if Path(source).exists():
                 first = next(raw_rows(name, source, subset, split), None)
-                check_columns(name, first.row if first else {})
+                check_columns(name, first[2] if first else {})
         except Refused as error:
             problems.append(f"--source {name}={source}: {error}")
     try:
         if Path(cfg.mmmu).exists():
-            find_parquet(cfg.mmmu, "validation")
+            files_of_split(Path(cfg.mmmu), "validation")
         made_before(Path(cfg.out), settings(cfg))
     except Refused as error:
         problems.append(str(error))
@@ -314,12 +312,9 @@ def missing(cfg):
 
 
 def raw_rows(name, source, subset, split):
-    """Yield a Found (machinery/readers.py) for each row of a set."""
-    if name != "mmmu_dev":
-        yield from read_rows(source, split, subset=subset)
-        return
-    for file in find_parquet(source, split)[1]:  # 30 configurations: their files are read one after the other
-        yield from read_rows(str(file))
+    """Yield (name for messages, folder of its images, row) of each row of a set."""
+    for part in subsets_of(source) if name == "mmmu_dev" else [subset]:  # of 30 configurations
+        yield from read_rows(source, split, subset=part)
 
 
 def check_columns(name, row):
@@ -332,21 +327,21 @@ def read_set(cfg, known, seen, entry, part):
     """The usable rows of a set, their pictures written to part/images, and {why: rows left out}."""
     name, source, subset, split = entry
     rows, bad, why = [], [], Counter()
-    for i, found in enumerate(raw_rows(*entry), 1):
+    for i, (place, folder, given) in enumerate(raw_rows(*entry), 1):
         if i == 1:
-            check_columns(name, found.row)
+            check_columns(name, given)
         try:
-            if isinstance(found.row, BadRow):
-                raise found.row
-            for k, row in enumerate(SETS[name].convert(found.row)):
-                reason = look_at(row, known, seen, found.folder)
+            if isinstance(given, BadRow):
+                raise given
+            for k, row in enumerate(SETS[name].convert(given)):
+                reason = look_at(row, known, seen, folder)
                 if reason:
                     why[reason] += 1
                     continue
                 row["images"] = [image_path(image, part) for image in row["images"]]
                 rows.append({"id": f"{name}-{i}" + f"-{k}" * (k > 0), **row, "source": name})
         except (BadRow, Refused) as error:
-            bad.append((found.name, str(error)))
+            bad.append((place, str(error)))
     report_bad(f"{source} ({name})", len(rows) + why.total(), bad, cfg.limit_bad)
     why["unusable"] = len(bad)
     return rows, +why
@@ -354,8 +349,8 @@ def read_set(cfg, known, seen, entry, part):
 
 def look_at(row, known, seen, folder):
     """Why a row is left out, or "" when it can be used; its images become what image_path takes."""
-    for column in ("question", "answer", "options"):
-        refuse_no_text(column, row.get(column))
+    if NO_TEXT.search("".join([row["question"], row["answer"], *map(str, row.get("options", []))])):
+        raise BadRow("one of its texts has a character that is none")
     row["images"] = [image_source(image, folder) for image in row["images"]]
     row["subject"] = subject_of(row["subject"])
     if not row["images"]:

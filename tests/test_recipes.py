@@ -16,7 +16,6 @@ from PIL import Image
 from conftest import ROOT, write_jsonl
 from data import read_records
 from machinery.files import Refused, check_flags, hub_name
-from machinery.readers import Found
 from recipes import data as recipe
 from recipes import rehearsal
 from recipes.subjects import STEMS, subject_of
@@ -369,7 +368,7 @@ def test_bad_rows_are_named_and_counted(name, row, why, tmp_path, capsys):
     source = "made-up rows"
     cfg = recipe.Config(limit_bad=0.5)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(recipe, "read_rows", lambda *_, **__: (Found(f"{source} row {i}", part, row)
+        m.setattr(recipe, "read_rows", lambda *_, **__: ((f"{source} row {i}", part, row)
                                                    for i, row in enumerate(rows, 1)))
         usable, left_out = recipe.read_set(cfg, recipe.Known(), set(), (name, source, None, "train"), part)
         assert len(usable) == 1 and left_out == {"unusable": 1}

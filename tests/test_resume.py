@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import time
+from data import rows_with_solutions
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,6 @@ from conftest import write_jsonl
 from machinery.checkpoint import resume
 from machinery.files import Refused, new_folder, read_jsonl, resolve
 from machinery.run import Run
-from machinery.solutions import rows_with_solutions
 from model import load, make_optimizer
 from reward import Reward
 from stages import (LOOPS, ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run,

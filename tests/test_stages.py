@@ -7,6 +7,7 @@ import sys
 import threading
 import zlib
 from collections import defaultdict
+from data import rows_with_solutions
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,6 @@ from machinery.metrics import COMPARED, Watch, count_tokens
 from machinery.processes import World
 from machinery.run import Run
 from machinery.sharding import deal
-from machinery.solutions import rows_with_solutions
 from machinery.steps import ahead, batch_indices, learning_rate, seed_of
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
