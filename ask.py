@@ -21,7 +21,6 @@ from pathlib import Path
 import tyro
 
 from data import Chat, Record, read_records
-from machinery.fields import BadRow
 from machinery.files import Refused, main
 from machinery.pictures import image_size, image_source, open_image
 from machinery.parallel import start
@@ -109,14 +108,9 @@ def legend():
 
 def asked(question, images):
     """The Record of a question that was typed"""
-    sizes = []
-    for image in images:
-        try:
-            sizes.append(image_size(image_source(image, Path(), "--image")))
-        except BadRow as why:  # an address
-            raise Refused(str(why)) from why
-        if isinstance(sizes[-1], str):
-            raise Refused(f"--image: {sizes[-1]}")
+    sizes = [image_size(image) for image in images]
+    if wrong := [size for size in sizes if isinstance(size, str)]:
+        raise Refused(f"--image: {wrong[0]}")
     record = Record("asked", question, list(images), sizes=sizes)
     if (most := max(record.named_images(), default=-1)) >= len(images):
         raise Refused(f"the question names <image {most + 1}>, and the pictures are {len(images)}")

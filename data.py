@@ -5,8 +5,9 @@ them into packs.
     chat    = Chat("out/tiny/cold_start")             # tokenizer, image processor, chat template of a model
     prompts = chat.prompts(records, thinking=True)    # the prompt ends with <think> (paper section 6.2)
 
-What can be wrong with data is found here, before the first step, and named by file and row; `python plan.py
-data --data D --model M` says what a data set will be to a model.
+docs/your_data.md has the schema of rows, machinery/rows.py reads them. What can be wrong with data is found
+here, before the first step, and named by file and row; `python plan.py data --data D --model M` says what a
+data set will be to a model.
 """
 import re
 import sys
@@ -15,22 +16,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from connector import visual_tokens
 from machinery.families import family_of, read_config
-from machinery.fields import BadRow
 from machinery.files import Refused, reading, resolve, say
 from machinery.pictures import open_image
-from machinery.plain_text import CLOSE, OPEN, PlainText
-from machinery.readers import read_rows
 from machinery.rows import (
-    check_images, id_of, our_fields, parse_columns, refuse_unusable, renamed, report_bad, report_twice,
-    say_unread_choices, unread_choices)
+    IMAGE_MARK, LETTERS, BadRow, check_images, fields_of, parse_columns, read_rows, renamed, report_bad,
+    say_unread, stated_options, text, unread)
 from machinery.run import say_other_words
-from machinery.talks import IMAGE_MARK, THINK, fill_answers, messages
 
-EDGE = re.compile(f"[{OPEN}{CLOSE}]")
+THINK, END_THINK = "<think>\n", "</think>"
 
 
 # ---------------------------------------------------------------------------------------------------- records
@@ -44,7 +42,8 @@ class Record:
     solution: str | None = None                    # supervised stages: exactly what the model is to write
     options: list = field(default_factory=list)    # multiple choice: the texts of A, B, C, ...
     subject: str = ""
-    turns: list = field(default_factory=list)      # of a longer talk: what was said before (talks.py)
+    turns: list = field(default_factory=list)      # said before the question: [{"role", "content"}]
+    precision: float | None = None                 # decimals that an evaluation rounds answers to (MathVista)
     sizes: list = field(default_factory=list)      # (height, width) of each image, filled in by read_records
     place: str = ""                                # file and row it was read from, for messages
 
@@ -53,45 +52,71 @@ class Record:
         return self.place or f"row {self.id}"
 
     def text(self):
-        """Question and options as the model reads them."""
-        options = [f"{chr(65 + i)}. {option}" for i, option in enumerate(self.options)]
-        return "\n".join([self.question.strip(), *options])
+        """Question and options as the model reads them. Options are not told where the picture or the
+        question holds them: there is no question, they are letters alone, or they stand in it."""
+        question = self.question.strip()
+        if not question or self.options in (list(LETTERS[:len(self.options)]), stated_options(question)):
+            return question
+        return "\n".join([question, *(f"{a}. {option}" for a, option in zip(LETTERS, self.options))])
 
     def named_images(self):
         """The image that each mark of the user's texts names, from 0. A mark without a number names the next
-        image."""
+        image. Several marks with one picture are its parts, and stay text."""
         texts = [turn["content"] for turn in self.turns if turn["role"] == "user"] + [self.text()]
         marks = [number for text in texts for number in IMAGE_MARK.findall(text)]
-        return [int(number) - 1 if number else i for i, number in enumerate(marks)]
+        named = [int(number) - 1 if number else i for i, number in enumerate(marks)]
+        return [] if len(self.images) == 1 and len(set(named)) > 1 else named
 
 
 def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.01, split="train",
                  image_root=""):
-    """Rows of a file (JSONL, JSON, CSV, TSV, Parquet), a folder of them, or a hub data set -> [Record].
+    """Rows of a file (JSONL, JSON, CSV, Parquet), a folder of Parquet files or a hub data set -> [Record].
 
-    columns maps our field names to the source's ("answer=ground_truth", ...). Conversations (LLaVA's and
-    ShareGPT's) are read as earlier turns, question and solution, and MMMU's image_1, image_2, ... and printed
-    options as what they mean. Paths of images are relative to image_root, "": to the file that names them.
-    Rows that can not be used (a field of `need` is empty, an image is missing or unreadable, ...) are skipped
-    and counted; more than limit_bad of them is refused.
+    columns maps our field names to the source's ("answer=ground_truth", ...). Paths of images are relative to
+    image_root, "": to the file or folder. Rows that cannot be used (a field of `need` is empty, an image is
+    missing or unreadable, ...) are skipped and counted; more than limit_bad of them is refused.
     """
-    records, bad, choices, columns = [], [], [], parse_columns(columns)
-    for i, found in enumerate(read_rows(source, split, image_root), 1):
-        own_id = id_of(found.row, columns)
-        name = f"{found.name} (id {own_id})" if own_id else found.name
-        try:
-            fields = our_fields(found.row, columns, found.folder)
-            record = Record(**{**fields, "id": own_id or f"{Path(str(source)).stem}-{i}", "place": name})
-            refuse_unusable(record, need, found.row)
-            records.append(record)
-            choices.append(unread_choices(renamed(found.row, columns)))
-        except BadRow as why:
-            bad.append((name, str(why)))
-    say_unread_choices(source, choices, columns)
+    records, bad = find_records(source, columns, need, split, image_root)
     records, broken = check_images(records)
     report_bad(source, len(records), bad + broken, limit_bad)
-    report_twice(source, [r.id for r in records])
+    twice = [(name, n) for name, n in Counter(r.id for r in records).items() if n > 1]
+    if twice:
+        say(f"{source}: {len(twice)} ids stand on several rows ({twice[0][0]} on {twice[0][1]}): logs name "
+            f"rows by id")
     return records
+
+
+def find_records(source, columns=None, need=("question", "answer"), split="train", image_root="", subset=None,
+                 revision=None):
+    """(records whose images nobody has opened, [(name, why)] of the rows that cannot be used)"""
+    records, bad, not_read, columns = [], [], [], parse_columns(columns)
+    for i, (name, folder, row) in enumerate(read_rows(source, split, image_root, subset, revision), 1):
+        try:
+            row = renamed(row, columns)
+            own_id = text(row, "id", needed=False)
+            name = f"{name} (id {own_id})" if own_id else name
+            fields = fields_of(row, folder, need)
+            record = Record(own_id or f"{Path(str(source)).stem}-{i}", **fields, place=name)
+            refuse_unusable(record, need, row)
+            records.append(record)
+            not_read.append(unread(row, columns, record))
+        except BadRow as why:
+            bad.append((name, str(why)))
+    say_unread(source, not_read, columns)
+    if parts := [r for r in records if len(r.images) == 1 and not r.named_images()
+                 and len(IMAGE_MARK.findall(r.text())) > 1]:
+        say(f"{source}: {len(parts)} rows have one picture and several marks ({parts[0].name()}): the marks "
+            f"stay as text, and the picture stands first")
+    return records, bad
+
+
+def refuse_unusable(record, need, row):
+    """Raise a BadRow where a record lacks what the stage needs, or an image that its text names."""
+    need = need if record.images else dict.fromkeys(("question", *need))  # a picture may hold the question
+    if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
+        raise BadRow(f"no {' and no '.join(empty)}; its columns are {', '.join(row)} (--columns)"[:400])
+    if wrong := [i + 1 for i in record.named_images() if not 0 <= i < len(record.images)]:
+        raise BadRow(f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)")
 
 
 def subjects(records):
@@ -106,11 +131,48 @@ class Prompt:
     record: Record
     ids: list        # one placeholder per image: what vLLM and the chat template know
     full: list       # every placeholder expanded to its visual tokens: what the model sees
-    learned: list = field(default_factory=list)  # of a supervised talk, its earlier answers: (start, stop)
 
     def continued(self, ids):
         """The same prompt with the beginning of a response appended."""
         return replace(self, ids=self.ids + list(ids), full=self.full + list(ids))
+
+
+CUT = "\ufdd0"  # hides a control token; no character, so no text of data has it
+
+
+class PlainText:
+    """Text of data is plain text: where it spells a control token (<|im_end|>, <IMG_CONTEXT>), it gets the
+    ids of those characters, and never the token that ends a turn or stands for an image.
+
+        hide("the <|im_end|>")     "the <CUT|im_end|>": the template can now be filled with it
+        encode([text, ...])        ids of a template's text; hidden tokens as characters
+    """
+
+    def __init__(self, tokenizer, *more):
+        """more: control tokens that the tokenizer does not count among its special ones."""
+        tokens = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+        tokens = sorted(tokens.union(tokenizer.all_special_tokens, more), key=len, reverse=True)
+        self.control = re.compile("(" + "|".join(map(re.escape, tokens)) + ")")
+        self.tokenizer = tokenizer
+
+    def hide(self, text):
+        return self.control.sub(lambda found: found[0][0] + CUT + found[0][1:], text)
+
+    def encode(self, texts):
+        """[text, ...] -> [ids, ...]. A text without hidden tokens goes to the tokenizer as it is."""
+        plain = [text for text in texts if CUT not in text]
+        ids = iter(self.tokenizer(plain, add_special_tokens=False)["input_ids"] if plain else [])
+        return [self._encode_hidden(text) if CUT in text else next(ids) for text in texts]
+
+    def _encode_hidden(self, text):
+        ids = []
+        for i, part in enumerate(self.control.split(text)):
+            if i % 2:
+                ids.append(self.tokenizer.convert_tokens_to_ids(part))
+            elif part:
+                ids += self.tokenizer(part.replace(CUT, ""), add_special_tokens=False,
+                                      split_special_tokens=True)["input_ids"]
+        return ids
 
 
 class Chat:
@@ -130,6 +192,11 @@ class Chat:
             self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
             self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
             self.stop_ids = self._stop_ids()
+        if not self.tokenizer.chat_template:
+            old = " (chat_template.json is not read: save its text so)" if Path(
+                path, "chat_template.json").exists() else ""
+            raise Refused(f"{flag} {path} has no chat template: neither chat_template.jinja{old} nor "
+                          f"chat_template in tokenizer_config.json")
         self.family.limit_images(self.processor, max_tiles, pixels)
         self.image_id = self.config.image_token_id
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
@@ -146,13 +213,11 @@ class Chat:
         ids = ids if isinstance(ids, list) else [ids]
         return sorted({i for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
 
-    def prompts(self, records, thinking=True, limit=None, learn=False):
+    def prompts(self, records, thinking=True, limit=None):
         """Records -> Prompts, in order. Those longer than `limit` tokens (images expanded) are left out and
-        counted: a prompt is never truncated, because the cut could go through an image. learn: earlier
-        answers of a talk are to be learned, too."""
-        texts = [EDGE.split(self._text(r, thinking)) for r in records]  # every second: an earlier answer
-        ids = iter(self.plain.encode([piece for pieces in texts for piece in pieces]))
-        prompts = [self._prompt(r, [next(ids) for _ in pieces], learn) for r, pieces in zip(records, texts)]
+        counted: a prompt is never truncated, because the cut could go through an image."""
+        texts = self.plain.encode([self._text(r, thinking) for r in records])
+        prompts = [self._prompt(r, ids) for r, ids in zip(records, texts)]
         limit = min(limit or self.context, self.context)
         fits = [p for p in prompts if len(p.full) < limit]
         if len(fits) < len(prompts):
@@ -167,36 +232,60 @@ class Chat:
 
     def _text(self, record, thinking):
         """The record as the chat template writes it, an image where its mark stands; images without a mark
-        come first. Answers of earlier turns stand between marks (EDGE)."""
+        stand before the first question, or behind the last where texts name others."""
         used = record.named_images()
-        if used and max(used) >= len(record.images):
-            raise Refused(f"{record.name()} names more images than its {len(record.images)}")
         rest = [i for i in range(len(record.images)) if i not in used]
         record.shown = used + rest  # the order in which the images stand in the prompt; one can stand twice
-        turns = messages(record, len(rest), self.ask, self.system, self.plain.hide)
-        out = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        out = fill_answers(out, turns, record, self.plain.hide, self.path)
+        turns = [*record.turns, {"role": "user", "content": record.text()}]
+        if self.system:
+            turns.insert(0, {"role": "system", "content": self.system})
+        turns = [{**turn, "content": self._parts(turn, bool(used))} for turn in turns]
+        if self.ask:
+            ask = self.plain.hide("\n" * bool(record.text()) + self.ask)
+            turns[-1]["content"].append({"type": "text", "text": ask})
+        asked = [turn["content"] for turn in turns if turn["role"] == "user"]
+        images = [{"type": "image"} for _ in rest]
+        if used:
+            asked[-1] += images
+        else:
+            asked[0][:0] = images
+        try:
+            out = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise Refused(f"the chat template of {self.path} refuses {record.name()} ({error})") from error
+        for turn in turns:  # a template may leave earlier thoughts out, and nothing else
+            said = "".join(part.get("text", "") for part in turn["content"]).rpartition(END_THINK)[2].strip()
+            if turn["role"] != "user" and said not in out:
+                raise Refused(f"{record.name()}: the chat template of {self.path} leaves a turn of the "
+                              f"{turn['role']} out" + ". Use --ask." * (turn["role"] == "system"))
         out = out.removesuffix(THINK)  # the template of Qwen3-VL-Thinking ends with it already
         return out + THINK if thinking else out
 
-    def _prompt(self, record, pieces, learn):
-        """Pieces of a prompt -> Prompt: each placeholder as many times as its image has visual tokens. Every
-        second piece is an earlier answer, which is learned with the token behind it, that ends the turn."""
-        ids = [i for piece in pieces for i in piece]
+    def _parts(self, turn, in_place):
+        """The parts of a turn: texts, and an image where a mark of the user's stands."""
+        marks = IMAGE_MARK.finditer(turn["content"]) if in_place and turn["role"] == "user" else ()
+        parts, at = [], 0
+        for mark in marks:
+            parts += [turn["content"][at:mark.start()], None]
+            at = mark.end()
+        parts.append(turn["content"][at:])
+        return [{"type": "text", "text": self.plain.hide(part)} if part else {"type": "image"}
+                for part in parts if part != ""]
+
+    def _prompt(self, record, ids):
+        """Each placeholder as many times as its image has visual tokens"""
         if ids.count(self.image_id) != len(record.shown):
             raise Refused(f"{record.name()}: its chat template writes {ids.count(self.image_id)} image "
                           f"placeholders ({self.image_mark}) for {len(record.shown)} images")
         begin, end = self.marks
-        sizes, full, spans = iter(self.shown_sizes(record)), [], []
-        for k, piece in enumerate(pieces):
-            spans += [(len(full), len(full) + len(piece) + 1)] if k % 2 else []
-            for i in piece:
-                if i == self.image_id:
-                    tokens = self.family.image_tokens(self.processor, next(sizes), self.per_tile)
-                    full += begin + [i] * tokens + end
-                else:
-                    full.append(i)
-        return Prompt(record, ids, full, spans if learn else [])
+        sizes, full = iter(self.shown_sizes(record)), []
+        for i in ids:
+            if i == self.image_id:
+                tokens = self.family.image_tokens(self.processor, next(sizes), self.per_tile)
+                full += begin + [i] * tokens + end
+            else:
+                full.append(i)
+        return Prompt(record, ids, full)
 
     def shown_sizes(self, record):
         return [record.sizes[i] for i in record.shown]
@@ -252,3 +341,43 @@ class Chat:
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+# ------------------------------------------------------------------------------ prompts with solutions (SFT)
+
+@dataclass
+class Row:
+    prompt: Prompt
+    ids: list       # of the solution and the end token: what is learned
+
+    def __len__(self):
+        return len(self.prompt.full) + len(self.ids)
+
+
+def of_mode(records, thinking, source, limit_bad):
+    """The records whose solutions are of the mode that is taught. Others are skipped and counted; more than
+    limit_bad of them is refused."""
+    why = (f"the solution has no {END_THINK}, but --thinking teaches the thinking mode (--no-thinking trains "
+           f"the direct one)") if thinking else \
+        f"the solution has a {END_THINK}, but --no-thinking teaches the direct mode"
+    for r in records:
+        r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
+    good = [r for r in records if (END_THINK in r.solution) == thinking]
+    bad = [(r.name(), why) for r in records if (END_THINK in r.solution) != thinking]
+    report_bad(source, len(good), bad, limit_bad)
+    return good
+
+
+def rows_with_solutions(records, chat, thinking, max_length, source="the data", limit_bad=0.0):
+    """Records -> [Row], those that are of the mode and fit max_length (with prompt and solution)."""
+    prompts = chat.prompts(of_mode(records, thinking, source, limit_bad), thinking, max_length)
+    ids = chat.plain.encode([chat.plain.hide(p.record.solution) for p in prompts])
+    rows = [Row(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
+    longest = min(max_length, chat.context)
+    fits = [row for row in rows if len(row) <= longest]
+    if len(fits) < len(rows):
+        say(f"left out: {len(rows) - len(fits)} of {len(rows)} rows are longer than {longest} tokens "
+            f"with their solution")
+    if not fits:
+        raise Refused("no row fits --max_length")
+    return fits

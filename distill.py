@@ -114,8 +114,7 @@ def image_path(image, folder):
 def rows_of(record, texts, pass_rate, folder):
     """Rows for sft.py of a question's kept responses. The id gains "#0", "#1", ..."""
     images = [image_path(image, folder) for image in record.images]
-    # what was said before is only read: the teacher did not write it
-    turns = {"turns": [{**turn, "learn": False} for turn in record.turns]} if record.turns else {}
+    turns = {"turns": record.turns} if record.turns else {}
     return [{"id": f"{record.id}#{i}", "images": images, "question": record.question, **turns,
              "options": record.options, "answer": record.answer, "subject": record.subject, "solution": text,
              "pass_rate": pass_rate} for i, text in enumerate(texts)]

@@ -48,15 +48,11 @@ from tqdm import tqdm
 from machinery.files import (
     Refused, changed_settings, check_flags, checked, checkpoints, main, read_json, resolve, say, write_json,
     writing)
-from machinery.eval_rows import answers_as_letters, read_questions_of
-from machinery.fields import BadRow
-from machinery.mmmu_rows import find_parquet, sha256
-from machinery.readers import KINDS
 from machinery.rows import (
-    check_images, parse_columns, refuse_unusable, rows_fingerprint, say_unread_choices)
+    LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint, subsets_of)
 from machinery.torchrun import refuse
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
-from scoring.mmmu import has_places, mark, read_responses, read_rows, rounded, summary, tables
+from scoring.mmmu import has_places, mark, read_responses, read_rows, rounded, subject_of, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
 
 
@@ -167,7 +163,7 @@ Mode = Literal["think", "nothink", "nowait"]
 class Config:
     model: str = "out/tiny/connector"  # a checkpoint folder, a run folder (its selected one) or a hub name
     checkpoints: bool = False     # of a run folder every checkpoint, each scored in --out/step_000123
-    data: str = "data/tiny/mmmu"  # questions: Parquet (a folder or file), JSONL, CSV, or a hub name
+    data: str = "data/tiny/mmmu"  # questions: a Parquet folder, a file (Parquet, JSONL, CSV) or a hub name
     columns: tuple[str, ...] = ()  # OURS=THEIRS for columns with other names, e.g. options=choices
     image_root: str = ""          # folder that image paths start from; "": the data file's
     split: str = "validation"     # which Parquet files: those of this split, by their names
@@ -199,69 +195,85 @@ class Config:
 
 
 def read_questions(cfg):
-    """(questions, where they came from: source, revision, hash of every file)."""
-    about = {"source": cfg.data, "split": cfg.split, "revision": None, "files": {}}
-    if Path(cfg.data).suffix.lower() in KINDS:
-        folder, files = Path(cfg.data).parent, [Path(cfg.data)]
-    else:
-        folder, files, about["revision"] = find_parquet(cfg.data, cfg.split, cfg.revision, cfg.subjects,
-                                                        cfg.subset)
-    columns = parse_columns(cfg.columns)
-    questions, folders = [], {}  # {id: folders of the files that have it}
-    for file in files:
-        of_file = read_questions_of(file, columns, cfg.image_root)
-        questions += of_file
-        for q in of_file:
-            folders.setdefault(q["id"], set()).add(file.parent.name)
-    say_unread_choices(cfg.data, [q.pop("unread_choices") for q in questions], columns)
-    about["files"] = {str(file.relative_to(folder)): sha256(file) for file in files}
-    answers_as_letters(questions)
-    add_records(questions, cfg.data)
-    have = Counter(q["subject"] for q in questions)
+    """([{"id", "subject", "question_type", "options", "answer", "question", "precision", "record"}], where
+    they came from, their fingerprint, what is left out). Only the images of what is asked are opened."""
+    from data import find_records
+    subsets = [cfg.subset] if cfg.subset else subsets_of(cfg.data, cfg.revision or None)
+    subsets = [subset for subset in subsets if subset in cfg.subjects] or subsets  # MMMU has one for each
+    records, bad = [], []
+    for subset in subsets:
+        found = find_records(cfg.data, cfg.columns, ("answer",), cfg.split, cfg.image_root, subset,
+                             cfg.revision or None)
+        records, bad = records + found[0], bad + found[1]
+    records, no_letter = with_letters(records)
+    bad += no_letter
+    report_bad(cfg.data, len(records), bad, limit_bad=1.0)
+    if twice := [name for name, n in Counter(r.id for r in records).items() if n > 1]:
+        raise Refused(f"{cfg.data}: {len(twice)} ids stand there more than once, e.g. {twice[0]}. Number "
+                      f"them, name the column that tells them apart (--columns id=COLUMN), or say which of "
+                      f"several configurations is meant (--subset).")
+    for r in records:
+        r.subject = subject_of(r.id) if subject_of(r.id) != "unknown" else r.subject or "unknown"
+    have = Counter(r.subject for r in records)
     if unknown := sorted(set(cfg.subjects) - set(have)):
         there = ", ".join(sorted(have))
         raise Refused(f"--subjects {' '.join(unknown)}: not in {cfg.data}, which has {there}.")
-    questions = [q for q in questions if not cfg.subjects or q["subject"] in cfg.subjects]
-    refuse_twice(cfg.data, Counter(q["id"] for q in questions), folders)
+    records = [r for r in records if not cfg.subjects or r.subject in cfg.subjects]
     if cfg.limit:  # the first question of every subject, then the second of every subject, ...
-        count = Counter()
-        for q in questions:
-            count[q["subject"]] += 1
-            q["nth"] = count[q["subject"]]
-        questions = sorted(questions, key=lambda q: q["nth"])[:cfg.limit]
-    about["questions"] = rows_fingerprint([q["record"] for q in questions])  # images beside the files, too
-    silent = [q for q in questions if not q["question"].strip()]
-    if silent and not cfg.ask:
+        count, turn = Counter(), {}
+        for r in records:
+            count[r.subject] += 1
+            turn[r.id] = count[r.subject]
+        records = sorted(records, key=lambda r: turn[r.id])[:cfg.limit]
+    records, broken = check_images(records)
+    report_bad(cfg.data, len(records), broken, limit_bad=0.0)
+    if not cfg.ask and (silent := [r for r in records if not r.question.strip()]):
         say(f"{len(silent)} questions stand in their pictures alone, with their options: --ask says what to "
             f"do with them")
-    return questions, about
+    about = {"source": cfg.data, "split": cfg.split, "revision": hub_revision(cfg),
+             "questions": rows_fingerprint(records), "left_out": [name for name, _ in bad]}
+    return [{"id": r.id, "subject": r.subject, "question_type": "multiple-choice" if r.options else "open",
+             "options": r.options, "answer": r.answer, "question": r.question, "precision": r.precision,
+             "record": r} for r in records], about
 
 
-def refuse_twice(source, count, folders):
-    """count: {id: how often it stands there}. folders: {id: those of its files}, each a configuration."""
-    if twice := [i for i, n in count.items() if n > 1]:
-        several = sorted(set().union(*(folders[i] for i in twice)))
-        remedy = "Number them, or name the column that tells them apart: --columns id=COLUMN"
-        if all(len(folders[i]) > 1 for i in twice):  # MMMU-Pro asks the same with 4 and with 10 options
-            names = ", ".join(f'--subset "{name}"' for name in several)
-            remedy = f"They are of several configurations; say which one is meant: {names}"
-        raise Refused(f"{source}: {len(twice)} ids stand there more than once, e.g. {twice[0]}. {remedy}")
+def hub_revision(cfg):
+    """The commit of a hub data set; None of local files, or where the hub does not answer."""
+    if Path(cfg.data).exists():
+        return None
+    from huggingface_hub import HfApi
+    try:
+        return HfApi().dataset_info(cfg.data, revision=cfg.revision or None, timeout=10).sha
+    except Exception:  # of its HTTP client's own kinds: the copy in the cache was read
+        return cfg.revision or None
 
 
-def add_records(questions, source):
-    """Put into each question what the model is asked ("record"), and leave there what a judge is told."""
-    from data import Record
-    for q in questions:
-        q["record"] = Record(q["id"], q["question"], q.pop("images"), options=q.pop("shown"),
-                             subject=q["subject"], turns=q.get("turns", []))
-        try:
-            refuse_unusable(q["record"], (), q)
-        except BadRow as why:
-            raise Refused(f"{source} row {q['id']}: {why}") from why
-    _, broken = check_images([q["record"] for q in questions])  # decodes each once, and notes its size
-    if broken:
-        raise Refused(f"{source}: {len(broken)} questions have images that cannot be read:\n"
-                      + "\n".join(f"  {name}: {why}" for name, why in broken[:5]))
+def with_letters(records):
+    """(records, [(name, why)] of others). The answer becomes a letter where the data state the right option
+    by its text, as MathVista does. "4" or "B" can be both: data that name an option anywhere by a text that
+    is no letter do so everywhere."""
+    asked = [r for r in records if r.options and r.answer != "?"]  # "?": of a hidden test split
+    by_text = any(answer.strip("(). ") not in list(LETTERS[:len(r.options)]) and answer in r.options
+                  for r in asked for answer in accepted_answers(r.answer))
+    good, bad = [], []
+    for r in records:
+        found = [letter_of(answer, r.options, by_text) for answer in accepted_answers(r.answer)]
+        if not r.options or r.answer == "?":
+            good.append(r)
+        elif None in found:
+            bad.append((r.name(), f"its answer {r.answer!r} is neither a letter nor the text of one of its "
+                                  f"{len(r.options)} options"))
+        else:
+            good.append(replace(r, answer=found[0] if len(found) == 1 else str(found)))
+    return good, bad
+
+
+def letter_of(answer, options, by_text):
+    """The letter of the option that an answer names, or None"""
+    texts, bare = [option.strip() for option in options], answer.strip("(). \n")
+    if by_text and answer.strip() in texts:
+        return LETTERS[texts.index(answer.strip())]
+    return bare if bare in list(LETTERS[:len(options)]) else None
 
 
 def fingerprint(folder):

@@ -110,10 +110,6 @@ def make_pack(chat, row, temperature=1.0, images=True):
         positions.append(own)
         if images:
             pixels.append(chat.pixels(prompt))
-        for first, last in prompt.learned if responses else ():  # of a supervised talk: it has one response
-            source += range(begin + first - 1, begin + last - 1)
-            target += prompt.full[first:last]
-            owner += [responses[0][0]] * (last - first)
         for number, response in responses:
             if not response:
                 continue  # an empty response has no token to learn from

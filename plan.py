@@ -25,7 +25,7 @@ from data import Chat, read_records, subjects
 from machinery.files import Refused, main, say
 from machinery.lora import add_adapters
 from machinery.model_folder import blank_hf, read_decided
-from machinery.solutions import of_mode
+from machinery.rows import files_of_split
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable
 

@@ -146,7 +146,7 @@ def supervise(cfg, may_change=(), patience=None, features_gib=0.0):
             break
 
         # ----------------------------------------------------------------------------------------------- loss
-        tokens = sum(row.learned() for row in batch)  # of all ranks, however they are packed
+        tokens = sum(len(row.ids) for row in batch)  # of all ranks, however they are packed
         loss = 0.0
         for pack, real in even_out(packs, s.world):
             logp, _ = s.vlm(pack.to(s.world.device), s.features(pack) if s.features else None)

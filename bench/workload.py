@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 from connector import make_connectors
-from data import Chat, read_records
+from data import Chat, read_records, rows_with_solutions
 from machinery.model_folder import blank_hf, read_decided
-from machinery.solutions import rows_with_solutions
 from tiny.blank_model import save_blank_model
 
 

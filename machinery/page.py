@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from machinery.files import each_row, write_text
-from machinery.pictures import BROKEN, open_image
+from machinery.pictures import open_image
 from scoring.denial import denies_image
 
 ROLLOUT = {"step": int, "id": str, "question": str, "text": str, "images": list}  # what the page cannot lack
@@ -57,7 +57,7 @@ def inline_image(path, size):
     """An image file as a data: address; None when it cannot be read."""
     try:
         image = open_image(path)
-    except BROKEN:
+    except Exception:  # Pillow raises anything
         return None
     image.thumbnail((size, size))
     png, jpeg = io.BytesIO(), io.BytesIO()

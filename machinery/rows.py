@@ -1,26 +1,148 @@
-"""Rows as people have them in our fields: other columns, talks, MMMU's; what is wrong with a row is named.
+"""Files of rows -> rows of one schema (docs/your_data.md) -> the fields of a Record. No torch here.
 
-machinery/readers.py reads the files, machinery/pictures.py the images, machinery/talks.py the conversations.
-data.py makes records of what comes out. A reader of the recipe may skip these files. No torch here.
+MMMU's own columns are converted here, everything else by a few lines of the user's. A row that cannot be used
+is named and counted; what looks like a picture or options and is not read is said.
 """
+import ast
+import csv
 import hashlib
 import json
+import math
 import os
-import string
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from string import ascii_uppercase as LETTERS
 
-from machinery.fields import NO_TEXT, BadRow, refuse_no_text, text, value
-from machinery.files import Refused, checked, say
-from machinery.mmmu_rows import IMAGE_COLUMNS, printed_list, renumbered
-from machinery.options import as_letter, options_of
-from machinery.pictures import image_size, image_source
-from machinery.talks import COLUMNS, talk_fields, turns_of
+from machinery.files import Refused, hub_name, say
+from machinery.pictures import image_size
 
-FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "conversations",
-          "turns")
-NOT_READ = ("video", "videos", "audio", "audios", "tools", "history")  # columns of other people's talks
+FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "turns")
+# MMMU writes <image 1>, MathVision <image1>, OlympiadBench <image_1>
+IMAGE_MARK = re.compile(r"<image(?:[ _]?(\d+))?>")
+# half a pair of UTF-16, which no tokenizer takes (CSV's bytes that are no UTF-8 are read as such), and code
+# points that are no characters, with one of which data.PlainText hides control tokens
+NO_TEXT = re.compile("[\ud800-\udfff\ufdd0-\ufdef]")
+# how people name files and folders of splits: train-0-of-2.parquet, data/test.parquet, val/0.parquet
+SPLIT = re.compile(
+    r"(?:^|[-_. ])((?:train|valid|val|dev|test)(?:ing|ation|idation|[-_]?mini)?)(?=[-_. \d]|$)", re.I)
 
+
+class BadRow(ValueError):
+    """Why a row cannot be used. The caller knows its name, counts it, and goes on (report_bad)."""
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+def read_rows(source, split="train", image_root="", subset=None, revision=None):
+    """Yield (name for messages, folder that paths of images are relative to, dictionary or BadRow) of each
+    row of a file, a folder's Parquet files of the split, or a hub data set. subset: a folder in the folder,
+    or the hub's configuration. image_root: that folder; "": the one given, or that of the file."""
+    path, source = Path(source), str(source)
+    if path.is_dir():
+        tables = [(file, rows_of_file(file)) for file in files_of_split(path, split, subset)]
+    elif path.is_file():
+        tables = [(path, rows_of_file(path))]
+    elif hub_name(source):
+        tables = [(source, hub_rows(source, split, subset, revision))]
+    else:
+        raise Refused(f"{source or '--data (empty)'}: no such file or folder. For the tiny world run `make "
+                      f"tiny` (or python tiny/make.py) first; a hub data set is named as owner/name.")
+    folder = Path(image_root or (path if path.is_dir() else path.parent))
+    for name, rows in tables:
+        for i, row in enumerate(rows, 1):
+            yield f"{name} row {i}", folder, row
+
+
+def files_of_split(folder, split, subset=None):
+    """The Parquet files of a folder that are of a split, by the split's exact name: "test" is not "testmini".
+    Where none is of it, those whose names tell nothing."""
+    files = sorted(f for f in folder.rglob("*.parquet") if subset in (None, "", f.parent.name))
+    parts = {f: map(SPLIT.search, reversed(f.relative_to(folder).parts)) for f in files}
+    names = {f: next((found[1].lower() for found in parts[f] if found), "") for f in files}
+    kept = [f for f in files if names[f] == split] or [f for f in files if not names[f]]
+    if not kept:
+        there = ", ".join(sorted(set(names.values()))) or "none"
+        raise Refused(f"{folder} holds no Parquet file of the split {split!r}; there are {there}"
+                      + f" (--subset {subset})" * bool(subset) + ". A file of another kind is named itself.")
+    if left := [str(f.relative_to(folder)) for f in files if f not in kept]:
+        say(f"{folder}: {len(kept)} of {len(files)} files are read; not of the split {split!r}: "
+            f"{', '.join(left[:5])}" + ", ..." * (len(left) > 5))
+    return kept
+
+
+def rows_of_file(path):
+    kinds = {".jsonl": json_rows, ".json": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
+    if path.suffix.lower() not in kinds:
+        raise Refused(f"{path}: data files are {', '.join(kinds)}. Convert it (docs/your_data.md).")
+    try:
+        yield from kinds[path.suffix.lower()](path)
+    except (OSError, ValueError) as error:  # pyarrow's are of these, too
+        raise Refused(f"{path} cannot be read to its end: {' '.join(str(error).split())[:300]}") from error
+
+
+def json_rows(path):
+    """One object a line, or one array over the whole file"""
+    content = path.read_bytes()
+    if path.suffix.lower() == ".json" and re.match(rb"[\xef\xbb\xbf\s]*\[", content):
+        yield from json.loads(content)
+        return
+    for line in content.split(b"\n"):  # a text may hold other line breaks (U+2028)
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield BadRow(f"no JSON: {error}")
+
+
+def csv_rows(path):
+    csv.field_size_limit(2 ** 31 - 1)
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        header = next(rows, [])
+        if len(set(header)) < len(header):
+            raise ValueError("two columns have the same name")
+        row = header
+        while row is not None:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                if "end of data" in str(error):  # it has swallowed the rows behind it
+                    raise ValueError("a quoted cell is open at the end") from error
+                yield BadRow(f"no CSV: {error}")
+            else:
+                if row and len(row) != len(header):
+                    yield BadRow(f"{len(row)} cells, but the header has {len(header)}")
+                elif row:
+                    yield dict(zip(header, row))
+
+
+def parquet_rows(path):
+    """As it is stored: images stay files."""
+    import pyarrow.parquet
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(100):
+            yield from batch.to_pylist()
+
+
+def hub_rows(source, split, subset=None, revision=None):
+    import datasets  # it takes a second to import
+    found = datasets.load_dataset(source, subset, split=split, revision=revision)
+    for table in found.with_format("arrow").iter(100):
+        yield from table.to_pylist()
+
+
+def subsets_of(source, revision=None):
+    """The configurations of a hub data set (MMMU has one for each subject), [None] of local files"""
+    if Path(source).exists() or not hub_name(source):
+        return [None]
+    import datasets
+    return datasets.get_dataset_config_names(source, revision)
+
+
+# -------------------------------------------------------------------------------------------- fields of a row
 
 def parse_columns(columns):
     """("answer=ground_truth", ...) or a dictionary -> {"answer": "ground_truth"}"""
@@ -33,139 +155,200 @@ def parse_columns(columns):
     return columns
 
 
-# -------------------------------------------------------------------------------------------- fields of a row
-
 def renamed(row, columns):
     """A row as it was found, with our names of columns beside its own."""
-    if isinstance(row, BadRow):
-        raise row
+    if not isinstance(row, dict):
+        raise row if isinstance(row, BadRow) else BadRow(f"no object with columns but {row!r}"[:100])
     if lost := [theirs for theirs in columns.values() if theirs not in row]:
         raise BadRow(f"no column {lost[0]!r} (--columns); its columns are {', '.join(row)}"[:400])
-    return {**row, **{ours: row[theirs] for ours, theirs in columns.items()}}
+    other = {"image": "images", "images": "image"}  # where one of them is given, the other is not meant
+    kept = {name: value for name, value in row.items() if other.get(name) not in columns}
+    return {**kept, **{ours: row[theirs] for ours, theirs in columns.items()}}
 
 
-def our_fields(row, columns, folder):
-    """A row as it was found -> our fields, of the right types. folder: what paths of images are relative to.
-    A BadRow says what can not be used."""
-    row = talk_fields(renamed(row, columns))
-    turns, more_images = turns_of(row["turns"]) if row.get("turns") else ([], [])
-    if more_images or turns and turns[-1]["role"] == "user":
-        raise BadRow("its turns hold images, or end with the user: they are the texts before its question")
-    images = [image_source(image, folder, f"image {n}") for n, image in enumerate(images_of(row), 1)]
-    options, labels = options_of(row)
-    question, columns = text(row, "question"), image_columns(row)
-    if not (row.get("images") or row.get("image")) and columns != [*range(1, len(columns) + 1)]:  # a gap
-        question, *options = renumbered([question, *options], columns)
-    fields = {"id": value(row, "id"), "question": question, "images": images,
-              "answer": as_letter(answer_of(row), labels), "solution": text(row, "solution", None),
-              "turns": turns, "options": options, "subject": value(row, "subject")}
-    for name, what in fields.items():
-        refuse_no_text(name, what)
-    return fields
+def of_mmmu(row):
+    """MMMU's columns in our schema: image_1, image_2, ... are its images, and <image N> names the column.
+    Where texts name some, the others are not shown: they belong to the explanation. Options are printed, and
+    an open question has none. Other rows stay as they are."""
+    if not any(row.get(f"image_{n}") for n in range(1, 10)) or row.get("image") or row.get("images"):
+        return row
+    choice = row.get("question_type") in (None, "", "multiple-choice")  # MMMU-Pro says nothing
+    texts = [text(row, "question"), *(parse_options(row.get("options") or []) if choice else [])]
+    named = {int(number) for each in texts for number in IMAGE_MARK.findall(each) if number}
+    columns = [n for n in range(1, 10) if row.get(f"image_{n}") and (n in named or not named)]
+    if lost := sorted(named.difference(columns)):
+        raise BadRow(f"its text names <image {lost[0]}>, and the column image_{lost[0]} is empty")
+
+    def renumber(mark):
+        return f"<image {columns.index(int(mark[1])) + 1}>" if mark[1] else mark[0]
+
+    question, *options = [IMAGE_MARK.sub(renumber, each) for each in texts]
+    return {**row, "images": [row[f"image_{n}"] for n in columns], "question": question, "options": options}
 
 
-def id_of(row, columns):
-    """The id that a row names, "" where there is none or it is unusable. For messages, so it refuses
-    nothing."""
-    given = row.get(columns.get("id", "id")) if isinstance(row, dict) else None
-    usable = isinstance(given, (str, int, float)) and given != "" and not NO_TEXT.search(str(given))
-    return str(given) if usable else ""
+def fields_of(row, folder, need):
+    """A row of the schema, or of MMMU's -> the fields of a Record. folder: what paths of images are relative
+    to. A BadRow says what cannot be used; a field that is not needed and of an odd type is left out."""
+    row = of_mmmu(row)
+    question, answer = text(row, "question"), answer_of(row, "answer" in need)
+    options = parse_options(row.get("options") or []) or stated_options(question)
+    if not row.get("options") and answer.strip("(). ") not in list(LETTERS[:len(options)]):
+        options = []  # what stands in a question is meant as options where the answer is a letter
+    turns, images = turns_of(row), images_of(row, folder)
+    solution, subject = text(row, "solution", "solution" in need), text(row, "subject", False)
+    texts = [question, answer, subject, solution, *options, *(turn["content"] for turn in turns),
+             *(image for image in images if isinstance(image, str))]
+    if wrong := next(filter(None, map(NO_TEXT.search, texts)), None):
+        raise BadRow(f"one of its texts has no character but {ascii(wrong[0])}: is the file UTF-8?")
+    return {"question": question, "images": images, "answer": answer, "solution": solution or None,
+            "options": options, "subject": subject, "turns": turns, "precision": row.get("precision")}
 
 
-def unread_choices(row):
-    """Has a row options that nothing reads? True: its column `choices` (MathVista's) is a list and its answer
-    one of them, or a letter. False: its answer is none of them. None: there is no such list."""
-    texts = row.get("choices")
-    if isinstance(texts, str) and texts.strip().startswith("["):
-        try:
-            texts = printed_list(texts)
-        except ValueError:
-            return None
-    if row.get("options") or not isinstance(texts, list) or len(texts) < 2:
-        return None
-    named = {str(text).strip() for text in texts} | set(string.ascii_uppercase[:len(texts)])
-    answers = row["answer"] if isinstance(row.get("answer"), list) else [row.get("answer")]
-    return all(str(answer).strip() in named for answer in answers)
+def text(row, name, needed=True):
+    """A text, or a number as text. True, nan and objects are neither: nobody would write what they look like
+    in print."""
+    given = row.get(name)
+    if isinstance(given, list) and len(given) == 1 and not needed:
+        given = given[0]
+    number = isinstance(given, (int, float, Decimal)) and not isinstance(given, bool) and math.isfinite(given)
+    if isinstance(given, str) or number:
+        return str(given)
+    if given is not None and needed:
+        raise BadRow(f"its {name} is {given!r}, text or a number was expected"[:200])
+    return ""
 
 
-def say_unread_choices(source, found, columns):
-    """Say once that questions lose their options. found: unread_choices of every row. Where an answer is none
-    of its row's choices, the data mean open questions (geometry3k: exact answers, rounded choices), and an
-    evaluation would refuse options=choices."""
-    if True in found and False not in found:
-        typed = " ".join([*(f"{ours}={theirs}" for ours, theirs in columns.items()), "options=choices"])
-        say(f"{source}: {found.count(True)} of {len(found)} rows have a list of choices that is not read, so "
-            f"they are asked as open questions. For multiple choice: --columns {typed}")
-
-
-def answer_of(row):
+def answer_of(row, needed=True):
     """The answer of a row as text; of a list, each is accepted, and several stay a list in print, as MMMU has
-    them (accepted_answers reads it). "" where there is none, or where one of them is empty."""
+    them. "" where there is none, or where one of them is empty."""
     if not isinstance(row.get("answer"), list):
-        return value(row, "answer")
-    several = [value({"answer": answer}, "answer") for answer in row["answer"]]
-    refuse_no_text("answer", several)  # print would hide it
+        return text(row, "answer", needed)
+    several = [text({"answer": answer}, "answer", needed) for answer in row["answer"]]
     if not several or not all(map(str.strip, several)):
         return ""
     return str(several) if len(several) > 1 else several[0]
 
 
-def image_columns(row):
-    """Numbers of MMMU's columns image_1, image_2, ... that are not empty"""
-    return [n for n in IMAGE_COLUMNS if row.get(f"image_{n}")]
-
-
-def images_of(row):
-    """What stands for the images of a row: MMMU has a column for each."""
-    if lost := [name for name in NOT_READ if row.get(name)]:
-        raise BadRow(f"it has {lost[0]}, which would be lost: only texts and images are read")
-    found = [given for name in ("images", "image") if (given := row.get(name))]
-    if len(found) == 2 and found[1] not in found[0]:
-        raise BadRow("it has a column image and a column images: which is meant? (--columns)")
-    images = found[0] if found else [row[f"image_{n}"] for n in image_columns(row)]
-    if isinstance(images, str) and images.strip().startswith("["):  # a cell of a CSV file
+def listed(given):
+    """The list that a text prints (a cell of a CSV file, MMMU's options); anything else as it is."""
+    if isinstance(given, str) and given.lstrip().startswith("["):
         try:
-            images = json.loads(images)
-        except ValueError:
-            pass  # a path that begins with a bracket
-    return images if isinstance(images, list) else [images]
+            return ast.literal_eval(given.strip())  # it executes nothing
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass  # an interval, a matrix, a path that begins with a bracket, ...
+    return given
 
 
-# ---------------------------------------------------------------------------------- rows that can not be used
-
-def refuse_unusable(record, need, row):
-    """Raise a BadRow where a record lacks what the stage needs, or an image that its text names."""
-    if unknown := [f for f in need if not hasattr(record, f)]:
-        raise Refused(f"--need {unknown[0]}: no such field; there are {', '.join(vars(record))}")
-    if empty := [f for f in need if not str(getattr(record, f) or "").strip()]:
-        why = ""
-        if any(row.get(column) for column in COLUMNS):
-            why = ": its conversation ends with the user"
-        elif any(f not in row for f in empty):
-            why = f"; its columns are {', '.join(row)} (--columns)"[:400]
-        raise BadRow(f"no {' and no '.join(empty)}{why}")
-    if wrong := [i + 1 for i in record.named_images() if not 0 <= i < len(record.images)]:
-        raise BadRow(f"the text names <image {wrong[0]}> but the row has {len(record.images)} image(s)")
+def accepted_answers(answer):
+    """[accepted answers] of an open question: MMMU prints some as a list of strings, "['24/7', '3.429']"."""
+    several = listed(answer)
+    texts = isinstance(several, list) and several and all(isinstance(a, str) for a in several)
+    return several if texts else [answer]
 
 
-NO_FILE = "FileNotFoundError"  # machinery/pictures.py says it of an image
+OWN_LETTER = re.compile(r"\s*\(?([A-Z])(?:[.)．、]\s*|[:：]\s+)(?=\S)")  # "A:B" is a ratio
+STATED = (re.compile(r"\(([A-Z])\)"), re.compile(r"(?<!\S)([A-Z])[.):：．、]\s"))
+
+
+def parse_options(options):
+    """The texts of a row's options, a list or one in print (MMMU's), without letters of their own ("A. 52").
+    A BadRow says what is wrong."""
+    given = listed(options)
+    if not isinstance(given, (list, tuple, type(None))) or len(given or ()) > len(LETTERS):
+        raise BadRow(f"its options are no list of at most {len(LETTERS)}, but {given!r}"[:200])
+    if wrong := [o for o in given or [] if o is None or isinstance(o, (bool, dict)) or o != o]:
+        raise BadRow(f"one of its options is {wrong[0]!r}, text or a number was expected"[:200])
+    texts = [str(option) for option in given or []]
+    own = [OWN_LETTER.match(option) for option in texts]
+    if [m and m[1] for m in own] == list(LETTERS[:len(texts)]):
+        return [option[m.end():] for m, option in zip(own, texts)]
+    return texts
+
+
+def stated_options(question):
+    """The options that stand in a question, "(A) a ring (B) a bar" or "A. 3; B. 5"; [] where none do"""
+    for mark in STATED:
+        found = list(mark.finditer(question))
+        if len(found) > 1 and "".join(m[1] for m in found) == LETTERS[:len(found)]:
+            ends = [m.start() for m in found[1:]] + [len(question)]
+            texts = [question[m.end():end].strip(" \n;,") for m, end in zip(found, ends)]
+            texts[-1] = texts[-1].partition("\n")[0]  # behind it stands what is asked for
+            return texts if all(texts) else []
+    return []
+
+
+def images_of(row, folder):
+    found = [listed(row[name]) for name in ("images", "image") if row.get(name)]
+    found = [images if isinstance(images, list) else [images] for images in found]
+    if len(found) == 2 and found[0] != found[1]:
+        raise BadRow("it has a column image and a column images: which is meant? (--columns)")
+    return [image_source(image, folder) for image in (found[0] if found else [])]
+
+
+def image_source(image, folder):
+    """A path or the bytes of a file, from what a row holds: a path relative to a folder, or {bytes, path}."""
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, str) and image.strip():
+        return str(folder / image)
+    if not isinstance(image, bytes) or not image:
+        raise BadRow(f"one of its images is {image!r}, not a path or {{bytes, path}}"[:200])
+    return image
+
+
+def turns_of(row):
+    """The turns before the question: the system's or none, then of user and assistant in turn."""
+    given = listed(row.get("turns") or [])
+    turns = [turn if isinstance(turn, dict) else {} for turn in (given if isinstance(given, list) else [0])]
+    roles = [turn.get("role") for turn in turns][turns[:1] != [] and turns[0].get("role") == "system":]
+    if roles != ["user", "assistant"] * (len(roles) // 2) or not all(
+            isinstance(turn.get("content"), str) and turn["content"].strip() for turn in turns):
+        raise BadRow('its turns are not [{"role": "user", "content": text}, {"role": "assistant", ...}, ...]')
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+# --------------------------------------------------------------------------------------- what is said of rows
+
+PICTURE = re.compile(r"(data:image|iVBORw0KGgo|/9j/).*|\S[^\n]*\.(png|jpe?g|gif|webp|bmp|tiff?)", re.I | re.S)
+
+
+def unread(row, columns, record):
+    """Columns that look like pictures or options and are not read, of a record that has none: {(ours,
+    theirs)}; theirs is "" where the answer is a letter and no column looks like options."""
+    found = set()
+    for name in row.keys() - {*FIELDS, *columns.values()}:
+        value = listed(row[name])
+        first = value[0] if isinstance(value, list) and value else value
+        picture = first.keys() & {"bytes", "path"} if isinstance(first, dict) else isinstance(first, bytes)
+        if picture or isinstance(first, str) and PICTURE.fullmatch(first):
+            found.add(("image", name))
+        elif value and re.search("option|choice", name, re.I):
+            found.add(("options", name))
+    if record.answer.strip("(). ") in list(LETTERS[:10]) and not any(ours == "options" for ours, _ in found):
+        found.add(("options", ""))
+    has = {"image": record.images, "options": record.options}
+    return {(ours, theirs) for ours, theirs in found if not has[ours]}
+
+
+def say_unread(source, found, columns):
+    """found: `unread` of every row"""
+    for (ours, theirs), n in Counter(key for keys in found for key in sorted(keys)).items():
+        what = f"a column {theirs} that looks like {ours} and is not read" if theirs else \
+            "a letter as the answer, and no options"
+        typed = " ".join(f"{a}={b}" for a, b in {**columns, ours: theirs or "COLUMN"}.items())
+        say(f"{source}: {n} of {len(found)} rows have {what}: --columns {typed} (docs/your_data.md)")
 
 
 def check_images(records):
     """(good records, [(name, why)] of the others). Every image is decoded once, so that a broken file is
     found now and not in step 412; a good record learns its images' sizes."""
-    def is_file(image):
-        return isinstance(image, (str, bytes))
-
-    images = [image for r in records for image in r.images]
-    files = {image for image in images if is_file(image)}
+    files = list({image for r in records for image in r.images})
     with ThreadPoolExecutor(8) as pool:
         sizes = dict(zip(files, pool.map(image_size, files)))
     good, bad = [], []
     for r in records:
-        r.sizes = [sizes[image] if is_file(image) else image_size(image) for image in r.images]
-        wrong = [s for s in r.sizes if isinstance(s, str)]
-        if wrong:
+        r.sizes = [sizes[image] for image in r.images]
+        if wrong := [size for size in r.sizes if isinstance(size, str)]:
             bad.append((r.name(), wrong[0]))
         else:
             good.append(r)
@@ -173,29 +356,18 @@ def check_images(records):
 
 
 def report_bad(source, good, bad, limit_bad):
-    """Say which rows were skipped, or refuse when they are too many."""
+    """Say which rows were skipped, or refuse when they are too many. good: the number of the others."""
     if not good and not bad:
         raise Refused(f"{source} holds no rows")
     if bad:
-        rows = good + len(bad)
-        listed = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + ("\n  ..." if len(bad) > 5 else "")
-        listed = listed.encode("utf-8", "backslashreplace").decode()  # it may not be printable
-        if 2 * sum(NO_FILE in why for _, why in bad) > rows:
-            listed += "\n  Most of the images are not there: is --image_root right?"
+        rows, more = good + len(bad), "\n  ..." * (len(bad) > 5)
+        told = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + more
+        told = told.encode("utf-8", "backslashreplace").decode()  # it may not be printable
         if not good or len(bad) > limit_bad * rows:
-            other = f"or allow such a share with --limit_bad (now {limit_bad})"
-            raise Refused(f"{len(bad)} of {rows} rows of {source} can not be used:\n{listed}\n"
-                          f"Mend them, {other if good else 'because no row is left'}.")
-        say(f"skipped {len(bad)} of {rows} rows of {source}:\n{listed}")
-
-
-def report_twice(source, ids):
-    """Say which ids stand on several rows: they train, but rollouts.jsonl and the logs can not tell them
-    apart."""
-    twice = [(name, n) for name, n in Counter(ids).items() if n > 1]
-    if twice:
-        say(f"{source}: {len(twice)} ids stand on several rows ({twice[0][0]} on {twice[0][1]}): logs name "
-            f"rows by id")
+            other = f", or allow such a share with --limit_bad (now {limit_bad})" * bool(good and limit_bad)
+            raise Refused(f"{len(bad)} of {rows} rows of {source} cannot be used:\n{told}\n"
+                          f"Mend or convert them (docs/your_data.md){other}.")
+        say(f"skipped {len(bad)} of {rows} rows of {source}:\n{told}")
 
 
 # --------------------------------------------------------------------------- data that changed between starts
@@ -213,14 +385,13 @@ def rows_fingerprint(records):
             if isinstance(image, str):
                 total.update(f"{os.path.basename(image)} {os.stat(image).st_size}".encode())
             else:
-                total.update(image if isinstance(image, bytes) else image.tobytes())
+                total.update(image)
     return {"rows": len(records), "sha256": total.hexdigest()}
 
 
-def refuse_other_rows(before, now, source, made, file):
+def refuse_other_rows(before, now, source, made):
     """Refuse to go on with other data: an epoch, or a file, would be half of these and half of those.
-    before, now: fingerprints; source: flag and data set; made: what was begun; file: holds `before`."""
-    before = checked(before, file, {"rows": int, "sha256": str}, "Put it back, or use another --out.")
+    before, now: fingerprints; source: flag and data set; made: what was begun."""
     if before != now:
         raise Refused(f"{source}: its rows or images are not those with which {made} was begun "
                       f"({before['rows']} rows then, {now['rows']} now). Put the old ones back to go on, or "

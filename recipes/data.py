@@ -34,7 +34,7 @@ if not __package__:  # started by its path: the top folder of the repository com
 import numpy as np
 from PIL import Image
 
-from data import Record
+from data import Record, find_records
 from distill import image_path
 from machinery.eval_rows import read_questions_of
 from machinery.fields import BadRow, refuse_no_text, value

@@ -13,7 +13,7 @@ import time
 import unicodedata
 
 from machinery.files import Refused, say
-from machinery.mmmu_rows import accepted_answers
+from machinery.rows import accepted_answers
 from scoring.limits import MAX_CHARS, too_heavy
 from scoring.numbers import number, pair_or_decimal
 from scoring.rule import NEEDS_MATHS, SAME, choice, equal, names_an_option, needs_maths, verdict

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from machinery.files import Refused, json_lines
-from machinery.mmmu_rows import accepted_answers, options_of, subject_of
+from machinery.rows import accepted_answers, parse_options
 from scoring.denial import denies_image
 from scoring.numbers import number
 from scoring.official import official_right
@@ -71,7 +71,10 @@ def checked(row, where):
                           f"Needed: id, question_type, options, answer, response.")
     if not isinstance(row["response"], str):
         raise Refused(f"Row {name}: its response is {type(row['response']).__name__}, a text was expected.")
-    row = {**row, "options": options_of(row, name)}
+    try:
+        row = {**row, "options": parse_options(row.get("options") or [])}
+    except ValueError as error:
+        raise Refused(f"Row {name}: {error}") from error
     row["id"], row["answer"] = str(row["id"]), str(row["answer"]).strip()
     row["choice"] = row["question_type"] == "multiple-choice"  # anything else is open
     if row["answer"] in ("", "?"):
@@ -88,6 +91,12 @@ def checked(row, where):
                           f"{', '.join(letters)} of its {len(letters)} options.")
     row["subject"] = row.get("subject") or subject_of(row["id"])
     return row
+
+
+def subject_of(row_id):
+    """ids are {split}_{Subject}_{n}, and subjects hold underscores."""
+    match = re.fullmatch(r"[^_]+_(.+)_\d+", row_id)
+    return match[1] if match else "unknown"
 
 
 # --------------------------------------------------------------------------------------------------- our rule

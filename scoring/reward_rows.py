@@ -9,8 +9,7 @@ import tyro
 from tqdm import tqdm
 
 from machinery.files import Refused, check_flags, json_lines
-from machinery.mmmu_rows import parse_options
-from machinery.rows import answer_of
+from machinery.rows import answer_of, parse_options
 from scoring.answers import unreadable_golds
 from scoring.responses import Claim
 from scoring.verifier import VerifierDown

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
-from machinery.mmmu_rows import accepted_answers
+from machinery.rows import accepted_answers
 
 
 class VerifierDown(RuntimeError):

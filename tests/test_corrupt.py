@@ -1,7 +1,6 @@
-"""Files that are cut off, empty, binary, of another type, or lack what was written: named, and never lost."""
+"""Files that are cut off, empty or lack what was written: named, and never lost."""
 import errno
 import json
-import pickle
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,6 @@ import pytest
 import torch
 
 import entropy_select
-import eval_mmmu
-import report
 import sft
 from conftest import ROOT
 from data import Chat
@@ -25,30 +22,14 @@ from model import make_optimizer
 from stages import ONE
 
 # of a JSON file: everything that is no JSON object
-FILES = {"empty": b"", "cut off": None, "binary": bytes(range(256)), "text": b"step_000004",
-         "a list": b"[1, 2]", "a number": b"3", "null": b"null", "a text": b'"{}"', "no end": b"[" * 100_000,
-         "half a letter": b'{"\xc3', "NUL bytes": bytes(40)}
-LINES = [name for name in FILES if name != "empty"]  # of a JSON-lines file: in the middle
-
-
-def damage(path, how, old=b'{"a": [1, 2, 3], "b": "c"}'):
-    text = FILES[how] if FILES[how] is not None else old[:len(old) // 2]
-    path.write_bytes(text)
-
-
-def damage_line(path, how):
-    """The second line of three."""
-    lines = path.read_bytes().splitlines()
-    lines[1] = FILES[how] if FILES[how] is not None else lines[1][:len(lines[1]) // 2]
-    path.write_bytes(b"\n".join(lines) + b"\n")
+FILES = {"empty": b"", "cut off": b'{"a": [1, 2', "a list": b"[1, 2]", "NUL bytes": bytes(40)}
 
 
 def write_lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-# ----------------------------------------------------------------------------------------------- JSON objects
+# ------------------------------------------------------------------------------------------------- our files
 
 def read_selected(folder):
     (folder / "step_000004").mkdir()
@@ -120,16 +101,24 @@ def test_world_without_its_note(how, tmp_path):
 def test_missing_run_config_does_not_cost_the_metrics(tmp_path):
     """Without config.json nobody knows whose metrics these are: today's run would begin at step 0."""
     write_lines(tmp_path / "metrics.jsonl", [{"step": 1}])
-    with pytest.raises(Refused, match="config.json is not there. Use another --out"):
-        Run(tmp_path, sft.Config(), ONE)
-    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1}]
+    for damaged in (None, *FILES.values()):
+        if damaged is not None:
+            (tmp_path / "config.json").write_bytes(damaged)
+        with pytest.raises(Refused, match="config.json"):
+            Run(tmp_path, sft.Config(), ONE)
+        assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1}]
 
 
-# ------------------------------------------------------------------------------------------------- JSON lines
-
-METRICS = {"reward": 0.5, "grad_norm": 1.0, "entropy": 1.0, "entropy_high": 0.1}
-ROLLOUT = {"id": "q", "question": "?", "text": "a", "images": [], "gold": "1", "tokens": ["a"],
-           "entropy": [0.1]}
+def test_a_damaged_line_is_named_and_a_torn_one_left_out(tmp_path):
+    """In the middle somebody has lost something; at the end a writer was killed."""
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, [{"step": k} for k in (1, 2, 3)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    assert [row["step"] for row in read_jsonl(path)] == [1, 2]
+    path.write_bytes(whole.replace(b'"step": 2}', b'"step'))
+    with pytest.raises(Refused, match=f"{path} line 2"):
+        read_jsonl(path)
 
 
 def metrics_of_a_run(folder):
@@ -208,49 +197,40 @@ def test_probe_that_is_cut_off_is_sampled_again(tmp_path):
 
 # ---------------------------------------------------------------------------------------------- model folders
 
-@pytest.fixture(scope="module")
-def copied(model_path, tmp_path_factory):
-    return Path(shutil.copytree(model_path, tmp_path_factory.mktemp("model") / "model"))
-
-
-MODEL_FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-               "preprocessor_config.json"]
+@pytest.fixture
+def copied(model_path, tmp_path):
+    return Path(shutil.copytree(model_path, tmp_path / "model"))
 
 
 @pytest.mark.parametrize("how", FILES)
-@pytest.mark.parametrize("name", MODEL_FILES)
-def test_damaged_model_file_is_named(name, how, copied):
-    old = (copied / name).read_bytes()
-    try:
-        damage(copied / name, how, old)
-        with pytest.raises(Refused, match=f"{copied / name} .*It belongs to --teacher: copy it again"):
-            resolve(str(copied), "--teacher")
-    finally:
-        (copied / name).write_bytes(old)
-
-
-@pytest.mark.parametrize("name, text", [
-    ("config.json", "{}"), ("config.json", '{"model_type": 5}'), ("config.json", '{"model_type": "bert"}'),
-    ("tokenizer.json", "{}"), ("tokenizer.json", '{"model": {"type": "BPE"}}'),
-    ("preprocessor_config.json", "{}"), ("generation_config.json", '{"eos_token_id": "x"}')])
-def test_model_file_with_other_content_is_named(name, text, copied):
-    old = (copied / name).read_bytes()
-    try:
-        (copied / name).write_text(text)
-        with pytest.raises(Refused, match=f"{copied}.*({name}|bert).*(--model|model came|families)"):
-            Chat(str(copied))
-    finally:
-        (copied / name).write_bytes(old)
-
-
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json"])
+def test_damaged_model_file_is_named(name, how, copied):
+    (copied / name).write_bytes(FILES[how])
+    with pytest.raises(Refused, match=f"{copied}.*{name}"):
+        Chat(str(copied))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer*", "preprocessor_config.json"])
 def test_missing_model_file_is_named(name, copied):
-    (copied / name).rename(copied / "away")
-    try:
-        with pytest.raises(Refused, match=f"--model {copied}.*can not be read"):
-            Chat(str(copied))
-    finally:
-        (copied / "away").rename(copied / name)
+    for file in copied.glob(name):
+        file.unlink()
+    with pytest.raises(Refused, match=f"{copied}.*{name.rstrip('*')}"):
+        Chat(str(copied))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_model_folder_without_a_chat_template(copied, old):
+    """Where it is only in chat_template.json, as older folders have it, that is said."""
+    template = Chat(str(copied)).tokenizer.chat_template
+    (copied / "chat_template.jinja").unlink(missing_ok=True)
+    about = json.loads((copied / "tokenizer_config.json").read_text())
+    about.pop("chat_template", None)
+    (copied / "tokenizer_config.json").write_text(json.dumps(about))
+    if old:
+        (copied / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    with pytest.raises(Refused, match="has no chat template.*chat_template.jinja") as refused:
+        Chat(str(copied))
+    assert ("chat_template.json is not read" in str(refused.value)) == old
 
 
 def test_hub_name_without_a_network(monkeypatch):
@@ -266,17 +246,7 @@ def test_hub_name_without_a_network(monkeypatch):
     files.look_at_hub.cache_clear()
 
 
-# ---------------------------------------------------------------------------------------- optimizer, trainer/
-
-class Evil:
-    """What runs code when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
+# ------------------------------------------------------------------------------------------------- trainer/
 
 @pytest.fixture
 def saved(vlm, tmp_path):
@@ -297,39 +267,16 @@ def test_resume_reads_what_was_saved(saved):
     assert load_again() == 1
 
 
-@pytest.mark.parametrize("what", ["metadata", "value", "tensor"])
-def test_checkpoint_that_holds_code(what, saved, tmp_path):
-    """Whatever is unpickled of it, nothing runs."""
-    run, load_again = saved
-    trainer = run.last / "trainer"
-    data, = trainer.glob("*.distcp")
-    if what == "metadata":
-        (trainer / ".metadata").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    else:
-        with open(trainer / ".metadata", "rb") as file:
-            metadata = pickle.load(file)
-        place = next(info for index, info in metadata.storage_data.items()
-                     if (".lr" in index.fqn) == (what == "value"))
-        torch.save(Evil(tmp_path / "ran"), tmp_path / "evil.pt")
-        evil = (tmp_path / "evil.pt").read_bytes()
-        place.offset, place.length = data.stat().st_size, len(evil)
-        data.write_bytes(data.read_bytes() + evil)
-        (trainer / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(Refused, match="trainer does not fit this model and optimizer"):
-        load_again()
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("name", [".metadata", "*.distcp"])
-@pytest.mark.parametrize("how", ["empty", "cut off", "binary", "gone"])
+@pytest.mark.parametrize("how", ["empty", "cut off", "gone"])
 def test_damaged_trainer_is_named(name, how, saved):
     run, load_again = saved
     file, = (run.last / "trainer").glob(name)
-    if how == "gone":
-        file.unlink()
-    else:
-        damage(file, how, file.read_bytes())
-    with pytest.raises(Refused, match="step_000001/trainer does not fit .*is a file of it cut off"):
+    whole = file.read_bytes()
+    file.unlink()
+    if how != "gone":
+        file.write_bytes(whole[:len(whole) // 2] if how == "cut off" else b"")
+    with pytest.raises(Refused, match="step_000001/trainer"):
         load_again()
 
 
@@ -374,37 +321,6 @@ def test_disk_trouble():
         assert disk_trouble(error) == "The disk is full"
     assert disk_trouble(RuntimeError("a bug")) == ""
     assert "Read-only" in disk_trouble(OSError(errno.EROFS, "Read-only file system"))
-
-
-# --------------------------------------------------------------------------------------------- full elsewhere
-
-def full_disk(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("what", ["metrics", "rollouts", "text", "json", "rows", "page", "figure", "probe"])
-def test_full_disk_while_writing(what, tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    a_run = Run(tmp_path / "run", sft.Config(), ONE)
-    monkeypatch.setattr("builtins.open", full_disk)
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    figure = SimpleNamespace(savefig=full_disk)
-    write = {"metrics": lambda: a_run.log(1, {}), "rollouts": lambda: a_run.rollout({}),
-             "text": lambda: write_text(path, "x"), "json": lambda: write_json(path, {}),
-             "rows": lambda: eval_mmmu.write_rows(path, [{}], "a"),
-             "figure": lambda: report.save_figure(figure, path),
-             "page": lambda: report.write_page(path, "run", [], 0, 9),
-             "probe": lambda: append_jsonl(path, [{}])}
-    with pytest.raises(Refused, match=r"(file|outs.jsonl|ics.jsonl) can not be written \(No space.*free"):
-        write[what]()
-
-
-def test_folder_that_may_not_be_written(tmp_path, monkeypatch):
-    def denied(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr(Path, "mkdir", denied)
-    with pytest.raises(Refused, match="new can not be written .Permission denied"):
-        Run(tmp_path / "new", sft.Config(), ONE)
 
 
 # ----------------------------------------------------------------------------------------------- changed code

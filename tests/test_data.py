@@ -1,24 +1,33 @@
-"""data.py: rows of every format, what is refused by name, prompts, tiles, and no image is lost."""
-import base64
+"""data.py, machinery/rows.py and pictures.py: rows of every format, what cannot be used is named and counted,
+prompts, tiles, and no image is lost."""
 import csv
 import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 
 import data
 from conftest import write_jsonl
-from data import THINK, Chat, read_records
+from data import THINK, Chat, Record, read_records, rows_with_solutions
+from families import make_qwen, make_qwen3
+from machinery import rows as R
 from machinery.files import Refused
 
 
 def png(colour=0, size=(48, 48)):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (colour, 20, 30)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return saved(Image.new("RGB", size, (colour, 20, 30)))
+
+
+def saved(image, kind="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
 
 
 @pytest.fixture
@@ -39,37 +48,67 @@ def read(folder, rows, **options):
 
 # ---------------------------------------------------------------------------------------------------- formats
 
-def test_jsonl(folder):
-    a, b, c = read(folder, [row(1, options=["x", "y"], subject="Math", solution="s"),
-                            {"question": "2+2?", "answer": 4},
-                            {"question": "q", "answer": "3", "image": "b.png"}])
-    assert a.id == "r1" and a.images == [str(folder / "a.png")] and a.sizes == [(48, 48)]
-    assert a.solution == "s" and a.subject == "Math"
-    assert a.text() == "How many?\nA. x\nB. y"
-    # a number is an answer, and so is 0
-    assert b.id == "rows-2" and b.answer == "4" and b.images == [] and b.solution is None
-    assert c.images == [str(folder / "b.png")]
-    assert read(folder, [row(1, answer=0)])[0].answer == "0"
+GOOD = [{"id": "x", "question": "How many?", "options": ["a", "b"], "answer": "3.50", "images": ["a.png"]},
+        {"id": "07", "question": "Why, \"you\"?\nSay; it, now\u2028", "options": [], "answer": "NA",
+         "images": []}]
 
 
-def test_columns_are_mapped(folder):
-    rows = [{"problem": "p", "ground_truth": "5", "picture": "a.png"}]
-    record, = read(folder, rows,
-                   columns={"question": "problem", "answer": "ground_truth", "images": "picture"})
-    assert (record.question, record.answer, len(record.images)) == ("p", "5", 1)
+def as_csv(rows):
+    out = io.StringIO()
+    table = csv.writer(out)
+    table.writerow(rows[0])
+    table.writerows([str(v) if isinstance(v, list) else v for v in row.values()] for row in rows)
+    return out.getvalue().encode()
 
 
-def test_parquet_file_and_folder(folder):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    images = [{"bytes": png(7, (60, 50)), "path": None}, {"bytes": png(8), "path": "x.png"}]
-    table = pa.Table.from_pylist([{"id": "p1", "question": "q <image 2>", "images": images, "answer": "1"}])
-    pq.write_table(table, folder / "t.parquet")
-    pq.write_table(table, folder / "u.parquet")
-    one, both = read_records(folder / "t.parquet"), read_records(folder)
-    assert len(one) == 1 and len(both) == 2
-    assert one[0].sizes == [(50, 60), (48, 48)]
-    assert data.open_image(one[0].images[0]).getpixel((0, 0)) == (7, 20, 30)
+def as_parquet(rows):
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def as_lines(rows):
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("name, write", {
+    "t.jsonl": as_lines, "t.json": lambda rows: b"\xef\xbb\xbf " + json.dumps(rows, indent=1).encode(),
+    "u.json": as_lines, "t.csv": as_csv, "t.parquet": as_parquet}.items())
+def test_formats_hold_the_same(folder, name, write):
+    """Types are the file's: no float is made of 3.50, no number of 07, no null of NA."""
+    (folder / name).write_bytes(write(GOOD))
+    records = read_records(folder / name)
+    want = [(r["id"], r["question"], r["options"], r["answer"]) for r in GOOD]
+    assert [(r.id, r.question, r.options, r.answer) for r in records] == want
+    assert records[0].images == [str(folder / "a.png")] and records[0].sizes == [(48, 48)]
+    assert records[1].images == [] and records[0].text() == "How many?\nA. a\nB. b"
+
+
+LINE = json.dumps({"question": "Why?", "answer": "5"}).encode()
+
+
+@pytest.mark.parametrize("name, content", {
+    "cut.jsonl": LINE + b"\n" + LINE[:-4], "latin.jsonl": LINE + b"\n" + LINE.replace(b"W", b"\xff"),
+    "deep.jsonl": LINE + b"\n" + b"[" * 100_000, "five.json": b"[" + LINE + b", 5]",
+    "cells.csv": b"question,answer\nWhy?,5\nWhy?,5,6\n", "quote.csv": b'question,answer\n"Why"?,5\nWhy?,5\n',
+    "latin.csv": b"question,answer\nWhy?,5\nWh\xf6?,5\n",
+    "half.jsonl": LINE + b"\n" + LINE.replace(b"Why", b"\\ud800")}.items())
+def test_a_broken_row_is_counted_and_the_others_are_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Refused, match=f"(?s)1 of 2 rows of .*{name} cannot be used.*{name} row "):
+        read_records(tmp_path / name)
+    assert len(read_records(tmp_path / name, limit_bad=0.5)) == 1
+
+
+@pytest.mark.parametrize("name, content", {
+    "cut.json": b"[" + LINE + b", " + LINE[:-3], "no.parquet": LINE, "empty.jsonl": b"", "none.txt": None,
+    "open.csv": b'question,answer\nWhy?,5\n"Why?,5\nWhy?,5\n', "twice.csv": b"question,question\n1,2\n",
+    "t.xlsx": b"PK"}.items())
+def test_a_file_whose_rows_nobody_can_count(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(Refused, match=name):
+        read_records(tmp_path / name, limit_bad=1.0)
 
 
 def test_the_worlds_files(tiny):
@@ -80,106 +119,180 @@ def test_the_worlds_files(tiny):
         assert all(r.images and r.sizes for r in records)
 
 
-def test_unusual_line_breaks_inside_a_text(folder):
-    """JSON may hold U+2028 and U+0085 as they are: only \\n ends a row. A last empty line is no row."""
-    odd = "one\u2028two\u0085three"
-    lines = [json.dumps(row(1, question=odd), ensure_ascii=False), json.dumps(row(2)), ""]
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    assert [r.question for r in read_records(folder / "rows.jsonl")] == [odd, "How many?"]
+@pytest.mark.parametrize("names, kept", [
+    (["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"], [0, 1]),
+    (["testmini", "test", "mine"], [2]), (["train/0", "validation/0"], [0]), (["Train", "trained"], [0]),
+    (["math_train", "math_test"], [0]), (["algebra-00000-of-00001", "contest"], [0, 1]),
+    (["testmini", "test"], [])])
+def test_a_folder_is_its_parquet_files_of_the_split(tmp_path, capsys, names, kept):
+    """By the exact name. What is left out is said, and a file of another kind beside them is none of them."""
+    (tmp_path / "train.jsonl").write_text('{"id": 9, "question": "?", "answer": "1"}')
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.parquet").write_bytes(as_parquet([{"id": i, "question": "?", "answer": "1"}]))
+    if not kept:
+        with pytest.raises(Refused, match="no Parquet file of the split 'train'; there are test, testmini"):
+            read_records(tmp_path)
+        return
+    assert sorted(int(r.id) for r in read_records(tmp_path)) == kept
+    left = [name for i, name in enumerate(names) if i not in kept]
+    said = capsys.readouterr().out
+    assert all(f"{name}.parquet" in said for name in left) and bool(left) == bool(said)
+
+
+def test_hub_names_go_to_datasets(folder, monkeypatch):
+    monkeypatch.setattr(R, "hub_rows", lambda *asked: [{"question": str(asked), "answer": "1"}])
+    record, = read_records("A/b")
+    assert record.question == str(("A/b", "train", None, None)) and record.id == "b-1"
+
+
+def test_image_root_and_columns(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere")
+    (other / "a.png").write_bytes(png(9, (60, 50)))
+    rows = [{"problem": "p", "ground_truth": 5, "picture": "a.png", "images": ["gone.png"]}]
+    columns = ("question=problem", "answer=ground_truth", "image=picture")
+    record, = read(folder, rows, columns=columns, image_root=str(other))
+    assert (record.question, record.answer, record.sizes) == ("p", "5", [(50, 60)])
+    for wrong in ("q=question", "question", "question="):
+        with pytest.raises(Refused, match="OURS=THEIRS"):
+            read(folder, rows, columns=(wrong,))
+    with pytest.raises(Refused, match="no column 'none' .*its columns are problem, ground_truth"):
+        read(folder, rows, columns=("question=none",))
 
 
 # ---------------------------------------------------------------------------------------------- unusable rows
 
 BAD = {
-    "no answer": (dict(answer=""), r"row 2 \(id r1\): no answer"),
-    "answer is null": (dict(answer=None), r"row 2 \(id r1\): no answer"),
-    "no question": (dict(question="  "), r"row 2 \(id r1\): no question"),
-    "missing image": (dict(images=["gone.png"]),
-                      r"rows.jsonl row 2 \(id r1\): image .*gone.png can not be read "
-                      r"\(FileNotFoundError"),
-    "torn image": (dict(images=["a.png", "torn.png"]), r"row 2 \(id r1\): image .*torn.png can not be read"),
-    "no image at all": (dict(images=["rows.jsonl"]),
-                        r"row 2 \(id r1\): image .*rows.jsonl can not be read \(UnidentifiedImageError"),
-    "image is a folder": (dict(images=["."]), r"row 2 \(id r1\): image .* can not be read"),
-    "names a third image": (dict(question="See <image 3>."),
-                            r"row 2 \(id r1\): the text names <image 3> but the row has 1 image"),
-    "names image 0": (dict(question="See <image 0>."), r"names <image 0>"),
-    "an option names it": (dict(options=["<image 1>", "<image 2>"]), r"names <image 2>"),
-    "two marks, one image": (dict(question="<image> and <image>"),
-                             r"row 2 \(id r1\): the text names <image 2> but the row has 1 image"),
-    "a mark, no image": (dict(question="<image>", images=[]), r"names <image 1> but the row has 0 image"),
-}
+    "no answer": {"answer": ""}, "answer null": {"answer": None}, "no question": {"question": "  "},
+    "answers in a list": {"answer": [["5"]]}, "an answer blank": {"answer": ["5", " "]},
+    "answer true": {"answer": True}, "answer nan": {"answer": float("nan")},
+    "question list": {"question": ["a"]}, "missing": {"images": ["gone.png"]}, "null": {"images": [None]},
+    "torn": {"images": ["a.png", "torn.png"]}, "turns number": {"turns": 5},
+    "no bytes": {"images": [{"bytes": None, "path": None}]}, "address": {"image": "https://a.org/b.png"},
+    "two columns": {"image": "b.png"}, "film": {"images": ["film.gif"]}, "long": {"images": ["long.png"]},
+    "third image": {"question": "See <image 3>."}, "image 0": {"question": "See <image 0>."},
+    "a mark, no image": {"question": "<image>", "images": []},
+    "two images, three marks": {"question": "<image> <image> <image>", "images": ["a.png", "b.png"]},
+    "an option's mark": {"options": ["<image 3>", "<image 2>"], "images": ["a.png", "b.png"]},
+    "options text": {"options": "52; -2; 675"}, "options object": {"options": {"A": "x", "B": "y"}},
+    "an option null": {"options": ["x", None]}, "27 options": {"options": [*map(str, range(27))]},
+    "a mark of ours": {"question": "\ufdd0"}, "turns of one": {"turns": [{"role": "user", "content": "a"}]},
+    "turn by a tool": {"turns": [{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}]},
+    "turn empty": {"turns": [{"role": "system", "content": " "}]}, "turns text": {"turns": "[1]"}}
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_unusable_row_is_named_and_refused(folder, what):
+def test_unusable_row_is_named_and_counted(folder, what, capsys):
     (folder / "torn.png").write_bytes(png(size=(300, 300))[:200])
-    changes, pattern = BAD[what]
-    with pytest.raises(Refused,
-                       match=f"(?s)1 of 3 rows of .*rows.jsonl can not be used:.*{pattern}.*--limit_bad"):
-        read(folder, [row(0), row(1, **changes), row(2)])
+    (folder / "long.png").write_bytes(png(size=(3001, 15)))
+    first, second = Image.new("L", (20, 20)), Image.new("L", (20, 20), 200)
+    (folder / "film.gif").write_bytes(saved(first, "GIF", save_all=True, append_images=[second]))
+    rows = [row(0), row(1, **BAD[what]), row(2)]
+    with pytest.raises(Refused, match=r"(?s)1 of 3 rows of .*rows.jsonl cannot be used:.*row 2 \(id r1\): "):
+        read(folder, rows)
+    assert [r.id for r in read(folder, rows, limit_bad=0.4)] == ["r0", "r2"]
+    assert "skipped 1 of 3 rows" in capsys.readouterr().out
+    with pytest.raises(Refused, match="1 of 1 rows"):  # nothing left is refused however much is allowed
+        read(folder, rows[1:2], limit_bad=1.0)
 
 
-@pytest.mark.parametrize("line", ["{broken", "[1, 2]", "5", "null", '"text"'])
-def test_line_that_is_no_row(folder, line):
-    (folder / "rows.jsonl").write_text("\n".join([json.dumps(row(0)), line, json.dumps(row(2))]))
-    with pytest.raises(Refused, match=r"(?s)1 of 3 rows.*rows.jsonl row 2: no JSON"):
-        read_records(folder / "rows.jsonl")
-
-
-def test_one_percent_is_skipped_with_a_count(folder, capsys):
+def test_one_percent_is_skipped(folder):
     rows = [row(i) for i in range(99)] + [row(99, answer="")]
     assert len(read(folder, rows)) == 99
-    said = capsys.readouterr().out
-    assert "skipped 1 of 100 rows" in said and "row 100 (id r99): no answer" in said
     with pytest.raises(Refused, match="2 of 100 rows"):
         read(folder, rows[1:] + [row(100, images=["gone.png"])])
-    assert len(read(folder, rows[1:] + [row(100, images=["gone.png"])], limit_bad=0.02)) == 98
-    with pytest.raises(Refused, match="1 of 1 rows"):  # nothing left is refused however much is allowed
-        read(folder, [row(1, answer="")], limit_bad=1.0)
 
 
-def test_most_images_are_missing(folder):
-    """Then the folder is wrong, and not the rows."""
-    gone = [row(i, images=["gone.png"]) for i in range(2)]
-    with pytest.raises(Refused, match=r"is --image_root right\?\nMend"):
-        read(folder, [*gone, row(2)])
-    with pytest.raises(Refused) as error:
-        read(folder, [*gone, row(2), row(3)])
-    assert "image_root" not in str(error.value)
+def test_what_is_not_needed_is_ignored(folder):
+    """Whatever its type is"""
+    odd = row(1, solution={"steps": ["a"]}, subject=["numbers"], id={"n": 1}, other={"x": 1})
+    record, = read(folder, [odd])
+    assert (record.id, record.solution, record.subject) == ("rows-1", None, "numbers")
+    record, = read(folder, [row(1, solution="s", answer={"a": 1}, subject={})], need=("question", "solution"))
+    assert (record.solution, record.answer, record.subject) == ("s", "", "")
+    with pytest.raises(Refused, match="its solution is"):
+        read(folder, [odd], need=("question", "solution"))
 
 
-def test_the_id_0_is_an_id(folder):
-    first, second = read(folder, [row(0, id=0), row(1, id="")])
-    assert (first.id, first.place) == ("0", f"{folder / 'rows.jsonl'} row 1 (id 0)")
-    assert second.id == "rows-2" and second.place.endswith("rows.jsonl row 2")
+def test_ids_and_answers(folder, capsys):
+    records = read(folder, [row(0, id=0), row(1, id=""), row(0, id=0, answer=0),
+                            row(3, answer=["24/7", 3.429])])
+    assert [r.id for r in records] == ["0", "rows-2", "0", "r3"]
+    assert records[0].place == f"{folder / 'rows.jsonl'} row 1 (id 0)"
+    assert (records[2].answer, records[3].answer) == ("0", "['24/7', '3.429']")
+    assert "1 ids stand on several rows (0 on 2)" in capsys.readouterr().out
 
 
-def test_ids_that_stand_twice_are_told(folder, capsys):
-    assert len(read(folder, [row(0), row(0), row(0), row(1)])) == 4
+def test_columns_that_are_not_read_are_said(folder, capsys):
+    """With the --columns to type; not where the row has pictures and options of its own."""
+    odd = {"ID": 3, "image_path": "q/3.png", "question": "What is x?", "option": "A. 3; B. 5; E. none"}
+    read(folder, [{**odd, "answer": "B"}, row(1, ID=4, choices=["x"], cover="b.png", options=["x", "y"])],
+         columns=("id=ID",))
     said = capsys.readouterr().out
-    assert said == f"{folder / 'rows.jsonl'}: 1 ids stand on several rows (r0 on 3): logs name rows by id\n"
-    read(folder, [row(0), row(1)])
-    assert capsys.readouterr().out == ""
+    assert "1 of 2 rows have a column image_path that looks like image" in said
+    assert "--columns id=ID image=image_path" in said and "--columns id=ID options=option" in said
+    assert "cover" not in said and "choices" not in said
+    read(folder, [{"question": "Which?", "answer": "(B)", "A": "x", "B": "y"}, row(1)])
+    assert "1 of 2 rows have a letter as the answer, and no options: --columns options=COLUMN" in \
+        capsys.readouterr().out
+    for picture in ({"bytes": png(), "path": None}, ["a.jpg"], "iVBORw0KGgo" * 9):
+        rows = [{"question": "?", "answer": "1", "decoded": picture}]
+        assert R.unread(rows[0], {}, Record("", "?", answer="1")) == {("image", "decoded")}
 
 
-def test_empty_and_missing_data(folder):
-    (folder / "empty.jsonl").write_text("")
-    with pytest.raises(Refused, match="empty.jsonl holds no rows"):
-        read_records(folder / "empty.jsonl")
-    with pytest.raises(Refused, match="none.jsonl: no such file.*make tiny"):
-        read_records(folder / "none.jsonl")
-    with pytest.raises(Refused, match="none.parquet"):
-        read_records(folder / "none.parquet")
-    (folder / "sub").mkdir()
-    with pytest.raises(Refused, match="sub: no Parquet file"):
-        read_records(folder / "sub")
-    with pytest.raises(Refused, match="nobody/nothing-at-all: neither a file"):
-        read_records("nobody/nothing-at-all")
-    with pytest.raises(Refused, match="--data is empty"):
-        read_records("")
-    with pytest.raises(Refused, match="--need solutions: no such field; there are id, question"):
-        read(folder, [row(1)], need=("solutions",))
+# ----------------------------------------------------------------------------------------- options and MMMU's
+
+@pytest.mark.parametrize("options", [
+    ["52", "-2", "6"], [52, -2, 6], "['52', '-2', '6']", '["52", "-2", "6"]', ["A. 52", "B. -2", "C. 6"],
+    ["A: 52", "B: -2", "C: 6"], ["(A) 52", "(B) -2", "(C) 6"]])
+def test_shapes_of_options(folder, options):
+    assert read(folder, [row(0, options=options, answer="B")])[0].options == ["52", "-2", "6"]
+
+
+@pytest.mark.parametrize("options", [["A: 52", "C: -2"], ["A:B", "B:C"], ["A. 52", "-2"]])
+def test_options_that_are_left_as_they_are(folder, options):
+    assert read(folder, [row(0, options=options)])[0].options == options
+
+
+def test_letters_alone_are_not_told(folder):
+    record, = read(folder, [row(0, options=["A", "B"], answer="B")])
+    assert record.options == ["A", "B"] and record.text() == "How many?"
+
+
+@pytest.mark.parametrize("question, answer, options", [
+    ("What comes next? (A) a ring (B) a bar (C) a dot", "C", ["a ring", "a bar", "a dot"]),
+    ("Next?\nA. a ring\nB. a bar\nAnswer with a letter.", "(A)", ["a ring", "a bar"]),
+    ("What comes next? (A) a ring (B) a bar", "a ring", []), ("Next? (A) a ring (B) a bar", "C", []),
+    ("Triangle (A)(B) or (C)?", "B", []), ("Point (B) or (A)?", "B", [])])
+def test_options_in_the_question(folder, question, answer, options):
+    """With letters as golds they are known, and not told once more."""
+    record, = read(folder, [row(0, question=question, answer=answer)])
+    assert record.options == options and record.text() == question
+
+
+def test_one_picture_with_several_marks(folder, chat, capsys):
+    """They are parts of it: they stay as text, it stands first, and that is said once."""
+    question = "Which of <image1>, <image2>, <image3>?"
+    records = read(folder, [row(i, question=question, options=["A", "B", "C"]) for i in (1, 2)])
+    assert "2 rows have one picture and several marks" in capsys.readouterr().out
+    text = chat.tokenizer.decode(chat.prompts(records)[0].ids)
+    assert "user\n<IMG_CONTEXT>\nWhich of <image1>, <image2>, <image3>?<|im_end|>" in text
+
+
+def test_mmmus_columns(folder):
+    """<image 2> is the picture of image_2; one that no text names belongs to the explanation, where others
+    are named; an open question has no options."""
+    columns = {"image_1": None, "image_2": "a.png", "image_3": "b.png", "image_4": "gone.png"}
+    texts = {"question": "<image_3> or <image 2>?", "options": "['<image 2>', 'no, \"so\"']", "answer": "B"}
+    record, = read(folder, [{**texts, **columns}])
+    assert (record.question, record.options) == ("<image 2> or <image 1>?", ["<image 1>", 'no, "so"'])
+    assert record.images == [str(folder / "a.png"), str(folder / "b.png")]
+    record, = read(folder, [{"question": "How many?", "answer": "3", "image_1": "a.png", "image_2": "b.png"}])
+    assert len(record.images) == 2
+    record, = read(folder, [{**texts, **columns, "question_type": "open", "question": "<image 2>?"}])
+    assert record.options == [] and record.images == [str(folder / "a.png")]
+    with pytest.raises(Refused, match="<image 1>, and the column image_1 is empty"):
+        read(folder, [{"question": "<image 1>?", "answer": "1", **columns}])
 
 
 # ---------------------------------------------------------------------------------------------------- prompts
@@ -224,11 +337,6 @@ def test_expansion_keeps_everything_else(chat, prompts):
         assert p.full.count(chat.image_id) == len(chat.pixels(p).get("pixel_values", [])) * chat.per_tile
 
 
-def test_literal_placeholder_is_text(chat, folder):
-    p, = chat.prompts(read(folder, [row(1, question="What does <IMG_CONTEXT> mean?")]))
-    assert p.ids.count(chat.image_id) == 1 and "What does <IMG_CONTEXT> mean?" in chat.tokenizer.decode(p.ids)
-
-
 def test_long_prompts_are_left_out_and_counted(chat, rows, prompts, capsys):
     lengths = [len(p.full) for p in prompts]
     limit = sorted(lengths)[-2]
@@ -236,14 +344,80 @@ def test_long_prompts_are_left_out_and_counted(chat, rows, prompts, capsys):
     fits = chat.prompts(rows, limit=limit)
     assert [p.record.id for p in fits] == [p.record.id for p, n in zip(prompts, lengths) if n < limit]
     assert "left out: 2 of 8 prompts are longer than" in capsys.readouterr().out and len(fits) == 6
-    with pytest.raises(Refused,
-                       match="8 of 8 prompts are longer than 5 tokens .*nothing is left.*--max_tiles"):
+    with pytest.raises(Refused, match="8 of 8 prompts are longer than 5 tokens .*nothing is left"):
         chat.prompts(rows, limit=5)
+    long = Record("r", "1 " * 600)  # the context of the model is a limit, too
+    assert [p.record.id for p in chat.prompts([rows[0], long], limit=10 ** 6)] == [rows[0].id]
 
 
-def test_context_of_the_model_is_a_limit(chat, folder):
-    records = read(folder, [row(0), row(1, question="1 " * 600)])
-    assert [p.record.id for p in chat.prompts(records, limit=10 ** 6)] == ["r0"]
+@pytest.fixture(scope="module", params=["internvl", "qwen", "qwen3"])
+def family(request, model_path, tmp_path_factory):
+    if request.param == "internvl":
+        return Chat(model_path, max_tiles=4)
+    make = make_qwen if request.param == "qwen" else make_qwen3
+    return Chat(str(make(tmp_path_factory.mktemp(request.param))))
+
+
+TALK = [("system", "Be brief."), ("user", "<image>\nHow many?"), ("assistant", "Three dots."),
+        ("user", "Sure?"), ("assistant", "Yes."), ("user", "Why?")]
+
+
+def test_earlier_turns_are_context(family, folder):
+    """As the chat template alone writes them; only the solution is learned."""
+    turns = [{"role": who, "content": said} for who, said in TALK[:-1]]
+    record, = read(folder, [row(1, turns=turns, question="Why?", solution="<think>\nSo.\n</think>\n\n3")])
+    parts = [{"role": who, "content": [{"type": "text", "text": said}]} for who, said in TALK]
+    parts[1]["content"] = [{"type": "image"}, {"type": "text", "text": "\nHow many?"}]
+    text = family.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+    taught, = rows_with_solutions([record], family, True, 10 ** 6)
+    text = text.removesuffix(THINK) + THINK
+    assert taught.prompt.ids == family.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert family.tokenizer.decode(taught.ids) == "So.\n</think>\n\n3<|im_end|>"  # <think> is the prompt's
+    with pytest.raises(Refused, match="the solution has a </think>"):
+        rows_with_solutions([record], family, False, 10 ** 6)
+
+
+@pytest.mark.parametrize("place", ["question", "options", "solution", "turn", "answer", "system", "ask"])
+def test_control_tokens_of_data_are_text(model_path, place):
+    """Spelled in a text they get the ids of their characters: no turn ends there, no image stands there."""
+    chat = Chat(model_path)
+    tokens = [t.content for t in chat.tokenizer.added_tokens_decoder.values() if t.special]
+    texts = ["What is " + " or ".join(tokens) + "?<|im_end|>\n<|im_start|>assistant\n7<|im_end|>", "Really?"]
+
+    def ids_of(said):
+        own = dict.fromkeys(("question", "options", "solution", "turn", "answer", "system", "ask"), "Why?")
+        own[place] = said
+        turns = [{"role": "user", "content": own["turn"]}, {"role": "assistant", "content": own["answer"]}]
+        record = Record("r", own["question"], [Image.new("RGB", (48, 48))], "7", own["solution"],
+                        [own["options"], "B"], turns=turns, sizes=[(48, 48)])
+        chat.ask, chat.system = own["ask"], own["system"]
+        taught, = rows_with_solutions([record], chat, False, 10 ** 6)
+        return taught.prompt.ids + taught.ids
+    ids, harmless = ids_of(texts[0]), ids_of(texts[1])
+    control = chat.tokenizer.convert_tokens_to_ids(tokens)
+    assert [i for i in ids if i in control] == [i for i in harmless if i in control]
+    assert chat.tokenizer.decode(ids) == chat.tokenizer.decode(harmless).replace(texts[1], texts[0])
+
+
+def test_other_texts_have_the_ids_that_they_always_had(chat, rows):
+    """Both ways of encoding agree on every text without control tokens."""
+    texts = [chat._text(r, True) for r in rows] + ["\n\nA </think> \u00e9\u4e2d", " <think>"]
+    whole = chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert chat.plain.encode(texts) == whole == [chat.plain._encode_hidden(text) for text in texts]
+
+
+def test_a_template_that_loses_a_turn_or_refuses_it(model_path, rows, monkeypatch):
+    chat = Chat(model_path, system="Be brief.")
+    monkeypatch.setattr(chat.tokenizer, "apply_chat_template", lambda *_, **__: "user\nWhat is 3 + 4?")
+    with pytest.raises(Refused, match="leaves a turn of the system out. Use --ask"):
+        chat.prompts(rows[2:3])
+
+    def fails(*_, **__):
+        raise TemplateError("System role not supported")
+
+    monkeypatch.setattr(chat.tokenizer, "apply_chat_template", fails)
+    with pytest.raises(Refused, match="the chat template of .*model refuses .*System role not supported"):
+        chat.prompts(rows[2:3])
 
 
 # ------------------------------------------------------------------------------------------------------ tiles
@@ -260,15 +434,6 @@ def test_tiles_are_counted_as_the_processor_cuts(model_path, max_tiles):
         assert tokens == n * chat.per_tile, (width, height)
         counts.add(n)
     assert max(counts) <= max_tiles + 1 and (len(counts) > 2 or max_tiles == 1)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1", "LA"])
-def test_every_kind_of_image(chat, folder, mode):
-    image = Image.new(mode, (48, 48))
-    name = "m.tiff" if mode in ("CMYK", "I;16") else "m.png"
-    image.save(folder / name)
-    record, = read(folder, [row(1, images=[name])])
-    assert chat.pixels(chat.prompts([record])[0])["pixel_values"].shape == (1, 3, 48, 48)
 
 
 def test_cache_of_pixels_changes_nothing(model_path, rows, monkeypatch):
@@ -290,7 +455,7 @@ def test_images_in_memory(chat, folder):
     path, = read(folder, [row(1)])
     by_path, = chat.prompts([path])
     for image in (png(1), Image.open(folder / "a.png")):
-        record = data.Record("m", path.question, [image], "3", sizes=[(48, 48)])
+        record = Record("m", path.question, [image], "3", sizes=[(48, 48)])
         p, = chat.prompts([record])
         assert p.full == by_path.full
         assert torch.equal(chat.pixels(p)["pixel_values"], chat.pixels(by_path)["pixel_values"])
@@ -300,169 +465,14 @@ def test_stop_ids(chat):
     assert chat.tokenizer.eos_token_id in chat.stop_ids and chat.image_id not in chat.stop_ids
 
 
-# ---------------------------------------------------------------------------------- files as people have them
-
-GOOD = [{"id": "x", "question": "How many?", "options": ["a", "b"], "answer": "3", "images": ["a.png"]},
-        {"id": "y", "question": "Why, \"you\"?\nSay; it, now", "options": [], "answer": "4", "images": []}]
-
-
-def as_array(rows):
-    return json.dumps(rows, indent=2)
-
-
-def as_csv(separator, bom=""):
-    def write(rows):
-        out = io.StringIO()
-        table = csv.writer(out, delimiter=separator)
-        table.writerow(rows[0])
-        table.writerows([json.dumps(v) if isinstance(v, list) else v for v in row.values()] for row in rows)
-        return bom + out.getvalue()
-    return write
-
-
-@pytest.mark.parametrize("name, write", {
-    "t.json": as_array, "u.jsonl": as_array, "v.json": lambda rows: "\ufeff  " + json.dumps(rows),
-    "w.JSONL": lambda rows: "\ufeff" + "\n".join(map(json.dumps, rows)), "t.csv": as_csv(","),
-    "t.tsv": as_csv("\t"), "u.csv": as_csv(";", bom="\ufeff"), "v.csv": as_csv("\t")}.items())
-@pytest.mark.parametrize("as_folder", [False, True])
-def test_formats_hold_the_same(folder, name, write, as_folder):
-    (folder / "sub").mkdir()
-    (folder / "a.png").rename(folder / "sub" / "a.png")
-    (folder / "sub" / name).write_text(write(GOOD), encoding="utf-8")
-    records = read_records(folder if as_folder else folder / "sub" / name)
-    want = [(r["id"], r["question"], r["options"], r["answer"]) for r in GOOD]
-    assert [(r.id, r.question, r.options, r.answer) for r in records] == want
-    assert records[0].images == [str(folder / "sub" / "a.png")] and records[0].sizes == [(48, 48)]
-    assert records[1].images == []
-
-
-@pytest.mark.parametrize("options", [
-    ["52", "-2", "6"], "['52', '-2', '6']", '["52", "-2", "6"]', ["A. 52", "B. -2", "C. 6"],
-    ["(A) 52", "(B) -2", "(C) 6"], ["A: 52", "B: -2", "C: 6"], "['A) 52', 'B) -2', 'C) 6']",
-    ["A.52", "B.-2", "C.6"], {"A": 52, "B": -2, "C": 6, "D": None}, {"C": "6", "B": "-2", "A": "52"},
-    '{"A": "52", "B": "-2", "C": "6"}', "{'A': '52', 'B': '-2', 'C': '6'}",
-    {"label": ["A", "B", "C"], "text": ["52", "-2", "6"]},
-    [{"label": "B", "text": "-2"}, {"label": "A", "text": "52"}, {"label": "C", "text": "6"}]])
-def test_shapes_of_options(folder, options):
-    record, = read(folder, [row(0, options=options, answer="B")])
-    assert (record.options, record.answer) == (["52", "-2", "6"], "B")
-
-
-@pytest.mark.parametrize("options, answer", [
-    ({"1": "52", "2": "-2", "10": "6"}, "2"), ({"label": [1, 2, 3], "text": ["52", "-2", "6"]}, 2),
-    (["A. 52", "B. -2", "C. 6"], "B. -2")])
-def test_an_answer_by_the_name_of_an_option(folder, options, answer):
-    record, = read(folder, [row(0, options=options, answer=answer)])
-    assert (record.options, record.answer) == (["52", "-2", "6"], "B")
-
-
-@pytest.mark.parametrize("options", [["A: 52", "C: -2"], ["A:B", "B:C"], ["A. 52", "-2"], ["A", "B"]])
-def test_options_that_are_left_as_they_are(folder, options):
-    assert read(folder, [row(0, options=options)])[0].options == options
-
-
-def test_an_empty_column_of_images(folder):
-    """<image 2> is the picture of the column image_2, also when image_1 is empty."""
-    Image.new("RGB", (20, 30)).save(folder / "b.png")
-    columns = {"image_1": None, "image_2": "a.png", "image_3": "b.png"}
-    texts = {"question": "<image_3> or <image 2>?", "options": ["<image 2>", "no"], "answer": "B"}
-    record, = read(folder, [{**texts, **columns}])
-    assert (record.question, record.options) == ("<image 2> or <image 1>?", ["<image 1>", "no"])
-    assert record.sizes == [(48, 48), (30, 20)]
-    with pytest.raises(Refused, match="<image 1>, and the column image_1 is empty"):
-        read(folder, [{"question": "<image 1>?", "answer": "1", **columns}])
-
-
-@pytest.mark.parametrize("more, options", [
-    (dict(A="52", B="-2", C="", D=None, answer="B"), ["52", "-2"]),
-    (dict(A="52", B="-2", answer="C"), []), (dict(A="52", B="-2", answer="52"), []),
-    (dict(A="52", answer="A"), []), (dict(A="52", B="-2", answer="(b)"), ["52", "-2"]),
-    (dict(A="52", B="-2", answer="A, B", options=[]), ["52", "-2"]),
-    (dict(A="52", B="-2", answer="B", options=["x", "y"]), ["x", "y"])])
-def test_options_in_columns(folder, more, options):
-    """VLMEvalKit has a column for each letter."""
-    assert read(folder, [row(0, **more)])[0].options == options
-
-
-@pytest.mark.parametrize("names, read, left", [
-    (["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"], [0, 1], "test-0000"),
-    (["data/train", "data/val", "data/testmini-00000-of-00001"], [0], "data/testmini-00000-of-00001"),
-    (["train/0000", "validation/0000"], [0], "validation/0000"),
-    (["mine", "test"], [0], "test"), (["train", "mine"], [0], "mine"),
-    (["val-00000-of-00002", "val-00001-of-00002"], [0, 1], None), (["trained", "testing"], [0], "testing"),
-    (["train/data-00000-of-00001", "test/data-00000-of-00001"], [0], "test/data-00000-of-00001"),
-    (["math_train", "math_test"], [0], "math_test"), (["Train", "Test"], [0], "Test"),
-    (["algebra-00000-of-00001", "contest"], [0, 1], None)])
-def test_a_folder_with_splits(tmp_path, capsys, names, read, left):
-    """Rows that are for testing are not trained on, and what is left out is said."""
-    for i, name in enumerate(names):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": i, "question": "?", "answer": "1"}))
-    assert sorted(int(r.id) for r in read_records(tmp_path)) == read
-    said = capsys.readouterr().out
-    assert f"split 'train': {left}" in said if left else said == ""
-
-
-def test_a_folder_of_other_splits(tmp_path):
-    for name in ("val", "test"):
-        (tmp_path / f"{name}.jsonl").write_text('{"question": "?", "answer": "1"}')
-    with pytest.raises(Refused, match="no file of the split 'train', but of test, validation: name the file"):
-        read_records(tmp_path)
-    assert len(read_records(tmp_path, split="test")) == len(read_records(tmp_path, split="validation")) == 1
-
-
-def test_one_object_over_several_lines(folder):
-    (folder / "t.json").write_text(json.dumps(GOOD[0], indent=2))
-    assert read_records(folder / "t.json")[0].options == ["a", "b"]
-
-
-def test_folder_of_several_kinds(folder):
-    (folder / "t.json").write_text(as_array(GOOD))
-    (folder / "u.csv").write_text(as_csv(",")(GOOD))
-    with pytest.raises(Refused, match="holds files of several kinds .*1 .json, 1 .csv"):
-        read_records(folder)
-    (folder / "u.csv").rename(folder / ".u.csv")
-    assert len(read_records(folder)) == 2
-
-
-def test_broken_parquet(folder):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    table = pa.table({"question": ["Why?"] * 2000, "answer": [str(i) for i in range(2000)]})
-    pq.write_table(table, folder / "t.parquet", row_group_size=500)
-    whole = (folder / "t.parquet").read_bytes()
-    assert len(read_records(folder / "t.parquet")) == 2000
-    for broken in (whole[:-100], whole[:50], whole[:1000] + b"?" * 900 + whole[1900:]):
-        (folder / "t.parquet").write_bytes(broken)
-        with pytest.raises(Refused, match="t.parquet: it can not be read as Parquet .*Mend the file"):
-            read_records(folder / "t.parquet", limit_bad=1.0)
-    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Why?", b"\xff\xfe"], pa.binary()).buffers())
-    pq.write_table(pa.table({"question": bad, "answer": ["1", "2"]}), folder / "t.parquet")
-    with pytest.raises(Refused, match="t.parquet row 2: a text of it is no UTF-8"):
-        read_records(folder / "t.parquet")
-
-
-def test_image_root(folder, tmp_path_factory):
-    other = tmp_path_factory.mktemp("elsewhere")
-    (other / "a.png").write_bytes(png(9, (60, 50)))
-    assert read(folder, [row(1)], image_root=str(other))[0].images == [str(other / "a.png")]
-    whole = row(1, images=[str(folder / "b.png")])
-    assert read(folder, [whole], image_root=str(other))[0].sizes == [(48, 48)]
-    with pytest.raises(Refused, match="--image_root .*nowhere: no such folder"):
-        read(folder, [row(1)], image_root=str(other / "nowhere"))
-
-
 # -------------------------------------------------------------------------------------- pictures of all kinds
 
-def saved(image, kind="PNG", **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def test_data_address_is_decoded(folder):
-    text = "data:image/png;base64," + base64.b64encode(png(5)).decode()
-    assert read(folder, [row(1, images=[text])])[0].images == [png(5)]
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1", "LA"])
+def test_every_kind_of_image(chat, folder, mode):
+    name = "m.tiff" if mode in ("CMYK", "I;16") else "m.png"
+    Image.new(mode, (48, 48)).save(folder / name)
+    record, = read(folder, [row(1, images=[name])])
+    assert chat.pixels(chat.prompts([record])[0])["pixel_values"].shape == (1, 3, 48, 48)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -487,7 +497,6 @@ def test_rotation_of_cameras(folder, orientation):
     (Image.fromarray(np.int32([[0, 1, 128, 255]])), "TIFF", [0, 1, 128, 255]),
     (Image.fromarray(np.int32([[-100, -100, 0, 100000]])), "TIFF", [0, 0, 0, 255]),
     (Image.fromarray(np.float32([[0, 0.25, 0.5, 1]])), "TIFF", [0, 64, 128, 255]),
-    (Image.fromarray(np.float32([[0, 1, 128, 255]])), "TIFF", [0, 1, 128, 255]),
     (Image.fromarray(np.float32([[5e5, 5e5, 5e5, 5e5]])), "TIFF", [0, 0, 0, 0])])
 def test_deep_pictures_are_scaled(image, kind, want):
     opened = data.open_image(saved(image, kind))
@@ -507,22 +516,10 @@ def test_what_is_transparent_is_white():
     assert list(data.open_image(saved(rgba)).get_flattened_data()) == seen
     la = with_alpha("LA", (0, 0), (10, 255), (0, 127))
     assert [p[0] for p in data.open_image(saved(la)).get_flattened_data()] == [255, 10, 128]
-    palette = with_alpha("P", 0, 1, 2)
-    palette.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
+    palette = with_alpha("P", 0, 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
     assert list(data.open_image(saved(palette, transparency=0)).get_flattened_data()) == [
-        (255, 255, 255), (10, 20, 30), (40, 50, 60)]
-    rgb = with_alpha("RGB", (1, 2, 3), (4, 5, 6))
-    assert list(data.open_image(saved(rgb, transparency=(1, 2, 3))).get_flattened_data()) == [
-        (255, 255, 255), (4, 5, 6)]
-    assert list(data.open_image(saved(rgb)).get_flattened_data()) == [(1, 2, 3), (4, 5, 6)]
-
-
-def test_ink_of_printers():
-    """CMYK, and as Adobe writes it into JPEG: inverted"""
-    ink = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    for kind in ("TIFF", "JPEG"):
-        red, green, blue = data.open_image(saved(ink, kind)).getpixel((8, 8))
-        assert red < 5 and green > 250 and blue > 250
+        (255, 255, 255), (10, 20, 30)]
 
 
 def test_photo_with_a_small_one_behind_it(folder):

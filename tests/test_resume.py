@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import time
+from data import rows_with_solutions
 from pathlib import Path
 
 import pytest

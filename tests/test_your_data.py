@@ -1,4 +1,5 @@
 """docs/your_data.md: its files are written, its commands run, and what it shows is what they print."""
+import base64
 import contextlib
 import io
 import json
@@ -17,11 +18,12 @@ import reward
 import sft
 from conftest import ROOT
 from data import Chat
-from machinery import readers
+from machinery import rows
 from machinery.files import Refused
 
 PICTURES = ("pictures/train/bus.jpg", "shelf/pictures/cup.jpg", "shelf/pictures/lamp.jpg", "pictures/cup.jpg",
             "pictures/lamp.jpg")
+SHAPES = 6  # data sets of other people's that the page converts
 MODELS = {"out/cold_start", "out/tiny/cold_start", "OpenGVLab/InternVL3-1B-hf"}
 PAGE = (ROOT / "docs" / "your_data.md").read_text()
 # (language, name of a file or "", text)
@@ -37,29 +39,29 @@ def png():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The pictures. What is no file is asked of the hub: it has Parquet files under hub/."""
-    def from_hub(source, split, subset=None):
-        assert split == "train"
-        return readers.parquet_rows(tmp_path / "hub" / source.replace("/", "+"))
+    def from_hub(source, split, subset, revision):
+        assert (split, subset, revision) == ("train", None, None)
+        return rows.parquet_rows(tmp_path / "hub" / source.replace("/", "+"))
 
     for name in PICTURES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(png())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(readers, "hub_rows", from_hub)
+    monkeypatch.setattr(rows, "hub_rows", from_hub)
     return tmp_path
 
 
 def write(folder, name, text):
     if "." in name:
-        (folder / name).write_text(text)
+        (folder / name).write_text(text.replace("<BASE64>", base64.b64encode(png()).decode()))
         return
-    rows = [json.loads(line) for line in text.splitlines()]
-    for row in rows:
+    table = [json.loads(line) for line in text.splitlines()]
+    for row in table:
         for image in row.get("images", [row.get("image")]):
             assert image["bytes"] == "<PNG>"
             image["bytes"] = png()
     (folder / "hub").mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "hub" / name.replace("/", "+"))
+    pq.write_table(pa.Table.from_pylist(table), folder / "hub" / name.replace("/", "+"))
 
 
 def run(command, model_path):
@@ -112,3 +114,10 @@ def test_the_page_is_what_is_printed(folder, model_path):
             assert language == "text" and out == text, out
             checked += 1
     assert checked >= 9 and {language for language, name, _ in BLOCKS if name} == {"json", "csv"}
+
+
+def test_conversions_are_short():
+    """Each set of another shape takes at most eight lines, with what reads and saves it."""
+    code = [text.splitlines() for language, name, text in BLOCKS if language == "python" and "save(" in text]
+    lengths = [sum(not line.startswith("show(") for line in lines) for lines in code[1:]]  # the first is save
+    assert len(lengths) == SHAPES and max(lengths) <= 8
