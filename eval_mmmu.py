@@ -46,11 +46,9 @@ import tyro
 from tqdm import tqdm
 
 from machinery.files import (
-    Refused, changed_settings, check_flags, checked, checkpoints, main, read_json, resolve, say, write_json,
-    writing)
+    Refused, changed_settings, check_flags, checkpoints, main, read_json, resolve, say, write_json)
 from machinery.rows import (
     LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint, subsets_of)
-from machinery.torchrun import refuse
 from reward import Verifier, VerifierDown, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import has_places, mark, read_responses, read_rows, rounded, subject_of, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
@@ -87,7 +85,7 @@ def score_rows(rows, mode="auto", verifier=None):
 
 
 def write_rows(path, rows, how="w"):
-    with writing(path), open(path, how, encoding="utf-8", errors="backslashreplace") as f:  # half a surrogate
+    with open(path, how, encoding="utf-8", errors="backslashreplace") as f:  # half a surrogate
         f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -349,11 +347,9 @@ def evaluate(cfg: Config):
     path, about_path = run.dir / "responses.jsonl", run.dir / "data.json"
     before = {"questions": about["questions"], **(read_json(about_path) if about_path.exists() else about)}
     if changed := changed_settings(before, about):
-        raise Refused(f"{run.dir} holds responses of another {' and '.join(changed)} (see {about_path}). "
-                      f"Use another --out, or delete the folder to ask again.")
+        raise Refused(f"{run.dir} holds responses to others ({changed}). Use another --out, or delete the "
+                      f"folder to ask again.")
     done = read_responses(path) if path.exists() else []
-    done = [checked(row, f"{path} row {i}", {"id": str, "run": int}, "Delete that line: it is asked again.")
-            for i, row in enumerate(done, 1)]
     have = {(row["id"], row["run"]) for row in done}
     world.barrier()  # everybody has read before rank 0 writes
     if world.rank == 0:
@@ -476,4 +472,4 @@ if __name__ == "__main__":
         else:
             main(evaluate, Config)
     except (Refused, VerifierDown) as error:
-        refuse(str(error))
+        sys.exit(f"\n{error}")

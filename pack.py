@@ -4,10 +4,9 @@
 
 Every response attends to its own prompt and to itself, and to nothing else; its positions continue from the
 prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows
-are the case of one response a prompt; of a longer talk, the earlier answers stand in the prompt and are
-learned there (Prompt.learned). `Layout` says who attends to whom, and `layout_attention`, which transformers
-calls in every layer of encoder and LLM, computes it: on a GPU flash attention over segments of different
-lengths (flash-attn where it is installed, torch's own otherwise), elsewhere SDPA over padded rows.
+are the case of one response a prompt. `Layout` says who attends to whom, and `layout_attention`, which
+transformers calls in every layer of encoder and LLM, computes it: on a GPU flash attention over segments of
+different lengths (flash-attn where it is installed, torch's own otherwise), elsewhere SDPA over padded rows.
 
     a row of two prompts (P, Q) with their responses       P P P P a a a b b Q Q c c c
     a sees                                                 x x x x x x x

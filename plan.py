@@ -21,11 +21,10 @@ from dataclasses import dataclass
 import torch
 
 from connector import make_connectors
-from data import Chat, read_records, subjects
+from data import Chat, of_mode, read_records, subjects
 from machinery.files import Refused, main, say
 from machinery.lora import add_adapters
 from machinery.model_folder import blank_hf, read_decided
-from machinery.rows import files_of_split
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable
 

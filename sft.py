@@ -19,13 +19,12 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from data import Chat, read_records, subjects
+from data import Chat, read_records, rows_with_solutions, subjects
 from machinery.features import forget_features, keep_features
 from machinery.files import Refused, main, read_jsonl, say
 from machinery.optimizer import rates_of_parts
 from machinery.parallel import even_out, shard, share, start, total
 from machinery.run import Run, ahead, batch_indices
-from machinery.solutions import rows_with_solutions
 from model import PARTS, load, make_optimizer, update
 from pack import make_packs
 

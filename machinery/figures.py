@@ -5,7 +5,6 @@ import os
 import matplotlib
 import numpy as np
 
-from machinery.files import writing
 
 # Okabe and Ito's colours: colour-blind readers tell them apart
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31"]
@@ -26,9 +25,8 @@ plt = figure_style()
 
 
 def save_figure(figure, path):
-    with writing(path):
-        figure.savefig(f"{path}.part", format="png")
-        os.replace(f"{path}.part", path)  # nobody ever finds half a picture
+    figure.savefig(f"{path}.part", format="png")
+    os.replace(f"{path}.part", path)  # nobody ever finds half a picture
     plt.close(figure)
 
 

@@ -30,6 +30,9 @@ from machinery.metrics import open_logger
 from machinery.rows import rows_fingerprint
 
 
+LOGS = ("metrics.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
+
+
 # ------------------------------------------------------------------------------------- what belongs to a step
 
 def seed_of(seed, step, rank=0, what=0):
@@ -87,7 +90,7 @@ class Run:
         config, path = dataclasses.asdict(cfg), self.dir / "config.json"
         self.last = newest_checkpoint(self.dir, with_trainer=True)
         self.step = int(self.last.name[5:]) if self.last else 0
-        begun = self.last or (self.dir / "metrics.jsonl").exists()
+        begun = self.last or any((self.dir / name).exists() for name in LOGS)
         before = read_json(path) if begun and path.exists() else {}
         known = {**dataclasses.asdict(type(cfg)()), **before.get("config", config)}  # flags may be younger
         if changed := changed_settings(known, config, ("out", *may_change)):

@@ -36,14 +36,10 @@ from PIL import Image
 
 from data import Record, find_records
 from distill import image_path
-from machinery.eval_rows import read_questions_of
-from machinery.fields import BadRow, refuse_no_text, value
 from machinery.files import Refused, append_jsonl, main, new_folder, say, write_json, write_text
-from machinery.mmmu_rows import find_parquet
-from machinery.pictures import image_size, image_source, open_image
-from machinery.readers import read_rows
-from machinery.rows import report_bad
-from machinery.talks import IMAGE_MARK
+from machinery.pictures import image_size, open_image
+from machinery.rows import (
+    IMAGE_MARK, NO_TEXT, BadRow, image_source, read_rows, report_bad, subsets_of, text)
 from recipes.sets import SCIENCES, SETS, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
@@ -111,31 +107,29 @@ def sources(cfg):
 
 
 def raw_rows(name, source):
-    """Yield a Found (machinery/readers.py) for each row of a set."""
+    """Yield (name for messages, folder of its images, row) of each row of a set."""
     s = SETS[name]
-    if name != "mmmu_dev":
-        yield from read_rows(source, s.split, subset=(s.subset if source == s.hub else "") or None)
-        return
-    for file in find_parquet(source, s.split)[1]:  # 30 configurations: their files are read one by one
-        yield from read_rows(str(file))
+    own = (s.subset if source == s.hub else "") or None
+    for subset in subsets_of(source) if name == "mmmu_dev" else [own]:  # of 30 configurations
+        yield from read_rows(source, s.split, subset=subset)
 
 
 def read_set(cfg, known, seen, name, source, part):
     """The usable rows of a set, their pictures written to part/images, and {why: rows left out}."""
     rows, bad, why = [], [], Counter()
-    for i, found in enumerate(raw_rows(name, source), 1):
+    for i, (place, folder, found) in enumerate(raw_rows(name, source), 1):
         try:
-            if isinstance(found.row, BadRow):
-                raise found.row
-            for k, given in enumerate(SETS[name].convert(found.row)):
-                row = our_row(found.folder, *given)
+            if isinstance(found, BadRow):
+                raise found
+            for k, given in enumerate(SETS[name].convert(found)):
+                row = our_row(folder, *given)
                 if reason := left_out(row, known, seen):
                     why[reason] += 1
                     continue
                 row["images"] = [image_path(image, part) for image in row["images"]]
                 rows.append({"id": f"{name}-{i}" + f"-{k}" * (k > 0), **row, "source": name})
         except (ValueError, LookupError, TypeError, AttributeError) as error:  # of an odd row
-            bad.append((found.name, f"{type(error).__name__}: {error}"))
+            bad.append((place, f"{type(error).__name__}: {error}"))
     report_bad(f"{name} ({source})", len(rows) + why.total(), bad, cfg.limit_bad)
     why["unusable"] = len(bad)
     return rows, +why
@@ -144,10 +138,11 @@ def read_set(cfg, known, seen, name, source, part):
 def our_row(folder, question, images, answer, subject, options=None):
     """A row in our fields; what is empty or of another kind makes it unusable."""
     images = [image for image in images if image and (not isinstance(image, dict) or any(image.values()))]
-    answer, subject = value({"answer": answer}, "answer").strip(), subject.strip()
+    answer, subject = text({"answer": answer}, "answer").strip(), subject.strip()
     if not (question and answer and subject):
         raise BadRow("its question, answer or subject is empty")
-    refuse_no_text("text", [question, answer, *(options or [])])
+    if NO_TEXT.search("".join([question, answer, *map(str, options or [])])):
+        raise BadRow("one of its texts has a character that is none")
     row = {"question": question, "images": [image_source(image, folder) for image in images]}
     row |= {} if options is None else {"options": options}
     return row | {"answer": answer, "subject": subject_of(subject)}
@@ -229,8 +224,9 @@ def make(cfg):
 
 def write(cfg, settings, part):
     where, seen, rows, table = sources(cfg), set(), [], {}
-    files = find_parquet(cfg.mmmu, "validation")[1] if cfg.mmmu != "none" else []
-    known = Known([row for file in files for row in read_questions_of(file, {})])
+    subsets = subsets_of(cfg.mmmu) if cfg.mmmu != "none" else []
+    known = Known([vars(record) for subset in subsets for record in find_records(
+        cfg.mmmu, need=(), split="validation", subset=subset)[0]])
     say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
     for name, source in where.items():
         usable, why = read_set(cfg, known, seen, name, source, part)

@@ -5,10 +5,10 @@ SETS and a function. Subjects come in many languages and spellings, and become o
 """
 import re
 from collections import namedtuple
-from pathlib import Path
 
-from machinery.fields import BadRow
-from machinery.mmmu_rows import parse_options, question_of
+from machinery.rows import BadRow
+from machinery.rows import of_mmmu as mmmu_row
+from scoring import mmmu
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CYRILLIC = "АБВГД"  # the first letters of the Cyrillic alphabet: options of Bulgarian and Serbian exams
@@ -108,9 +108,8 @@ def of_cauldron(row):
 
 
 def of_mmmu(row):
-    row = question_of(row, row["id"], Path("."))
-    options = parse_options(row["shown"]) if row["question_type"] == "multiple-choice" else []
-    yield row["question"], row["images"], row["answer"], row["subject"], options
+    row = mmmu_row(row)
+    yield row["question"], row["images"], row["answer"], mmmu.subject_of(row["id"]), row.get("options") or []
 
 
 # hub: its name there. rows: of its train split, as published. licence: what its card says, or where that was

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import distill
 import entropy_select
 import sft
 from conftest import ROOT
 from data import Chat
 from machinery import files, run
 from machinery.run import disk_trouble, resume, save
-from machinery.files import Refused, append_jsonl, read_jsonl, resolve, write_json, write_text
-from machinery.metrics import Watch
+from machinery.files import Refused, read_jsonl, resolve
 from machinery.run import Run
 from model import make_optimizer
 from stages import ONE
@@ -31,71 +31,13 @@ def write_lines(path, rows):
 
 # ------------------------------------------------------------------------------------------------- our files
 
-def read_selected(folder):
-    (folder / "step_000004").mkdir()
-    return folder / "selected.json", lambda: resolve(str(folder))
-
-
-def read_run_config(folder):
-    write_lines(folder / "metrics.jsonl", [{"step": 1}])
-    return folder / "config.json", lambda: Run(folder, sft.Config(out=str(folder)), ONE)
-
-
-def read_scores(folder):
-    (folder / "rl" / "eval").mkdir(parents=True)
-    return folder / "rl" / "eval" / "scores.json", lambda: report.table(report.Table(str(folder)))
-
-
-def read_results(folder):
-    return folder / "results.json", lambda: report.seeds(report.Seeds((str(folder),)))
-
-
-def read_eval_data(folder):
-    return folder / "data.json", lambda: eval_mmmu.report({}, [], folder, folder / "scores.json", print)
-
-
-OBJECTS = [read_selected, read_run_config, read_scores, read_results, read_eval_data]
-
-
-@pytest.mark.parametrize("how", FILES)
-@pytest.mark.parametrize("reader", OBJECTS, ids=lambda reader: reader.__name__[5:])
-def test_damaged_object_is_named(reader, how, tmp_path):
-    path, read = reader(tmp_path)
-    damage(path, how)
-    before = path.read_bytes()
-    with pytest.raises(Refused) as refused:
-        read()
-    assert str(path) in str(refused.value) and len(str(refused.value)) < 700
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("reader, text, told", [
-    (read_selected, {}, "'checkpoint' is missing"), (read_selected, {"checkpoint": 4}, "'checkpoint' is"),
-    (read_selected, {"checkpoint": "x"}, "names .*x, which is not there. Select again"),
-    (read_selected, {"checkpoint": "step_000008"}, "names .*step_000008, which is not there"),
-    (read_run_config, {"architectures": ["X"]}, "'config' is missing. Use another --out"),
-    (read_run_config, {"config": []}, "'config' is"), (read_scores, {}, "'subjects' is missing"),
-    (read_scores, {"subjects": []}, "'subjects' is"),
-    (read_scores, {"subjects": {"Math": 1}}, "Math holds no"),
-    (read_scores, {"subjects": {"Math": {"n": 4}}}, "'rule' is missing"),
-    (read_scores, {"subjects": {"Math": {"n": 4, "rule": "x"}}}, "'rule' is 'x' there"),
-    (read_scores, {"subjects": {}, "length": "x"}, "'length' is 'x'"),
-    (read_results, {"rl": 3}, "holds no JSON object"),
-    (read_results, {"rl": {"maths": "x"}}, "'maths' is 'x'")])
-def test_object_that_lacks_something(reader, text, told, tmp_path):
-    path, read = reader(tmp_path)
-    path.write_text(json.dumps(text))
-    with pytest.raises(Refused, match=f"(?s){path}.*{told}|{told}.*{path}"):
-        read()
-
-
-@pytest.mark.parametrize("how", FILES)
-def test_world_without_its_note(how, tmp_path):
-    import make
-    damage(tmp_path / "world.json", how)
-    with pytest.raises(SystemExit, match="world.json tells how it was made.*Remove that folder"):
-        make.make(make.Config(out=str(tmp_path)))
-    assert (tmp_path / "world.json").exists()
+def test_selected_checkpoint(tmp_path):
+    """selected.json that is damaged, or names what is not there"""
+    (tmp_path / "step_000004").mkdir()
+    for text in (b'{"checkpoint": "step_', b'{"checkpoint": "step_000008"}', b"{}"):
+        (tmp_path / "selected.json").write_bytes(text)
+        with pytest.raises(Refused, match="selected.json"):
+            resolve(str(tmp_path))
 
 
 def test_missing_run_config_does_not_cost_the_metrics(tmp_path):
@@ -121,65 +63,13 @@ def test_a_damaged_line_is_named_and_a_torn_one_left_out(tmp_path):
         read_jsonl(path)
 
 
-def metrics_of_a_run(folder):
-    write_text(folder / "config.json", json.dumps({"config": {}}))
-    return folder / "metrics.jsonl", METRICS, lambda: Run(folder, sft.Config(), ONE)
-
-
-def rollouts_of_a_run(folder):
-    write_text(folder / "config.json", json.dumps({"config": {}}))
-    return folder / "rollouts.jsonl", ROLLOUT, lambda: Run(folder, sft.Config(), ONE)
-
-
-def metrics_of_watch(folder):
-    return folder / "metrics.jsonl", METRICS, lambda: Watch(SimpleNamespace(dir=folder))
-
-
-def metrics_of_curves(folder):
-    return folder / "metrics.jsonl", METRICS, lambda: report.curves(report.Curves((str(folder),)))
-
-
-def rollouts_of_the_page(folder):
-    return folder / "rollouts.jsonl", ROLLOUT, lambda: report.page(report.Page(str(folder)))
-
-
-def probe(folder):
-    path = folder / "step_000004.jsonl"
-    return path, {}, lambda: entropy_select.read_probe(path, {})
-
-
-LOGS = [metrics_of_a_run, rollouts_of_a_run, metrics_of_watch, metrics_of_curves, rollouts_of_the_page, probe]
-
-
-@pytest.mark.parametrize("how", LINES)
-@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.__name__)
-def test_damaged_line_is_named(log, how, tmp_path):
-    path, row, read = log(tmp_path)
-    write_lines(path, [{**row, "step": k} for k in (1, 2, 3)])
-    damage_line(path, how)
-    before = path.read_bytes()
-    with pytest.raises(Refused) as refused:
-        read()
-    assert f"{path} line 2" in str(refused.value) and len(str(refused.value)) < 700
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("log, changes", [
-    (metrics_of_a_run, {"step": "one"}), (rollouts_of_a_run, {"step": None}),
-    (metrics_of_watch, {"reward": "x"}), (metrics_of_watch, {"entropy_high": None}),
-    (metrics_of_curves, {"step": [1]}), (rollouts_of_the_page, {"text": 4}),
-    (rollouts_of_the_page, {"images": "a.png"}),
-    (rollouts_of_the_page, {"tokens": [4]}), (rollouts_of_the_page, {"entropy": ["x"]})])
-def test_line_that_lacks_something(log, changes, tmp_path):
-    path, row, read = log(tmp_path)
-    write_lines(path, [{**row, "step": 1}, {**row, "step": 2, **changes}])
-    with pytest.raises(Refused, match=str(path)):
-        read()
-    write_lines(path, [{**row, "step": 1}, {k: v for k, v in row.items() if k not in changes}])
-    if path.name == "rollouts.jsonl" and "step" not in changes or "tokens" in changes:
-        return  # the page can do without them
-    with pytest.raises(Refused, match=str(path)):
-        read()
+def test_responses_that_nobody_knows_are_not_thrown_away(tmp_path):
+    """OUT holds responses to several questions, and their pass rates are gone."""
+    out, rates = tmp_path / "out.jsonl", tmp_path / "out.jsonl.pass_rates.jsonl"
+    write_lines(out, [{"id": f"{k}#0"} for k in (1, 2)])
+    with pytest.raises(Refused, match="out.jsonl has responses to 2 questions"):
+        distill.finished(out, rates)
+    assert len(read_jsonl(out)) == 2
 
 
 def test_probe_that_is_cut_off_is_sampled_again(tmp_path):

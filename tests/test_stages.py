@@ -25,7 +25,7 @@ from machinery.files import Refused, main, read_jsonl
 from machinery.metrics import COMPARED, Watch, count_tokens
 from machinery.parallel import World, deal
 from machinery.run import Run, ahead, batch_indices, learning_rate, seed_of
-from machinery.solutions import rows_with_solutions
+from data import rows_with_solutions
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Group, Rollout
