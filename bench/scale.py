@@ -46,7 +46,8 @@ def random_groups(prompts, cfg):
         ids = torch.randint(0, 500, (cfg.samples, cfg.tokens), generator=g).tolist()
         rollouts = [Rollout(prompt, row, torch.zeros(cfg.tokens), None, "", [], "length") for row in ids]
         for i, r in enumerate(rollouts):
-            r.reward, r.advantage = Reward(1.0, 1.0, 1.0, None, "bench"), (-1.0) ** i
+            r.reward = Reward(1.0, 1.0, 1.0, None, "bench")
+            r.advantage = torch.full((cfg.tokens,), (-1.0) ** i)
         groups.append(Group(prompt, rollouts))
     return groups
 
@@ -74,16 +75,17 @@ def measure(cfg):
         groups = random_groups(grpo.load_prompts(settings, settings.data, chat), cfg)
         vlm = load(str(model), dtype=cfg.dtype)
         optimizer, run, times = make_optimizer(vlm, 0.0), SimpleNamespace(dir=folder), []
+        s = SimpleNamespace(vlm=vlm, reference=None, chat=chat, world=world)
         for _ in range(1 + cfg.repeats):
             begin = time.perf_counter()
-            batch, = grpo.make_batches(groups, vlm, None, chat, settings, world)
-            for micro in batch.micro_batches:
+            (_, micro_batches), = grpo.make_batches(s, settings, groups)
+            for micro, _ in micro_batches:
                 logp, entropy = vlm(micro.pack)
                 micro.old_logp = logp.detach()
                 grpo.grpo_loss(logp, entropy, micro, settings)[0].backward()
             update(vlm, optimizer, 1e-6, 1.0, run, [])
             times.append(time.perf_counter() - begin)
-    packs = [micro.pack for micro in batch.micro_batches]
+    packs = [micro.pack for micro, _ in micro_batches]
     head = 2 * shape["d"] * cfg.vocabulary * 16 / 2 ** 30  # GiB of table and head: 4 numbers of 4 bytes each
     work = flops(shape, packs, visual_tokens(vlm.hf.config) * shape["patches"])
     seconds = median(times[1:])

@@ -132,10 +132,10 @@ def our_sft(cfg, line, **more):
     rows = sum(1 for _ in open(cfg.folder / "rows.jsonl"))
     settings = sft.Config(
         model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), train=cfg.train,
-        out=own_folder(cfg), batch=BATCH, dtype=cfg.dtype, max_tiles=1,
+        out=own_folder(cfg), batch=BATCH, dtype=cfg.dtype, max_tiles=1, save_every=cfg.steps * BLOCK,
         epochs=cfg.steps * BLOCK * BATCH / rows)
     when_asked()
-    sft.supervise(settings, cfg.steps * BLOCK, (), **more)
+    sft.supervise(settings, **more)
 
 
 def our_parts(cfg, line):

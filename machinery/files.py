@@ -207,7 +207,7 @@ def resolve(path, flag="--model"):
         folder = Path(os.path.normpath(folder / chosen))
     elif not has_weights(folder):
         folder = newest_checkpoint(folder) or folder
-    if has_weights(folder):
+    if has_weights(folder) or folder != Path(path):
         return str(folder)
     if not hub_name(path):
         raise Refused(f"{flag} {path}: no checkpoint there (neither model*.safetensors nor step_* folders). "

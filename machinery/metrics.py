@@ -142,7 +142,7 @@ def failure_signs(m, first, best, norm):
 
 def open_logger(module, folder, about):
     """--logger MODULE, which has wandb's `init` and `log` (wandb, trackio, swanlab): its `log`. A run that
-    goes on writes where it wrote before, because its id stays the same. metrics.jsonl has the same numbers."""
+    goes on writes where it wrote before: its id stays the same. metrics.jsonl has the same numbers."""
     logger = importlib.import_module(module)
     config = {**about, **about["config"]}
     # one knows a run again by its id (wandb, swanlab), another by its name (trackio)

@@ -49,7 +49,8 @@ def test_defaults_make_sense_and_the_input_is_not_the_output(tmp_path):
 
 # another value of a flag, and whether the weights behind two steps are others for it
 GRPO = [(dict(seed=1), True), (dict(lr=2e-3), True), (dict(lr_connector=1e-2), True),
-        (dict(lr_llm=0.0), True), (dict(train=("connector",)), True), (dict(lora=2), True), (dict(schedule="linear"), True),
+        (dict(lr_llm=0.0), True), (dict(train=("connector",)), True), (dict(lora=2), True),
+        (dict(schedule="linear"), True),
         (dict(warmup=2), True), (dict(weight_decay=0.5), True), (dict(clip=0.01), True),
         (dict(temperature=0.5), True), (dict(thinking=False), True), (dict(ask="Box it."), True),
         (dict(samples=3), True), (dict(prompts=2), True), (dict(max_new_tokens=4), True),

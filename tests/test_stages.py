@@ -649,11 +649,12 @@ def test_every_flag_is_in_the_help(name, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             tyro.cli(config, args=["--help"])
         words = " ".join(re.sub("[\u2500-\u257f]", " ", capsys.readouterr().out).split())
-        source = Path(module.__file__).read_text()
+        source = "".join(Path(sys.modules[c.__module__].__file__).read_text() for c in config.__mro__[:-1])
         for f in dataclasses.fields(config):
             flag = f.name.replace("_", "-")
             assert re.search(rf"--{flag}[ ,]", words) or "Positional" in str(f.type), (name, flag)
-            comments = re.findall(rf"^    {f.name}: .*  # (.+)", source, re.M)
+            comments = re.findall(rf"^    {f.name}: .*  # (.+)|^    # (.+)\n    {f.name}: ", source, re.M)
+            comments = [one or other for one, other in comments]
             found = any(" ".join(c.split())[:30].strip() in words for c in comments)
             assert found, (name, f.name)  # its comment is the help
 
