@@ -268,25 +268,27 @@ def collect(source, step, cfg, sampler, verifier, world):
     waiting for rewards after the last response. If any rank lost the verifier, all ranks raise VerifierDown.
 
     With dynamic sampling, groups that are all right or all wrong are replaced by new ones (up to four more
-    draws). That is judged by accuracy alone: a spread of format would let empty groups pass.
+    draws, of all ranks). That is judged by accuracy alone: a spread of format would let empty groups pass.
     """
     groups, waited, wanted, lost = [], 0.0, cfg.prompts // world.size, ""
-    try:
-        for draw in range(5 if cfg.dynamic_sampling else 1):
-            order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
-            prompts = [source[i] for i in order[world.rank::world.size]]
-            seed = seed_of(cfg.seed, step, world.rank, draw)
+    for draw in range(5 if cfg.dynamic_sampling else 1):
+        order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
+        prompts = [source[i] for i in order[world.rank::world.size]]
+        seed = seed_of(cfg.seed, step, world.rank, draw)
+        try:
             sampled, seconds = sample_and_reward(
                 partial(sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed),
                 partial(set_rewards, cfg=cfg, verifier=verifier))
             groups += [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, sampled)]
             waited += seconds
-            if sum(group.mixed() for group in groups) >= wanted:
-                break
-    except VerifierDown as error:
-        lost = str(error)
-    if verifier and any(everyone := gather(lost, world)):
-        raise VerifierDown(next(filter(None, everyone)))
+        except VerifierDown as error:
+            lost = str(error)
+        # all ranks decide together: those that share a vLLM engine would wait in it for one that left
+        reasons, enough = zip(*gather((lost, sum(g.mixed() for g in groups) >= wanted), world))
+        if any(reasons):
+            raise VerifierDown(next(filter(None, reasons)))
+        if all(enough):
+            break
     if cfg.dynamic_sampling:
         groups.sort(key=Group.mixed, reverse=True)
     return groups[:wanted], waited
