@@ -15,7 +15,6 @@ import tyro
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import plan
-from bench import gpu_check
 from conftest import ROOT, write_jsonl
 from machinery.files import Refused
 from machinery.lora import add_adapters
@@ -407,15 +406,6 @@ def test_a_recipe_takes_no_other_flag():
     ran = subprocess.run(["bash", "recipes/internvl3_1b.sh", "--dryrun"], cwd=ROOT, capture_output=True,
                          text=True)
     assert ran.returncode == 2 and "a recipe takes --dry_run, --rehearse, or nothing" in ran.stdout
-
-
-def test_gpu_check_runs_without_a_gpu(model_path, tmp_path):
-    """The script for the first GPU, on a CPU: so that what fails there is the GPU."""
-    out = str(tmp_path / "out.json")
-    gpu_check.check(gpu_check.Config(device="cpu", shapes=(model_path,), tokens=256, steps=1, out=out))
-    results = json.loads((tmp_path / "out.json").read_text())
-    assert len(results["parity"]) == 9 and all(row["good"] for row in results["parity"].values())
-    assert results["steps"]["model"]["tokens"] <= 256
 
 
 # ------------------------------------------------------------------------------------------------------ data
