@@ -31,6 +31,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,7 @@ def sample_probe(cfg, prompts, sampler, world, name):
     groups = sampler.generate([prompts[i] for i in mine], cfg.samples, cfg.max_new_tokens, cfg.temperature,
                               seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
     if any(r.entropy is None for group in groups for r in group):  # vLLM gives none
-        add_entropy(groups, sampler.vlm, sampler.chat, cfg.temperature)
+        add_entropy(groups, sampler.vlm, sampler.chat, cfg.temperature, world=world)
     numbers = [i for i, group in zip(mine, groups) for _ in group]  # of each response's question
     responses, records = [r for group in groups for r in group], [prompts[i].record for i in numbers]
     rewards = score_batch([r.text for r in responses], [record.answer for record in records], cfg.thinking,
@@ -217,28 +218,33 @@ def select(cfg):
                       f"Run grpo.py with --out {cfg.folder} first, "
                       f"or name the folder of a run that saved checkpoints.")
     records = read_records(cfg.data, cfg.columns, image_root=cfg.image_root)
-    if len(records) < 2:
-        raise Refused(f"--data {cfg.data}: {len(records)} question(s) are too few to compare checkpoints")
     # rows of --data may stand sorted by subject
     records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]
+    if len(records) < max(2, world.size):
+        raise Refused(f"--data {cfg.data}, --probe {cfg.probe}: {len(records)} question(s) are too few to "
+                      f"compare checkpoints with {world.size} process(es)")
     with writing(run / "probe"):
         (run / "probe").mkdir(exist_ok=True)
     lock = hold(run / "probe" / ".lock", run / "probe") if world.rank == 0 else None  # noqa: F841
     table, vlm, sampler, prompts = [], None, None, None
+    read = partial(load, dtype="bf16" if compute_dtype(cfg.dtype, world.device) else "fp32", flag="--folder",
+                   world=world)  # into host memory, under torchrun of rank 0 alone
     for k, checkpoint in enumerate(steps, 1):
         path = run / "probe" / f"{checkpoint.name}.jsonl"
         settings = settings_of(cfg, checkpoint, records, world)
         rows = gather(read_probe(path, settings), world)[0]  # rank 0 decides for all
         if rows is None:
-            weights = load(str(checkpoint), dtype=cfg.dtype, flag="--folder")
             if sampler is None:  # one model and one sampler (vLLM: one engine) take all checkpoints' weights
-                vlm = weights.to(world.device)
                 chat = Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system, "--folder")
                 prompts = chat.prompts(records, thinking=cfg.thinking)
+                vlm = read(str(checkpoint)).requires_grad_(False)
+                vlm.file_dtype = vlm.autocast_dtype  # nobody saves it: what bf16 rounds waits rounded
+                # beside vLLM, which knows no entropies, shards compute them; the torch sampler needs it whole
+                vlm = shard(vlm, world, whole=world.size == 1 or cfg.rollout == "torch")
                 sampler = make_sampler(  # memory: of the GPU for vLLM, because vlm stands there, too
                     cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel, memory=0.45)
             else:
-                vlm.load_state_dict(weights.state_dict())
+                send_weights(vlm, tensors(read(str(checkpoint))), world)
             sampler.sync(vlm)
             name = f"{checkpoint.name} ({k} of {len(steps)})"
             rows = sample_probe(cfg, prompts, sampler, world, name)

@@ -52,9 +52,6 @@ class VLM(nn.Module):
         self.never = [i for i in placeholders if i is not None]
         self.file_dtype = file_dtype  # what trains is fp32 in memory; save() writes it as it was found
         self.frozen, self.sharded, self.lora = set(), False, 0  # lora: the rank of the LLM's adapters
-        # the head computes in fp32. Beside bf16, TF32 will do for its products, and is seven times as fast:
-        # 10 bits hold a hidden state in bf16 exactly
-        torch.backends.cuda.matmul.allow_tf32 = autocast is not None
 
     # ------------------------------------------------------------------------------------------ parts by name
 
@@ -162,7 +159,8 @@ class VLM(nn.Module):
         not drift apart."""
         head = self.hf.lm_head
         with torch.autocast(hidden.device.type, enabled=False):  # bf16 would blur the entropies
-            return sampled_logits(hidden.float(), head.weight.float(), head.bias, self.never, temperature)
+            return sampled_logits(hidden.float(), head.weight.float(), head.bias, self.never, temperature,
+                                  tf32=self.autocast_dtype is not None)
 
     def head(self, hidden, pack):
         """Log-prob of each response token and entropy (nats) of the distribution it came from: (R,), (R,); as
@@ -171,8 +169,9 @@ class VLM(nn.Module):
         head = self.hf.lm_head
         size = max(1, CHUNK[hidden.device.type] // head.weight.shape[0])
         with torch.autocast(hidden.device.type, enabled=False):
-            return LogProbAndEntropy.apply(hidden.index_select(0, pack.source), head.weight, head.bias,
-                                           pack.target, self.never, pack.temperature, size)
+            return LogProbAndEntropy.apply(
+                hidden.index_select(0, pack.source), head.weight, head.bias, pack.target, size,
+                self.never, pack.temperature, self.autocast_dtype is not None)
 
     def compile_blocks(self, backend="inductor"):
         """torch.compile for each block of encoder and LLM, inside activation checkpointing and FSDP: what

@@ -388,16 +388,17 @@ def sample_and_reward(generate, reward):
 
 
 @torch.no_grad()
-def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384):
-    """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all
-    responses."""
+def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384, world=World(0, 1, None)):
+    """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all responses.
+    world: of a sharded model; every rank must call it, and have such responses."""
     missing = [g for g in groups if g and any(r.entropy is None for r in g)]
     groups = [(g[0].prompt, [r.ids for r in g]) for g in missing]
-    packs = make_packs(chat, groups, max_tokens, temperature or 1.0)
-    entropies = [vlm(pack.to(vlm.hf.device))[1].cpu() for pack in packs]
+    packs = even_out(make_packs(chat, groups, max_tokens, temperature or 1.0), world)
+    entropies = [(vlm(pack.to(vlm.hf.device))[1].cpu(), real) for pack, real in packs]
+    entropies = torch.cat([entropy for entropy, real in entropies if real])
     rollouts = [r for g in missing for r in g]
     lengths = [len(r.ids) for r in rollouts]
-    for r, entropy in zip(rollouts, torch.cat(entropies).split(lengths) if rollouts else ()):
+    for r, entropy in zip(rollouts, entropies.split(lengths)):
         r.entropy = entropy
 
 

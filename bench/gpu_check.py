@@ -1,128 +1,144 @@
-"""What only a GPU can show, in one script: `python -m bench.gpu_check` from the root of the repository (about
-ten minutes; --quick for the parity alone).
+"""The first hour on a GPU, in order: `python -m bench.gpu_check`, or some of it: `--parts b c`.
 
-1. Parity: packs of a small InternVL, Qwen2.5-VL and Qwen3-VL on the GPU against plain transformers on the
-   CPU, in fp32 (SDPA), and in bf16 (fused varlen attention) against fp32. A wrong layout, window or causal
-   alignment shows at once.
-2. A training step of models of InternVL3's shapes with random weights: real tokens per second, model FLOPs
-   utilisation (plan.flops: encoder included, nothing counted twice for checkpointing), peak memory beside
-   what plan.py said.
-3. vLLM beside a trainer, when it is installed: the gap of their log-probs before and after a sync, memory in
-   use after each phase (the engine asleep while the trainer works), tokens per second, seconds of a sync.
+    a  versions, memory, environment
+    b  packs of three families against fp32 on the CPU: a wrong layout, window or alignment shows at once
+    c  the packs' attention, fused and by SDPA, against fp32; a chunk of the head's logits against fp64
+    d  an update of two shapes, random weights: time, share of peak, memory beside plan.py's; a profile
+    e  the RL of `make tiny`, its curves beside those of a CPU (evidence/tiny)
+    f  vLLM beside a trainer, where it is installed: gap of the log-probs, sync, memory after each phase
+    g  kill -9 in the middle of a GRPO run, then the same command again
 
-Leaves bench/gpu_check.json. --device cpu --shapes tests it without a GPU; its times mean nothing then.
+A row goes to bench/gpu/PART.json when it is measured, and what is there is not measured again: a command that
+was cut off goes on. `--device cpu --shapes small --out out/try` tries the script; its numbers mean nothing.
 """
+import gc
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
+from typing import Literal
+from unittest.mock import patch
 
 import torch
 from PIL import Image
+from torch.utils import benchmark, collect_env
 
 import pack
 import plan
+from bench.scale import flops
 from connector import make_connectors, visual_tokens
-from data import Chat, Prompt, Record
+from data import Chat, Prompt, Record, read_records
 from machinery import attention
 from machinery.families import family_of
-from machinery.files import Refused, main, say
+from machinery.files import Refused, main, newest_checkpoint, read_json, read_jsonl, say, write_json
 from machinery.model_folder import blank_hf, read_decided
 from machinery.parallel import World
 from model import PARTS, VLM, load, make_optimizer
 from tests.families import make_qwen, make_qwen3
 from tiny.blank_model import save_blank_model
 
-# dense bf16, from the data sheets
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12, "4090": 165e12}
-SHAPES = ("recipes/configs/InternVL3-2B", "recipes/configs/InternVL3-8B")
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12}  # FLOP/s, dense bf16
+KERNELS = {"fused": attention.fused, "SDPA": lambda x: False}  # attention.fused decides who computes it
+BOUNDS = {"fp32 SDPA": (2e-4, 0.99999), "bf16 SDPA": (0.3, 0.98), "bf16 fused": (0.3, 0.98)}  # of (b)
 
 
 @dataclass
 class Config:
-    device: str = "cuda"                          # cpu tries the script, not the GPU
-    shapes: tuple[str, ...] = SHAPES              # whose training step is measured
-    tokens: int = 16384                           # of a pack
-    steps: int = 5                                # measured, after two to warm up
-    vllm: str = "recipes/configs/InternVL3-8B"    # whose sampling is measured
-    responses: int = 1024                         # 16 to a prompt
-    new_tokens: int = 512                         # of a response
-    quick: bool = False                           # parity alone
-    out: str = "bench/gpu_check.json"             # what was measured
+    parts: tuple[Literal["a", "b", "c", "d", "e", "f", "g"], ...] = tuple("abcdefg")
+    again: bool = False                 # measure what is there anew
+    table: bool = False                 # print what was measured as Markdown, and nothing else
+    device: str = "cuda"                # cpu tries the script, not the GPU
+    shapes: tuple[str, ...] = ("recipes/configs/InternVL3-2B", "recipes/configs/InternVL3-8B")  # of (d)
+    tokens: int = 16384                 # of a pack; other sizes follow it
+    model: str = "out/tiny/cold_start"  # of (e), (f) and (g): `make tiny` makes it
+    data: str = "data/tiny/rl.jsonl"    # their prompts, likewise
+    out: str = "bench/gpu"              # a JSON file for each part, and profile.txt
 
 
-# ----------------------------------------------------------------------------------------------------- parity
-
-def noise(height, width, generator):
-    size = (height, width, 3)
-    return Image.fromarray(torch.randint(0, 256, size, generator=generator, dtype=torch.uint8).numpy())
+def seconds(work, cfg):  # a mean of five calls, behind two that warm up
+    return benchmark.Timer("work()", globals={"work": work}).timeit(5 if cfg.tokens > 1024 else 1).mean
 
 
-def folders(where):
-    """A small model folder of each family"""
-    for name in ("internvl", "qwen", "qwen3"):
-        (where / name).mkdir()
-    save_blank_model(where / "internvl", seed=0)
-    return [where / "internvl", make_qwen(where / "qwen"), make_qwen3(where / "qwen3")]
+def machine(cfg, kinds=("CUDA", "NCCL", "OMP", "PYTORCH", "VLLM")):
+    gpu = cfg.device == "cuda" and torch.cuda.get_device_properties(0)
+    return {**versions(), "driver": collect_env.get_nvidia_driver_version(collect_env.run),
+            "GPU": gpu and f"{gpu.name} {gpu.major}.{gpu.minor}, {gpu.total_memory / plan.GIB:.1f} GiB",
+            "host GiB": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / plan.GIB,
+            **{name: bool(find_spec(name)) for name in ("flash_attn", "flash_attn_interface", "vllm")},
+            **{name: value for name, value in sorted(os.environ.items()) if name.startswith(kinds)}}
 
 
-def pack_of(chat):
-    """A pack of one image, several, none, several tiles, with responses of unequal length."""
-    g = torch.Generator().manual_seed(0)
-    records = []
+def parity(make, cfg):
+    """Of a pack of one image, several, none, several tiles, with responses of unequal length"""
+    torch.backends.cudnn.allow_tf32, records, found = False, [], {"good": True}
     for i, sizes in enumerate([[(48, 48)], [(60, 140), (97, 33)], [], [(48, 96)]]):
-        records.append(Record(str(i), "What is the sum?", [noise(*s, g) for s in sizes], sizes=sizes))
-    groups = [(prompt, [torch.randint(0, 200, (n,), generator=g).tolist() for n in (5, 30, 17)])
-              for prompt in chat.prompts(records)]
-    return pack.make_packs(chat, groups)[0]
+        noise = [Image.effect_noise((width, height), 90).convert("RGB") for height, width in sizes]
+        records.append(Record(str(i), "What is the sum?", noise, sizes=sizes))
 
-
-def not_fused(x):
-    return False
-
-
-def run(path, device, dtype, fused=True):
-    """Log-probs of the pack and the gradient of all parameters. Without `fused` SDPA computes the attention,
-    whatever the device."""
-    was = attention.fused
-    attention.fused = pack.fused = was if fused else not_fused
-    try:
-        vlm = load(str(path), device, dtype)
-        logp, entropy = vlm(pack_of(Chat(str(path), max_tiles=4)).to(device))
-        (logp.sum() + entropy.sum()).backward()
-        gradient = torch.cat([p.grad.flatten().double().cpu() for p in vlm.parameters()])
-        return logp.detach().float().cpu(), gradient
-    finally:
-        attention.fused = pack.fused = was
-
-
-def parity(device):
-    rows = {}
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    def computed(device, dtype, kernel):
+        chat, vlm = Chat(where, max_tiles=4), load(where, device, dtype)
+        row, = pack.make_packs(chat, [(p, [[*range(n)] for n in (5, 30, 17)]) for p in chat.prompts(records)])
+        with patch.object(attention, "fused", KERNELS[kernel]), patch.object(pack, "fused", KERNELS[kernel]):
+            logp, entropy = vlm(row.to(device))
+            (logp.sum() + entropy.sum()).backward()
+        return logp.detach().cpu(), torch.cat([p.grad.flatten().double().cpu() for p in vlm.parameters()])
     with tempfile.TemporaryDirectory() as where:
-        for path in folders(Path(where)):
-            ours, gradient = run(path, "cpu", "fp32")
-            for name, dtype, fused, limits in (("fp32", "fp32", True, (2e-4, 0.99999)),
-                                               ("bf16, fused", "bf16", True, (0.3, 0.98)),
-                                               ("bf16, SDPA", "bf16", False, (0.3, 0.98))):
-                logp, own = run(path, device, dtype, fused)
-                worst = float((logp - ours).abs().max())
-                angle = float(torch.cosine_similarity(own, gradient, dim=0))
-                good = worst < limits[0] and angle > limits[1]
-                rows[f"{path.name}, {name}"] = {"worst_logp": worst, "gradient_cosine": angle, "good": good}
-                say(f"{'ok ' if good else 'BAD'} {path.name:<9} {name:<12} worst log-prob difference to the "
-                    f"CPU {worst:.1e}, gradient's cosine {angle:.6f}")
-    return rows
+        make(Path(where), seed=0)
+        exact, gradient = computed("cpu", "fp32", "SDPA")
+        for kind, (most, least) in BOUNDS.items():
+            logp, own = computed(cfg.device, *kind.split())
+            worst, angle = float((logp - exact).abs().max()), float(torch.cosine_similarity(own, gradient, 0))
+            found |= {f"{kind}: log-probs": worst, f"{kind}: gradient's cosine": angle}
+            found["good"] &= worst < most and angle > least
+    return found
 
 
-# ------------------------------------------------------------------------------------------------------ speed
+def attend(size, cfg):
+    """A pack's attention in bf16, 16 heads of queries and 4 of keys and values, against the same in fp32"""
+    row, found = synthetic(read_decided(cfg.shapes[0]), cfg.tokens).to(cfg.device), {"good": True}
+    *qkv, up = [torch.randn(len(row.ids), n, size, device=cfg.device).bfloat16() for n in (16, 4, 4, 16)]
+    forward = partial(row.layout.attend, 0, scale=size ** -0.5)
+
+    def both(qkv):
+        out = forward(*[t.requires_grad_() for t in qkv])
+        return out.detach(), *torch.autograd.grad(out, qkv, up.to(out.dtype))
+    exact = both([t.float() for t in qkv])
+    for kernel, fused in KERNELS.items():
+        with patch.object(pack, "fused", fused):
+            errors = [float((x - y).norm() / y.norm()) for x, y in zip(both(qkv), exact)]
+            found |= {f"{kernel}: error": errors[0], f"{kernel}: of gradients": max(errors[1:]),
+                      f"{kernel}: ms": 1e3 * seconds(partial(both, qkv), cfg),
+                      f"{kernel}: ms, forward": 1e3 * seconds(partial(forward, *qkv), cfg)}
+            found["good"] &= max(errors) < 0.02
+    return found
+
+
+def head(cfg):
+    """A chunk of InternVL3-8B's logits and the error of its log-probs. In bf16 the sums are still fp32."""
+    d, vocabulary, found = min(3584, cfg.tokens), min(151_674, 8 * cfg.tokens), {}
+    h = torch.randn(min(cfg.tokens, CHUNK["cuda"] // vocabulary), d, device=cfg.device).bfloat16()
+    w = torch.randn(vocabulary, d, device=cfg.device) * 3 * d ** -0.5
+    exact, half = (h.double() @ w.double().T).log_softmax(-1).diagonal(), w.bfloat16()
+    sums = {"out_dtype": torch.float32} if cfg.device == "cuda" else {}  # a CPU does not know it
+    for kind, work in {"fp32": lambda: h.float() @ w.T, "TF32": lambda: h.float() @ w.T,
+                       "bf16": lambda: torch.mm(h, half.T, **sums)}.items():
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if kind == "TF32" else "ieee"
+        error = float((work().float().log_softmax(-1).diagonal() - exact).abs().max())
+        found |= {f"{kind}: log-probs": error, f"{kind}: ms": 1e3 * seconds(work, cfg)}
+    return found
+
 
 def synthetic(config, tokens, samples=8, tiles=3):
-    """A pack as GRPO makes them, of random ids and pixels: two prompts of `tiles` tiles, each with `samples`
-    responses."""
+    """A pack as GRPO makes them, of random ids and pixels: two prompts, each with `tiles` and `samples`"""
     visual, tile = tiles * visual_tokens(config), family_of(config).blank()["pixel_values"].shape[1:]
     P = visual + tokens // 64
     n = (tokens // 2 - P) // samples
@@ -137,141 +153,147 @@ def synthetic(config, tokens, samples=8, tiles=3):
     return pack.make_pack(chat, row)
 
 
-def seconds_of(vlm, row, optimizer, cfg):
-    """Median of a training step's seconds"""
-    times = []
-    for _ in range(2 + cfg.steps):
-        begin = time.time()
-        logp, _ = vlm(row)
-        (-logp.mean()).backward()
-        if optimizer:
-            optimizer.step()
-        vlm.zero_grad(set_to_none=True)
-        if cfg.device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.time() - begin)
-    return sorted(times[2:])[len(times[2:]) // 2]
-
-
-def step_of(shape, cfg):
-    config, s = read_decided(shape, "--shapes"), plan.shape(shape)
+def step_of(shape, compiled, cfg):
+    config, s = read_decided(shape), plan.shape(shape)
     vlm = VLM(blank_hf(config, make_connectors, cfg.device), shape, torch.bfloat16).train_only(PARTS).train()
     vlm.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    row = synthetic(config, cfg.tokens).to(cfg.device)
-    tokens = len(row.ids)
-    asked = plan.Config(model=shape, gpus=1, tokens=tokens, visual=len(row.visual_at), rollout="none")
-    table = plan.memory(s, asked)["training"]
-    gpu = torch.cuda.get_device_properties(0) if cfg.device == "cuda" else None
-    fits = gpu is None or sum(table.values()) < plan.room(plan.Config(gpu_gib=gpu.total_memory / plan.GIB))
-    if not fits:  # 16 bytes a weight are too many for one GPU: measured without the optimizer
-        table.pop("optimizer (AdamW, fp32)")
-    optimizer = make_optimizer(vlm, 0.0) if fits else None
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = seconds_of(vlm, row, optimizer, cfg)
-    pairs = sum(n * P + n * (n + 1) // 2 for _, n, _, P in row.layout.segments.tolist())
-    tiles, patches = len(row.images["pixel_values"]), visual_tokens(config) * s["patches"]  # of a tile
-    speed = plan.flops(s, tokens, pairs, len(row.source), tiles * patches, patches) / seconds
-    top = next((p for name, p in PEAK.items() if gpu and name in gpu.name), None)
-    found = {"tokens": tokens, "tiles": tiles, "seconds": seconds, "tokens_per_second": tokens / seconds,
-             "response_tokens_per_second": len(row.source) / seconds,
-             "tflops": speed / 1e12, "mfu": speed / top if top else None,
-             "planned_gib": sum(table.values()), "optimizer": fits,
-             "peak_gib": torch.cuda.max_memory_allocated() / plan.GIB if gpu else None}
-    text = (f"{shape}: {found['tokens_per_second']:,.0f} tokens/s, of which responses "
-            f"{found['response_tokens_per_second']:,.0f}; {found['tflops']:.0f} TFLOP/s")
-    if top:
-        text += f", {found['mfu']:.0%} of {gpu.name}'s peak"
-    if gpu:
-        text += f"; peak {found['peak_gib']:.1f} GiB, planned {found['planned_gib']:.1f}"
-    say(text if fits else f"{text}; without the optimizer")
+    if compiled:
+        vlm.compile_blocks()
+    row, optimizer = synthetic(config, cfg.tokens).to(cfg.device), make_optimizer(vlm, 0.0)
+    asked = plan.Config(model=shape, gpus=1, tokens=len(row.ids), visual=len(row.visual_at), rollout="none")
+
+    def step():
+        (-vlm(row)[0].mean()).backward()
+        update(vlm, optimizer, 1e-6, 1.0, SimpleNamespace(dir=Path(cfg.out)), [])
+    took, N = seconds(step, cfg), len(row.ids)
+    speed = flops(s, [row], visual_tokens(config) * s["patches"]) / took
+    found = {"seconds": took, "tokens": N, "tokens/s": N / took, "TFLOP/s": speed / 1e12,
+             "planned GiB": sum(plan.memory(s, asked)["training"].values())}
+    if cfg.device == "cuda":
+        peak, name = torch.cuda.max_memory_allocated() / plan.GIB, torch.cuda.get_device_name()
+        found |= {"share of peak": speed / next((p for gpu, p in PEAK.items() if gpu in name), float("nan")),
+                  "peak GiB": peak, "good": abs(peak / found["planned GiB"] - 1) < 0.1}
+    if shape == cfg.shapes[0] and not compiled:
+        with torch.profiler.profile() as profile:
+            step()
+        (Path(cfg.out) / "profile.txt").write_text(profile.key_averages().table("self_device_time_total"))
     return found
 
 
-# --------------------------------------------------------------------------------------------------- sampling
-
-def random_checkpoint(shape, folder):
-    """A folder of this shape with random weights in bf16, the embedded world's tokenizer and a processor for
-    its tiles. Returns height and width of a tile."""
-    save_blank_model(folder, seed=0)
-    small, config = read_decided(folder), read_decided(shape)
-    config.image_token_id = small.image_token_id
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config.text_config, name, getattr(small.text_config, name))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    blank_hf(config, make_connectors, device, torch.bfloat16).save_pretrained(folder)
-    height, width = family_of(config).blank()["pixel_values"].shape[-2:]
-    file = folder / "preprocessor_config.json"
-    size = {"height": height, "width": width}
-    file.write_text(json.dumps({**json.loads(file.read_text()), "size": size}))
-    return height, width
+def rl(cfg, out, steps, save_every, kill_at=0):
+    """The metrics of grpo.py, run with the flags of `make tiny`; kill -9 as soon as there are `kill_at`"""
+    command = read_json("evidence/tiny/rl/config.json")["command"].split()  # a flag's last value counts
+    command += ["--prompts", "4", "--samples", "8", "--max_new_tokens", "8"] if cfg.tokens < 1024 else []
+    process = subprocess.Popen([sys.executable, *command, "--model", cfg.model, "--data", cfg.data,
+                                "--out", out, "--steps", str(steps), "--save_every", str(save_every)])
+    while kill_at and process.poll() is None:
+        if len(read_jsonl(f"{out}/metrics.jsonl")) >= kill_at:
+            process.kill()
+        time.sleep(0.02)
+    assert not process.wait() or kill_at, "grpo.py stopped; why, it says above"
+    return read_jsonl(f"{out}/metrics.jsonl")
 
 
-def in_use(cfg):
-    """GiB of the GPU that all its processes hold"""
-    if cfg.device != "cuda":
-        return None
-    free, whole = torch.cuda.mem_get_info()
-    return round((whole - free) / plan.GIB, 1)
+def curves(cfg):
+    steps, found = 40 if cfg.tokens > 1024 else 5, {}
+    with tempfile.TemporaryDirectory() as where:
+        runs = {"": rl(cfg, where, steps, steps), ", CPU": read_jsonl("evidence/tiny/rl/metrics.jsonl")}
+    for run, rows in runs.items():
+        for name in ("reward", "length", "entropy", "time_step"):  # means of five steps
+            found[name + run] = [mean(row[name] for row in rows[i:i + 5]) for i in range(0, len(rows), 5)]
+    last, theirs = mean(found["reward"][-2:]), mean(found["reward, CPU"][-2:])
+    return {**found, "good": steps < 40 or abs(last - theirs) < 0.1 and last > mean(found["reward"][:2])}
+
+
+def killed(cfg):
+    """On a GPU later steps drift, because the backward's sums are atomic; the first is sampled as before."""
+    with tempfile.TemporaryDirectory() as where:
+        whole, before = rl(cfg, f"{where}/a", 8, 3), rl(cfg, f"{where}/b", 8, 3, kill_at=5)
+        at = int(newest_checkpoint(f"{where}/b", with_trainer=True).name[5:])
+        after = rl(cfg, f"{where}/b", 8, 3)
+    found = {"killed after": len(before), "resumed from": at}
+    for name in ("reward", "length", "grad_norm"):
+        found[name] = [row[name] for row in whole]
+        found[f"{name}: again"] = [abs(a[name] - b[name]) for a, b in zip(before[at:], after[at:])]
+        found[f"{name}: drift"] = [abs(a[name] - b[name]) for a, b in zip(whole, after)]
+    drift = max(found["grad_norm: drift"]) if cfg.device == "cpu" else found["reward: again"][0] - 0.02
+    return {**found, "good": [row["step"] for row in after] == [*range(1, 9)] and drift <= 0}
 
 
 @torch.no_grad()
 def sampling(cfg):
     from rollout import VLLMSampler
-    row, memory = {}, {}
-    with tempfile.TemporaryDirectory() as where:
-        size = random_checkpoint(cfg.vllm, Path(where))
-        chat, records = Chat(where, max_tiles=1), []
-        for i in range(cfg.responses // 16):
-            image = noise(*size, torch.Generator().manual_seed(i))
-            records.append(Record(str(i), "What is the sum?", [image], sizes=[size]))
-        prompts = chat.prompts(records)
-        vlm = load(where, cfg.device, "bf16")
-        memory["trainer"] = in_use(cfg)
-        sampler = VLLMSampler(vlm, chat, World(0, 1, torch.device(cfg.device)), "bf16", memory=0.35)
-        memory["engine awake"] = in_use(cfg)
-        for when in ("first", "synced"):
-            begin = time.time()
-            groups = sampler.generate(prompts, 16, cfg.new_tokens, seed=1)
-            tokens = sum(len(r.ids) for g in groups for r in g)
-            row[f"tokens_per_second_{when}"] = tokens / (time.time() - begin)
-            memory[f"asleep, {when}"] = in_use(cfg)
-            some = [g[:2] for g in groups[:2]]
-            two, = pack.make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in some])
-            sampled = torch.cat([r.logp for g in some for r in g])
-            row[f"gap_{when}"] = float((vlm(two.to(cfg.device))[0].cpu() - sampled).abs().mean())
-            memory[f"trainer at work, {when}"] = in_use(cfg)
-            for p in vlm.parameters():
-                p.mul_(1 + 0.05 * torch.randn_like(p))
-            begin = time.time()
-            sampler.sync(vlm)
-            row[f"sync_seconds_{when}"] = time.time() - begin
-            memory[f"weights awake, {when}"] = in_use(cfg)
-    numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
-    say(f"vLLM, {cfg.vllm}: {numbers}; GiB in use: {memory}")
-    return {"memory_gib": memory, **row, "good": row["gap_first"] < 0.05 and row["gap_synced"] < 0.05}
+    say("where the engine's Model Runner V2 makes trouble: VLLM_USE_V2_MODEL_RUNNER=0")
+    chat, vlm, found = Chat(cfg.model, max_tiles=1), load(cfg.model, cfg.device, "bf16"), {}
+
+    def note(phase):  # what all processes hold of the GPU
+        free, whole = torch.cuda.mem_get_info() if cfg.device == "cuda" else (0, 0)
+        found[f"GiB {phase}"] = (whole - free) / plan.GIB
+        return time.time()
+    note("trainer alone")
+    sampler = VLLMSampler(vlm, chat, World(0, 1, torch.device(cfg.device)), "bf16", memory=0.35)
+    for p in vlm.parameters():  # so the gap also says whether what is new in them arrives
+        p.mul_(1 + 0.05 * torch.randn_like(p))
+    begin = note("engine awake")
+    sampler.sync(vlm)
+    synced = note("synced")
+    groups = sampler.generate(chat.prompts(read_records(cfg.data)[:cfg.tokens // 256]), 16, 160, seed=1)
+    tokens, took = sum(len(r.ids) for g in groups for r in g), note("asleep") - synced
+    row, = pack.make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in groups[:4]])
+    sampled = torch.cat([r.logp for g in groups[:4] for r in g])
+    gap = float((vlm(row.to(cfg.device))[0].cpu() - sampled).abs().mean())
+    note("trainer at work")
+    return {**found, "sync s": synced - begin, "tokens/s": tokens / took, "gap": gap, "good": gap < 0.05,
+            "fp32 products": torch.backends.cuda.matmul.fp32_precision}
+
+
+def line(part, name, row):  # of Markdown
+    row = json.loads(json.dumps(row), parse_float=lambda x: f"{float(x):.4g}")
+    return f"| {part} | {name} | {'; '.join(f'{k} {v}' for k, v in row.items())} |".replace("'", "")
+
+
+def measure(part, cfg):  # its rows that are not there yet; returns those that are not good
+    file, device = Path(cfg.out) / f"{part}.json", cfg.device == "cuda" and torch.cuda.get_device_name()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = read_json(file) if file.exists() and not cfg.again else {"device": device, "rows": {}}
+    if found["device"] != device:
+        raise Refused(f"{file} is of {found['device']}: --again measures it anew, --out elsewhere")
+    families = {"InternVL": save_blank_model, "Qwen2.5-VL": make_qwen, "Qwen3-VL": make_qwen3}
+    shapes = [(shape, more) for shape in cfg.shapes for more in ("", ", --compile")]
+    rows = {"a": {"machine": machine}, "b": {name: partial(parity, make) for name, make in families.items()},
+            "c": {**{f"attention of {n}": partial(attend, n) for n in (64, 72, 80, 128)}, "head": head},
+            "d": {Path(shape).name + more: partial(step_of, shape, more) for shape, more in shapes},
+            "e": {"RL of make tiny": curves}, "g": {"kill -9": killed},
+            "f": {"vLLM": sampling} if find_spec("vllm") and find_spec("vllm.config") else {}}
+    if not rows[part]:
+        say(f"({part}) left out: vLLM is not installed")
+    for name, work in rows[part].items():
+        if name not in found["rows"]:
+            gc.collect()
+            if cfg.device == "cuda":
+                torch.cuda.synchronize()  # raises when an error before has lost the GPU to this process
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            try:
+                found["rows"][name] = work(cfg)
+            except Exception:  # whatever it is: the other rows are wanted all the same
+                found["rows"][name] = {"good": False, "error": traceback.format_exc().splitlines()[-7:]}
+            write_json(file, found)
+        say(line(part, name, found["rows"][name]))
+    return [f"({part}) {name}" for name, row in found["rows"].items() if not row.get("good", True)]
 
 
 def check(cfg):
+    if cfg.table:
+        rows = [(file.stem, *row) for file in sorted(Path(cfg.out).glob("?.json"))
+                for row in read_json(file)["rows"].items()]
+        return say("\n".join(["| part | row | measured |", "|---|---|---|", *[line(*row) for row in rows]]))
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise Refused("no GPU here; --device cpu tries the script itself")
-    results = {"device": torch.cuda.get_device_name(0) if cfg.device == "cuda" else "cpu",
-               "torch": torch.__version__, "flash_attn": attention.flash_attn_varlen_func is not None,
-               "parity": parity(cfg.device)}
-    if not cfg.quick:
-        results["steps"] = {}
-        for shape in cfg.shapes:
-            results["steps"][Path(shape).name] = step_of(shape, cfg)
-            if cfg.device == "cuda":
-                torch.cuda.empty_cache()
-        if find_spec("vllm") and find_spec("vllm.config"):  # for pytest tests/vllm is a vllm, too
-            results["vllm"] = sampling(cfg)
-        else:
-            say("vLLM is not installed: its part is left out")
-    Path(cfg.out).write_text(json.dumps(results, indent=1))
-    judged = {**results["parity"], "vLLM": results.get("vllm", {"good": True})}
-    if bad := [name for name, row in judged.items() if not row["good"]]:
-        raise Refused(f"not equal on this GPU: {', '.join(bad)}")
+    if cfg.shapes == ("small",):
+        cfg = replace(cfg, shapes=(str(save_blank_model(Path(cfg.out) / "small", seed=0)),), tokens=256)
+    if bad := sum((measure(part, cfg) for part in cfg.parts), []):
+        raise Refused(f"not as it should be: {', '.join(bad)}")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,8 @@ def read_decided(path, flag="--model"):
 
 def not_finite(hf):
     """Names of the tensors with NaN or infinity. Every rank must call it, and each gets the same answer."""
-    named = list(hf.named_parameters())
+    # as they are saved: named_parameters() gives what a forward without backward left gathered on every rank
+    named = list(hf.state_dict().items())
     local = [p.detach().to_local() if isinstance(p, DTensor) else p.detach() for _, p in named]
     sums = torch.stack([t.sum(dtype=torch.float32).cpu() for t in local])  # a sum shows each of its terms
     bad = torch.tensor([not math.isfinite(s) and not bool(t.isfinite().all())

@@ -109,21 +109,23 @@ def half_will_do(vlm):
 
 # ------------------------------------------------------------------------------------------------------ FSDP2
 
-def shard(vlm, world, hybrid=False, offload=False):
+def shard(vlm, world, hybrid=False, offload=False, whole=False):
     """FSDP2 under torchrun: every block of encoder and LLM, then the root. Nothing in one process.
 
     Only rank 0 needs weights (load(..., world=world)): they are sent a tensor at a time and every rank keeps
     its part, in fp32 where bf16 will not do. hybrid: every node holds a whole copy and shards it among its
     own processes, so that only gradients cross the network between nodes. offload: weights, gradients and
-    optimizer wait in host memory. On the device "meta" the model is divided and nothing is filled in.
+    optimizer wait in host memory. whole: nothing is divided; every process, a single one too, gets all of a
+    model that waits in host memory. On the device "meta" the model is divided and nothing is filled in.
     """
-    if world.size == 1:
+    if world.size == 1 and not whole:
         return vlm
-    weights = {name: t.detach() for name, t in (*vlm.named_parameters(), *vlm.named_buffers())}
+    weights = tensors(vlm)
     half = {id(t): torch.bfloat16 for t in half_will_do(vlm)}
     replace_tensors(vlm, lambda t: torch.empty_like(
         t, device="meta", dtype=half.get(id(t), torch.float32) if t.is_floating_point() else None))
-    divide(vlm, world, hybrid, offload)
+    if not whole:
+        divide(vlm, world, hybrid, offload)
     if world.device.type != "meta":
         replace_tensors(vlm, lambda t: torch.empty_like(
             t, device="cpu" if offload and isinstance(t, DTensor) else world.device))
@@ -155,15 +157,23 @@ def divide(vlm, world, hybrid, offload):
             module.set_force_sum_reduction_for_comms(True)
 
 
+def tensors(vlm):
+    """{name: tensor} of parameters and buffers, tied ones once"""
+    return {name: t.detach() for name, t in (*vlm.named_parameters(), *vlm.named_buffers())}
+
+
 @torch.no_grad()
 def send_weights(vlm, weights, world):
     """Send rank 0's weights ({name: tensor}, emptied on the way) to all ranks; each keeps its part."""
-    for name, t in (*vlm.named_parameters(), *vlm.named_buffers()):
+    if isinstance(vlm, FSDPModule):
+        vlm.reshard()  # a forward without backward leaves the root gathered, in memory of its own
+    for name, t in tensors(vlm).items():
         if world.rank == 0:
             whole = weights.pop(name).to(world.device, t.dtype)
         else:
             whole = torch.empty(t.shape, dtype=t.dtype, device=world.device)
-        dist.broadcast(whole, 0)
+        if world.size > 1:
+            dist.broadcast(whole, 0)
         if isinstance(t, DTensor):
             parted = distribute_tensor(whole, t.device_mesh, t.placements, src_data_rank=None)
             t.to_local().copy_(parted.to_local())

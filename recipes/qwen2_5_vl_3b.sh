@@ -8,7 +8,9 @@
 #
 # GPUs    one of 80 GB: `python plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --tokens 8192`
 #         says 73 GiB in training and 55 in sampling. Two GPUs (GPUS=2) halve weights and optimizer.
-# memory  32 GiB; disk: 7 GiB a checkpoint, 6 of GRPO, 42 for a stage's optimizer: 150 GiB, and 20 for data.
+# memory  32 GiB: 14 to read the weights, and 11 a GPU in which vLLM's 7 wait while the trainer works (pinned,
+#         each block rounded up to a power of two). Disk: 7 GiB a checkpoint, 6 of GRPO, 42 for a stage's
+#         optimizer: 150 GiB, and 20 for data.
 # time    estimated, not measured: a GRPO step of 16 x 16 responses of about 600 tokens is 2.9e15 FLOPs, 10 s
 #         with checkpointing at 40% of 989 TFLOP/s; sampling 2,048 tokens at about 80 a second, 25 s: 200
 #         steps in 2 h.

@@ -8,7 +8,10 @@
 # GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python plan.py
 #         --gpus 32 --tensor_parallel 4` says 62 GiB a GPU in training and 43 in sampling. On 16 GPUs:
 #         --max_tokens 8192 in every stage.
-# memory  72 GiB on the node that reads the weights and gathers the checkpoints.
+# memory  about 290 GiB a node, in which vLLM's weights wait while the trainer works: pinned, each block
+#         rounded up to a power of two. (vLLM's sleep level 2 would keep none, but is reported to corrupt what
+#         a VLM samples afterwards: NeMo-RL#2631, vllm#29341.) 72 more on the node that reads the weights and
+#         gathers the checkpoints.
 # disk    72 GiB a checkpoint and 430 for the newest one's optimizer; the run below keeps 11 of GRPO: 2 TiB
 #         with the other stages.
 # time    estimated, not measured. GRPO: 1,024 responses of about 1,500 tokens are 3.1e17 FLOPs (6 x 32.7e9

@@ -1,17 +1,25 @@
 """bench/: the figures that it prints are those that were measured. The measurements are no test."""
 import json
+import multiprocessing
+from types import SimpleNamespace
 
 import pytest
+import torch
+import tyro
 from PIL import Image
 
 import grpo
+import pack
 import plan
-from bench import compare, scale, table, workload
+from bench import compare, gpu_check, scale, table, workload
 from data import Chat
 from grpo import load_prompts
+from machinery import attention
 from machinery.files import Refused
+from model import VLM
 from pack import make_packs
 from reward import score_batch
+from test_families import reference_varlen
 
 
 def rows(*steps, **more):
@@ -94,3 +102,37 @@ def test_solutions_have_their_lengths(tmp_path):
     lengths = [len(row["solution"].split()) for row in made]
     assert min(lengths) < 60 and max(lengths) > 340
     assert sum(not row["images"] for row in made) == 10
+
+
+def forked(command):
+    """grpo.py with these flags, without the seconds that a new process spends on imports"""
+    cfg = tyro.cli(grpo.Config, args=command[2:])
+    process = multiprocessing.get_context("fork").Process(target=grpo.train, args=(cfg,))
+    process.start()
+    return SimpleNamespace(kill=process.kill, poll=lambda: process.exitcode,
+                           wait=lambda: process.join() or process.exitcode)
+
+
+def test_gpu_check_runs_without_a_gpu(tiny, model_path, tmp_path, monkeypatch, capsys):
+    """The script for the first hour on a GPU, on a CPU: so that what fails there is the GPU. Another function
+    takes the place of the fused kernels, and a spy that of torch.compile."""
+    compiled, more = [], dict(device="cpu", shapes=("small",), out=str(tmp_path))
+    monkeypatch.setitem(gpu_check.KERNELS, "fused", lambda x: x.dtype == torch.bfloat16)
+    monkeypatch.setattr(attention, "varlen", reference_varlen)
+    monkeypatch.setattr(pack, "varlen", reference_varlen)
+    monkeypatch.setattr(VLM, "compile_blocks", lambda vlm: compiled.append(vlm))
+    monkeypatch.setattr(gpu_check, "subprocess", SimpleNamespace(Popen=forked))
+    gpu_check.check(gpu_check.Config(tuple("bcdg"), model=model_path, data=str(tiny / "rl.jsonl"), **more))
+    b, c, d, g = ([*json.loads((tmp_path / f"{part}.json").read_text())["rows"].values()] for part in "bcdg")
+    assert len(b) == 3 and all(row["fp32 SDPA: log-probs"] < 1e-5 < row["bf16 fused: log-probs"] for row in b)
+    assert len(c) == 5 and all(row["fused: error"] != row["SDPA: error"] for row in c[:4])
+    assert c[4]["fp32: log-probs"] < 1e-4 < c[4]["bf16: log-probs"] and all(x["good"] for x in b + c[:4] + g)
+    assert len(d) == 2 and len(compiled) == 1 and "aten::" in (tmp_path / "profile.txt").read_text()
+    assert 5 <= g[0]["killed after"] < 8 and g[0]["resumed from"] >= 3 and any(g[0]["grad_norm"])
+    assert g[0]["length: drift"] == [0] * 8 and not any(g[0]["length: again"])
+
+    bad = {"small": {"seconds": 12.3456, "good": False}}  # is not measured again; the other row is
+    (tmp_path / "d.json").write_text(json.dumps({"device": False, "rows": bad}))
+    with pytest.raises(Refused, match=r"not as it should be: \(d\) small$"):
+        gpu_check.check(gpu_check.Config(("d",), **more))
+    assert len(compiled) == 2 and "| d | small | seconds 12.35; good False |" in capsys.readouterr().out

@@ -136,31 +136,25 @@ class World:
     """Stands in for model, chat, sampler: a checkpoint writes "Wait" with entropy 0.1 * step and is right."""
 
     def __init__(self, monkeypatch):
-        self.sampled, self.asked, self.fail_at, world = [], [], None, self
+        self.sampled, self.asked, self.fail_at = [], [], None
         self.now = None
 
-        class Weights(SimpleNamespace):
-            def to(self, _):
-                world.now = self.step
-                return self
-
-            def state_dict(self):
-                return self.step
-
-            def load_state_dict(self, step):
-                world.now = step
+        def load(path, **_):  # a model of one number, its step
+            vlm = torch.nn.Module()
+            vlm.step, vlm.autocast_dtype = torch.nn.Parameter(torch.tensor(float(path[-6:]))), None
+            return vlm
 
         def prompts(records, thinking):
             return [SimpleNamespace(record=r) for r in records]
 
         records = [Record(f"q{i}", "?", answer="4") for i in range(40)]
-        monkeypatch.setattr(es, "load", lambda path, **_: Weights(step=int(path[-6:])))
+        monkeypatch.setattr(es, "load", load)
         monkeypatch.setattr(es, "Chat", lambda *_, **__: SimpleNamespace(prompts=prompts))
         monkeypatch.setattr(es, "make_sampler", lambda *_, **__: self)
         monkeypatch.setattr(es, "read_records", lambda *_, **__: records)
 
     def sync(self, vlm):
-        pass
+        self.now = int(vlm.step)
 
     def generate(self, prompts, n, max_new_tokens, temperature, seed, progress):
         if self.now == self.fail_at:
@@ -232,9 +226,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path, run, monkeypatch):
     World(monkeypatch)
     with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):
         es.select(es.Config(folder=str(tmp_path)))
-    monkeypatch.setattr(es, "read_records", lambda *_, **__: [Record("q", "?", answer="4")])
-    with pytest.raises(Refused, match="too few to compare"):
-        es.select(es.Config(folder=str(run)))
+    for n, size in ((1, 1), (2, 3)):
+        monkeypatch.setattr(es, "read_records", lambda *_, **__: n * [Record("q", "?", answer="4")])
+        monkeypatch.setattr(es, "start", lambda seed: SimpleNamespace(rank=0, size=size))
+        with pytest.raises(Refused, match=rf"{n} question\(s\) are too few to compare .* {size} process"):
+            es.select(es.Config(folder=str(run)))
 
 
 def test_flags_that_torchrun_would_take_for_its_own():

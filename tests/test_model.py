@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer,
                           InternVLProcessor)
 
@@ -159,6 +160,26 @@ def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
 
 
 # ----------------------------------------------------------------------------------------------- chunked head
+
+@pytest.mark.parametrize("beside, precision", [(None, "ieee"), (torch.bfloat16, "tf32")])
+def test_the_heads_products_alone_are_in_tf32(vlm, chat, groups, beside, precision):
+    """Whatever vLLM's worker has set: forward, backward and the sampler's; not the entropy's."""
+    torch.set_float32_matmul_precision("highest")
+    (V, d), heads, others, vlm.autocast_dtype = vlm.hf.lm_head.weight.shape, [], set(), beside
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            if "mm" in op.name():
+                a, b, now = *args[-2:], torch.backends.cuda.matmul.fp32_precision
+                heads.append(now) if a.ndim == 2 and V in a.shape + b.shape else others.add(now)
+            return op(*args, **(kwargs or {}))
+
+    with Watch():
+        logp, entropy = vlm(make_packs(chat, groups)[0])
+        (logp.sum() + entropy.sum()).backward()
+        vlm.logits(torch.zeros(2, d))
+    assert heads == [precision] * 4 and others == {"ieee"}
+
 
 @pytest.mark.parametrize("tokens", [1, 3, 10 ** 6])
 def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):

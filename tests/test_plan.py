@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import plan
-from bench import gpu_check
 from conftest import ROOT, write_jsonl
 from machinery.lora import add_adapters
 from machinery.parallel import World

@@ -8,18 +8,23 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import connector_tune
 import grpo
 import sft
 from conftest import ENV, ROOT, write_mixed
+from data import Chat, read_records
 from machinery import features
 from machinery.files import Refused, newest_checkpoint, read_jsonl
+from machinery.processes import start
 from model import even_out
+from reward import Reward, VerifierDown
 from stages import Given, metrics, reward_of, tensors
 
 LIMIT = 240  # seconds for everything that two processes do, imports included
@@ -33,6 +38,26 @@ def run_grpo(folder, given, name, **more):
     flags = dict(model=str(given / "model"), data=str(given / "mixed.jsonl"), max_tiles=4, dtype="fp32",
                  lr=1e-3, max_tokens=60, prompts=4, samples=3, max_gap=1e9, steps=2)
     grpo.train(grpo.Config(out=str(folder / name), **{**flags, **GRPO[name], **more}))
+
+
+def draws_together(given, rank):
+    """Ranks meet in the sampler, as in a vLLM engine that they share, and who does not come is missed. Rank 0
+    has enough mixed groups at once, rank 1 has none, and loses its verifier in the third draw."""
+    def score(texts, *_):
+        if rank and len(sampler.seeds) == 3:
+            raise VerifierDown("gone")
+        return [Reward(float(not rank and i % 2), 0.0, 0.0, None, "rule") for i in range(len(texts))]
+
+    def meet(*args, **how):
+        dist.monitored_barrier(timeout=timedelta(seconds=20))
+        return Given.generate(sampler, *args, **how)
+
+    chat, cfg = Chat(given / "model", max_tiles=4), grpo.Config(prompts=4, samples=3, dynamic_sampling=True)
+    sampler, prompts = Given(chat), chat.prompts(read_records(given / "mixed.jsonl"))
+    sampler.generate, grpo.score_batch = meet, score
+    with pytest.raises(VerifierDown, match="gone"):
+        grpo.collect(prompts, 0, cfg, sampler, None, start(0))
+    assert len(sampler.seeds) == 3
 
 
 def jobs(folder, given, rank=0):
@@ -60,6 +85,8 @@ def jobs(folder, given, rank=0):
     except Refused as error:
         (folder / "refused").write_text(str(error))
 
+    if dist.is_initialized():
+        draws_together(given, rank)
     make_sampler, grpo.score_batch = grpo.make_sampler, reward_of
     grpo.make_sampler = lambda kind, vlm, chat, *_: Given(chat)
     for name in GRPO:

@@ -1,15 +1,18 @@
 """shard() beside one process: both Qwen-VL, tied embeddings, bf16, adapters, a copy a node, offload, resume;
-all three stages in two processes, from every family's folder in the hub's own shape and a converted release.
+selection; all three stages in two processes, from every family's folder as the hub has it, or a release.
 
 Run by torchrun this file is the worker of two processes. test_processes.py does so for whole stages.
 """
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 import connector_tune
+import entropy_select
 import grpo
 import sft
 from chat_release import make_release
@@ -30,6 +34,7 @@ from model import even_out, load, shard, share
 from pack import make_packs
 from recipes import convert
 from reward import Reward
+from rollout import add_entropy, make_rollout, make_sampler
 
 LIMIT = 480
 NAMES = ("qwen", "tied", "bf16", "qwen3")
@@ -40,6 +45,8 @@ WAYS = {"plain": {}, "hybrid": dict(hybrid=True), "offload": dict(offload=True)}
 STEPS = [(name, way) for name in ("qwen", "qwen3") for way in WAYS]
 STEPS += [("bf16", "plain"), ("tied", "plain"), ("tied", "offload")]
 STEPS += [("qwen3", "lora"), ("bf16", "lora")]
+SELECT = {"shards": dict(rollout="vllm", dtype="fp32"), "half": dict(rollout="vllm", dtype="bf16"),
+          "whole": dict(rollout="torch", dtype="fp32", temperature=0.0, samples=1)}  # without a seed
 
 
 def one_step(model, data, world, way):
@@ -82,7 +89,7 @@ def jobs(folder, given, world):
         if way == "hybrid" and world.size > 1:
             assert next(vlm.parameters()).device_mesh.shape == (2, 1)
     if world.size > 1:
-        refuse_nan(vlm, folder, world)
+        refuse_nan(vlm, folder, world, data)
         grpo.score_batch = score_by_length
         for name in STARTS:
             all_stages(str(given / name), data, folder / name)
@@ -90,12 +97,38 @@ def jobs(folder, given, world):
                                **SAME, **SAMPLED))
     for lora in (0, 8):
         three_steps(given, folder / f"back-{lora}", 3, lora)  # begun by one process, see `both`
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(entropy_select, "make_sampler", saved)
+        m.setattr(entropy_select, "add_entropy", partial(add_entropy, max_tokens=1))  # a pack a response
+        for way, how in SELECT.items():
+            entropy_select.select(entropy_select.Config(
+                str(folder / way), data, probe=5, max_new_tokens=6, min_count=4, plot=False, **how))
 
 
-def refuse_nan(vlm, folder, world):
-    """One rank alone holds a NaN: all of them refuse to save, and none waits for another."""
+def saved(kind, vlm, chat, **how):
+    """In vLLM's place responses that depend on the question alone, without entropies"""
+    def generate(prompts, n, *_, **__):
+        ids = chat.tokenizer.encode("Wait, it is. But")
+        return [[make_rollout(chat, p, ids[k:], None, None, "stop") for k in range(n)] for p in prompts]
+
+    def sync(vlm):
+        vlm.state_dict()  # lets go of what is gathered: only the shards count from here on
+        weight = vlm.hf.model.language_model.layers[0].mlp.up_proj.weight
+        assert hasattr(weight, "placements") == torch.distributed.is_initialized()
+        assert weight.dtype == (vlm.autocast_dtype or torch.float32)
+    if kind == "torch":
+        return make_sampler(kind, vlm, chat, **how)
+    return SimpleNamespace(vlm=vlm, chat=chat, generate=generate, sync=sync)
+
+
+def refuse_nan(vlm, folder, world, data):
+    """One rank alone holds a NaN: all of them refuse to save, and none waits for another. The forward without
+    backward leaves the root gathered."""
+    chat, last = Chat(vlm.source), list(vlm.parameters())[-1]
+    with torch.no_grad():
+        vlm(*make_packs(chat, [(p, [[7]]) for p in chat.prompts(read_records(data))]))
     if world.rank == 1:
-        list(vlm.parameters())[-1].to_local().data.flatten()[:1] = math.nan
+        last.to_local().data.flatten()[:1] = math.nan
     try:
         vlm.save(folder)
         (folder / f"saved_{world.rank}").touch()
@@ -146,6 +179,11 @@ def both(tmp_path_factory):
             make_qwen3(given / name, layers=3, depth=3)
         else:
             make_qwen(given / name, tied=name == "tied", layers=2, depth=3)
+    for k in (1, 2):
+        (given / "run" / f"step_00000{k}").mkdir(parents=True)
+        make_qwen(given / "run" / f"step_00000{k}", layers=2, depth=3, seed=k)
+    for n, way in [(n, way) for n in (1, 2) for way in SELECT]:
+        shutil.copytree(given / "run", out[n] / way)
     plain(given / "bf16").to(torch.bfloat16).save_pretrained(given / "bf16")
     (given / "internvl").mkdir()
     save_blank_model(given / "internvl", 0)
@@ -231,6 +269,18 @@ def test_run_of_one_process_goes_on_in_two(both, lora):
     for a, b in zip(one, two):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("way", SELECT)
+def test_two_processes_select_as_one(both, way):
+    for k in (1, 2):
+        one, two = (read_jsonl(both[n] / way / "probe" / f"step_00000{k}.jsonl")[1:] for n in (1, 2))
+        assert [r["tokens"] for r in one] == [r["tokens"] for r in two] and len(one) >= 5
+        one, two = (torch.tensor(sum((r["entropy"] for r in rows), [])) for rows in (one, two))
+        assert (one - two).abs().max() < (0.05 if way == "half" else 2e-4)
+    one, two = (read_json(both[n] / way / "selected.json") for n in (1, 2))
+    assert all(one[x] == two[x] for x in ("step", "rule", "count"))
+    assert one["rule"] == ("accuracy" if way == "whole" else "critical_entropy")
 
 
 def test_no_output_is_a_view(both):
