@@ -40,10 +40,9 @@ from data import Chat, read_records
 from machinery.files import (
     Refused, as_read_back, check_flags, checked, checkpoints, main, read_jsonl, write_text, writing)
 from machinery.intervals import pearson, spearman
-from machinery.parallel import gather, start
+from machinery.parallel import compute_dtype, gather, send_weights, shard, start, tensors
 from machinery.rows import rows_fingerprint
-from machinery.run import hold
-from machinery.run import permutation, seed_of
+from machinery.run import hold, permutation, seed_of
 from model import load
 from reward import score_batch
 from rollout import add_entropy, make_sampler

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from connector import chosen
 from data import Prompt
 from machinery.files import Refused
-from machinery.parallel import even_out, total
+from machinery.parallel import World, even_out, total
 from model import load
 from pack import make_pack, make_packs
 from reward import Reward

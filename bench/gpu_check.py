@@ -37,17 +37,16 @@ import plan
 from bench.scale import flops
 from connector import make_connectors, visual_tokens
 from data import Chat, Prompt, Record, read_records
-from machinery import attention
 from machinery.families import family_of
-from machinery.files import Refused, main, newest_checkpoint, read_json, read_jsonl, say, write_json
+from machinery.files import (
+    Refused, main, newest_checkpoint, read_json, read_jsonl, say, versions, write_json)
 from machinery.model_folder import blank_hf, read_decided
 from machinery.parallel import World
-from model import PARTS, VLM, load, make_optimizer
-from tests.families import make_qwen, make_qwen3
-from tiny.blank_model import save_blank_model
+from model import CHUNK, PARTS, VLM, load, make_optimizer, update
+from tests.families import make_qwen, make_qwen3, save_blank_model
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12}  # FLOP/s, dense bf16
-KERNELS = {"fused": attention.fused, "SDPA": lambda x: False}  # attention.fused decides who computes it
+KERNELS = {"fused": pack.fused, "SDPA": lambda x: False}  # pack.fused decides who computes it
 BOUNDS = {"fp32 SDPA": (2e-4, 0.99999), "bf16 SDPA": (0.3, 0.98), "bf16 fused": (0.3, 0.98)}  # of (b)
 
 
@@ -87,7 +86,7 @@ def parity(make, cfg):
     def computed(device, dtype, kernel):
         chat, vlm = Chat(where, max_tiles=4), load(where, device, dtype)
         row, = pack.make_packs(chat, [(p, [[*range(n)] for n in (5, 30, 17)]) for p in chat.prompts(records)])
-        with patch.object(attention, "fused", KERNELS[kernel]), patch.object(pack, "fused", KERNELS[kernel]):
+        with patch.object(pack, "fused", KERNELS[kernel]), patch.object(pack, "fused", KERNELS[kernel]):
             logp, entropy = vlm(row.to(device))
             (logp.sum() + entropy.sum()).backward()
         return logp.detach().cpu(), torch.cat([p.grad.flatten().double().cpu() for p in vlm.parameters()])

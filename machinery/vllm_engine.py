@@ -34,10 +34,9 @@ from transformers.utils import logging as hf_logging  # noqa: E402
 from machinery.files import Refused  # noqa: E402
 from machinery.lora import merged  # noqa: E402
 from machinery.model_folder import read_decided, set_tied  # noqa: E402
-from machinery.parallel import compute_dtype, refuse_vllm  # noqa: E402
+from machinery.parallel import compute_dtype  # noqa: E402
 from machinery.run import seed_of  # noqa: E402
 
-refuse_vllm()
 try:
     from vllm import LLM, SamplingParams
     from vllm.device_allocator.alloc_conf import current_alloc_conf, set_alloc_conf, with_conf_flag

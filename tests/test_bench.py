@@ -14,7 +14,7 @@ import plan
 from bench import compare, gpu_check, scale, table, workload
 from data import Chat
 from grpo import load_prompts
-from machinery import attention
+import pack as attention
 from machinery.files import Refused
 from model import VLM
 from pack import make_packs

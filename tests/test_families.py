@@ -18,7 +18,7 @@ import pack as packs
 from conftest import gradients, plain, write_jsonl
 from data import Chat, Record, open_image, read_records
 from families import make_internvl35, make_llava, make_qwen, make_qwen3
-from machinery import attention
+import pack as attention
 from machinery.families import FAMILIES
 from machinery.files import Refused
 from model import PARTS, load

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import plan
-from conftest import ROOT, write_jsonl
+from conftest import ROOT
 from machinery.lora import add_adapters
 from machinery.parallel import World
 from model import PARTS, load, shard
@@ -173,37 +173,3 @@ def test_flops_against_torch(model_path, chat, groups):
     tiles = len(pack.images["pixel_values"])
     ours = plan.flops({**s, "hq": 0, "v": 0}, len(pack.ids), 0, len(pack.source), tiles * 36, 0)
     assert ours == pytest.approx(matrices, rel=0.05)
-
-
-def test_gpu_check_runs_without_a_gpu(model_path, tmp_path):
-    """The script for the first GPU, on a CPU: so that what fails there is the GPU."""
-    out = str(tmp_path / "out.json")
-    gpu_check.check(gpu_check.Config(device="cpu", shapes=(model_path,), tokens=256, steps=1, out=out))
-    results = json.loads((tmp_path / "out.json").read_text())
-    assert len(results["parity"]) == 9 and all(row["good"] for row in results["parity"].values())
-    assert results["steps"]["model"]["tokens"] <= 256
-
-
-# ------------------------------------------------------------------------------------------------------ data
-
-def data_of(tmp_path, model_path, rows, **more):
-    write_jsonl(tmp_path / "d.jsonl", [{"id": f"r{i}", "question": "?", **row} for i, row in enumerate(rows)])
-    plan.report(plan.DataConfig(data=str(tmp_path / "d.jsonl"), model=model_path, **more))
-
-
-def test_data_counts_what_a_stage_could_use(tmp_path, model_path, capsys, caplog):
-    """GRPO: answers that the rule reads. A supervised stage: solutions of the thinking mode."""
-    rows = [{"answer": "5"}, {"answer": "0", "options": ["x", "y"]},
-            {"answer": "7", "question": "why " * 600}]
-    data_of(tmp_path, model_path, rows)
-    out = capsys.readouterr().out
-    assert "d.jsonl: 2 rows can be used, 1 fit" in out and "cannot read 1 gold answers" in out
-    assert "left out: 1 of 2 prompts are longer than 512 tokens" in out
-    assert "Token indices" not in caplog.text  # told once, by us
-    data_of(tmp_path, model_path, rows[1:2])
-    assert "d.jsonl: 0 rows can be used" in capsys.readouterr().out
-    thinks, direct = {"solution": "So.\n</think>\n\n5"}, {"solution": "5"}
-    data_of(tmp_path, model_path, [direct, thinks, thinks], need=("question", "solution"))
-    out = capsys.readouterr().out
-    assert "d.jsonl: 2 rows can be used" in out and "row 1 (id r0): the solution has no </think>" in out
-    assert out.endswith("solution: 'So.\\n</think>\\n\\n5'\n")

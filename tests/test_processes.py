@@ -22,8 +22,8 @@ from conftest import ENV, ROOT, write_mixed
 from data import Chat, read_records
 from machinery import features
 from machinery.files import Refused, newest_checkpoint, read_jsonl
-from machinery.processes import start
-from model import even_out
+from machinery.parallel import start
+from machinery.parallel import even_out
 from reward import Reward, VerifierDown
 from stages import Given, metrics, reward_of, tensors
 

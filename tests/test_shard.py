@@ -28,9 +28,9 @@ from chat_release import make_release
 from conftest import ENV, ROOT, plain, write_jsonl
 from data import Chat, read_records
 from families import hub_shaped, make_qwen, make_qwen3, save_blank_model
-from machinery.files import Refused, newest_checkpoint, read_jsonl
-from machinery.parallel import World, start
-from model import even_out, load, shard, share
+from machinery.files import Refused, newest_checkpoint, read_json, read_jsonl
+from machinery.parallel import World, even_out, shard, share, start
+from model import load
 from pack import make_packs
 from recipes import convert
 from reward import Reward

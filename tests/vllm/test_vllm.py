@@ -29,6 +29,7 @@ import grpo
 import rollout
 from conftest import ENV, ROOT, write_jsonl
 from data import Chat
+from machinery import vllm_engine
 from machinery.files import Refused, main, newest_checkpoint, read_jsonl
 from machinery.parallel import World
 from machinery.run import seed_of
