@@ -31,7 +31,7 @@ class Config(sft.Config):
     out: str = "out/connector"              # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = ("connector",)  # parts that train: encoder connector llm
     # steps between validation losses (and checkpoints)
-    save_every: Annotated[int, arg(aliases=["--val_every"])] = 25
+    save_every: Annotated[int, arg(aliases=["--val_every", "--val-every"])] = 25
     patience: int = 3                       # stop after so many validation losses without a new best
     features_gib: float = 200.0             # largest file of encoder features; else computed every time
 
