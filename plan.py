@@ -2,9 +2,9 @@
 16384` (or `python model.py plan ...`).
 
 Only config.json is read: the model is built without weights (torch's meta device), so its tensors are
-counted, not guessed. Weights, gradients and optimizer are exact; activations are sums over the tensors that a
-block keeps for its backward, written out in `memory` so that they can be checked, and bench/gpu_check.py
-compares them with measured peaks.
+counted, not guessed. Weights, gradients and optimizer are exact; the rest are sums over the tensors that are
+there at the worst moment of a pack, written out in `moments`. tests/test_fake_cuda.py compares them with a
+step of tensors without content, bench/gpu_check.py with a GPU's peak.
 
 `python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images,
 lengths.
@@ -27,6 +27,7 @@ from machinery.lora import add_adapters
 from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable
+from rollout import prompts_at_once
 
 GIB = 2 ** 30
 
@@ -40,10 +41,14 @@ class Config:
     lora: int = 0                                 # rank of the LLM's adapters; 0: it trains whole
     tokens: int = 16384                           # of a pack: --max_tokens of the stages
     visual: int = 3328                        # visual tokens among them (13 tiles of 256 are one large image)
+    select: bool = False                          # entropy_select.py: nothing trains, and vllm does not sleep
     rollout: str = "vllm"                         # vllm, torch, or none for the supervised stages
     tensor_parallel: int = 1                      # GPUs that share one vllm
-    responses: int = 16                           # responses that a sampler holds at a time, at least
-    max_new_tokens: int = 8192                    # their length
+    responses: int = 16                           # that vllm has room for at a time, at least
+    prompts: int = 32                             # of a step, over all GPUs (--probe of entropy_select.py)
+    samples: int = 32                             # responses to each
+    rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
+    max_new_tokens: int = 8192                    # longest response
     checkpointing: bool = True                    # as in the stages
     hybrid: bool = False                          # every node of 8 holds a whole copy
     offload: bool = False                         # weights, gradients and optimizer in host memory
@@ -68,86 +73,124 @@ def shape(path):
         vlm=vlm, parts=parts, total=total, block=max(blocks), root=total - sum(blocks), file=file,
         d=t.hidden_size, hq=t.num_attention_heads * head, kv=t.num_key_value_heads * head,
         ff=t.intermediate_size, layers=t.num_hidden_layers, vocabulary=t.vocab_size,
-        tied=config.tie_word_embeddings, v=v.hidden_size, vff=v.intermediate_size,
-        depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)), patches=vlm.family.patches_per_token(),
+        heads=t.num_attention_heads, tied=config.tie_word_embeddings, v=v.hidden_size,
+        patches=vlm.family.patches_per_token(), depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)),
+        asleep=asleep(vlm.hf), qk_norm=hasattr(vlm.hf.model.language_model.layers[0].self_attn, "q_norm"),
         linear={part: sum(m.weight.numel() for m in of_part) for part, of_part in linear.items()},
-        adapter=sum(m.in_features + m.out_features for m in linear["llm"]))  # parameters of one of rank 1
+        ends={part: sum(m.in_features + m.out_features for m in linear[part]) for part in PARTS})
+
+
+def asleep(hf):
+    """[(parameters, whether --tensor_parallel cuts them)] of each block of weights as vLLM holds it: matrices
+    with one input are one block, but not in InternVL's encoder, whose attention is not cut either."""
+    blocks = {}
+    for name, p in hf.named_parameters():
+        whole = p.ndim == 1 or bool(re.search("vision_tower.*attention|multi_modal_projector", name))
+        block = name if whole else re.sub("(q|k|v|gate|up)_proj", lambda m: f"fused{len(m[1]) > 1}", name)
+        blocks[block] = blocks.get(block, (0,))[0] + p.numel(), not whole
+    return list(blocks.values())
 
 
 def trained(s, cfg):
     """Parameters that train: all of a part, of an LLM with adapters only these."""
     whole = [s["parts"][part] for part in cfg.train if part != "llm" or not cfg.lora]
-    return sum(whole) + cfg.lora * s["adapter"]
+    return 0 if cfg.select else sum(whole) + cfg.lora * s["ends"]["llm"]
 
 
 def weights(s, cfg):
     """{what: bytes} of one copy of the weights: see half_will_do."""
     frozen = set(PARTS) - set(cfg.train) | ({"llm"} if cfg.lora else set())
-    half = sum(s["linear"][part] for part in frozen) if s["file"] == 2 else 0
-    return {"weights, fp32": 4 * (s["total"] - half + cfg.lora * s["adapter"]),
+    half = sum(s["linear"][part] for part in (PARTS if cfg.select else frozen))
+    half *= s["file"] == 2 or cfg.select
+    return {"weights, fp32": 4 * (s["total"] - half + cfg.lora * s["ends"]["llm"]),
             "frozen matrices, bf16": 2 * half}
 
 
 def memory(s, cfg):
-    """{"training": {what: GiB on each GPU}, "sampling": {...}}"""
-    learns, copy = trained(s, cfg), weights(s, cfg)
-    cast = copy["weights, fp32"] / 2  # bytes of what autocast rounds to bf16
-    many = cfg.gpus > 1
+    """{"training": {what: GiB on each GPU}, "sampling": {...}}, each at its moment that needs most."""
+    learns, copy, many, phases = trained(s, cfg), weights(s, cfg), cfg.gpus > 1, {}
     share = min(cfg.gpus, 8) if cfg.hybrid else cfg.gpus                  # GPUs that share one copy
-    here = 0 if cfg.offload and many else 1
-    state = {what: n / share * here for what, n in copy.items()}
-    state["optimizer (AdamW, fp32)"] = 8 * learns / share * here
-    train = {**state, "gradients, fp32": 4 * learns / share * here}
-    if many:
-        # FSDP: what lies outside the blocks stays gathered, of the blocks this one and the next; then the
-        # reduction in fp32
-        gathered, largest = 2 * s["root"] + 2 * s["block"], max(s["root"], s["block"])
-        train["gathered weights, bf16"] = gathered + 2 * s["block"]
-        train["gradients before reduction"] = min(gathered + 4 * largest, 6 * learns)
-    else:
-        train["weights cast to bf16"] = cast
-    train |= activations(s, cfg)
-    # logits in chunks: the chunk and its exponentials; the head's weight in fp32, and its gradient
-    copies = 2 if "llm" in cfg.train and not cfg.lora else 1
-    train["head: logits in chunks"] = 2 * 4 * CHUNK["cuda"] + copies * 4 * s["vocabulary"] * s["d"]
-    replica = {"sampler: replica": sum(copy.values())} if many and cfg.rollout == "torch" else {}
-    phases = {"training": train | replica}
+    if cfg.select and cfg.rollout == "torch":
+        share = 1                                                         # this sampler needs all of it
+    here = 0 if cfg.offload and many else 1 / share
+    state = {what: n * here for what, n in copy.items()} | {"optimizer (AdamW, fp32)": 8 * learns * here}
+    if many and cfg.rollout == "torch" and not cfg.select:
+        state["sampler: replica"] = sum(copy.values())
+    beside = moments(s, cfg, share)
+    if not cfg.select:  # a step has several packs, so gradients of earlier ones are there at every moment
+        phases["training"] = state | {"gradients, fp32": 4 * learns * here} | max(beside, key=size)
     if cfg.rollout != "none":
-        phases["sampling"] = state | replica | sampling(s, cfg, cast)
+        awake = cfg.select and cfg.rollout == "vllm"  # while a forward measures entropies
+        phases["sampling"] = state | sampling(s, cfg) | (max(beside[:2], key=size) if awake else {})
     return {phase: {what: n / GIB for what, n in rows.items()} for phase, rows in phases.items()}
 
 
-def activations(s, cfg):
-    """Bytes that encoder and LLM keep for their backward."""
-    r = 2 if cfg.gpus > 1 else 4                                          # bytes of the residual stream
-    d, hq, kv, ff, v, vff = (s[k] for k in ("d", "hq", "kv", "ff", "v", "vff"))
-    # a block keeps, per token: two norms with their fp32 insides, inputs of the matrices, queries and keys
-    # before and after rotation, keys and values gathered for the packs, attention's output, gate, up, their
-    # product
-    token = (4 * r + 16 + 6) * d + (2 + 3 * r + 4) * hq + (4 + 2 * r + 8) * kv + 8 * ff
-    patch = (4 * r + 16 + 30) * v + 4 * vff
-    patches = cfg.visual * s["patches"]
-    reaches_llm = bool(set(PARTS) & set(cfg.train))     # the gradient of every part passes through the LLM
-    encoder = "encoder" in cfg.train
-    if cfg.checkpointing:
-        llm = cfg.tokens * (r * d * s["layers"] + token)
-        kept = patches * ((r * v * s["depth"] if encoder else 0) + patch)
-    else:
-        llm = cfg.tokens * token * s["layers"]
-        kept = patches * patch * (s["depth"] if encoder else 1)
-    return {"activations: LLM": llm * reaches_llm, "activations: encoder": kept}
+def moments(s, cfg, share):
+    """[{what: bytes}] of a pack at the end of the LLM's forward, in the head, in the last block's backward,
+    and where FSDP reduces the gradients of what lies outside of blocks. Other moments need less: in the
+    encoder's backward the LLM's activations are gone, and the optimizer (fused) needs nothing more."""
+    d, hq, kv, ff, T, many = s["d"], s["hq"], s["kv"], s["ff"], cfg.tokens, cfg.gpus > 1
+    inputs = "llm" in cfg.train and not cfg.select  # matrices keep theirs: they or their adapters train
+    whole, again = inputs and not cfg.lora, cfg.checkpointing
+    table, learns, r = s["vocabulary"] * d, trained(s, cfg), 2 if many else 4  # r: of the residual stream
+    # a block of the LLM keeps of a token: inside of norms, inputs of matrices (rounded once for each where
+    # the stream is fp32), queries, attention's output, keys and values (twice: each response has its
+    # prompt's), gate, its silu, up and their product
+    norms, rounded = (8 + 4 * whole, 4) if many else (8 * whole, 10)
+    kept = (r + norms + rounded * inputs) * d + 4 * hq + 8 * kv + 6 * (hq + kv) * s["qk_norm"]
+    kept += (6 + 2 * inputs) * ff
+    llm, encoder, casts = (s["layers"] + 1) * r * d, (s["depth"] + 1) * r * s["v"], s["linear"]["llm"] * whole
+    if not again:
+        llm += s["layers"] * kept
+        encoder += 2 * s["ends"]["encoder"] + 4 * s["depth"] * s["v"]
+        casts += sum(s["linear"][part] for part in cfg.train if part != "llm")
+    always = {"activations: LLM": T * llm * (not cfg.select),
+              "activations: encoder": cfg.visual * s["patches"] * encoder * ("encoder" in cfg.train)}
+    forward = {"a block's forward": T * (2 * r * d + 6 * ff * again)}
+    head = {"head: logits in chunks": (16 - 4 * whole) * CHUNK["cuda"] + 12 * T * d
+            + (4 * (many + whole) + 2 * (many and whole)) * table}  # weight, gradient in fp32, rounded
+    backward = {"a block's backward": T * (kept * again + r * d + (6 - 2 * inputs) * ff)}
+    if not many:  # autocast keeps what it has rounded until the forward ends, the backward all that it needs
+        now = zip((forward, head, backward), (casts, 0, s["block"] * whole) if again else 3 * (casts,))
+        return [always | rows | {"weights cast to bf16": 2 * n} for rows, n in now]
+    # gathered are what lies outside of blocks, a block, and the next one in a buffer
+    always["gathered weights, bf16"] = 2 * s["root"] + 4 * s["block"]
+    backward["gradients before reduction"] = min(6 * s["block"], 6 * learns) + 2 * table * whole
+    end = {"gathered weights, bf16": 2 * s["root"],
+           "gradients before reduction": (6 + 4 / share) * min(s["root"], learns)}
+    return [always | forward, always | head, always | backward, end]
 
 
-def sampling(s, cfg, cast):
-    """Bytes of the sampler's own weights (cast: rounded to bf16 by autocast) and of the keys and values that
-    it holds."""
-    cache = 2 * s["kv"] * s["layers"] * 2                     # of a token's keys and values, bf16
-    held = cfg.responses * (cfg.max_new_tokens + cfg.visual) * cache
-    what = f"sampler: keys and values of {cfg.responses} responses"
+def sampling(s, cfg):
+    """{what: bytes} of the sampler"""
+    cache, longest = s["kv"] * s["layers"], cfg.visual + cfg.max_new_tokens
     if cfg.rollout == "vllm":
-        return {"sampler: weights, bf16": 2 * s["total"] / cfg.tensor_parallel,
-                what: held / cfg.tensor_parallel}
-    return {"sampler: weights cast to bf16": cast, what: 1.5 * held}
+        rows = {"sampler: weights, bf16": 2 * s["total"],
+                f"sampler: keys and values of {cfg.responses} responses": 4 * cache * cfg.responses * longest}
+        return {what: n / cfg.tensor_parallel for what, n in rows.items()}
+    prompts = min(prompts_at_once(cfg.rollout_batch, cfg.samples), math.ceil(cfg.prompts / cfg.gpus))
+    B, room = prompts * cfg.samples, power_of_two(max(32, cfg.max_new_tokens))  # tokens: it grows by doubling
+    rounds = (set(cfg.train) if cfg.gpus == 1 else {"llm"}) - ({"llm"} if cfg.lora else set())
+    return {"sampler: weights cast to bf16": 2 * sum(s["linear"][part] for part in rounds) * (not cfg.select),
+            # rotated keys are fp32; a prompt's are there as packed and for the decoding
+            f"sampler: keys and values of {B} responses": 6 * cache * (B * room + 2 * prompts * cfg.visual),
+            "sampler: a layer's keys in bf16, scores": B * (2 * s["kv"] * room + 14 * s["heads"] * longest),
+            "sampler: logits": 5 * 4 * B * s["vocabulary"]}
+
+
+def size(rows):
+    return sum(rows.values())
+
+
+def power_of_two(n):
+    return 1 << (n - 1).bit_length()
+
+
+def sleeping(s, cfg):
+    """GiB of host memory in which a GPU's part of vLLM's weights sleeps: torch pins each block in the next
+    power of two."""
+    blocks = [2 * n // (cfg.tensor_parallel if cut else 1) for n, cut in s["asleep"]]
+    return sum(map(power_of_two, blocks)) / GIB
 
 
 def room(cfg):
@@ -156,43 +199,36 @@ def room(cfg):
 
 
 def need(s, cfg):
-    return max(sum(rows.values()) for rows in memory(s, cfg).values())
+    return max(map(size, memory(s, cfg).values()))
 
 
 def changes(cfg):
-    """Yield (words, fields of cfg) of each single change that needs less memory, cheap ones first."""
-    if not cfg.checkpointing:
-        yield "--checkpointing", dict(checkpointing=True)
-    if cfg.rollout == "vllm":
-        for n in (2, 4, 8):
-            if cfg.tensor_parallel < n <= cfg.gpus:
-                yield f"--tensor_parallel {n}", dict(tensor_parallel=n)
-    if cfg.rollout == "torch" and cfg.gpus > 1:
-        yield "--rollout vllm", dict(rollout="vllm")
-    for n in (cfg.tokens // 2, cfg.tokens // 4):
-        longest = cfg.visual + (cfg.max_new_tokens if cfg.rollout != "none" else 0)
-        if n >= max(2048, longest):  # a row has to fit: its images, and a response of GRPO
-            yield f"--tokens {n}", dict(tokens=n)
-    for n in (cfg.max_new_tokens // 2, cfg.max_new_tokens // 4):
-        if n >= 1024 and cfg.rollout != "none":
-            yield f"--max_new_tokens {n}", dict(max_new_tokens=n)
-    if cfg.hybrid:
-        yield "without --hybrid", dict(hybrid=False)
-    else:
-        yield from ((f"--gpus {n}", dict(gpus=n)) for n in (cfg.gpus * 2, cfg.gpus * 4))
-    if not cfg.offload and cfg.gpus > 1:
-        yield "--offload", dict(offload=True)
+    """[(flag, its value)] of each single change that needs less memory, cheap ones first."""
+    sampled = cfg.rollout != "none"
+    row = cfg.visual + cfg.max_new_tokens * sampled  # a pack has to hold its images, and a response of GRPO
+    return [(name, value) for name, value, helps in (
+        ("checkpointing", True, not cfg.checkpointing),
+        *(("tensor_parallel", n, cfg.rollout == "vllm" and cfg.tensor_parallel < n <= cfg.gpus)
+          for n in (2, 4, 8)),
+        ("rollout", "vllm", cfg.rollout == "torch" and cfg.gpus > 1),
+        *(("tokens", n, n >= max(2048, row)) for n in (cfg.tokens // 2, cfg.tokens // 4)),
+        *(("max_new_tokens", n, sampled and n >= 1024)
+          for n in (cfg.max_new_tokens // 2, cfg.max_new_tokens // 4)),
+        ("hybrid", False, cfg.hybrid),
+        *(("gpus", n, not cfg.hybrid) for n in (cfg.gpus * 2, cfg.gpus * 4)),
+        ("offload", True, not cfg.offload and cfg.gpus > 1)) if helps]
 
 
 def smallest_change(s, cfg):
     """The flags that make it fit, as few and as cheap as possible; None when nothing does."""
     tried = [({}, cfg)]
     for _ in range(3):  # one change, else two, else three
-        tried = [({**words, word.split()[0]: word}, dataclasses.replace(c, **change))  # of a flag the last
-                 for words, c in tried for word, change in changes(c)]
-        for words, c in tried:
+        tried = [({**fields, name: value}, dataclasses.replace(c, **{name: value}))
+                 for fields, c in tried for name, value in changes(c)]
+        for fields, c in tried:
             if need(s, c) <= room(c):
-                return " ".join(words.values())
+                return " ".join({True: f"--{name}", False: f"without --{name}"}.get(n, f"--{name} {n}")
+                                for name, n in fields.items())
     return None
 
 
@@ -210,14 +246,14 @@ def with_adapters(s, cfg):
 
 def plan(cfg):
     """Print the table; returns whether it fits."""
-    if wrong := set(cfg.train) - set(PARTS) or ({cfg.rollout} - {"vllm", "torch", "none"}):
-        raise Refused(f"{' '.join(wrong)}: the parts are {', '.join(PARTS)}, "
-                      f"the rollouts vllm, torch and none")
     cfg = dataclasses.replace(cfg, visual=min(cfg.visual, cfg.tokens))
     s = shape(cfg.model)
     if cfg.lora:
         add_adapters(s["vlm"], cfg.lora)
-    say(s["vlm"].train_only(cfg.train).table())
+    s["vlm"].train_only(cfg.train)
+    if cfg.select:
+        s["vlm"].requires_grad_(False)
+    say(s["vlm"].table())
     say(f"\nGiB on each of {cfg.gpus} GPUs, packs of {cfg.tokens:,} tokens of which {cfg.visual:,} are visual"
         f"{', checkpointing' * cfg.checkpointing}{', hybrid' * cfg.hybrid}{', offload' * cfg.offload}")
     for phase, rows in memory(s, cfg).items():
@@ -230,10 +266,16 @@ def plan(cfg):
             least = f", --vllm_memory {share:.2f} or more"
         say(f"  {phase + ' phase':<50} {sum(rows.values()):>8.1f}   of {room(cfg):.1f}{least}\n")
     held, learns = sum(weights(s, cfg).values()), trained(s, cfg)
-    offloaded = f", {(held + 12 * learns) / GIB:.0f} over all nodes" * cfg.offload
-    say(f"  host memory: {2 * s['total'] / GIB:.0f} GiB where rank 0 reads the weights{offloaded}; disk: "
-        f"{s['file'] * s['total'] / GIB:.0f} GiB a checkpoint and {(held + 8 * learns) / GIB:.0f} "
-        f"for the newest one's trainer/")
+    read, written = (n * s["total"] / GIB for n in (s["file"] if cfg.gpus > 1 else 4, s["file"]))
+    say(f"  host memory: {read:.0f} GiB where rank 0 reads the weights"
+        + f", {(held + 12 * learns) / GIB:.0f} offloaded over all nodes" * cfg.offload)
+    if cfg.rollout == "vllm" and not cfg.select:
+        n = sleeping(s, cfg)
+        say(f"  and pinned, while vLLM sleeps: {n * cfg.tensor_parallel:.1f} GiB an engine, "
+            f"{n * min(cfg.gpus, 8):.0f} a node")
+    if learns:
+        say(f"  disk: {written:.0f} GiB a checkpoint and {(held + 8 * learns) / GIB:.0f} "
+            f"for the newest one's trainer/")
     if need(s, cfg) <= room(cfg):
         say("  it fits")
         return True

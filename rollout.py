@@ -75,6 +75,11 @@ def make_rollout(chat, prompt, ids, logp, entropy, finish):
 
 # --------------------------------------------------------------------------------------------------- samplers
 
+def prompts_at_once(batch, n):
+    """Prompts that TorchSampler takes together, with n responses to each."""
+    return max(1, batch // n)
+
+
 class TorchSampler:
     """Samples with the trainer's own modules in one process; under torchrun each process holds a whole
     replica, because ranks sample different lengths and would wait for each other in FSDP's collectives."""
@@ -114,7 +119,7 @@ class TorchSampler:
         draw = Draw(temperature, ban, torch.Generator(self.vlm.hf.device).manual_seed(seed))
         out = [[] for _ in prompts]
         todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i].full))  # little padding
-        width = max(1, self.batch // n)
+        width = prompts_at_once(self.batch, n)
         bar = tqdm(total=len(prompts) * n, desc=progress, disable=progress is None, unit="response",
                    leave=False, dynamic_ncols=True)
         with self.vlm.autocast(), bar:

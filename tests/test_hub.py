@@ -122,6 +122,8 @@ def test_vllm_is_told_whether_weights_are_tied(published, how, monkeypatch):
                 _finalizer=SimpleNamespace(detach=lambda: None)))
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=None))
+    monkeypatch.setitem(sys.modules, "vllm.device_allocator.alloc_conf", SimpleNamespace(
+        current_alloc_conf=str, set_alloc_conf=str, with_conf_flag=lambda *_: ""))
     monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace())  # the module sets an option there
     monkeypatch.delitem(sys.modules, "machinery.vllm_engine", raising=False)
     engine = importlib.import_module("machinery.vllm_engine")

@@ -157,6 +157,8 @@ def test_fresh_adapters_follow_the_seed(model_path):
 def engine(monkeypatch):
     """machinery/vllm_engine.py, for which vLLM need not be installed."""
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=None, SamplingParams=None))
+    monkeypatch.setitem(sys.modules, "vllm.device_allocator.alloc_conf", SimpleNamespace(
+        current_alloc_conf=None, set_alloc_conf=None, with_conf_flag=None))
     monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace())  # the module sets an option there
     monkeypatch.delitem(sys.modules, "machinery.vllm_engine", raising=False)
     yield importlib.import_module("machinery.vllm_engine")
