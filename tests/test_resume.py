@@ -254,7 +254,7 @@ def test_solutions_that_can_not_be_learned(chat, rows, capsys):
     kept, = rows_with_solutions(pair, chat, True, 10 ** 6, "cold.jsonl", limit_bad=0.5)
     assert chat.tokenizer.decode(kept.ids).startswith("t</think>")
     assert "skipped 1 of 2 rows of cold.jsonl" in capsys.readouterr().out
-    with pytest.raises(Refused, match="1 of 2 rows of cold.jsonl can not be used"):
+    with pytest.raises(Refused, match="1 of 2 rows of cold.jsonl cannot be used"):
         rows_with_solutions(pair, chat, True, 10 ** 6, "cold.jsonl", limit_bad=0.4)
     # the opening tag is the prompt's: a row that repeats it does not teach it
     opened, = supervised("<think>\nt\n</think>\\boxed{4}")
