@@ -263,14 +263,10 @@ class Chat:
 
     def _parts(self, turn, in_place):
         """The parts of a turn: texts, and an image where a mark of the user's stands."""
-        marks = IMAGE_MARK.finditer(turn["content"]) if in_place and turn["role"] == "user" else ()
-        parts, at = [], 0
-        for mark in marks:
-            parts += [turn["content"][at:mark.start()], None]
-            at = mark.end()
-        parts.append(turn["content"][at:])
-        return [{"type": "text", "text": self.plain.hide(part)} if part else {"type": "image"}
-                for part in parts if part != ""]
+        marks = in_place and turn["role"] == "user"
+        pieces = IMAGE_MARK.split(turn["content"]) if marks else [turn["content"]]  # every second: a number
+        return [{"type": "image"} if i % 2 else {"type": "text", "text": self.plain.hide(piece)}
+                for i, piece in enumerate(pieces) if i % 2 or piece]
 
     def _prompt(self, record, ids):
         """Each placeholder as many times as its image has visual tokens"""

@@ -191,9 +191,12 @@ def fields_of(row, folder, need):
     to. A BadRow says what cannot be used; a field that is not needed and of an odd type is left out."""
     row = of_mmmu(row)
     question, answer = text(row, "question"), answer_of(row, "answer" in need)
-    options = parse_options(row.get("options") or []) or stated_options(question)
-    if not row.get("options") and answer.strip("(). ") not in list(LETTERS[:len(options)]):
-        options = []  # what stands in a question is meant as options where the answer is a letter
+    options = parse_options(row.get("options") or [])
+    own = [OWN_LETTER.match(option) for option in options]
+    if [m and m[1] for m in own] == list(LETTERS[:len(options)]):  # "A. 52"
+        options = [option[m.end():] for m, option in zip(own, options)]
+    if not options and answer.strip("(). ") in list(LETTERS[:len(stated_options(question))]):
+        options = stated_options(question)
     turns, images = turns_of(row), images_of(row, folder)
     solution, subject = text(row, "solution", "solution" in need), text(row, "subject", False)
     texts = [question, answer, subject, solution, *options, *(turn["content"] for turn in turns),
@@ -251,18 +254,13 @@ STATED = (re.compile(r"\(([A-Z])\)"), re.compile(r"(?<!\S)([A-Z])[.):：．、]\
 
 
 def parse_options(options):
-    """The texts of a row's options, a list or one in print (MMMU's), without letters of their own ("A. 52").
-    A BadRow says what is wrong."""
+    """The texts of a row's options, a list or one in print (MMMU's). A BadRow says what is wrong."""
     given = listed(options)
     if not isinstance(given, (list, tuple, type(None))) or len(given or ()) > len(LETTERS):
         raise BadRow(f"its options are no list of at most {len(LETTERS)}, but {given!r}"[:200])
     if wrong := [o for o in given or [] if o is None or isinstance(o, (bool, dict)) or o != o]:
         raise BadRow(f"one of its options is {wrong[0]!r}, text or a number was expected"[:200])
-    texts = [str(option) for option in given or []]
-    own = [OWN_LETTER.match(option) for option in texts]
-    if [m and m[1] for m in own] == list(LETTERS[:len(texts)]):
-        return [option[m.end():] for m, option in zip(own, texts)]
-    return texts
+    return [str(option) for option in given or []]
 
 
 def stated_options(question):
