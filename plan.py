@@ -1,5 +1,4 @@
-"""What a GPU will hold, before one is rented: `python plan.py --model PATH_OR_HUB_NAME --gpus 8 --tokens
-16384` (or `python model.py plan ...`).
+"""What a GPU will hold, before one is rented: `python plan.py --model MODEL --gpus 8 --tokens 16384`.
 
 Only config.json is read: the model is built without weights (torch's meta device), so its tensors are
 counted, not guessed. Weights, gradients and optimizer are exact; the rest are sums over the tensors that are
@@ -8,13 +7,10 @@ step of tensors without content, bench/gpu_check.py with a GPU's peak.
 
 `python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images,
 lengths.
-
-`python plan.py dry_run GPUS GIB CONFIG sft.py --flags ... -- grpo.py --flags ...` parses the steps' own
-flags and checks paths, data, versions, disk and memory without a GPU; the recipes' --dry_run is made of it.
-CONFIG is a folder with the config.json of the model that is to be trained (recipes/configs), for when its
-weights are not there yet.
 """
 import dataclasses
+import math
+import re
 import sys
 from dataclasses import dataclass
 
@@ -22,7 +18,7 @@ import torch
 
 from connector import make_connectors
 from data import Chat, of_mode, read_records, subjects
-from machinery.files import Refused, main, say
+from machinery.files import main, say
 from machinery.lora import add_adapters
 from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM

@@ -4,14 +4,12 @@ import json
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import plan
 from conftest import ROOT
 from machinery.lora import add_adapters
-from machinery.parallel import World
-from model import PARTS, load, shard
+from machinery.parallel import half_will_do
+from model import PARTS, load
 from pack import make_packs
 
 CONFIGS = ROOT / "recipes" / "configs"
