@@ -4,7 +4,6 @@
 # make parts         after make tiny: stage 3 with the connector alone, with the LLM, with all parts
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
 # make board         a row of docs/board.md; FORK=forks/gspo.diff: of a fork
-# make walkthrough   docs/walkthrough.md again: one step of GRPO with the numbers of out/tiny/cold_start
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
 # make bench         ours beside TRL: seconds of a GRPO step and of supervised steps
@@ -30,7 +29,7 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds parts board evidence experiments walkthrough test test-vllm bench clean
+.PHONY: tiny seeds parts board evidence experiments test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -58,9 +57,6 @@ seeds:
 
 board: .venv/ready
 	$(PY) -m forks.board --fork "$(FORK)" --seeds $(SEEDS)
-
-walkthrough: $(T)/cold_start.done
-	$(PY) -m docs.walkthrough --model $(T)/cold_start --data $(W)/rl.jsonl
 
 $(W)/world.json: .venv/ready
 	$(call stage,world,$(PY) tiny/make.py --out $(W) --seed $(SEED))
