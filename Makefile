@@ -2,7 +2,7 @@
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
-# make walkthrough   docs/walkthrough.md again: one step of GRPO with the numbers of out/tiny/cold_start
+# make board         a row of docs/board.md; FORK=forks/gspo.diff: of a fork
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
 # make bench         ours beside TRL: seconds of a GRPO step and of supervised steps
@@ -28,7 +28,7 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds evidence experiments walkthrough test test-vllm bench clean
+.PHONY: tiny seeds parts board evidence experiments test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -45,9 +45,6 @@ seeds:
 		$(PY) -m experiments.tables losses --together $$(for f in $(FOLDERS); do echo $$f/$$stage; done) \
 			|| exit 1; done
 	$(PY) -m experiments.tables rules $(FOLDERS:%=%/rl)
-
-walkthrough: $(T)/cold_start.done
-	$(PY) -m docs.walkthrough --model $(T)/cold_start --data $(W)/rl.jsonl
 
 $(W)/world.json: .venv/ready
 	$(call stage,world,$(PY) tiny/make.py --out $(W) --seed $(SEED))
