@@ -192,14 +192,17 @@ class Chat:
             self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
             self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
             self.stop_ids = self._stop_ids()
+        self.image_id = self.config.image_token_id
+        self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
+        if self.image_mark is None:  # transformers makes an empty tokenizer of nothing
+            raise Refused(f"{flag} {path}: its tokenizer has no token {self.image_id} for images. Is "
+                          f"tokenizer.json missing?")
         if not self.tokenizer.chat_template:
             old = " (chat_template.json is not read: save its text so)" if Path(
                 path, "chat_template.json").exists() else ""
             raise Refused(f"{flag} {path} has no chat template: neither chat_template.jinja{old} nor "
                           f"chat_template in tokenizer_config.json")
         self.family.limit_images(self.processor, max_tiles, pixels)
-        self.image_id = self.config.image_token_id
-        self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
         self.marks = self.family.marks(self.tokenizer)
         self.plain = PlainText(self.tokenizer, self.image_mark)  # data that spell control tokens
         self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
