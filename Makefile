@@ -2,7 +2,6 @@
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
-# make board         a row of docs/board.md; FORK=forks/gspo.diff: of a fork
 # make test          the linter and the tests
 # make test-vllm     the tests of --rollout vllm with the real engine on a CPU; their environment takes 3.5 GB
 # make bench         ours beside TRL: seconds of a GRPO step and of supervised steps
@@ -28,7 +27,7 @@ export GOMP_SPINCOUNT := 30000
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds parts board evidence experiments test test-vllm bench clean
+.PHONY: tiny seeds evidence experiments test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 

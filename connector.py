@@ -2,9 +2,9 @@
 
 Freeze it during reinforcement learning and the paper's run collapses; train it alone afterwards and breadth
 comes back (sections 5.2 and 3.4). InternVL's connector is written out here with the names and shapes of its
-weights in transformers, so the two are interchangeable; those of the Qwen families are in
-machinery/mergers.py. The Q-Former is a design of ours for the paper's first open question, whether the
-finding holds for other connectors. A fresh connector is put into an InternVL with
+weights in transformers, so the two are interchangeable, and so are those of the Qwen families, mergers inside
+their encoder. The Q-Former is a design of ours for the paper's first open question, whether the finding holds
+for other connectors. A fresh connector is put into an InternVL with
 
     python connector.py --model MODEL --connector qformer --queries 64 --out out/qformer  (or --connector mlp)
 

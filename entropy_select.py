@@ -29,7 +29,6 @@ checkpoints are left there is nothing to compare, and validation accuracy choose
 """
 import json
 import math
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,8 +36,7 @@ from pathlib import Path
 import numpy as np
 
 from data import Chat, read_records
-from machinery.files import (
-    Refused, as_read_back, check_flags, checked, checkpoints, main, read_jsonl, write_text, writing)
+from machinery.files import Refused, check_flags, checkpoints, main, read_jsonl, write_text
 from machinery.intervals import pearson, spearman
 from machinery.parallel import compute_dtype, gather, send_weights, shard, start, tensors
 from machinery.rows import rows_fingerprint
@@ -191,20 +189,18 @@ def settings_of(cfg, checkpoint, records, world):
     files = sorted(checkpoint.glob("model*.safetensors"))
     flags = ("data", "columns", "samples", "max_new_tokens", "temperature", "thinking", "ask", "system",
              "rollout", "max_tiles", "pixels", "dtype", "seed")
-    return as_read_back({
+    return json.loads(json.dumps({
         **{flag: getattr(cfg, flag) for flag in flags}, "processes": world.size,
         "weights": {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in files},
-        "questions": rows_fingerprint(records)})
+        "questions": rows_fingerprint(records)}))  # as it is read back: tuples are lists
 
 
 def read_probe(path, settings):
     """Saved responses; None when there are none, not all of them, or they were made with other settings."""
-    first, *rows = read_jsonl(path, remedy="Delete the file to sample again.") or [None]
+    first, *rows = read_jsonl(path) or [None]
     if first != {**settings, "responses": len(rows)}:
         return None
-    fields = {"question": int, "tokens": list, "entropy": list, "finish": str, "accuracy": (int, float),
-              "format": (int, float)}
-    return [checked(row, path, fields, "Delete the file to sample again.") for row in rows]
+    return rows
 
 
 def select(cfg):
@@ -222,8 +218,7 @@ def select(cfg):
     if len(records) < max(2, world.size):
         raise Refused(f"--data {cfg.data}, --probe {cfg.probe}: {len(records)} question(s) are too few to "
                       f"compare checkpoints with {world.size} process(es)")
-    with writing(run / "probe"):
-        (run / "probe").mkdir(exist_ok=True)
+    (run / "probe").mkdir(exist_ok=True)
     lock = hold(run / "probe" / ".lock", run / "probe") if world.rank == 0 else None  # noqa: F841
     table, vlm, sampler, prompts = [], None, None, None
     read = partial(load, dtype="bf16" if compute_dtype(cfg.dtype, world.device) else "fp32", flag="--folder",
@@ -308,12 +303,7 @@ def report_choice(cfg, table):
 
 def plot(table, chosen, rule, r, rho, path):
     """Left: the indicator and the accuracy by step. Right: one against the other."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    plt.rcParams.update({
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-        "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 11})
+    from machinery.figures import plt, save_figure
     figure, axes = plt.subplot_mosaic([["entropy", "scatter"], ["accuracy", "scatter"]], figsize=(10.5, 5),
                                       width_ratios=[1.1, 1], layout="constrained")
     measured = [row for row in table if row["critical_entropy"] is not None]
@@ -345,10 +335,7 @@ def plot(table, chosen, rule, r, rho, path):
     axes["scatter"].set_ylabel("accuracy")
     title = f"orange: step {chosen['step']}, chosen by {NAMES[rule]}; hollow: set aside"
     figure.suptitle(f"{title}; number at a point: its step", x=0.01, ha="left", fontsize=9.5, color="0.35")
-    with writing(path):
-        figure.savefig(f"{path}.part", format="png", dpi=150)
-        os.replace(f"{path}.part", path)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Card:
 
 def read_metrics(run):
     """{metric: (steps, values)} of a run, as arrays, without what was not measured (None, NaN)."""
-    by_step = {row["step"]: row for row in read_jsonl(Path(run) / "metrics.jsonl", {"step": int})}
+    by_step = {row["step"]: row for row in read_jsonl(Path(run) / "metrics.jsonl")}
     if not by_step:
         raise Refused(f"{run}/metrics.jsonl is not there or holds no step yet: "
                       f"name the folder of a run, wait for its first step")

@@ -32,7 +32,6 @@ from bench.table import write_table
 from bench.workload import LENGTHS, SETTINGS, make_model, make_rows, tokens_of
 from machinery.files import Refused, main, read_json, say, write_json
 from machinery.parallel import compute_dtype
-from machinery.run import cpu_name
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("sample", "reward", "update")
@@ -212,7 +211,8 @@ def peak_gflops(n=2048, repeats=9):
 
 def machine(cfg):
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
-    return {"cpu": cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability(),
+    cpu = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if "model name" in line), "")
+    return {"cpu": cpu, "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": cfg.threads,
             "command": f"python -m bench.compare {' '.join(sys.argv[1:])}".strip(), **versions}
 

@@ -97,7 +97,9 @@ def json_lines(path, errors="strict"):
             if line.strip():
                 try:
                     yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
+                except ValueError as error:  # also a number of more digits than python converts
+                    yield number, error
+                except RecursionError as error:
                     yield number, ValueError(str(error))
 
 
@@ -150,6 +152,17 @@ def changed_settings(before, now, may_change=()):
     before, now = (json.loads(json.dumps(x, default=str)) for x in (before, now))  # tuples become lists
     names = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and k not in may_change]
     return "; ".join(f"--{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in names)
+
+
+@contextlib.contextmanager
+def reading(what):
+    """Say in a sentence what cannot be read; the libraries' own errors often do not name the file."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # of any kind: tokenizers raises plain Exceptions
+        raise Refused(f"{what} cannot be read ({type(error).__name__}: {str(error).strip()[:200]})") from error
 
 
 # ---------------------------------------------------------------------------------------------------- folders
@@ -213,19 +226,3 @@ def resolve(path, flag="--model"):
         raise Refused(f"{flag} {path}: no checkpoint there (neither model*.safetensors nor step_* folders). "
                       f"Run make tiny first, or name a model folder or a hub model.")
     return path
-
-
-# ---- TEMPORARY, until the rooms are merged
-@contextlib.contextmanager
-def reading(what):
-    try:
-        yield
-    except Refused:
-        raise
-    except Exception as error:
-        raise Refused(f"{what} can not be read ({error})") from error
-
-
-writing = lambda path: contextlib.nullcontext()  # noqa: E731
-as_read_back = lambda x: json.loads(json.dumps(x, default=str))  # noqa: E731
-checked = lambda value, *_: value  # noqa: E731

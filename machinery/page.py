@@ -16,7 +16,6 @@ from machinery.files import each_row, write_text
 from machinery.pictures import open_image
 from scoring.denial import denies_image
 
-ROLLOUT = {"step": int, "id": str, "question": str, "text": str, "images": list}  # what the page cannot lack
 CURVES = {"reward": "", "accuracy": "", "length": "tokens", "entropy": "nats"}  # metrics drawn: their units
 MORE = ("format", "truncated", "denial", "groups_mixed", "grad_norm")  # told with them at the pointer
 FILTERS = ("right", "wrong", "malformed", "cut off", "denial", "groups without spread")
@@ -26,7 +25,7 @@ CHARACTERS = 8_000_000  # of all texts at most: about 2 million tokens, 25 MB of
 def read_groups(path):
     """The rows of rollouts.jsonl, a list for each group, one after the other: rows that follow each other and
     have the same step and id."""
-    for _, rows in groupby(each_row(path, ROLLOUT), key=lambda row: (row["step"], row["id"])):
+    for _, rows in groupby(each_row(path), key=lambda row: (row["step"], row["id"])):
         yield list(rows)
 
 

@@ -1,6 +1,12 @@
 """Small runs of the three stages, what several files of tests ask of them, and spies."""
+import dataclasses
+import functools
+import inspect
+import math
 import zlib
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors.torch import load_file
@@ -9,6 +15,7 @@ import connector_tune
 import grpo
 import sft
 from machinery.files import read_jsonl
+from machinery.optimizer import Muon
 from machinery.parallel import World
 from reward import Reward
 from rollout import Rollout
@@ -107,3 +114,46 @@ def same_run(a, b, step=4):
 
 def tensors(path):
     return load_file(Path(path) / "model.safetensors")
+
+
+# ------------------------------------------------------------------------------------------------------ spies
+
+class Seen:
+    """What a run did: seen["name"] lists the calls of a function, arguments by name, with what it gave."""
+
+    def __init__(self, patch):
+        self.calls, self.patch = defaultdict(list), patch
+
+    def __getitem__(self, name):
+        return self.calls[name]
+
+    def spy(self, owner, name, instead=None):
+        real = instead or getattr(owner, name)
+        how = inspect.signature(getattr(owner, name))
+
+        @functools.wraps(getattr(owner, name))
+        def watched(*args, **kwargs):
+            given = how.bind(*args, **kwargs)
+            given.apply_defaults()
+            call = SimpleNamespace(**given.arguments)
+            self.calls[name].append(call)
+            call.out = real(*args, **kwargs)
+            return call.out
+
+        self.patch.setattr(owner, name, watched)
+
+    def optimizers(self):
+        """The gradient's norm as each step of an optimizer finds it, and its settings."""
+        for kind in (torch.optim.AdamW, Muon):
+            def step(optimizer, real=kind.step, kind=kind):
+                group = optimizer.param_groups[0]
+                found = [p.grad.square().sum() for p in group["params"] if p.grad is not None]
+                norm = math.sqrt(sum(map(float, found)))
+                self.calls["step"].append(SimpleNamespace(
+                    kind=kind.__name__, lr=group["lr"], decay=group["weight_decay"], norm=norm))
+                return real(optimizer)
+            self.patch.setattr(kind, "step", step)
+
+
+def flags_of(*configs):
+    return [f.name for config in configs for f in dataclasses.fields(config)]

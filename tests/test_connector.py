@@ -89,7 +89,7 @@ def test_a_stage_trains_it(qformer, tiny, tmp_path):
     before = load(qformer).state_dict()
     connector_tune.train(connector_tune.Config(
         model=qformer, data=str(tiny / "connector.jsonl"), val=str(tiny / "connector_val.jsonl"),
-        out=str(tmp_path), lr=1e-3, batch=8, epochs=0.2, val_every=5, dtype="fp32"))
+        out=str(tmp_path), lr=1e-3, batch=8, epochs=0.2, save_every=5, dtype="fp32"))
     after = load(str(tmp_path)).state_dict()
     for name in before:
         assert torch.equal(before[name], after[name]) == ("multi_modal_projector" not in name), name

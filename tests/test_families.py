@@ -379,7 +379,7 @@ def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path
         out = tmp_path / name
         connector_tune.train(connector_tune.Config(
             model=path, data=str(taught), val=str(taught), out=str(out), batch=4, lr=1e-3, epochs=2,
-            val_every=4, max_tiles=3, dtype="fp32", features_gib=gib))
+            save_every=4, max_tiles=3, dtype="fp32", features_gib=gib))
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         losses.append([row["loss"] if row["step"] else row["val_loss"] for row in rows])
         before = load_file(f"{path}/model.safetensors")

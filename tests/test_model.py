@@ -1,7 +1,6 @@
 """model.py against plain transformers and fp64: packs, the chunked head, parts by name, saving, refusing."""
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +12,11 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModelForImageTextT
 
 import connector
 import model
+import sft
 from conftest import gradients, plain, plain_forward
 from data import Chat, open_image
 from machinery import head
-from machinery.run import save
+from machinery.run import Run
 from machinery.files import Refused, newest_checkpoint
 from machinery.model_folder import not_finite
 from machinery.parallel import World
@@ -460,17 +460,17 @@ def test_weights_that_are_not_finite_are_not_started_from(model_path, tmp_path, 
 
 def test_weights_that_are_not_finite_are_not_saved(vlm, tmp_path):
     """The checkpoint from before stays the newest, and nothing half-written is left."""
-    run, one = SimpleNamespace(dir=tmp_path, last=None), World(0, 1, torch.device("cpu"))
-    optimizer = make_optimizer(vlm, 0.0)
-    save(run, 1, vlm, optimizer, one)
+    one, optimizer = World(0, 1, torch.device("cpu")), make_optimizer(vlm, 0.0)
+    run = Run(tmp_path, sft.Config(), one)
+    run.save(1, vlm, optimizer, one)
     for end, value in NOT_FINITE:
         p = next(p for n, p in vlm.hf.named_parameters() if n.endswith(end)).detach().flatten()
         before = float(p[-1])
         p[-1] = float(value)
         with pytest.raises(Refused, match=rf"NaN or infinity in 1 tensors of the model, e.g. .*{end}: it is"):
-            save(run, 2, vlm, optimizer, one)
+            run.save(2, vlm, optimizer, one)
         p[-1] = before
-        assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
+        assert [p.name for p in tmp_path.glob("step_*")] == ["step_000001"]
     assert newest_checkpoint(tmp_path, with_trainer=True) == run.last
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,8 +56,10 @@ def draws_together(given, rank):
     chat, cfg = Chat(given / "model", max_tiles=4), grpo.Config(prompts=4, samples=3, dynamic_sampling=True)
     sampler, prompts = Given(chat), chat.prompts(read_records(given / "mixed.jsonl"))
     sampler.generate, grpo.score_batch = meet, score
-    with pytest.raises(VerifierDown, match="gone"):
-        grpo.collect(prompts, 0, cfg, sampler, None, start(0))
+    s = SimpleNamespace(world=start(0), pool=prompts, hard=[], sampler=sampler, verifier=None,
+                        run=SimpleNamespace(step=0))
+    with pytest.raises(Refused, match="gone"):
+        grpo.collect(s, cfg, 0)
     assert len(sampler.seeds) == 3
 
 

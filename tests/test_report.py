@@ -170,7 +170,8 @@ def sampled(prompt, advantage, entropy=(0.25, 0.00001)):
     reward = SimpleNamespace(total=0.0, accuracy=float(advantage > 0), format=1.0, extracted=None)
     prompt.record = record
     return SimpleNamespace(prompt=prompt, text="ab", pieces=["a", "b"], finish="stop", reward=reward,
-                           entropy=None if entropy is None else torch.tensor(entropy), advantage=advantage)
+                           entropy=None if entropy is None else torch.tensor(entropy),
+                           advantage=torch.tensor([advantage]))
 
 
 def test_rows_of_a_group_reach_from_its_best_to_its_worst():

@@ -30,6 +30,7 @@ from data import Chat, read_records
 from families import hub_shaped, make_qwen, make_qwen3, save_blank_model
 from machinery.files import Refused, newest_checkpoint, read_json, read_jsonl
 from machinery.parallel import World, even_out, shard, share, start
+from machinery.run import Run
 from model import load
 from pack import make_packs
 from recipes import convert
@@ -154,19 +155,19 @@ def three_steps(given, out, until, lora):
     cfg = sft.Config(model=str(given / "qwen"), data=str(given / "rows.jsonl"), out=str(out), batch=4,
                      epochs=3 * 4 / 6, save_every=1, lr=1e-3, schedule="constant", dtype="fp32",
                      thinking=False, lora=lora)
-    stop = sft.save
+    stop = Run.save
 
     def save_and_stop(run, step, *rest):
         stop(run, step, *rest)
         if step == until:
             raise KeyboardInterrupt
-    sft.save = save_and_stop
+    Run.save = save_and_stop
     try:
         sft.train(cfg)
     except KeyboardInterrupt:
         pass
     finally:
-        sft.save = stop
+        Run.save = stop
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def write_jsonl(folder, name, rows):
 
 def write_mmmu(folder, rows):
     """Parquet in MMMU's schema: all but the pictures are strings; options are a printed Python list. What is
-    really to be seen goes into truth.json beside it (report.py losses)."""
+    really to be seen goes into truth.json beside it (python -m experiments.tables losses)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     texts = ("id", "question", "options", "explanation")
