@@ -64,7 +64,7 @@ def main(run, Config):
 
 # numbers are at least 0; these are above it ...
 ABOVE_ZERO = ("lr", "epochs", "clip", "vllm_memory", "max_gap", "batch", "steps", "prompts", "minibatches",
-              "max_tokens", "max_new_tokens", "save_every", "val_every", "gpus", "tensor_parallel")
+              "max_tokens", "max_new_tokens", "save_every", "runs", "gpus", "tensor_parallel")
 SHARES = ("limit_bad", "vllm_memory", "clip_low", "max_repetition")  # ... and these at most 1
 
 
@@ -162,7 +162,8 @@ def reading(what):
     except Refused:
         raise
     except Exception as error:  # of any kind: tokenizers raises plain Exceptions
-        raise Refused(f"{what} cannot be read ({type(error).__name__}: {str(error).strip()[:200]})") from error
+        why = f"{type(error).__name__}: {str(error).strip()[:200]}"
+        raise Refused(f"{what} cannot be read ({why})") from error
 
 
 # ---------------------------------------------------------------------------------------------------- folders

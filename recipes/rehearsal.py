@@ -163,7 +163,7 @@ def check_files(cfg, script, made):
                 raise Refused(f"{name} {path} is not there, no step before this one makes it, and it is no "
                               f"name on the hub")
         elif script == "recipes/data.py":
-            columns = set(next(raw_rows(name, path)).row)
+            columns = set(next(raw_rows(name, path))[2])
             if lacking := set(SETS[name].columns) - columns:
                 raise Refused(f"{name} {path} has no column {', '.join(lacking)} but {', '.join(columns)}")
         elif path and name in flags[2:] and script != "eval_mmmu.py":

@@ -514,7 +514,7 @@ def test_command(tmp_path):
     ('{"id": "q7", "answer": "5"}', "row 'q7': needs a text in \"response\""),
     ('{"id": "q7", "response": "x"}', "row 'q7': needs the right answer"),
     ('{"id": "q7", "response": "x", "answer": ["5", " "]}', "row 'q7': needs the right answer"),
-    ('{"id": "q7", "response": "x", "answer": [["5"]]}', "row 'q7': its answer is a list"),
+    ('{"id": "q7", "response": "x", "answer": [["5"]]}', "row 'q7': its answer is"),
     ('{"id": "q7", "resp', "line 2: is not JSON"), ("[1]", "line 2: is not an object"),
     ('{"id": "q7", "response": "x", "answer": "A", "options": "[a b"}',
      "row 'q7': \"options\" is not a list")])
