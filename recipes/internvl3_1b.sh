@@ -5,7 +5,7 @@
 #   bash recipes/internvl3_1b.sh                started again it goes on where it stopped
 #
 # GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python plan.py
-#         --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 22 GiB in training.
+#         --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 18 GiB in training.
 #         The teacher in vLLM: 18 GiB of weights.
 # memory  16 GiB: 4 to read the weights, and 3 in which vLLM's wait while the trainer works. Disk: 1.8 GiB a
 #         checkpoint, 11 of GRPO, 10 for a stage's optimizer: 50 GiB. Data: 20 GiB are downloaded, of which 3

@@ -8,8 +8,8 @@
 #       OUT=out/2b_lora bash recipes/lora_24gb.sh
 #
 # GPUs    one of 24 GB: `python plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --gpu_gib 24
-#         --tokens 8192 --max_new_tokens 2048 --lora 8 --train connector llm` says 16 GiB in training, 18 in
-#         sampling; InternVL3-2B with all parts 17 and 14. Without --lora: 73 and 42 GiB in training.
+#         --tokens 8192 --max_new_tokens 2048 --lora 8 --train connector llm` says 12 GiB in training, 18 in
+#         sampling; InternVL3-2B with all parts 13 and 14. Without --lora: 66 and 37 GiB in training.
 #         The teacher in vLLM: 9 GiB of weights.
 # memory  32 GiB: 14 to read the weights, and 11 in which vLLM's 7 wait while the trainer works (pinned, each
 #         block rounded up to a power of two). Disk: 7 GiB a checkpoint (the adapters merged into it), 6 of
@@ -21,7 +21,7 @@ CONFIG=${CONFIG:-recipes/configs/Qwen2.5-VL-3B}
 DATA=${DATA:-data/recipe} OUT=${OUT:-out/3b_lora}
 MODEL=${MODEL:-Qwen/Qwen2.5-VL-3B-Instruct}
 TEACHER=${TEACHER:-Qwen/Qwen3-VL-4B-Thinking}  # the paper's is Skywork-R1V2; any model that thinks will do
-TRAIN=${TRAIN:-connector llm}                  # the paper's encoder trains, too: 11 GiB more at 3B
+TRAIN=${TRAIN:-connector llm}                  # the paper's encoder trains, too: 10 GiB more at 3B
 SAME="--max_tiles 6 --pixels 3136 1003520"     # InternVL's limit of an image, and Qwen's (1,280 tokens)
 VLLM="--rollout vllm"
 # ours: rank 8, and ten times the learning rate, because adapters start at 0 and are few

@@ -6,7 +6,7 @@
 # Started again it goes on where it stopped.
 #
 # GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python plan.py
-#         --gpus 32 --tensor_parallel 4` says 62 GiB a GPU in training and 43 in sampling. On 16 GPUs:
+#         --gpus 32 --tensor_parallel 4` says 48 GiB a GPU in training and 43 in sampling. On 16 GPUs 66:
 #         --max_tokens 8192 in every stage.
 # memory  about 290 GiB a node, in which vLLM's weights wait while the trainer works: pinned, each block
 #         rounded up to a power of two. (vLLM's sleep level 2 would keep none, but is reported to corrupt what
