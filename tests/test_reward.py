@@ -263,7 +263,7 @@ def test_no_hostile_response_is_paid_and_none_is_slow(tmp_path, monkeypatch):
     rewards = score_batch([h[1] for h in HOSTILE], [h[2] for h in HOSTILE], options=[h[3] for h in HOSTILE])
     assert [h[0] for h, r in zip(HOSTILE, rewards) if r.accuracy] == []
     assert len(rewards) == len(HOSTILE)
-    assert time.perf_counter() - start < 60  # two of them use up their time limit
+    assert time.perf_counter() - start < 240  # two of them use up their time limit
     assert not (tmp_path / "PWNED").exists() and not (ROOT / "PWNED").exists()  # where the workers run
 
 
