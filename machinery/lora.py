@@ -6,7 +6,7 @@ at random and B at 0, so a run begins with exactly the model that it was given. 
 norms do not train. peft puts the adapters in and computes with them.
 
 What leaves the trainer is merged: checkpoint folders and vLLM get W + 2 B A under the names that W has in a
-model without adapters. What a run goes on from (trainer/, machinery/checkpoint.py) holds W, A and B apart: a
+model without adapters. What a run goes on from (trainer/, machinery/run.py) holds W, A and B apart: a
 sum that was rounded to bf16 can not be taken apart again.
 
 Two things are no flags. There is no dropout, because the policy that learns must be the one that sampled. And

@@ -170,7 +170,7 @@ def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
     """(Hugging Face model, its folder, precision of the weights in it) of a folder, a run or a hub name.
 
     In one process the weights are fp32. Of several, rank 0 reads them in the file's own precision, and the
-    others only know their shape (machinery/sharding.py sends them). Raises Refused for an unknown family, and
+    others only know their shape (machinery/parallel.py sends them). Raises Refused for an unknown family, and
     for weights that do not match the configuration.
     """
     path = local_folder(path, flag)
