@@ -86,7 +86,7 @@ def parity(make, cfg):
     def computed(device, dtype, kernel):
         chat, vlm = Chat(where, max_tiles=4), load(where, device, dtype)
         row, = pack.make_packs(chat, [(p, [[*range(n)] for n in (5, 30, 17)]) for p in chat.prompts(records)])
-        with patch.object(pack, "fused", KERNELS[kernel]), patch.object(pack, "fused", KERNELS[kernel]):
+        with patch.object(pack, "fused", KERNELS[kernel]):
             logp, entropy = vlm(row.to(device))
             (logp.sum() + entropy.sum()).backward()
         return logp.detach().cpu(), torch.cat([p.grad.flatten().double().cpu() for p in vlm.parameters()])
@@ -225,6 +225,7 @@ def sampling(cfg):
     from rollout import VLLMSampler
     say("where the engine's Model Runner V2 makes trouble: VLLM_USE_V2_MODEL_RUNNER=0")
     chat, vlm, found = Chat(cfg.model, max_tiles=1), load(cfg.model, cfg.device, "bf16"), {}
+
     def note(phase):  # what all processes hold of the GPU
         free, whole = torch.cuda.mem_get_info() if cfg.device == "cuda" else (0, 0)
         found[f"GiB {phase}"] = (whole - free) / plan.GIB
