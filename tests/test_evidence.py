@@ -1,4 +1,4 @@
-"""The README's tables of results are what evidence/ says, which is what the runs left."""
+"""The tables of docs/results.md are what evidence/ says, which is what the runs left."""
 import json
 import re
 
@@ -10,14 +10,14 @@ from experiments.tables import gains_of_runs, spread
 from machinery.files import read_json
 from machinery.scores import stage_result
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "results.md").read_text()
 FOLDERS = sorted((ROOT / "evidence").iterdir())
 RUNS = [read_json(folder / "results.json") for folder in FOLDERS]
 
 
 def rows_of(first):
-    """{first cell: other cells} of the README's table whose header begins with this cell"""
-    lines = README.split(f"\n| {first} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    """{first cell: other cells} of the table whose header begins with this cell"""
+    lines = PAGE.split(f"\n| {first} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {name: more for name, *more in cells}
 
@@ -52,4 +52,4 @@ def test_what_the_stages_gained():
 def test_what_the_selection_took():
     steps = [json.loads((folder / "rl" / "selection.json").read_text())["chosen"] for folder in FOLDERS]
     *others, last = map(str, steps)
-    assert f"took steps {', '.join(others)} and {last} of 40" in README
+    assert f"took steps {', '.join(others)} and {last} of 40" in PAGE
