@@ -1,61 +1,45 @@
-"""docs/: every metric that a run logs has its line, with the numbers of evidence/."""
+"""docs/metrics.md: every metric that a run logs has its line, with the numbers of evidence/."""
 import re
-
-import pytest
 
 from conftest import ROOT
 from machinery.files import read_jsonl
 
-
-def documented(part):
-    """The names in the first column of the tables below a heading"""
-    text = (ROOT / "docs" / "metrics.md").read_text()
-    section = next(s for s in text.split("\n## ")[1:] if s.startswith(part))
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-
+STAGES = ("grpo.py", "", "rl"), ("sft.py", "cold start ", "cold_start"), ("sft.py", "connector ", "connector")
 
 def rows_of(part):
-    """(name, the "tiny" cell) of each row that has one"""
+    """[(names, what stands below "tiny")] of the tables below a heading"""
     text = (ROOT / "docs" / "metrics.md").read_text()
-    section = next(s for s in text.split("\n## ")[1:] if s.startswith(part))
+    section = next(s for s in text.split("\n## ")[1:] if s.startswith(f"`{part}`"))
     cells = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
-    return [(re.findall(r"`(\w+)`", name), tiny) for name, _, tiny, *_ in cells if re.search(r"\d", tiny)]
+    return [(re.findall(r"`(\w+)`", names), tiny) for names, _, tiny, *_ in cells]
 
 
-def first_and_last(stage, name):
-    """Means over the seeds: of the first five steps, of the last five, of all. val_loss is no metric of each
+def measured(stage, name, numbers):
+    """Means over the seeds: of the first and the last five steps, or of all. val_loss is no metric of each
     step: its first and its last."""
+    n = 1 if name == "val_loss" else 5
     runs = [[row[name] for row in read_jsonl(folder / stage / "metrics.jsonl") if row.get(name) is not None]
             for folder in sorted((ROOT / "evidence").glob("tiny*"))]
-    n = 1 if name == "val_loss" else 5
-    return [sum(sum(part) / len(part) for part in parts) / len(parts)
-            for parts in ([run[:n] for run in runs], [run[-n:] for run in runs], runs)]
+    spans = (slice(n), slice(-n, None)) if numbers > 1 else (slice(None),)
+    return [sum(sum(run[span]) / len(run[span]) for run in runs) / len(runs) for span in spans]
 
 
-OF_GRPO = "`grpo.py`", {"": "rl"}, 34
-OF_SFT = "`sft.py`", {"cold start ": "cold_start", "connector ": "connector"}, 12
-
-
-@pytest.mark.parametrize("part, stages, how_many", [OF_GRPO, OF_SFT])
-def test_the_numbers_are_those_of_the_evidence(part, stages, how_many):
+def test_the_numbers_are_those_of_the_evidence():
     compared = 0
-    for names, cell in rows_of(part):
-        if names[0].startswith("time") or len(names) > 1:
-            continue
-        for words, stage in stages.items():
-            for said in re.findall(words + r"([\d.,]+(?: to [\d.,]+)?)(?:;|$)", cell):
+    for file, words, stage in STAGES:
+        for (name, *more), cell in rows_of(file):
+            pattern = words + r"([\d.,]+(?: to [\d.,]+)?)(?:;|$)"
+            for said in [] if more or name.startswith("time") else re.findall(pattern, cell):
                 numbers = said.replace(",", "").split(" to ")
-                first, last, mean = first_and_last(stage, names[0])
-                for number, measured in zip(numbers, (first, last) if len(numbers) > 1 else (mean,)):
+                for number, mean in zip(numbers, measured(stage, name, len(numbers)), strict=True):
                     digits = len(number.partition(".")[2])
-                    assert f"{round(measured, digits) + 0.0:.{digits}f}" == number, (names, stage)
+                    assert f"{round(mean, digits) + 0.0:.{digits}f}" == number, (name, stage)
                     compared += 1
-    assert compared == how_many
+    assert compared == 46
 
 
 def test_every_metric_has_its_line(straight):
     logged = {stage: {key for row in read_jsonl(folder / "metrics.jsonl") for key in row} - {"step"}
               for stage, folder in straight.items()}
-    assert documented("`grpo.py`") == logged["grpo"] | {"kl"}
-    assert documented("`sft.py`") == logged["sft"] | logged["connector"]
+    assert {name for names, _ in rows_of("grpo.py") for name in names} == logged["grpo"] | {"kl"}
+    assert {name for names, _ in rows_of("sft.py") for name in names} == logged["sft"] | logged["connector"]
