@@ -1,5 +1,4 @@
-"""Stage 3, connector-only tuning: win back breadth after reinforcement learning on maths alone (paper
-sections 3.4, 5.6).
+"""Stage 3, connector-only tuning: win back breadth after reinforcement learning on maths alone (paper 3.4).
 
 Only the connector learns, supervised, on samples of many subjects: the reasoning that the LLM has learned
 stays as it is. In the paper this lifts MMMU from 74.5 to 76.0, while tuning the LLM too lowers it to 73.2,
@@ -7,7 +6,7 @@ and the encoder as well to 69.7 (--train connector llm does the comparison). Two
 1e-5, cosine, warm-up 0.03, early stopping on the validation loss; the best checkpoint is kept and written to
 selected.json.
 
-The loop is that of stage 1 (sft.supervise) with other defaults, early stopping, and one economy. Nothing
+The loop is that of stage 1 (sft.train) with other defaults, early stopping, and one economy. Nothing
 before the connector changes, so the encoder runs once over the data, and its features are read from a file in
 every later epoch (when the encoder is frozen and the file stays below --features_gib).
 
@@ -39,13 +38,9 @@ class Config(sft.Config):
 def train(cfg):
     if not cfg.val:
         raise Refused("--val: early stopping needs validation rows")
-    run, losses = sft.supervise(cfg, may_change=("features_gib",), patience=cfg.patience,
-                                features_gib=cfg.features_gib)
-    if sft.gave_up(losses, cfg.patience):
-        say(f"stopped early: {cfg.patience} validation losses without a new best")
-    loss, step = min(losses)
-    say(f"done: best validation loss {loss:.4f} at step {step} (selected.json)" if step else
-        f"done: no checkpoint has a lower validation loss than the start, {loss:.4f}: selected.json names "
+    loss, step = min(sft.train(cfg, cfg.patience, cfg.features_gib))
+    say(f"best validation loss {loss:.4f} at step {step} (selected.json)" if step else
+        f"no checkpoint has a lower validation loss than the start, {loss:.4f}: selected.json names "
         f"{cfg.model}. A lower --lr?")
 
 

@@ -1,5 +1,4 @@
-"""Stage 2, reinforcement finetuning: GRPO on maths alone with every part trainable (paper sections 3.1 and
-3.3). Start here.
+"""Stage 2, reinforcement finetuning: GRPO on maths alone, every part trainable (paper sections 3.1, 3.3).
 
 One step: sample 32 prompts x 32 responses, reward each with 0.8 * right + 0.2 * format, compare it with its
 group, and take one gradient step. So the policy that learns is the policy that sampled (the ratio is exactly
@@ -11,12 +10,11 @@ prompt. To change the algorithm, edit `advantages` or `grpo_loss`: what they nee
     laptop:  python grpo.py --model out/tiny/cold_start --lr 1e-4 --samples 16 --steps 40
     8 GPUs:  torchrun --nproc_per_node 8 grpo.py --model out/cold_start --data MM-K12.parquet --checkpointing
 
-The loss it prints is near 0 by construction: advantages of a group sum to 0 and the ratio is 1. Its gradient
-is not 0. Look at the reward.
+Read `train` first. The loss is near 0 by construction (a group's advantages sum to 0): look at the reward.
 """
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Literal
@@ -26,13 +24,13 @@ from tqdm import tqdm
 
 from data import Chat, read_records
 from machinery.files import Refused, main, say
-from machinery.metrics import Watch, count_loss, count_tokens, sample_rows, summary
+from machinery.metrics import Watch, count, sample_rows, summary
 from machinery.optimizer import rates_of_parts
-from machinery.parallel import deal, even_out, gather, shard, start
+from machinery.parallel import deal, even_out, gather, start
 from machinery.run import Run, batch_indices, seed_of
-from model import PARTS, load, make_optimizer, update
-from pack import Pack, make_packs
-from reward import Verifier, VerifierDown, rates, report_unreadable, score_batch
+from model import PARTS, load_for, make_optimizer, update
+from pack import Pack, make_packs, moved
+from reward import Verifier, rates, report_unreadable, score_batch
 from rollout import Group, make_sampler, refuse_gap, sample_and_reward
 from signals import CRITICAL_WORDS
 
@@ -94,11 +92,6 @@ class Config:
     seed: int = 0                           # of the order of prompts and of sampling
 
 
-# flags that may change when a run goes on, because what it has computed so far does not depend on them
-MAY_CHANGE = ("save_every", "max_tokens", "max_new_tokens", "checkpointing", "compile", "vllm_memory",
-              "hybrid", "offload", "rollout_batch", "logger")
-
-
 # -------------------------------------------------------------- the algorithm: CHANGE ADVANTAGE AND LOSS HERE
 
 def advantages(reward):
@@ -114,6 +107,8 @@ class MicroBatch:
     """What one forward and backward consume: a pack, and what the loss needs for each of its R response
     tokens. Responses are whole; what belongs to a response is repeated for each of its tokens."""
     pack: Pack                          # pack.owner (R,): the number of the response that a token belongs to
+    real: float                         # 0 of a repeat that keeps this rank in step with the others, else 1
+    rollouts: list                      # the pack's responses, in order
     adv: torch.Tensor                   # (R,) advantage of the token
     length: torch.Tensor                # (R,) |y|, tokens of the response
     sampled_logp: torch.Tensor          # (R,) log-prob of the token when it was sampled, by the sampler
@@ -121,10 +116,6 @@ class MicroBatch:
     ref_logp: torch.Tensor | None       # (R,) by the model that the run started from; None without --kl
     responses: int                      # in the gradient step, over all packs and ranks
     tokens: int                         # response tokens in the gradient step, over all packs and ranks
-
-    def to(self, device):
-        moved = {name: x.to(device) for name, x in vars(self).items() if hasattr(x, "to")}
-        return replace(self, **moved)
 
 
 def grpo_loss(logp, entropy, micro, cfg):
@@ -156,18 +147,13 @@ def setup(cfg):
     if cfg.prompts % (world.size * cfg.minibatches) or cfg.samples < 2:
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
                       f"{cfg.minibatches} minibatches, and --samples {cfg.samples} at least 2")
-    run = Run(cfg.out, cfg, world, MAY_CHANGE + (("steps",) if cfg.schedule == "constant" else ()))
+    run = Run(cfg.out, cfg, world, may_change=["steps"] if cfg.schedule == "constant" else [])
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    pool = load_prompts(cfg, cfg.data, chat)
-    hard = load_prompts(cfg, cfg.curriculum, chat) if cfg.curriculum else []
+    pool, hard = (load_prompts(cfg, source, chat) if source else [] for source in (cfg.data, cfg.curriculum))
     run.refuse_other_data(data=[p.record for p in pool], curriculum=[p.record for p in hard])
     run.open_log(cfg.logger)
-    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
-               lora=cfg.lora, compile=cfg.compile)
-    vlm, reference = shard(vlm, world, cfg.hybrid, cfg.offload), None
-    if cfg.kl:
-        reference = load(cfg.model, world.device, cfg.dtype, cfg.train, world=world).requires_grad_(False)
-        reference = shard(reference, world, cfg.hybrid, cfg.offload)
+    vlm = load_for(cfg, world)
+    reference = load_for(cfg, world, reference=True) if cfg.kl else None
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = run.resume(vlm, optimizer, world)
     sampler = make_sampler(cfg.rollout, vlm, chat, world, cfg.rollout_batch, cfg.dtype, cfg.tensor_parallel,
@@ -176,15 +162,15 @@ def setup(cfg):
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
     return SimpleNamespace(world=world, run=run, chat=chat, pool=pool, hard=hard, vlm=vlm, sampler=sampler,
-                           reference=reference, optimizer=optimizer, first=first, verifier=verifier)
+                           reference=reference, optimizer=optimizer, first=first, verifier=verifier,
+                           watch=Watch(run))
 
 
 def train(cfg):
     s = setup(cfg)
-    watch = Watch(s.run)
-    bar = tqdm(total=cfg.steps, initial=s.first, desc=cfg.out, disable=s.world.rank > 0, unit="step",
-               dynamic_ncols=True)
-    for step in range(s.first, cfg.steps):
+    bar = tqdm(range(s.first, cfg.steps), cfg.out, cfg.steps, initial=s.first, disable=s.world.rank > 0,
+               unit="step", dynamic_ncols=True)
+    for step in bar:
         begin, m = time.time(), defaultdict(float)  # m: this rank's sums over tokens, then the step's metrics
 
         # ----------------------------------------------------------- sample, and reward: n responses a prompt
@@ -198,24 +184,21 @@ def train(cfg):
 
         # ------------------------------------------------------------- pack: prompts with all their responses
         batches = make_batches(s, cfg, groups)
-        for rollouts, micro_batches in batches:
+        for micro_batches in batches:
             # ------------------------------------------------------------------------------------------- loss
-            entropies = []
-            for micro, real in micro_batches:
-                micro = micro.to(s.world.device)           # images wait in host memory
+            for micro in micro_batches:
+                micro = moved(micro, s.world.device)       # images wait in host memory
                 logp, entropy = s.vlm(micro.pack)                                          # (R,), (R,)
                 if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is 1
                     micro.old_logp = logp.detach()
                 loss, ratio, kl = grpo_loss(logp, entropy, micro, cfg)
-                (loss * real).backward()
-                if real:
-                    entropies.append(entropy.detach().cpu())
-                    count_loss(m, loss, ratio, kl, micro, cfg)
-            count_tokens(m, rollouts, torch.cat(entropies), cfg)
+                (loss * micro.real).backward()
+                if micro.real:
+                    count(m, loss, ratio, kl, entropy.detach().cpu(), micro, cfg)
 
             # ------------------------------------------------------------------------------------------- step
             lr = rates_of_parts(cfg, step, cfg.steps, cfg.warmup)
-            names = sorted({r.prompt.record.id for r in rollouts})
+            names = [r.prompt.record.id for micro in micro_batches for r in micro.rollouts]
             m["grad_norm"] = max(m["grad_norm"], update(s.vlm, s.optimizer, lr, cfg.clip, s.run, names))
 
         # -------------------------------------------------------------- sync: the sampler follows the trainer
@@ -224,23 +207,20 @@ def train(cfg):
         # ------------------------------------------------------------------------------------------------ log
         m = summary(m, groups, reward, s.world)
         spent = time.time() - begin
-        m.update(lr=max(group["lr"] for group in s.optimizer.param_groups), time_sample=time_sample,
-                 time_reward=time_reward, time_update=spent - time_sample - time_reward, time_step=spent)
+        m.update(lr=max(lr.values()), time_sample=time_sample, time_reward=time_reward,
+                 time_update=spent - time_sample - time_reward, time_step=spent)
         if s.verifier:
-            rewards = [r.reward for group in groups for r in group.rollouts]
-            m.update({f"{name}_rate": value for name, value in rates(rewards).items()})  # rank 0's
+            verdicts = rates([r.reward for group in groups for r in group.rollouts])  # rank 0's
+            m.update({f"{name}_rate": value for name, value in verdicts.items()})
         s.run.log(step + 1, m)
-        for row in sample_rows(step + 1, groups[0].rollouts, batches[0][0]):
-            s.run.rollout(row)
-        watch(step + 1, m)
+        s.run.append("rollouts.jsonl", *sample_rows(step + 1, groups[0].rollouts, batches[0][0].rollouts))
+        s.watch(step + 1, m)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "
                             f"entropy {m['entropy']:.2f}", refresh=False)
-        bar.update()
 
         # ----------------------------------------------------------------------------------------------- save
         if step + 1 == cfg.steps or (step + 1) % cfg.save_every == 0:
             s.run.save(step + 1, s.vlm, s.optimizer, s.world)
-    bar.close()
     say(f"done: {s.run.last}")
 
 
@@ -259,28 +239,23 @@ def collect(s, cfg, step):
     """This rank's share of the step's prompts, sampled and rewarded: [Group], and the seconds that were spent
     waiting for rewards after the last response. If any rank lost the verifier, all ranks save and stop.
 
-    With dynamic sampling, groups that are all right or all wrong are replaced by new ones (up to four more
-    draws, until every rank has enough). That is judged by accuracy alone: a spread of format would let empty
-    groups pass.
+    Dynamic sampling replaces groups that are all right or all wrong (up to four more draws, until every rank
+    has enough). That is judged by accuracy alone: a spread of format would let empty groups pass.
     """
     groups, waited, wanted = [], 0.0, cfg.prompts // s.world.size
     for draw in range(5 if cfg.dynamic_sampling else 1):
-        prompts, lost = next_prompts(s, cfg, step, draw)[s.world.rank::s.world.size], ""
+        prompts = next_prompts(s, cfg, step, draw)[s.world.rank::s.world.size]
         seed = seed_of(cfg.seed, step, s.world.rank, draw)
-        try:
-            sampled, seconds = sample_and_reward(
-                partial(s.sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed),
-                partial(set_rewards, cfg=cfg, verifier=s.verifier))
-            groups += [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, sampled)]
-            waited += seconds
-        except VerifierDown as error:
-            lost = str(error)
-        everyone = gather((lost, sum(group.mixed() for group in groups) >= wanted), s.world)
+        sampled, seconds, lost = sample_and_reward(
+            partial(s.sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed),
+            partial(set_rewards, cfg=cfg, verifier=s.verifier))
+        groups += [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, sampled)]
+        waited += seconds
+        everyone = gather((lost, bool(lost) or sum(map(Group.mixed, groups)) >= wanted), s.world)
         if why := next((lost for lost, _ in everyone if lost), ""):
             if step > s.run.step:
                 s.run.save(step, s.vlm, s.optimizer, s.world)
-            raise Refused(f"{why}\nEverything up to step {step} is saved. "
-                          f"Start the server and run the same command again.")
+            raise Refused(f"{why}\nStep {step} is saved: start the server and run the same command again.")
         if all(enough for _, enough in everyone):
             break
     if cfg.dynamic_sampling:
@@ -310,27 +285,27 @@ def set_advantages(groups):
 
 @torch.no_grad()
 def make_batches(s, cfg, groups):
-    """[(rollouts, [(MicroBatch, real), ...])], a pair for each gradient step: this rank's part of the groups
-    of all ranks, in packs, with the log-probs that have to be known before the first step. real is 0 of a
-    repeat that keeps this rank in step with the others. Groups whose every advantage is 0 teach nothing and
-    are left out, unless there is a KL penalty."""
+    """[[MicroBatch, ...], ...], a list for each gradient step: this rank's part of the groups of all ranks,
+    with the log-probs that have to be known before the first step. Groups whose every advantage is 0 teach
+    nothing and are left out, unless there is a KL penalty."""
     def matters(group):
         return bool(cfg.kl) or any(r.advantage.any() for r in group.rollouts)
 
     batches, device = [], s.world.device
     for mine, tokens in deal(groups, cfg.minibatches, matters, cfg.max_tokens, s.world):
-        rollouts, micro_batches = [r for group in mine for r in group.rollouts], []
-        packs = make_packs(s.chat, [group.with_ids() for group in mine], cfg.max_tokens, cfg.temperature)
+        rollouts = [r for group in mine for r in group.rollouts]
         length = torch.tensor([len(r.ids) for r in rollouts])
+        packs = make_packs(s.chat, [group.with_ids() for group in mine], cfg.max_tokens, cfg.temperature)
+        batches.append([])
         for pack, real in even_out(packs, s.world):
             own = [rollouts[i] for i in pack.owner.unique_consecutive().tolist()]  # all of them whole
-            micro_batches.append((MicroBatch(
-                pack, torch.cat([r.advantage for r in own] or [torch.zeros(0)]), length[pack.owner],
-                sampled_logp=torch.cat([r.logp for r in own] or [torch.zeros(0)]),
+            adv, sampled_logp = (torch.cat([getattr(r, name) for r in own] or [torch.zeros(0)])
+                                 for name in ("advantage", "logp"))
+            batches[-1].append(MicroBatch(
+                pack, real, own, adv, length[pack.owner], sampled_logp,
                 old_logp=s.vlm(pack.to(device))[0] if cfg.minibatches > 1 else None,
                 ref_logp=s.reference(pack.to(device))[0] if s.reference else None,
-                responses=cfg.prompts // cfg.minibatches * cfg.samples, tokens=tokens), real))
-        batches.append((rollouts, micro_batches))
+                responses=cfg.prompts // cfg.minibatches * cfg.samples, tokens=tokens))
     return batches
 
 

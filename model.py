@@ -217,6 +217,16 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
     return vlm if together else vlm.to(device)
 
 
+def load_for(cfg, world, reference=False):
+    """The model of a stage by its flags, sharded under torchrun. reference: the one that the run started
+    from, frozen and without adapters."""
+    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
+               lora=0 if reference else cfg.lora, compile=cfg.compile)
+    if reference:
+        vlm.requires_grad_(False)
+    return shard(vlm, world, cfg.hybrid, cfg.offload)
+
+
 if __name__ == "__main__":
     for folder in sys.argv[1:] or ["data/tiny/model"]:
         say(load(folder).table())

@@ -50,10 +50,14 @@ class Pack:
         return ", ".join(p.record.id for p in self.prompts[:4]) + (", ..." if len(self.prompts) > 4 else "")
 
     def to(self, device):
-        names = ("ids", "positions", "visual_at", "source", "target", "owner")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        images = {name: t.to(device, non_blocking=True) for name, t in self.images.items()}
-        return replace(self, **moved, images=images, layout=self.layout.to(device))
+        images = {name: t.to(device) for name, t in self.images.items()}
+        return replace(moved(self, device), images=images)
+
+
+def moved(x, device):
+    """A dataclass with all of its tensors (and what holds some) on another device."""
+    new = {name: t.to(device) for name, t in vars(x).items() if hasattr(t, "to")}
+    return replace(x, **new)
 
 
 def make_packs(chat, groups, max_tokens=16384, temperature=1.0, pixels=True):

@@ -24,7 +24,7 @@ from machinery.files import Refused
 from machinery.parallel import World, even_out, total
 from model import load
 from pack import make_pack, make_packs
-from reward import Reward
+from reward import Reward, VerifierDown
 from signals import critical_tokens, denies_image, repetition
 
 
@@ -368,8 +368,8 @@ def sample_and_reward(generate, reward):
     rewarded while later responses are still being sampled.
 
     generate calls done(i, rollouts) for each prompt whose responses are complete. Returns what generate
-    returns, and the seconds that were spent waiting for rewards after the last response. What reward raises
-    is raised here.
+    returns, the seconds that were spent waiting for rewards after the last response, and what VerifierDown
+    says if reward raised that ("" otherwise). What else reward raises is raised here.
     """
     complete, jobs = [], []
 
@@ -386,10 +386,13 @@ def sample_and_reward(generate, reward):
 
     with ThreadPoolExecutor(1) as thread:
         sampled = generate(done=done)
-        begin = time.time()
-        for job in jobs:
-            job.result()
-    return sampled, time.time() - begin
+        begin, lost = time.time(), ""
+        try:
+            for job in jobs:
+                job.result()
+        except VerifierDown as error:
+            lost = str(error)
+    return sampled, time.time() - begin, lost
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
-"""Stage 1, the cold start: supervised finetuning that teaches "think, then answer" (paper sections 2 and
-3.2).
+"""Stage 1, the cold start: supervised finetuning that teaches "think, then answer" (paper sections 2, 3.2).
 
 The paper samples thought traces from an older reasoner, keeps those whose answer is right and that do not
 ramble (about 12K of 20K; here: distill.py), and finetunes on them. The loss is the usual one: minus the
 log-prob of the response, mean over all response tokens of the batch, prompts not learned. The paper gives no
 hyperparameters for this stage; the defaults are those of its other supervised runs (section 3.4). The tiny
 world's base model is trained with the same file, and stage 3 (connector_tune.py) with the same loop,
-`supervise`.
+`train`.
 
     laptop:  python sft.py --model data/tiny/model --data data/tiny/base.jsonl --no-thinking --out out/base
     8 GPUs:  torchrun --nproc_per_node 8 sft.py --model OpenGVLab/InternVL3-8B-hf --data cold_start.jsonl
@@ -23,9 +22,9 @@ from data import Chat, read_records, rows_with_solutions, subjects
 from machinery.features import forget_features, keep_features
 from machinery.files import Refused, main, read_jsonl, say
 from machinery.optimizer import rates_of_parts
-from machinery.parallel import even_out, shard, share, start, total
+from machinery.parallel import even_out, share, start, total
 from machinery.run import Run, ahead, batch_indices
-from model import PARTS, load, make_optimizer, update
+from model import PARTS, load_for, make_optimizer, update
 from pack import make_packs
 
 
@@ -69,11 +68,10 @@ class Config:
 
 
 def read_rows(source, cfg, chat):
-    """The rows of a file that fit, and all its records."""
+    """The rows of a file that fit, with their solutions"""
     records = read_records(source, cfg.columns, ("question", "solution"), cfg.limit_bad,
                            image_root=cfg.image_root)
-    rows = rows_with_solutions(records, chat, cfg.thinking, cfg.max_length, source, cfg.limit_bad)
-    return rows, records
+    return rows_with_solutions(records, chat, cfg.thinking, cfg.max_length, source, cfg.limit_bad)
 
 
 def packs_of(rows, chat, cfg, features=None):
@@ -94,23 +92,20 @@ def validation_loss(s, cfg):
     return loss / tokens
 
 
-def setup(cfg, may_change):
+def setup(cfg):
     """What a run works with, by name; `first` is the step that it begins with, of `steps`."""
     world = start(cfg.seed)
-    run = Run(cfg.out, cfg, world, ("max_tokens", "checkpointing", "compile", "hybrid", "offload", "logger",
-                                    *may_change))
+    run = Run(cfg.out, cfg, world)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    rows, records = read_rows(cfg.data, cfg, chat)
-    val, val_records = read_rows(cfg.val, cfg, chat) if cfg.val else ([], [])
+    rows, val = (read_rows(source, cfg, chat) if source else [] for source in (cfg.data, cfg.val))
+    records, val_records = ([row.prompt.record for row in some] for some in (rows, val))
     run.refuse_other_data(data=records, val=val_records)
     run.open_log(cfg.logger)
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
                       f"{world.size} processes")
-    vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,
-               lora=cfg.lora, compile=cfg.compile)
-    vlm = shard(vlm, world, cfg.hybrid, cfg.offload)
-    optimizer = make_optimizer(vlm, cfg.weight_decay, getattr(cfg, "optimizer", "adamw"))
+    vlm = load_for(cfg, world)
+    optimizer = make_optimizer(vlm, cfg.weight_decay, cfg.optimizer)
     first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, "
         f"{world.size} process(es) on {world.device}")
@@ -118,11 +113,11 @@ def setup(cfg, may_change):
                            first=first, steps=steps, features=None)
 
 
-def supervise(cfg, may_change=(), patience=None, features_gib=0.0):
+def train(cfg, patience=None, features_gib=0.0):
     """The loop of stages 1 and 3. patience: stop after so many validation losses without a new best, and keep
     only the best checkpoint; None: neither. features_gib: while the encoder is frozen, keep its features in a
     file of at most this size."""
-    s = setup(cfg, may_change)
+    s = setup(cfg)
     file = s.run.dir / "features.bin"  # of a frozen encoder they are the same in every epoch
     if features_gib and "encoder" in s.vlm.frozen:
         s.features = keep_features(file, s.vlm, s.chat, s.rows + s.val,
@@ -137,11 +132,12 @@ def supervise(cfg, may_change=(), patience=None, features_gib=0.0):
     if patience is not None and not losses:  # a tuning that only harms keeps its start
         losses.append((round(validation_loss(s, cfg), 6), 0))
         s.run.log(0, {"val_loss": losses[0][0]})
-    bar = tqdm(total=s.steps, initial=s.first, desc=cfg.out, disable=s.world.rank > 0, unit="step",
-               dynamic_ncols=True)
+    bar = tqdm(ahead(batch_of, s.first, s.steps), cfg.out, s.steps, initial=s.first, unit="step",
+               disable=s.world.rank > 0, dynamic_ncols=True)
     begin = time.time()
-    for step, (batch, packs) in ahead(batch_of, s.first, s.steps):  # the next is made while this one trains
-        if patience is not None and gave_up(losses, patience):
+    for step, (batch, packs) in bar:  # the next is made while this one trains
+        if patience is not None and losses[-1][1] == step and s.run.keep_best(losses, s.chat.path, patience):
+            say(f"stopped early: {patience} validation losses without a new best")
             break
 
         # ----------------------------------------------------------------------------------------------- loss
@@ -167,28 +163,14 @@ def supervise(cfg, may_change=(), patience=None, features_gib=0.0):
         s.run.log(step + 1, {**metrics, "time_step": time.time() - begin})
         if measure:
             s.run.save(step + 1, s.vlm, s.optimizer, s.world)
-            if patience is not None:
-                s.run.keep_best(losses, s.chat.path)
         bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}", refresh=False)
-        bar.update()
         begin = time.time()
-    bar.close()
     if patience is not None:
-        s.run.keep_best(losses, s.chat.path)  # once more: the run may have been killed before it did
+        s.run.keep_best(losses, s.chat.path, patience)
     if s.world.rank == 0:
         forget_features(file)
-    return s.run, losses
-
-
-def gave_up(losses, patience):
-    """losses: [(validation loss, step)] in order, the first of step 0. True when the last `patience` of them
-    brought no new best."""
-    return len(losses) > patience and min(losses)[1] < losses[-patience][1]
-
-
-def train(cfg):
-    run, _ = supervise(cfg, may_change=("save_every",))
-    say(f"done: {run.last}")
+    say(f"done: {s.run.last}")
+    return losses
 
 
 if __name__ == "__main__":

@@ -78,14 +78,14 @@ def measure(cfg):
         s = SimpleNamespace(vlm=vlm, reference=None, chat=chat, world=world)
         for _ in range(1 + cfg.repeats):
             begin = time.perf_counter()
-            (_, micro_batches), = grpo.make_batches(s, settings, groups)
-            for micro, _ in micro_batches:
+            micro_batches, = grpo.make_batches(s, settings, groups)
+            for micro in micro_batches:
                 logp, entropy = vlm(micro.pack)
                 micro.old_logp = logp.detach()
                 grpo.grpo_loss(logp, entropy, micro, settings)[0].backward()
             update(vlm, optimizer, 1e-6, 1.0, run, [])
             times.append(time.perf_counter() - begin)
-    packs = [micro.pack for micro, _ in micro_batches]
+    packs = [micro.pack for micro in micro_batches]
     head = 2 * shape["d"] * cfg.vocabulary * 16 / 2 ** 30  # GiB of table and head: 4 numbers of 4 bytes each
     work = flops(shape, packs, visual_tokens(vlm.hf.config) * shape["patches"])
     seconds = median(times[1:])

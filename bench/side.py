@@ -135,7 +135,7 @@ def our_sft(cfg, line, **more):
         out=own_folder(cfg), batch=BATCH, dtype=cfg.dtype, max_tiles=1, save_every=cfg.steps * BLOCK,
         epochs=cfg.steps * BLOCK * BATCH / rows)
     when_asked()
-    sft.supervise(settings, **more)
+    sft.train(settings, **more)
 
 
 def our_parts(cfg, line):

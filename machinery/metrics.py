@@ -13,12 +13,12 @@ MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "denia
          "critical_count": ("critical_entropy",)}
 
 
-def count_tokens(m, rollouts, entropy, cfg):
-    """Add a batch's tokens to the sums m. entropy (R,) is the trainer's, of the distribution that produced
-    each token. So the indicator of section 5.1 costs nothing here; entropy_select.py measures it on a fixed
-    probe set."""
+def count(m, loss, ratio, kl, entropy, micro, cfg):
+    """Add what a forward shows to the sums m over tokens. loss and kl are means over a gradient step; here
+    over all of them. entropy (R,) is the trainer's, of the distribution that produced each token. So the
+    indicator of section 5.1 costs nothing here; entropy_select.py measures it on a fixed probe set."""
     critical, at = [], 0
-    for r in rollouts:
+    for r in micro.rollouts:
         critical += [at + k for k in r.critical(cfg.words)]
         if r.entropy is None:  # vLLM gives none
             r.entropy = entropy[at:at + len(r.ids)]
@@ -28,11 +28,6 @@ def count_tokens(m, rollouts, entropy, cfg):
     m["entropy_high"] += (entropy > cfg.high_entropy).sum().item()
     m["critical_entropy"] += entropy[critical].sum().item()
     m["critical_count"] += len(critical)
-
-
-def count_loss(m, loss, ratio, kl, micro, cfg):
-    """Add what a pack's loss shows to the sums m. loss and kl are means over a gradient step; here over all
-    of them."""
     m["loss"] += loss.item() / cfg.minibatches
     if kl is not None:
         m["kl"] += kl.item() / cfg.minibatches
@@ -62,7 +57,7 @@ def sample_rows(step, group, trained, most=4):
     """Rows of rollouts.jsonl: up to `most` responses of one group, from the highest advantage to the lowest.
     They are spread evenly over the group's order of advantages, so they differ in reward if the group does.
 
-    group: rollouts of the step's first prompt, which was drawn like any other. trained: those of this rank.
+    group: rollouts of the step's first prompt, which was drawn like any other. trained: some of this rank's.
     vLLM gives no entropies, so only trained responses have them: then the first group of those is taken.
     """
     if group[0].entropy is None:

@@ -95,7 +95,7 @@ def update(vlm, optimizer, lr, clip, run, batch, patience=3):
         run.bad_steps = 0
     else:
         run.bad_steps += 1
-        run.append("bad_steps.jsonl", {"norm": str(norm), "rows": batch})
+        run.append("bad_steps.jsonl", {"norm": str(norm), "rows": sorted(set(batch))})
         say(f"the gradient is {norm}: step skipped, its rows are in {run.dir / 'bad_steps.jsonl'}")
         if run.bad_steps >= patience:
             raise Refused(f"{patience} steps in a row without a finite gradient: lower --lr, "

@@ -30,6 +30,9 @@ from machinery.metrics import open_logger
 from machinery.rows import rows_fingerprint
 
 
+# flags that may change when a run goes on, because what it has computed so far does not depend on them
+MAY_CHANGE = ("out", "max_tokens", "checkpointing", "compile", "hybrid", "offload", "logger", "vllm_memory",
+              "rollout_batch", "max_new_tokens", "save_every", "features_gib")
 LOGS = ("metrics.jsonl", "responses.jsonl")  # one of them in a folder: a run was there
 
 
@@ -93,7 +96,7 @@ class Run:
         begun = self.last or any((self.dir / name).exists() for name in LOGS)
         before = read_json(path) if begun and path.exists() else {}
         known = {**dataclasses.asdict(type(cfg)()), **before.get("config", config)}  # flags may be younger
-        if changed := changed_settings(known, config, ("out", *may_change)):
+        if changed := changed_settings(known, config, (*MAY_CHANGE, *may_change)):
             raise Refused(f"{self.dir} was made by a run with other settings ({changed}). Use the same flags "
                           f"to go on, another --out to start afresh, or delete the folder.")
         if not self.last and (other := newest_checkpoint(self.dir)):
@@ -144,12 +147,9 @@ class Run:
         if self.send:
             self.send({name: value for name, value in metrics.items() if value is not None}, step=step)
 
-    def rollout(self, row):
-        self.append("rollouts.jsonl", row)
-
-    def append(self, name, row):
+    def append(self, name, *rows):
         if self.rank == 0:
-            append_jsonl(self.dir / name, [_jsonable(row)])
+            append_jsonl(self.dir / name, map(_jsonable, rows))
 
     # ---- checkpoints
 
@@ -198,16 +198,17 @@ class Run:
         say(f"resumed {self.last}")
         return self.step
 
-    def keep_best(self, losses, start):
+    def keep_best(self, losses, start, patience):
         """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume
-        needs).
+        needs). Returns True when the last `patience` losses brought no new best.
 
         losses: [(validation loss, step)], one of each checkpoint, and of step 0. start: folder or hub name of
         the model that the run began with; step 0 is not saved once more.
         """
-        if self.rank:
-            return
         loss, step = min(losses)
+        gave_up = len(losses) > patience and step < losses[-patience][1]
+        if self.rank:
+            return gave_up
         best = f"step_{step:06d}"
         if step == 0:
             best = os.path.relpath(start, self.dir) if Path(start).exists() else start
@@ -218,6 +219,7 @@ class Run:
                 gone = old.with_name(f".{old.name}.part")  # killed half way, it is no checkpoint any more
                 os.rename(old, gone)
                 shutil.rmtree(gone)
+        return gave_up
 
 
 def hold(path, what):

@@ -69,7 +69,7 @@ class Given:
 
 def micro_batch(adv, length, old_logp, responses=2, pack=None, **more):
     given = dict(sampled_logp=old_logp, old_logp=old_logp, ref_logp=None, tokens=len(adv), **more)
-    return grpo.MicroBatch(pack, adv, length, responses=responses, **given)
+    return grpo.MicroBatch(pack, 1.0, [], adv, length, responses=responses, **given)
 
 
 def run_sft(tiny, out, steps=4, **changes):

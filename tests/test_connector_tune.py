@@ -107,15 +107,12 @@ def test_a_tuning_that_only_harms_keeps_its_start(tiny, tmp_path, monkeypatch, c
     assert Path(resolve(str(tmp_path / "run"))).samefile(tiny / "model")
     # a start with a hub's name is named as it is
     run = Run(tmp_path / "hub", connector_tune.Config(), ONE)
-    run.keep_best([(1.0, 0), (2.0, 5)], "owner/model")
+    run.keep_best([(1.0, 0), (2.0, 5)], "owner/model", 3)
     assert resolve(str(tmp_path / "hub")) == "owner/model"
-
-
-def test_gave_up():
     seen = [(3.0, 1), (2.0, 2), (2.5, 3), (2.1, 4), (2.2, 5)]
-    assert [sft.gave_up(seen[:k], 3) for k in range(6)] == [False] * 5 + [True]
-    assert not sft.gave_up(seen + [(1.9, 6)], 3)
-    assert sft.gave_up([(1.0, 1), (1.0, 2)], 1)  # equal is no new best
+    assert [run.keep_best(seen[:k], "owner/model", 3) for k in range(1, 6)] == [False] * 4 + [True]
+    assert not run.keep_best(seen + [(1.9, 6)], "owner/model", 3)
+    assert run.keep_best([(1.0, 1), (1.0, 2)], "owner/model", 1)  # equal is no new best
 
 
 def save_and_stop(patch):

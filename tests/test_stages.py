@@ -22,7 +22,7 @@ from conftest import gradients, plain, plain_forward, write_jsonl
 from grpo import advantages, grpo_loss, make_batches, set_advantages
 from machinery import parallel
 from machinery.files import Refused, main, read_jsonl
-from machinery.metrics import COMPARED, Watch, count_tokens
+from machinery.metrics import COMPARED, Watch, count
 from machinery.parallel import World, deal
 from machinery.run import Run, ahead, batch_indices, learning_rate, seed_of
 from data import rows_with_solutions
@@ -113,11 +113,11 @@ def test_any_cut_has_the_same_loss_and_gradient(chat, prompts, monkeypatch):
         for rank in range(ranks):
             world = World(rank, ranks, torch.device("cpu"))
             s = SimpleNamespace(vlm=table(old), reference=table(ref), chat=chat, world=world)
-            _, micro_batches = make_batches(s, cfg, groups[rank::ranks])[0]
-            for micro, real in micro_batches:
-                loss = loss + real * grpo_loss(now[micro.pack.target], None, micro, cfg)[0]
-            packs += sum(real for _, real in micro_batches)
-            assert micro_batches[-1][1] == 0
+            micro_batches = make_batches(s, cfg, groups[rank::ranks])[0]
+            for micro in micro_batches:
+                loss = loss + micro.real * grpo_loss(now[micro.pack.target], None, micro, cfg)[0]
+            packs += sum(micro.real for micro in micro_batches)
+            assert micro_batches[-1].real == 0
         assert packs >= (12 if max_tokens == 1 else ranks)
         assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
         assert torch.allclose(torch.autograd.grad(loss, now)[0], gradient, atol=1e-6)
@@ -203,16 +203,18 @@ def test_learning_rate():
     assert learning_rate(0, 1, 1.0, 0.03, "cosine") > 0  # a run of one step does learn
 
 
-def test_count_tokens_by_hand():
+def test_count_by_hand():
     """Entropies of the trainer, critical words of the text: " Wait" is token 1, "again" token 2."""
     def rollout(pieces):
         return Rollout(None, list(range(len(pieces))), None, None, "".join(pieces), pieces, "stop")
 
     rollouts = [rollout(["7.", " Wait", ", 8"]), rollout(["x", " ", "aga", "in"]), rollout(["no"])]
     entropy = torch.tensor([0.1, 2.0, 0.3, 0.4, 0.5, 3.0, 0.7, 0.8])
-    m, cfg = defaultdict(float), SimpleNamespace(words=("wait", "again"), high_entropy=1.5)
-    count_tokens(m, rollouts[:2], entropy[:7], cfg)
-    count_tokens(m, rollouts[2:], entropy[7:], cfg)  # sums over minibatches
+    m, cfg = defaultdict(float), grpo.Config(words=("wait", "again"), high_entropy=1.5)
+    for some, part in ((rollouts[:2], entropy[:7]), (rollouts[2:], entropy[7:])):  # sums over packs
+        micro = SimpleNamespace(rollouts=some, old_logp=part, sampled_logp=part + 0.5)
+        count(m, torch.tensor(1.0), torch.tensor([0.7, 1.3, *[1.0] * 5])[:len(part)], None, part, micro, cfg)
+    assert m["gap"] == pytest.approx(4.0) and m["loss"] == 2 and m["clip_fraction"] == 3
     assert (m["tokens"], m["entropy_high"], m["critical_count"]) == (8, 2, 2)
     assert m["entropy"] == pytest.approx(7.8) and m["critical_entropy"] == pytest.approx(5.0)
 
@@ -618,7 +620,7 @@ def test_verifier_that_goes_away_loses_nothing(tiny, straight, tmp_path, monkeyp
     options = dict(verifier="http://127.0.0.1:9/v1", save_every=100)
     with monkeypatch.context() as m:
         m.setattr(grpo, "score_batch", rewards)
-        with pytest.raises(Refused, match="(?s)no answer for 900 s.*step 3 is saved.*same command again"):
+        with pytest.raises(Refused, match="(?s)no answer for 900 s.*Step 3 is saved: .*same command again"):
             run_grpo(tiny, tmp_path / "run", **options)
     assert (tmp_path / "run" / "step_000003" / "trainer").exists()
     run_grpo(tiny, tmp_path / "run", **options)

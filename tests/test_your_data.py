@@ -83,7 +83,7 @@ def run(command, model_path):
     if module is grpo:
         assert grpo.load_prompts(cfg, cfg.data, chat)
     else:
-        assert sft.read_rows(cfg.data, cfg, chat)[0]
+        assert sft.read_rows(cfg.data, cfg, chat)
 
 
 def printed(language, text, scope, model_path, may_refuse):
