@@ -6,14 +6,13 @@ Every response attends to its own prompt and to itself, and to nothing else; its
 prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows
 are the case of one response a prompt. `Layout` says who attends to whom, and `layout_attention`, which
 transformers calls in every layer of encoder and LLM, computes it: on a GPU flash attention over segments of
-different lengths (flash-attn where it is installed, torch's own otherwise), elsewhere SDPA over padded rows.
+different lengths (torch's own), elsewhere SDPA over padded rows.
 
     a row of two prompts (P, Q) with their responses       P P P P a a a b b Q Q c c c
     a sees                                                 x x x x x x x
     b sees                                                 x x x x       x x
     c sees                                                                   x x x x x
 """
-import inspect
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
@@ -23,11 +22,6 @@ import torch.nn.functional as F
 from torch.nn import attention as torch_attention
 from torch.nn.attention.varlen import varlen_attn
 from transformers.modeling_utils import AttentionInterface
-
-try:
-    from flash_attn import flash_attn_varlen_func
-except ImportError:
-    flash_attn_varlen_func = None  # torch's own takes its place
 
 
 # ------------------------------------------------------------------------------------------------------ packs
@@ -251,12 +245,10 @@ def fused(x):
 
 @lru_cache(None)
 def flash3(device):
-    """Whether torch's varlen attention runs FlashAttention-3: on Hopper, where its module is installed.
-    Not at import: a GPU that is asked for its age keeps half a GiB for the process that asks."""
-    found = find_spec("flash_attn_interface") and torch.cuda.get_device_capability(device)[0] == 9
-    if found:
+    """Let torch's varlen attention run FlashAttention-3: on Hopper, where its module is installed. Not at
+    import: a GPU that is asked for its age keeps half a GiB for the process that asks."""
+    if find_spec("flash_attn_interface") and torch.cuda.get_device_capability(device)[0] == 9:
         torch_attention.activate_flash_attention_impl("FA3")
-    return bool(found)
 
 
 def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
@@ -266,22 +258,9 @@ def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
     at the end: the last query of a segment sees all its keys, so a response also sees its whole prefix.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
-    if flash_attn_varlen_func and not flash3(q.device):
-        return flash_attn_varlen_func(q, k, v, q_ends, k_ends, longest_q, longest_k, softmax_scale=scale,
-                                      causal=causal)
-    knows, more = inspect.signature(varlen_attn).parameters, {}  # they changed between torch 2.10 and 2.13
-    if "scale" in knows:
-        more["scale"] = scale
-    else:
-        q = q * (scale * q.shape[-1] ** 0.5)
-    if causal:
-        more |= {"window_size": (-1, 0)} if "window_size" in knows else {"is_causal": True}
-    if q.shape[1] != k.shape[1]:
-        if "enable_gqa" in knows:
-            more["enable_gqa"] = True
-        else:
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    return varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, **more)
+    flash3(q.device)
+    return varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, scale=scale,
+                       window_size=(-1, 0 if causal else -1), enable_gqa=q.shape[1] != k.shape[1])
 
 
 def attention(q, k, v, mask, scale):

@@ -72,7 +72,7 @@ def machine(cfg, kinds=("CUDA", "NCCL", "OMP", "PYTORCH", "VLLM")):
     return {**versions(), "driver": collect_env.get_nvidia_driver_version(collect_env.run),
             "GPU": gpu and f"{gpu.name} {gpu.major}.{gpu.minor}, {gpu.total_memory / plan.GIB:.1f} GiB",
             "host GiB": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / plan.GIB,
-            **{name: bool(find_spec(name)) for name in ("flash_attn", "flash_attn_interface", "vllm")},
+            **{name: bool(find_spec(name)) for name in ("flash_attn_interface", "vllm")},
             **{name: value for name, value in sorted(os.environ.items()) if name.startswith(kinds)}}
 
 
