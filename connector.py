@@ -70,14 +70,23 @@ def pixel_shuffle(features, side):
     return x.reshape(T, P // (s * s), s * s * C)
 
 
-class MergerConnector(nn.Module):
-    """Qwen2.5-VL's connector: RMSNorm of every patch, four patches side by side, Linear, GELU, Linear.
+class Merger(nn.Module):
+    """What the connectors of the Qwen families share: norm, four patches side by side, Linear, GELU, Linear.
 
-    transformers keeps it inside the encoder (visual.merger), where "freezing the vision tower" freezes it
-    too, and calls it in the middle of the encoder's forward. So it has two sides: called there, it only lays
-    the four patches side by side, which ends the encoder; `project=True`, called by VLM.connect, is the
-    connector itself.
+    transformers keeps them inside the encoder (visual.merger), where "freezing the vision tower" freezes them
+    too, and calls them in the middle of the encoder's forward. So a merger has two sides: called there, it
+    only lays the four patches side by side, which ends the encoder; `project=True`, called by VLM.connect, is
+    the connector itself.
     """
+
+    def forward(self, features, project=False):
+        """in the encoder: patches (P, width) -> features (P/4, 4 * width); project: features -> visual tokens
+        (P/4, d)"""
+        return self.project(features) if project else features.reshape(-1, self.wide)
+
+
+class MergerConnector(Merger):
+    """Qwen2.5-VL's connector: an RMSNorm of every patch."""
 
     def __init__(self, vision_width, llm_width, side=2):
         super().__init__()
@@ -90,23 +99,19 @@ class MergerConnector(nn.Module):
         v = config.vision_config
         return cls(v.hidden_size, config.text_config.hidden_size, v.spatial_merge_size)
 
-    def forward(self, features, project=False):
-        """in the encoder: patches (P, width) -> features (P/4, 4 * width); project: features -> visual tokens
-        (P/4, d)"""
-        if not project:
-            return features.reshape(-1, self.wide)
+    def project(self, features):
         width = self.ln_q.normalized_shape
         x = features.view(len(features), -1, *width).float()                           # (P/4, 4, width)
         return self.mlp(F.rms_norm(x, width, self.ln_q.weight.float(), self.ln_q.eps).flatten(1))
 
 
-class PatchMerger(nn.Module):
-    """One of Qwen3-VL's mergers: LayerNorm, four patches side by side, Linear, GELU, Linear.
+class PatchMerger(Merger):
+    """One of Qwen3-VL's mergers, with a LayerNorm.
 
     Its connector is several of them (DeepStack): visual.merger reads the encoder's last layer and makes the
     visual tokens; those in visual.deepstack_merger_list read layers before it, and what they make is added to
     the same tokens behind the LLM's first layers. These norm the four patches as one (`together`), the first
-    norms each. Two sides, as MergerConnector.
+    norms each.
     """
 
     def __init__(self, vision_width, llm_width, side=2, together=False):
@@ -121,11 +126,7 @@ class PatchMerger(nn.Module):
         v = config.vision_config
         return cls(v.hidden_size, v.out_hidden_size, v.spatial_merge_size, together)
 
-    def forward(self, features, project=False):
-        """in the encoder: patches (P, width) -> features (P/4, 4 * width); project: features -> visual tokens
-        (P/4, d)"""
-        if not project:
-            return features.reshape(-1, self.wide)
+    def project(self, features):
         x = self.norm(features.reshape(-1, *self.norm.normalized_shape)).view(-1, self.wide)
         return self.linear_fc2(F.gelu(self.linear_fc1(x)))
 
@@ -213,7 +214,7 @@ def chosen(config):
         raise Refused(f"{config.name_or_path}: its config.json names the connector {named!r}, and "
                       f"CONNECTORS in connector.py has only {' and '.join(CONNECTORS)}. Apply the fork that "
                       f"this model was made with, or add the class, and open it again.")
-    return next((name for name in CONNECTORS if getattr(config, name, None) is not None), None)
+    return named
 
 
 def make_connectors(config):
@@ -244,23 +245,14 @@ class Config:
 
 
 def replace(cfg):
-    kind = CONNECTORS.get(cfg.connector)
-    if kind and (missing := [name for name in ("of", "tokens") if not callable(getattr(kind, name, None))]):
-        raise Refused(f"--connector {cfg.connector}: its class {kind.__name__} lacks "
-                      f"{' and '.join(missing)}. of(config) makes it from a model's configuration, "
-                      f"tokens(config) says how many visual tokens it makes of a tile; see MLPConnector.")
+    kind = CONNECTORS[cfg.connector]
     hf, source, dtype = load_hf(cfg.model, make_connectors)
     config, family = hf.config, family_of(hf.config)
-    if not kind or not family.tiled or min(cfg.queries, cfg.layers) < 1:
-        raise Refused(f"--connector {cfg.connector} --queries {cfg.queries} --layers {cfg.layers} for "
-                      f"{cfg.model} ({config.model_type}): the connectors are {' and '.join(CONNECTORS)}, "
-                      f"for InternVL; a qformer has at least one query and one layer")
-    for name in CONNECTORS.keys() - family.connectors.values():  # what stood there before
-        setattr(config, name, None)
-    own = cfg.connector in family.connectors.values()
-    config.connector = None if own else cfg.connector
-    if not own:
-        setattr(config, cfg.connector, {name: getattr(cfg, name) for name in getattr(kind, "options", ())})
+    if not family.tiled:
+        raise Refused(f"--connector {cfg.connector}: only an InternVL takes another one, {cfg.model} is a "
+                      f"{config.model_type}")
+    config.connector = None if cfg.connector in family.connectors.values() else cfg.connector
+    setattr(config, cfg.connector, {name: getattr(cfg, name) for name in getattr(kind, "options", ())})
     config.image_seq_length = visual_tokens(config)
     torch.manual_seed(cfg.seed)
     fresh = kind.of(config)

@@ -356,10 +356,6 @@ def make_sampler(kind, vlm, chat, world=None, batch=512, dtype="auto", tensor_pa
     """
     if kind == "vllm":
         return VLLMSampler(vlm, chat, world, dtype, tensor_parallel, memory)
-    if kind != "torch":
-        raise Refused(f"--rollout {kind}: the samplers are torch and vllm")
-    if tensor_parallel > 1:
-        raise Refused(f"--tensor_parallel {tensor_parallel} is for --rollout vllm")
     return TorchSampler(vlm, chat, batch, world)
 
 
@@ -400,28 +396,28 @@ def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384, world=Worl
     """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all responses.
     world: of a sharded model; every rank must call it, and have such responses."""
     missing = [g for g in groups if g and any(r.entropy is None for r in g)]
-    groups = [(g[0].prompt, [r.ids for r in g]) for g in missing]
-    packs = even_out(make_packs(chat, groups, max_tokens, temperature or 1.0), world)
-    entropies = [(vlm(pack.to(vlm.hf.device))[1].cpu(), real) for pack, real in packs]
-    entropies = torch.cat([entropy for entropy, real in entropies if real])
+    groups = [Group(g[0].prompt, g) for g in missing]
+    _, entropies = computed(groups, vlm, chat, max_tokens, temperature or 1.0, world)
     rollouts = [r for g in missing for r in g]
-    lengths = [len(r.ids) for r in rollouts]
-    for r, entropy in zip(rollouts, entropies.split(lengths)):
+    for r, entropy in zip(rollouts, entropies.split([len(r.ids) for r in rollouts])):
         r.entropy = entropy
 
 
 @torch.no_grad()
+def computed(groups, vlm, chat, max_tokens, temperature, world):
+    """[Group] -> what the model itself computes of all their responses: logp (R,), entropy (R,)"""
+    packs = make_packs(chat, [group.with_ids() for group in groups], max_tokens, temperature)
+    device = world.device or vlm.hf.device
+    both = [(vlm(pack.to(device)), real) for pack, real in even_out(packs, world)]
+    return (torch.cat([numbers[i].cpu() for numbers, real in both if real]) for i in (0, 1))
+
+
 def refuse_gap(groups, vlm, chat, cfg, world):
     """Refuse to go on when the log-probs of sampler and trainer differ by more than --max_gap nats a token,
     as a mean over every response of the groups. Returns the mean."""
-    packs = make_packs(chat, [group.with_ids() for group in groups], cfg.max_tokens, cfg.temperature)
-    sampled, at, gap = torch.cat([r.logp for group in groups for r in group.rollouts]), 0, 0.0
-    for pack, real in even_out(packs, world):
-        logp = vlm(pack.to(world.device))[0].cpu()
-        if real:
-            gap += (logp - sampled[at:at + len(logp)]).abs().sum().item()
-            at += len(logp)
-    gap, tokens = total([gap, at], world)
+    logp, _ = computed(groups, vlm, chat, cfg.max_tokens, cfg.temperature, world)
+    sampled = torch.cat([r.logp for group in groups for r in group.rollouts])
+    gap, tokens = total([(logp - sampled).abs().sum().item(), len(logp)], world)
     gap /= max(1, tokens)
     if not gap <= cfg.max_gap:
         raise Refused(f"sampler and trainer disagree by {gap:.3f} nats a token at the first step (--max_gap "

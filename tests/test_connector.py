@@ -100,9 +100,7 @@ def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
     assert Chat(str(tmp_path / "mlp")).per_tile == 9
     mlp, own = (load(path).parts()["connector"] for path in (str(tmp_path / "mlp"), model_path))
     assert mlp.keys() == own.keys()
-    with pytest.raises(Refused, match="the connectors are mlp and qformer"):
-        connector.replace(connector.Config(model=model_path, out=str(tmp_path / "x"), connector="abc"))
-    with pytest.raises(Refused, match="for InternVL"):
+    with pytest.raises(Refused, match="only an InternVL"):
         connector.replace(connector.Config(model=str(make_qwen(tmp_path)), out=str(tmp_path / "x")))
 
 
@@ -121,12 +119,6 @@ def test_a_folder_of_a_fork_is_refused_by_its_connectors_name(model_path, tmp_pa
         for opened in (load, Chat):
             with pytest.raises(Refused, match=f"{out}: its config.json names the connector '{name}', and"):
                 opened(out)
-
-
-def test_a_class_that_lacks_something(model_path, tmp_path, monkeypatch):
-    monkeypatch.setitem(connector.CONNECTORS, "bare", type("Bare", (torch.nn.Module,), {}))
-    with pytest.raises(Refused, match="--connector bare: its class Bare lacks of and tokens. of.config. m"):
-        connector.replace(connector.Config(model=model_path, out=str(tmp_path / "x"), connector="bare"))
 
 
 def test_help_names_what_is_in_the_table(tmp_path, capsys):

@@ -331,11 +331,6 @@ def test_one_process_samples_with_the_trained_modules(vlm, chat):
     assert make_sampler("torch", vlm, chat, World(0, 1, torch.device("cpu"))).vlm is vlm
 
 
-def test_unknown_sampler_is_refused(vlm, chat):
-    with pytest.raises(Refused, match="--rollout sglang"):
-        make_sampler("sglang", vlm, chat)
-
-
 def test_sampling_leaves_no_trace_in_the_trainer(vlm, chat, prompts):
     before = torch.get_rng_state()
     r = TorchSampler(vlm, chat).generate(prompts[:2], 2, 4)[0][0]
