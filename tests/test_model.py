@@ -88,26 +88,10 @@ def test_several_packs_equal_one(vlm, chat, groups, limit):
     close(torch.cat([p[1] for p in parts]), whole[1])
 
 
-def test_padding_of_buckets_changes_nothing(vlm, chat, groups):
-    pack, = make_packs(chat, groups)
-    out = {}
-    for limit in (1.0, 1.3, 1e9):
-        pack.layout = Layout(pack.layout.segments.tolist(), pad_limit=limit)
-        vlm.zero_grad()
-        logp, entropy = vlm(pack)
-        (logp.sum() + entropy.sum()).backward()
-        out[limit] = (len(pack.layout.buckets), logp.detach(), entropy.detach(), gradients(vlm))
-    assert out[1.0][0] > out[1.3][0] > out[1e9][0] == 2  # prompts, responses
-    for limit in (1.0, 1e9):
-        close(out[limit][1], out[1.3][1])
-        close(out[limit][2], out[1.3][2])
-        for name, grad in out[1.3][3].items():
-            close(out[limit][3][name], grad)
-
 
 def test_layout_by_brute_force():
     """Random segments: a token sees its prefix, its own segment up to itself, and nothing else."""
-    for seed in range(10):
+    for seed in range(12):
         g = torch.Generator().manual_seed(seed)
         segments, at = [], 0
         for _ in range(4):
@@ -120,7 +104,7 @@ def test_layout_by_brute_force():
                 at += n
         q, k, v = torch.randn(3, at, 6, 4, generator=g)
         k, v = k[:, :2], v[:, :2]
-        out = Layout(segments).attend(0, q, k, v, 0.5)
+        out = Layout(segments, pad_limit=(1.0, 1.15, 1e9)[seed % 3]).attend(0, q, k, v, 0.5)
         see = torch.zeros(at, at, dtype=torch.bool)
         for start, n, prefix, P in segments:
             for i in range(start, start + n):
@@ -250,12 +234,6 @@ def test_connector_is_the_familys_own(model_path):
     assert torch.equal(connector.pixel_shuffle(features, ours.side), grid.flatten(1, 2))
     close(ours(features), theirs(grid.flatten(1, 2)).flatten(0, 1))
 
-
-def test_connector_refuses_an_odd_grid():
-    with pytest.raises(Refused, match="35 patches a tile"):
-        connector.MLPConnector(4, 4)(torch.zeros(1, 35, 4))
-    with pytest.raises(Refused, match="25 patches a tile"):
-        connector.MLPConnector(4, 4)(torch.zeros(1, 25, 4))
 
 
 # ------------------------------------------------------------------------------------------------------ parts

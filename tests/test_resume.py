@@ -256,7 +256,6 @@ def test_solutions_that_can_not_be_learned(chat, rows, capsys):
 @pytest.mark.parametrize("changes, pattern", [
     (dict(samples=1), "--samples 1 at least 2"),
     (dict(prompts=4, minibatches=3), "--prompts 4 must be a multiple of 1 processes x 3 minibatches"),
-    (dict(rollout="sglang"), "--rollout sglang"),
     (dict(curriculum="data/never.jsonl"), "never.jsonl: no such file"),
 ])
 def test_grpo_refuses(changes, pattern, tiny, tmp_path):

@@ -1,8 +1,6 @@
 """The three stages: numbers by hand, a batch against an oracle, the optimizer's step, flags of grpo.py."""
-import dataclasses
 import itertools
 import math
-import re
 import sys
 import threading
 import zlib
@@ -66,20 +64,10 @@ def test_grpo_loss_by_hand():
     loss.backward()  # d loss / d logp = -weight * ratio * A where nothing is clipped, 0 where it is
     assert torch.allclose(logp.grad, torch.tensor([0.0, -0.25 * 0.5 * 2, 0.25 * 1.5, 0.0]), atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip((old, adv, length), kept))
-
-
-def test_grpo_loss_on_policy():
-    """Ratio exactly 1: the loss is minus the weighted advantage, its gradient that of minus A * logp."""
-    logp = torch.tensor([-1.0, -2.0, -0.5]).requires_grad_()
-    adv, weight = torch.tensor([1.0, 1.0, -2.0]), torch.tensor([0.25, 0.25, 0.5])
-    length = torch.tensor([2, 2, 1])  # of two responses
-    loss, ratio, _ = grpo_loss(logp, torch.zeros(3), micro_batch(adv, length, logp.detach()), grpo.Config())
-    loss.backward()
-    assert ratio.tolist() == [1, 1, 1] and loss.item() == pytest.approx(-(0.25 + 0.25 - 1.0))
-    assert torch.allclose(logp.grad, -weight * adv)
     nothing = torch.zeros(0)
     empty = micro_batch(nothing, nothing, nothing)
     assert grpo_loss(nothing, nothing, empty, grpo.Config())[0].item() == 0  # an empty piece is 0, not NaN
+
 
 
 def test_any_cut_has_the_same_loss_and_gradient(chat, prompts, monkeypatch):
@@ -185,12 +173,6 @@ def test_seeds_differ_by_rank_step_run_and_purpose():
     assert len(seeds) == 4 * 20 * 8 * 3 and all(0 <= s < 2 ** 63 for s in seeds)
     assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
 
-
-@given(step=st.integers(0, 30), warmup=st.floats(0, 20),
-       schedule=st.sampled_from(["constant", "linear", "cosine"]))
-def test_learning_rate_stays_in_its_bounds(step, warmup, schedule):
-    """Also for a warm-up that is no whole number of steps: 3% of ten steps are a third of one."""
-    assert 0 <= learning_rate(step, 31, 2.0, warmup, schedule) <= 2.0
 
 
 def test_learning_rate():
@@ -636,34 +618,8 @@ def test_critical_words_are_logged(tiny, tmp_path, monkeypatch, chat):
 
 # ----------------------------------------------------------------------------------------------- command line
 
-SCRIPTS = "sft grpo connector_tune distill entropy_select eval_mmmu reward report make".split()
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_every_flag_is_in_the_help(name, monkeypatch, capsys):
-    import importlib
-
-    import tyro
-    module = importlib.import_module(name)
-    configs = [c for c in vars(module).values() if is_config(module, c)]
-    assert configs
-    for config in configs:
-        with pytest.raises(SystemExit):
-            tyro.cli(config, args=["--help"])
-        words = " ".join(re.sub("[\u2500-\u257f]", " ", capsys.readouterr().out).split())
-        source = "".join(Path(sys.modules[c.__module__].__file__).read_text() for c in config.__mro__[:-1])
-        for f in dataclasses.fields(config):
-            flag = f.name.replace("_", "-")
-            assert re.search(rf"--{flag}[ ,]", words) or "Positional" in str(f.type), (name, flag)
-            comments = re.findall(rf"^    {f.name}: .*  # (.+)|^    # (.+)\n    {f.name}: ", source, re.M)
-            comments = [one or other for one, other in comments]
-            found = any(" ".join(c.split())[:30].strip() in words for c in comments)
-            assert found, (name, f.name)  # its comment is the help
-
-
-def is_config(module, cls):
-    own = isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
-    return own and cls.__name__ in ("Config", "Score", "Curves", "Compare", "Page", "Table", "Seeds")
 
 
 def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, capsys):
@@ -675,11 +631,6 @@ def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as error:
         main(sft.train, sft.Config)
     assert error.value.code == 2 and "learning" in capsys.readouterr().err
-    for stage, _ in STAGES.values():
-        monkeypatch.setattr(sys, "argv", ["x.py", "--schedule", "cosin"])
-        with pytest.raises(SystemExit) as error:
-            main(stage.train, stage.Config)
-        assert error.value.code == 2 and "cosine" in capsys.readouterr().err
 
 
 def test_defaults_are_the_papers():
