@@ -27,7 +27,7 @@ from machinery.head import LogProbAndEntropy, sampled_logits
 from machinery.lora import add_adapters, is_adapter
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
-from machinery.parallel import compute_dtype, half_will_do, shard  # noqa: F401 (shard: beside load)
+from machinery.parallel import compute_dtype, half_will_do, read_dtypes_again, shard
 from pack import layout_attention  # noqa: F401 (importing it registers the ways to attend that VLM names)
 
 # logits that exist at once in the head, whatever the vocabulary: 16 MiB in fp32, about what a processor
@@ -72,6 +72,7 @@ class VLM(nn.Module):
         self.freeze(names)
         if any(p.requires_grad and p.dtype != torch.float32 for p in self.parameters()):
             self.float()
+            read_dtypes_again(self)
         return self
 
     def freeze(self, names):

@@ -157,6 +157,14 @@ def divide(vlm, world, hybrid, offload):
             module.set_force_sum_reduction_for_comms(True)
 
 
+def read_dtypes_again(vlm):
+    """FSDP noted what its parameters were in at the first forward; some have become fp32 since."""
+    for module in vlm.modules():
+        if isinstance(module, FSDPModule):
+            for group in module._get_fsdp_state()._fsdp_param_groups:
+                group.lazy_init()
+
+
 def tensors(vlm):
     """{name: tensor} of parameters and buffers, tied ones once"""
     return {name: t.detach() for name, t in (*vlm.named_parameters(), *vlm.named_buffers())}

@@ -6,6 +6,7 @@ encoder while one of them has no image. A rank that waits for ever is killed aft
 """
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -19,7 +20,7 @@ import torch.distributed as dist
 import connector_tune
 import grpo
 import sft
-from conftest import ENV, ROOT, write_mixed
+from conftest import ENV, ROOT, plain, write_mixed
 from data import Chat, read_records
 from machinery import features
 from machinery.files import Refused, newest_checkpoint, read_jsonl
@@ -32,13 +33,14 @@ LIMIT = 240  # seconds for everything that two processes do, imports included
 TRAINED = [("connector",), ("encoder",)]
 GRPO = {"grpo": {}, "everything": dict(minibatches=2, kl=0.1, checkpointing=True, steps=1),
         "frozen": dict(train=("connector",), steps=1), "handed_over": dict(steps=1),
-        "opened": dict(train=("connector",), steps=2)}
+        "opened": dict(train=("connector",), dtype="bf16", steps=2)}
 
 
 def run_grpo(folder, given, name, **more):
     """grpo.py on given responses: what ranks would sample differs by their seeds."""
-    flags = dict(model=str(given / "model"), data=str(given / "mixed.jsonl"), max_tiles=4, dtype="fp32",
-                 lr=1e-3, max_tokens=60, prompts=4, samples=3, max_gap=1e9, steps=2)
+    model = str(given / ("half" if name == "opened" else "model"))
+    flags = dict(model=model, data=str(given / "mixed.jsonl"), max_tiles=4, dtype="fp32", lr=1e-3,
+                 max_tokens=60, prompts=4, samples=3, max_gap=1e9, steps=2)
     choose = grpo.next_prompts
 
     def opens(s, *args):  # the encoder trains in the second step
@@ -131,6 +133,8 @@ def both(tiny, rows, tmp_path_factory):
     out = {n: tmp_path_factory.mktemp(f"processes_{n}") for n in (1, 2)}
     given = out["given"] = tmp_path_factory.mktemp("given")
     (given / "model").symlink_to(tiny / "model")
+    shutil.copytree(tiny / "model", given / "half")
+    plain(tiny / "model").bfloat16().save_pretrained(given / "half")  # frozen parts of it wait in bf16
     write_mixed(given / "mixed.jsonl", rows)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                __file__, str(out[2]), str(given)]
@@ -165,7 +169,7 @@ def same_metrics(a, b):
             assert x[key] == y[key] or x[key] == pytest.approx(y[key], **near), (x["step"], key)
 
 
-@pytest.mark.parametrize("name", ["sft", *("-".join(t) for t in TRAINED), *GRPO])
+@pytest.mark.parametrize("name", ["sft", *("-".join(t) for t in TRAINED), *list(GRPO)[:-1]])
 def test_stage_is_the_same_in_two_processes(both, name):
     same_metrics(both[2] / name, both[1] / name)
     assert all(r["grad_norm"] > 0 for r in metrics(both[1] / name) if r["step"])  # 0: validation alone
@@ -190,15 +194,17 @@ def test_two_processes_in_bf16(both):
     assert one["loss"] == pytest.approx(two["loss"], rel=0.01)
     assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=0.1)
     assert all(t.dtype == torch.float32 for t in tensors(both[2] / "bf16" / "step_000001").values())
+    for one, two in zip(*(metrics(both[n] / "opened") for n in (1, 2)), strict=True):
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=0.1) and one["grad_norm"] > 0
 
 
 def test_frozen_parts_stay_as_they_are_in_two_processes(both):
-    start = tensors(both["given"] / "model")
     for name in ("connector", "frozen", "opened"):
+        start = tensors(both["given"] / ("half" if name == "opened" else "model"))
         after = tensors(newest_checkpoint(both[2] / name))
         changed = {n for n in start if not torch.equal(start[n], after[n])}
         expected = {n for n in start if "multi_modal_projector" in n or name == "opened" and "vision" in n}
-        assert changed <= expected and len(changed) > 0.9 * len(expected), name
+        assert changed <= expected and len(changed) > 0.7 * len(expected), name
 
 
 def test_run_of_two_processes_goes_on_in_one(both, tmp_path, monkeypatch):
