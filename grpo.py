@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from data import Chat, read_records
 from machinery.files import Refused, main, say
-from machinery.metrics import Watch, count, sample_rows, summary
+from machinery.metrics import count, sample_rows, summary
 from machinery.optimizer import rates_of_parts
 from machinery.parallel import deal, even_out, gather, start
 from machinery.run import Run, batch_indices, seed_of
 from model import PARTS, load_for, make_optimizer, update
-from pack import Pack, make_packs, moved
+from pack import OnDevice, Pack, make_packs
 from reward import Verifier, rates, report_unreadable, score_batch
 from rollout import Group, make_sampler, refuse_gap, sample_and_reward
 from signals import CRITICAL_WORDS
@@ -103,7 +103,7 @@ def advantages(reward):
 
 
 @dataclass
-class MicroBatch:
+class MicroBatch(OnDevice):
     """What one forward and backward consume: a pack, and what the loss needs for each of its R response
     tokens. Responses are whole; what belongs to a response is repeated for each of its tokens."""
     pack: Pack                          # pack.owner (R,): the number of the response that a token belongs to
@@ -162,8 +162,7 @@ def setup(cfg):
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
     return SimpleNamespace(world=world, run=run, chat=chat, pool=pool, hard=hard, vlm=vlm, sampler=sampler,
-                           reference=reference, optimizer=optimizer, first=first, verifier=verifier,
-                           watch=Watch(run))
+                           reference=reference, optimizer=optimizer, first=first, verifier=verifier)
 
 
 def train(cfg):
@@ -187,7 +186,7 @@ def train(cfg):
         for micro_batches in batches:
             # ------------------------------------------------------------------------------------------- loss
             for micro in micro_batches:
-                micro = moved(micro, s.world.device)       # images wait in host memory
+                micro = micro.to(s.world.device)           # images wait in host memory
                 logp, entropy = s.vlm(micro.pack)                                          # (R,), (R,)
                 if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is 1
                     micro.old_logp = logp.detach()
@@ -214,7 +213,7 @@ def train(cfg):
             m.update({f"{name}_rate": value for name, value in verdicts.items()})
         s.run.log(step + 1, m)
         s.run.append("rollouts.jsonl", *sample_rows(step + 1, groups[0].rollouts, batches[0][0].rollouts))
-        s.watch(step + 1, m)
+        s.run.watch(step + 1, m)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "
                             f"entropy {m['entropy']:.2f}", refresh=False)
 

@@ -26,8 +26,16 @@ from transformers.modeling_utils import AttentionInterface
 
 # ------------------------------------------------------------------------------------------------------ packs
 
+class OnDevice:
+    """A dataclass whose tensors, and what holds some, move together."""
+
+    def to(self, device):
+        moved = {name: t.to(device) for name, t in vars(self).items() if hasattr(t, "to")}
+        return replace(self, **moved)
+
+
 @dataclass
-class Pack:
+class Pack(OnDevice):
     """One row of N tokens: prompts, each followed by its responses. R of the tokens belong to responses."""
     ids: torch.Tensor          # (N,)
     positions: torch.Tensor    # (N,) or (3, N), of the rotary embedding
@@ -45,13 +53,7 @@ class Pack:
 
     def to(self, device):
         images = {name: t.to(device) for name, t in self.images.items()}
-        return replace(moved(self, device), images=images)
-
-
-def moved(x, device):
-    """A dataclass with all of its tensors (and what holds some) on another device."""
-    new = {name: t.to(device) for name, t in vars(x).items() if hasattr(t, "to")}
-    return replace(x, **new)
+        return replace(super().to(device), images=images)
 
 
 def make_packs(chat, groups, max_tokens=16384, temperature=1.0, pixels=True):

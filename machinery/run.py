@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from machinery.files import (
     TRAINER, Refused, append_jsonl, changed_settings, checkpoints, newest_checkpoint, read_json, read_jsonl,
     say, versions, write_text)
-from machinery.metrics import open_logger
+from machinery.metrics import Watch, open_logger
 from machinery.rows import rows_fingerprint
 
 
@@ -138,7 +138,9 @@ class Run:
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
     def open_log(self, module):
-        """--logger: what `log` gets also goes to this module (wandb, trackio, swanlab)."""
+        """--logger: what `log` gets also goes to this module (wandb, trackio, swanlab). From here on `watch`
+        says what looks wrong in a step's metrics."""
+        self.watch = Watch(self)
         if module and self.rank == 0:
             self.send = open_logger(module, self.dir, self.about)
 
