@@ -178,7 +178,6 @@ def test_measuring_again_samples_nothing(run, monkeypatch):
     assert world.sampled == 2 * [10, 20, 30]
     (run / "step_000020" / "model.safetensors").write_bytes(b"retrained")
     es.select(es.Config(**{**vars(cfg), "samples": 2}))
-    assert world.sampled == 2 * [10, 20, 30] + [20]
     new = [Record(f"q{i}", "new?", answer="4") for i in range(40)]
     monkeypatch.setattr(es, "read_records", lambda *_, **__: new)
     es.select(es.Config(**{**vars(cfg), "samples": 2}))  # the same ids, other questions
@@ -194,14 +193,3 @@ def test_an_interrupted_selection_goes_on(run, monkeypatch):
     world.fail_at = None
     es.select(cfg)
     assert world.sampled == [10, 20, 30] and (run / "selected.json").exists()
-
-
-def test_flags_that_torchrun_would_take_for_its_own():
-    """torchrun refuses a script's flag that begins several of its own (--n, --run), even after the script."""
-    from torch.distributed.run import get_args_parser
-
-    import distill
-    for module in (es, distill):
-        flags = [x for name in vars(module.Config()) for x in (f"--{name}", "1")]
-        parsed = get_args_parser().parse_args(["--nproc_per_node", "2", "x.py", *flags])
-        assert parsed.training_script_args == flags

@@ -458,7 +458,7 @@ def test_an_interrupted_run_goes_on(world):
 
 def test_a_folder_does_not_mix(world):
     world(FakeSampler())
-    with pytest.raises(Exception, match="temperature"):
+    with pytest.raises(E.Refused, match="temperature"):
         world(FakeSampler(), temperature=0.5)
     (world.folder / "m" / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(E.Refused, match="responses to others .--weights"):

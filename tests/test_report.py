@@ -13,7 +13,6 @@ import report
 from conftest import write_jsonl
 from experiments import tables
 from experiments.rows import t_times
-from experiments.rules import read_selection
 from experiments.tables import gains_of_runs
 from machinery.figures import smooth
 from machinery.files import Refused
@@ -50,21 +49,15 @@ def test_smooth_is_a_mean_over_the_neighbours_that_exist():
 
 
 def test_curves_of_grpo_of_sft_and_of_several_runs(tmp_path, capsys):
-    for name in "ab":
-        rows_of(tmp_path / name / "metrics.jsonl", [
-            {"step": s, "reward": 0.5, "accuracy": 0.4, "format": 0.9, "entropy": 0.1,
-             "critical_entropy": 0.3 if s % 2 else None, "length": 20 + s, "grad_norm": 1.0, "loss": 0.0,
-             "lr": 1e-5} for s in range(1, 100)])
-    rows_of(tmp_path / "sft" / "metrics.jsonl",
-               [{"step": 1, "loss": 2.0, "val_loss": 2.1, "grad_norm": 1.0, "lr": 1e-5}])
-    report.curves(report.Curves((str(tmp_path / "a"),)))
-    assert is_png(tmp_path / "a" / "curves.png")
-    text = capsys.readouterr().out
-    assert "critical tokens" in text and "gradient norm" in text and "loss" not in text and "step 99" in text
-    report.curves(report.Curves((str(tmp_path / "a"), str(tmp_path / "b")), out=str(tmp_path / "both.png")))
-    assert is_png(tmp_path / "both.png")
-    report.curves(report.Curves((str(tmp_path / "sft"),)))
-    assert is_png(tmp_path / "sft" / "curves.png") and "loss" in capsys.readouterr().out
+    for name, n in (("a", 99), ("b", 2)):
+        row = {"reward": 0.5, "critical_entropy": 0.3, "length": 20, "grad_norm": 1.0, "loss": 0.0, "lr": 1}
+        rows_of(tmp_path / name / "metrics.jsonl", [{"step": s, **row} for s in range(1, n + 1)])
+    rows_of(tmp_path / "sft" / "metrics.jsonl", [{"step": 1, "loss": 2.0, "val_loss": 2.1, "lr": 1e-5}])
+    for names, told in (("a", "critical tokens (nats), gradient norm; up to step 99"), ("ab", "step 99"),
+                        (["sft"], "loss, learning rate; up to step 1")):
+        runs = tuple(str(tmp_path / name) for name in names)
+        report.curves(report.Curves(runs, out=str(tmp_path / "curves.png")))
+        assert told in capsys.readouterr().out and is_png(tmp_path / "curves.png")
 
 
 # ------------------------------------------------------------------------------------------------ page
@@ -256,44 +249,3 @@ def test_table_and_seeds_of_the_same_questions(tmp_path, capsys):
 
 def run(what, *folders):
     tables.tables(tables.Config(what, tuple(map(str, folders))))
-
-
-# ------------------------------------------------------------------------------------------------ rules
-NAMES = ("critical entropy", "entropy of all tokens", "share of high-entropy tokens", "reward", "lowest loss",
-         "last", "validation")
-
-
-def make_run(run, chosen=20, rule="critical_entropy", best=30, count=90):
-    """Three checkpoints: critical entropy is highest at 20, that of all tokens and the reward at 10,
-    validation and the share of high-entropy tokens at 30; the loss is lowest at 20; `best` scores
-    best on the evaluation set, by one of four questions in Math."""
-    indicators = {10: (0.2, 0.9, 0.5), 20: (0.4, 0.5, 0.6), 30: (0.3, 0.5, 0.7)}
-    checkpoints = [{"step": step, "checkpoint": f"step_{step:06d}", "count": count, "accuracy": accuracy,
-                    "critical_entropy": critical, "entropy": entropy, "entropy_high": step / 100}
-                   for step, (critical, entropy, accuracy) in indicators.items()]
-    rows_of(run / "metrics.jsonl", [{"step": s, "reward": 1 - s / 100 if s != 7 else None,
-                                        "loss": abs(s - 15)} for s in range(1, 31)])
-    about = {"chosen": chosen, "rule": rule, "min_count": 50, "checkpoints": checkpoints}
-    (run / "selection.json").write_text(json.dumps(about))
-    for row in checkpoints:
-        s = AFTER if row["step"] == best else BEFORE
-        write_scores(run / "eval_steps" / row["checkpoint"] / "scores.json", s)
-
-
-def test_rules_of_one_run(tmp_path, capsys):
-    make_run(tmp_path / "rl")
-    run("rules", tmp_path / "rl")
-    text = capsys.readouterr().out
-    found = cells_of(text.partition("| rule")[2].partition("Spearman")[0])
-    gain_of_30 = "+29.2 (+4.7 to +53.7)"  # the mean of 25, 37.5, 25; error hypot(.25, .125, .25) / 3
-    assert {rule: (cells[1], cells[-1]) for rule, cells in found.items() if rule in NAMES} == {
-        "critical entropy": ("20", "the chosen"), "entropy of all tokens": ("10", "+0.0 (+0.0 to +0.0)"),
-        "share of high-entropy tokens": ("30", gain_of_30), "reward": ("10", "+0.0 (+0.0 to +0.0)"),
-        "lowest loss": ("20", "the chosen"), "last": ("30", gain_of_30), "validation": ("30", gain_of_30)}
-    assert found["last"][2:5] == ["75.0", "56.2", "62.5"]  # maths, others, all three
-    rewards = [c["reward"] for c in read_selection(tmp_path / "rl").checkpoints.values()]
-    assert rewards == pytest.approx([0.947, 0.845, 0.745], abs=5e-4)  # of its own ten steps, without None
-    correlations = cells_of(text.partition("| Spearman")[2])
-    assert (correlations["critical entropy"], correlations["validation"]) == (["0.00"], ["0.87"])
-    assert "chosen by entropy (90 to 90 critical words)" in text
-    assert "step 30, +29.2 (+4.7 to +53.7): wrong." in text
