@@ -234,11 +234,11 @@ def evaluate(cfg: Config):
 
     world, checkpoint = start(cfg.seed), resolve(cfg.model)
     records, about = read_questions(cfg)
-    about["checkpoint"] = checkpoint
-    about["weights"] = fingerprint(checkpoint) if Path(checkpoint).exists() else None
+    about |= {"checkpoint": checkpoint, "max_new_tokens": cfg.max_new_tokens,
+              "weights": fingerprint(checkpoint) if Path(checkpoint).exists() else None}
     run = Run(cfg.out, cfg, world, may_change=("runs", "chunk", "verifier", "verifier_model"))
     path, about_path = run.dir / "responses.jsonl", run.dir / "data.json"
-    before = {"questions": about["questions"], **(read_json(about_path) if about_path.exists() else about)}
+    before = {**about, **(read_json(about_path) if about_path.exists() else {})}
     if changed := changed_settings(before, about):
         raise Refused(f"{run.dir} holds responses to others ({changed}). Use another --out, or delete the "
                       f"folder to ask again.")

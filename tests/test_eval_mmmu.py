@@ -82,11 +82,9 @@ def test_the_reasoning_is_never_read():
 
 
 def test_official_on_the_box():
-    scores, r = one(THOUGHT + r"So \boxed{B}")
-    assert (r["official"], r["official_boxed"], scores["official_random"],
-            scores["official_luck"]) == (0, 1, 1, 0.25)
-    scores, r = one(THOUGHT + "The answer is (B)")
-    assert (r["official"], r["official_boxed"], scores["official_luck"]) == (1, 1, 0)
+    for reply, seen in ((r"So \boxed{B}", (0, 1, 1, 0.25)), ("The answer is (B)", (1, 1, 0, 0))):
+        scores, _ = one(THOUGHT + reply)
+        assert tuple(scores[f"official{name}"] for name in ("", "_boxed", "_random", "_luck")) == seen
 
 
 @pytest.mark.parametrize("reply, options, choice", [
@@ -98,10 +96,8 @@ def test_official_choice_takes_the_latest(reply, options, choice):
 
 
 @pytest.mark.parametrize("options, answer, response", [
-    ("['1','2','3','4','5','6','7','8','9']", "I", r"\boxed{I}"),
     ("['1','2','3','4','5','6','7','8','9']", "G", "The answer is (G)."),
     ("['<image 1>', '<image 2>']", "B", r"\boxed{B}"),
-    ("['1', '2', 'None', '4']", "C", r"\boxed{None}"),
     ("['1', '2', 'None', '4']", "C", "None"),
     (r"""["Bob's", 'say "hi"', 'a\\b']""", "B", 'say "hi"'),
     ("[['a', 'b'], 3.5]", "B", r"\boxed{3.5}"),              # a nested list and a number
@@ -323,15 +319,13 @@ def test_questions_of_the_schema(data):
         E.read_questions(config(data, subjects=("Maths", "Math")))
 
 
-@pytest.mark.parametrize("change", [
-    {"question": "See <image 3>"}, {"image_1": 5}, {"answer": float("nan")}, {"answer": ""},
-    {"options": "['a', 'b']", "question_type": "multiple-choice", "answer": "c"}])
-def test_rows_that_cannot_be_asked_are_named_and_the_others_scored(data, change, capsys):
-    write_parquet(data, "Math", [question(2, **change)])
+def test_rows_that_cannot_be_asked_are_named_and_the_others_scored(data, capsys):
+    choice = {"options": "['a', 'b']", "question_type": "multiple-choice", "answer": "c"}
+    write_parquet(data, "Math", [question(1, answer=""), question(2, **choice)])
     records, about = E.read_questions(config(data))
     assert [r.subject for r in records] == ["Art_Theory"] * 3
-    assert len(about["left_out"]) == 1 and "validation_Math_2" in about["left_out"][0]
-    assert "skipped 1 of 4 rows" in capsys.readouterr().out
+    assert [name[-18:-1] for name in about["left_out"]] == ["validation_Math_1", "validation_Math_2"]
+    assert "skipped 2 of 5 rows" in capsys.readouterr().out
 
 
 def test_a_picture_that_cannot_be_read_stops_it(data):
@@ -436,7 +430,7 @@ def test_a_whole_run(world):
     assert scores["subjects"]["Math"]["rule"] == 1.0 and scores["subjects"]["Art_Theory"]["rule"] == 0
     assert scores["runs"] == [0.7, 0.7]
     assert set(scores["data"]) == {"source", "split", "revision", "left_out", "checkpoint", "weights",
-                                   "questions"}
+                                   "questions", "max_new_tokens"}
 
 
 def test_an_interrupted_run_goes_on(world):
@@ -458,8 +452,9 @@ def test_an_interrupted_run_goes_on(world):
 
 def test_a_folder_does_not_mix(world):
     world(FakeSampler())
-    with pytest.raises(E.Refused, match="temperature"):
-        world(FakeSampler(), temperature=0.5)
+    for flag, value in (("temperature", 0.5), ("max_new_tokens", 9)):
+        with pytest.raises(E.Refused, match=f"--{flag} was"):
+            world(FakeSampler(), **{flag: value})
     (world.folder / "m" / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(E.Refused, match="responses to others .--weights"):
         world(FakeSampler())

@@ -145,20 +145,6 @@ def test_letters_and_texts_of_options():
     assert letters(ambiguous, (["no", "yes"], "D")) == (["B"], ["row 1"])
 
 
-def test_splits_and_subsets(tmp_path):
-    """The files of "test" are not those of "testmini", and a configuration is a folder."""
-    read(tmp_path, MATHVISION, "testmini", columns=DECODED)
-    (tmp_path / "data").rename(tmp_path / "mini")
-    ten = [{**row, "id": f"{row['id']}0"} for row in MATHVISION]
-    read(tmp_path, ten, "test", columns=DECODED)
-    cfg = E.Config(data=str(tmp_path), columns=DECODED)
-    for flags, ids in (({"split": "test"}, ["10", "20"]), ({"split": "testmini"}, ["1", "2"]),
-                       ({"split": "test", "subset": "data"}, ["10", "20"])):
-        assert [r.id for r in E.read_questions(dataclasses.replace(cfg, **flags))[0]] == ids
-    with pytest.raises(Refused, match="'validation'; there are test, testmini"):
-        E.read_questions(cfg)
-
-
 def test_images_as_olympiadbench_names_them(tmp_path):
     """<image_1> in the question, up to nine columns, the answer a list of one."""
     row = {"id": 7, "question": "In <image_1>, and with <image_9>: how far?", "final_answer": ["$2$"],
