@@ -105,6 +105,7 @@ def test_a_whole_distillation(cfg, monkeypatch, capsys):
     first = kept[0]
     assert first["solution"].startswith("draw") and first["solution"].endswith("1 0\n</think>\n\n\\boxed{1}")
     assert first["pass_rate"] == 0.25
+    assert len({r["solution"].split()[1] for r in kept}) == 7  # a seed for each of the seven chunks
     assert "80 responses to 20 questions: wrong 50 (62.5%), kept 25 (31.2%)" in capsys.readouterr().out
     # sft.py reads it as it is, images included
     records = read_records(cfg.out, need=("question", "answer", "solution"))
