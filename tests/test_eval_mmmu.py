@@ -448,6 +448,8 @@ def test_an_interrupted_run_goes_on(world):
     untouched = FakeSampler()
     assert world(untouched, runs=2) == whole and untouched.calls == []
     assert len(world(untouched, runs=3)) == 30 and len(untouched.calls) == 3  # more runs go on from there
+    world(untouched, runs=2)  # and fewer are scored
+    assert json.loads((world.folder / "out" / "scores.json").read_text())["n"] == 20
 
 
 def test_a_folder_does_not_mix(world):
