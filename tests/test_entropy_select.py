@@ -9,7 +9,7 @@ from scipy import stats
 
 import entropy_select as es
 from data import Record
-from machinery.files import Refused, resolve
+from machinery.files import Refused, read_jsonl, resolve
 from machinery.intervals import pearson, spearman
 from rollout import Rollout
 
@@ -132,10 +132,11 @@ class World:
             raise KeyboardInterrupt
         self.sampled.append(self.now)
         self.asked.append([p.record.id for p in prompts])
-        pieces = ["Wait", ". 4", "\n</think>\n\n", "\\boxed{4}", ""]
-        entropy = torch.tensor([0.1 * self.now, 0.0, 0.0, 0.0, 0.0])
-        return [[Rollout(p, [1] * 5, -entropy, entropy, "".join(pieces), pieces, "stop") for _ in range(n)]
-                for p in prompts]
+        entropy, out = torch.tensor([0.1 * self.now, 0.0, 0.0, 0.0, 0.0]), []
+        for p in prompts:
+            pieces = ["Wait", f". {p.record.id}", "\n</think>\n\n", "\\boxed{4}", ""]
+            out.append(n * [Rollout(p, [1] * 5, -entropy, entropy, "".join(pieces), pieces, "stop")])
+        return out
 
 
 @pytest.fixture
@@ -161,6 +162,8 @@ def test_a_whole_selection(run, monkeypatch, capsys):
     assert (run / "selection.png").read_bytes()[:4] == b"\x89PNG"
     assert world.asked[0] == world.asked[1] == world.asked[2]  # one probe set, drawn from all rows
     assert len(set(world.asked[0])) == 20
+    rows = read_jsonl(run / "probe" / "step_000010.jsonl")[1:]
+    assert [(r["id"], r["tokens"][1]) for r in rows[::3]] == [(i, f". {i}") for i in world.asked[0]]
     text = capsys.readouterr().out
     assert "<- chosen" in text and "no correlation" in text  # all accuracies are equal, and that is said
     with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):

@@ -358,7 +358,7 @@ def test_configurations_and_revision_of_the_hub(data, monkeypatch):
 
 class FakeTokenizer:
     """Ids are code points; id 0 is special. The vocabulary that `banned_ids` looks through is `words`."""
-    words = ["<s>", "wait", " Wait", "WAIT,", "await", "ait", "waiting", " but", "butter", "x"]
+    words = ["<wait>", "wait", " Wait", "WAIT,", "await", "ait", "waiting", " but", "butter", "x"]
     all_special_ids = [0]
 
     def __len__(self):
