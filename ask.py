@@ -2,7 +2,7 @@
 
     python ask.py                                          # asks you for questions, again and again
     python ask.py --image picture.png "Add the digits in the top row."
-    python ask.py --model Qwen/Qwen2.5-VL-3B-Instruct --image a.png b.png --entropy "What differs?"
+    python ask.py --model Qwen/Qwen2.5-VL-3B-Instruct --image a.png --image b.png --entropy "What differs?"
 
 The response is written as it is sampled: the thought, then the answer. --entropy shades every token by the
 entropy (nats) of the distribution that it was drawn from, the brighter the less certain, and underlines the
@@ -11,23 +11,19 @@ one is asked for, again and again: an empty line takes another question of the e
 response, Ctrl-D ends.
 """
 import random
-import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 import tyro
 
 from data import Chat, Record, read_records
 from machinery.files import Refused, main
-from machinery.pictures import image_size, open_image
 from machinery.parallel import start
+from machinery.pictures import image_size
 from model import load
 from reward import score_batch
 from rollout import TorchSampler
-from scoring.responses import last_box
 from signals import CRITICAL_WORDS, critical_tokens
 
 SHADES = (None, 230, 229, 222, 215, 208)  # of the terminal's 256 colours, from certain to uncertain
@@ -37,9 +33,8 @@ FULL = 2.0  # nats that have the last of them
 @dataclass
 class Config:
     question: tyro.conf.Positional[str] = ""  # "": asked for, again and again
-    image: tuple[str, ...] = ()             # pictures; none: one of the embedded world
+    image: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # a picture; none: one of the embedded world
     model: str = "out/tiny/connector"       # model folder, run folder or hub name
-    runs: int = 1                           # responses to each question, and at the end a count of answers
     entropy: bool = False                   # shade tokens by their entropy, underline critical words
     temperature: float = 1.0                # 0: always the most likely token
     max_new_tokens: int = 8192              # length limit of a response
@@ -87,25 +82,6 @@ class Writer:
         return f"\033[{';'.join(codes)}m{piece}\033[0m" if codes else piece
 
 
-def show(image):
-    """A small picture as the terminal's characters: two pixels each, one above the other."""
-    image = open_image(image)
-    if max(image.size) > 64 or not sys.stdout.isatty():
-        return
-    width, height = image.size
-    pixel = image.load()
-    for y in range(0, height - 1, 2):
-        line = ["38;2;{};{};{};48;2;{};{};{}".format(*pixel[x, y], *pixel[x, y + 1]) for x in range(width)]
-        print("".join(f"\033[{colours}m\u2580" for colours in line) + "\033[0m")
-
-
-def legend():
-    """The shades, each with the entropy at which it begins"""
-    cells = [f"{FULL * k / len(SHADES):.2f}" for k in range(len(SHADES))]
-    shaded = [f"\033[30;48;5;{shade}m {cell} \033[0m" for shade, cell in zip(SHADES[1:], cells[1:])]
-    return f"nats, from: {cells[0]} {''.join(shaded)}; \033[4mcritical word\033[0m"
-
-
 def asked(question, images):
     """The Record of a question that was typed"""
     sizes = [image_size(image) for image in images]
@@ -117,52 +93,33 @@ def asked(question, images):
     return record
 
 
-def question_apart(cfg):
-    """--image takes all that follows, also a question, in quotes or not: it begins with the first word behind
-    a picture that neither is nor looks like a file"""
-    if sys.argv.count("--image") > 1:
-        raise Refused("--image stands there twice: name all pictures behind one")
-    for k, word in enumerate(cfg.image):
-        if k and not cfg.question and not Path(word).exists() and (" " in word or not Path(word).suffix):
-            return replace(cfg, image=cfg.image[:k], question=" ".join(cfg.image[k:]))
-    return cfg
-
-
 def questions(cfg):
     """Records, one after the other, as they are asked"""
     asked("", cfg.image)  # refuses what is no picture before anybody types
-    draw, world = random.Random(cfg.seed), []
-    if cfg.world and not cfg.image:
-        if not Path(cfg.world).exists():
-            raise Refused(f"--world {cfg.world} is not there: run make tiny first, name a picture (--image), "
-                          f"or ask without one (--world '')")
-        world = read_records(cfg.world)
+    draw = random.Random(cfg.seed)
+    world = read_records(cfg.world) if cfg.world and not cfg.image else []
     images = cfg.image or (draw.choice(world).images if world else ())
     if cfg.question:
         yield asked(cfg.question, images)
         return
-    words = "\nask (an empty line: one of the embedded world)> " if world else "\nask> "
     while True:
         try:
-            line = input(words).strip()
+            line = input("\nask (an empty line: one of the embedded world)> " if world else "\nask> ").strip()
+            if line:
+                yield asked(line, images)
+            elif world:
+                record = draw.choice(world)
+                images = record.images
+                yield record
+        except Refused as error:
+            print(error)
         except (EOFError, KeyboardInterrupt):
             print()
             return
-        if line:
-            try:
-                record = asked(line, images)
-            except Refused as error:
-                print(error)
-                continue
-            yield record
-        elif world:
-            record = draw.choice(world)
-            images = record.images
-            yield record
 
 
 def answer(record, sampler, chat, cfg, seed):
-    """Sample a response and write it. Returns what stands in its box, or None."""
+    """Sample a response and write it."""
     prompt, = chat.prompts([record], cfg.thinking)
     writer, begin = Writer(chat, cfg), time.time()
     (response,), = sampler.generate([prompt], 1, cfg.max_new_tokens, cfg.temperature, seed, listen=writer)
@@ -173,30 +130,21 @@ def answer(record, sampler, chat, cfg, seed):
         reward, = score_batch([response.text], [record.answer], cfg.thinking, [record.options or None])
         told.append("right" if reward.accuracy else f"wrong, it is {record.answer}")
     print(f"\n[{', '.join(told)}]")
-    return last_box(response.text)
 
 
 def ask(cfg):
-    cfg, world = question_apart(cfg), start(cfg.seed)
+    world = start(cfg.seed)
     chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     vlm = load(cfg.model, world.device, cfg.dtype)
     sampler, seeds = TorchSampler(vlm, chat), count(cfg.seed)
     for record in questions(cfg):
         for image in record.images:
             print(image if isinstance(image, str) else "(a picture)")
-            show(image)
         print(f"{record.text()}\n")
-        if cfg.entropy:
-            print(legend() + "\n")
-        found = Counter()
         try:
-            for run in range(cfg.runs):
-                print(end="\n" if run else "")
-                found[answer(record, sampler, chat, cfg, next(seeds))] += 1
+            answer(record, sampler, chat, cfg, next(seeds))
         except KeyboardInterrupt:
             print("\n[stopped]")
-        if cfg.runs > 1 and found:
-            print("answers: " + ", ".join(f"{text} ({n})" for text, n in found.most_common()))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ OUT gets a row a kept response, ready for sft.py: the question's fields, solutio
 after the prompt), pass_rate. OUT.pass_rates.jsonl gets a row a question, kept or not: id, n, right, pass_rate
 and the fates of its responses. A difficulty split:  jq -r 'select(.pass_rate < 0.5) | .id'
 
-Stopped at any moment, the same command goes on, and ends with what it would have written in one go. A
-pass is a right final answer (rule, and verifier when one is named), whatever its form. A response is kept
-when it is right, keeps the format, ended by itself and does not ramble. Of more than --keep such
+Stopped at any moment, the same command goes on, and ends with what it would have written in one go. A pass
+is a right final answer (rule, and verifier when one is named), whatever its form. Of more than --keep good
 responses to a question the first are kept: choosing the shortest or the longest would teach a length.
 """
 import hashlib
@@ -27,81 +26,60 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from data import Chat, open_image, read_records
-from machinery.files import Refused, append_jsonl, main, read_jsonl, say, write_json, write_text
+from data import Chat, read_records
+from machinery.asking import Asking
+from machinery.files import (
+    Refused, append_jsonl, changed_settings, main, read_json, read_jsonl, say, write_json, write_text)
 from machinery.parallel import gather, start
 from machinery.rows import rows_fingerprint
-from machinery.run import hold
-from machinery.run import seed_of
+from machinery.run import hold, seed_of
 from model import load
 from reward import Verifier, score_batch
 from rollout import make_sampler
 from signals import denies_image, repetition
 
+
 @dataclass
-class Config:
+class Config(Asking):
     model: str = "out/tiny/rl"        # the teacher: model folder, run folder or hub name
     data: str = "data/tiny/cold_start.jsonl"  # questions with answers; solutions in it are not looked at
-    columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
-    image_root: str = ""              # folder that image paths start from; "": the data file's
     out: str = "out/distill/cold_start.jsonl"  # kept responses; OUT.pass_rates.jsonl stands beside it
     samples: int = 4                  # responses to each question
     keep: int = 1                     # at most so many of them are kept
     thinking: bool = True             # end the prompt with <think>
-    ask: str = ""                     # said below every question: "Put the final answer in \boxed{}."
-    system: str = ""                  # system prompt; "": what the chat template has
-    max_new_tokens: int = 8192        # longest response; one that reaches it is cut off, so it is dropped
-    max_length: int = 0               # drop responses of more tokens; 0: no limit beside max_new_tokens
+    max_length: int = 0               # drop longer responses (tokens), beside those cut off; 0: no limit
     max_repetition: float = 0.3       # drop responses that repeat more than this share of their text
-    temperature: float = 1.0          # of sampling
     limit: int = 0                    # only the first so many questions; 0: all
     chunk: int = 64                   # questions a process samples at a time: what an interruption can lose
     limit_bad: float = 0.01           # share of unusable rows in --data that is tolerated
     verifier: str = ""                # OpenAI-like server asked when the rule says no: http://host:8000/v1
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # its model
-    rollout: str = "torch"            # the sampler: torch, or vllm (requirements-gpu.txt)
-    tensor_parallel: int = 1          # processes that share one vLLM engine
-    max_tiles: int = 12               # tiles of an image (InternVL)
-    pixels: tuple[int, int] = (0, 0)  # fewest and most pixels (Qwen-VL); 0 = what the model folder says
-    dtype: str = "auto"               # bf16 (over fp32 weights), fp32, or auto: bf16 if the processor has it
-    seed: int = 0                     # of sampling
-
-
-def fate(text, length, finish, reward, max_length=0, max_repetition=0.3):
-    """Why a response is dropped, "" when it may be kept. The first reason in this order counts."""
-    reasons = {"truncated": finish != "stop", "wrong": not reward.accuracy, "format": not reward.format,
-               "denial": denies_image(text), "repetition": repetition(text) > max_repetition,
-               "long": max_length and length > max_length}
-    return next((why for why, holds in reasons.items() if holds), "")
 
 
 def judge(rollouts, rewards, keep=1, max_length=0, max_repetition=0.3):
-    """One question's responses -> (texts to keep, its row of pass_rates.jsonl without the id)."""
+    """One question's responses -> (texts to keep, its row of pass_rates.jsonl without the id).
+
+    Of the reasons to drop a response the first counts.
+    """
     fates, kept = Counter(), []
     for rollout, reward in zip(rollouts, rewards, strict=True):
-        why = fate(rollout.text, len(rollout.ids), rollout.finish, reward, max_length, max_repetition)
-        if not why and rollout.text in kept:
-            why = "duplicate"
-        elif not why and len(kept) == keep:
-            why = "surplus"
-        elif not why:
-            why = "kept"
-            kept.append(rollout.text)
+        reasons = {"truncated": rollout.finish != "stop", "wrong": not reward.accuracy,
+                   "format": not reward.format, "denial": denies_image(rollout.text),
+                   "repetition": repetition(rollout.text) > max_repetition,
+                   "long": max_length and len(rollout.ids) > max_length,
+                   "duplicate": rollout.text in kept, "surplus": len(kept) == keep}
+        why = next((why for why, holds in reasons.items() if holds), "kept")
+        kept += [rollout.text] * (why == "kept")
         fates[why] += 1
-    right = sum(bool(r.accuracy) for r in rewards)
-    n = len(rollouts)
+    n, right = len(rollouts), sum(bool(r.accuracy) for r in rewards)
     return kept, {"n": n, "right": right, "pass_rate": right / n, "fates": dict(fates)}
 
 
 def image_path(image, folder):
-    """How a row in `folder` names an image. One that is no file yet (Parquet, hub) becomes one. Its content
-    gives the name: the same image is written once."""
+    """How a row in `folder` names an image. Bytes (Parquet, hub) become a file. Its content gives the name:
+    the same image is written once."""
     if isinstance(image, str):
         return os.path.relpath(image, folder)
-    if not isinstance(image, bytes):
-        buffer = io.BytesIO()
-        open_image(image).save(buffer, "PNG")
-        image = buffer.getvalue()
     kind = Image.open(io.BytesIO(image)).format.lower()
     path = folder / "images" / f"{hashlib.sha256(image).hexdigest()[:24]}.{kind}"
     if not path.exists():
@@ -127,12 +105,11 @@ def begin(cfg, world, rows):
     out, rates, settings = (Path(f"{cfg.out}{end}") for end in ("", ".pass_rates.jsonl", ".settings.json"))
     now = {k: v for k, v in asdict(cfg).items() if k not in ("out", "limit")}
     now |= {"verifier": bool(cfg.verifier), "processes": world.size, "rows": rows}  # its address may change
-    now = json.loads(json.dumps(now))
-    before = json.loads(settings.read_text()) if settings.exists() else {}
-    if before != now and (before or rates.exists()) or out.exists() and not rates.exists():
-        changed = [f"{k} was {before.get(k)!r}" for k in now if before.get(k) != now[k]]
-        raise Refused(f"--out {cfg.out} was begun with other flags or data ({'; '.join(changed)[:300]}), or "
-                      f"{rates} is gone. Use the same ones to go on, or another --out.")
+    before = read_json(settings) if settings.exists() else {}
+    changed = changed_settings(before, now)
+    if changed and (before or rates.exists()) or out.exists() and not rates.exists():
+        raise Refused(f"--out {cfg.out} was begun with other flags or data ({changed[:300]}), or {rates} is "
+                      f"gone. Use the same ones to go on, or another --out.")
     write_json(settings, now)
     kept, rated = read_jsonl(out), read_jsonl(rates)
     there = Counter(row["id"].rpartition("#")[0] for row in kept)
@@ -140,16 +117,6 @@ def begin(cfg, world, rows):
     write_text(rates, "".join(json.dumps(rate) + "\n" for rate in done.values()))
     write_text(out, "".join(json.dumps(row) + "\n" for row in kept if row["id"].rpartition("#")[0] in done))
     return done
-
-
-def judge_chunk(cfg, prompts, groups, verifier):
-    """[(record, texts to keep, row of pass_rates.jsonl without the id)]: one of each question."""
-    flat = [(p.record, r.text) for p, group in zip(prompts, groups) for r in group]
-    rewards = iter(score_batch(
-        [text for _, text in flat], [record.answer for record, _ in flat], cfg.thinking,
-        [record.options for record, _ in flat], verifier, [record.question for record, _ in flat]))
-    return [(p.record, *judge(group, [next(rewards) for _ in group], cfg.keep, cfg.max_length,
-                              cfg.max_repetition)) for p, group in zip(prompts, groups)]
 
 
 def distill(cfg):
@@ -181,7 +148,12 @@ def distill(cfg):
         # chunk k's responses depend on (seed, k) alone: so an interruption does not change the result
         groups = sampler.generate(mine, cfg.samples, cfg.max_new_tokens, cfg.temperature,
                                   seed=seed_of(cfg.seed, k, world.rank))
-        judged = gather(judge_chunk(cfg, mine, groups, verifier), world)
+        flat = [(p.record, r.text) for p, group in zip(mine, groups) for r in group]
+        rewards = iter(score_batch(
+            [text for _, text in flat], [record.answer for record, _ in flat], cfg.thinking,
+            [record.options for record, _ in flat], verifier, [record.question for record, _ in flat]))
+        judged = gather([(p.record, *judge(group, [next(rewards) for _ in group], cfg.keep, cfg.max_length,
+                                           cfg.max_repetition)) for p, group in zip(mine, groups)], world)
         for record, texts, rate in (item for part_of_rank in judged for item in part_of_rank):
             if record.id in done:  # sampled again with its chunk
                 continue

@@ -19,13 +19,11 @@ Wait" or "W" + "ait". In the run folder:
     selection.json, .png      the table, and the indicator drawn against validation accuracy
     selected.json             the choice; a stage whose --model is this run folder starts from it
 
-What the paper does not say, and what is done here: the word list (signals.py, ten of the NoWait study's), the
-averaging (mean over all occurrences, not over responses), the log base (e), the probe set (random rows of
---data), how large a difference counts (a bootstrap interval over responses stands beside each mean), and
-the rule: the highest mean among the checkpoints with at least --min_count occurrences. One guard is
-added, because entropy also shoots up when a policy falls apart: a checkpoint whose probe accuracy is more
-than 2 standard errors below the best one (paired by question) is set aside. When fewer than two
-checkpoints are left there is nothing to compare, and validation accuracy chooses. Both are said.
+What the paper does not say, and what is done here: the word list (signals.py), the mean is one over all
+occurrences, in nats; the probe set is random rows of --data; and the rule is the highest mean among the
+checkpoints with at least --min_count occurrences. One guard is added, because entropy also shoots up when a
+policy falls apart: a checkpoint whose probe accuracy is more than 2 standard errors below the best one
+(paired by question) is set aside. When fewer than two are left, validation accuracy chooses.
 """
 import json
 import math
@@ -36,54 +34,32 @@ from pathlib import Path
 import numpy as np
 
 from data import Chat, read_records
-from machinery.files import Refused, check_flags, checkpoints, main, read_jsonl, write_text
-from machinery.intervals import pearson, spearman
+from machinery.asking import Asking
+from machinery.files import Refused, checkpoints, main, read_jsonl, write_json, write_text
+from machinery.intervals import mean_and_error, pearson, spearman
 from machinery.parallel import compute_dtype, gather, send_weights, shard, start, tensors
 from machinery.rows import rows_fingerprint
 from machinery.run import hold, permutation, seed_of
+from machinery.tables import percent, print_table
 from model import load
 from reward import score_batch
 from rollout import add_entropy, make_sampler
 from signals import CRITICAL_WORDS, critical_tokens
 
-NAMES = {"critical_entropy": "critical-token entropy", "accuracy": "validation accuracy"}  # of the rules
-
 
 @dataclass
-class Config:
+class Config(Asking):
     folder: str = "out/tiny/rl"       # run folder whose step_* checkpoints are compared
     data: str = "data/tiny/val.jsonl"  # questions with answers; not the ones that RL trained on
-    columns: tuple[str, ...] = ()     # OURS=THEIRS where the data names columns otherwise: question=problem
-    image_root: str = ""              # folder that image paths start from; "": the data file's
     probe: int = 128                  # how many of them, drawn with --seed; the same for every checkpoint
     samples: int = 4                  # responses to each question
-    max_new_tokens: int = 8192        # longest response
-    temperature: float = 1.0          # of sampling, and of the distributions whose entropy is measured
     thinking: bool = True             # end the prompt with <think>
-    ask: str = ""                     # said below every question: "Put the final answer in \boxed{}."
-    system: str = ""                  # system prompt; "": what the chat template has
     words: tuple[str, ...] = tuple(CRITICAL_WORDS)  # words that open a new line of thought
     high_entropy: float = 6.8         # count tokens above so many nats [6.5]; too high for tiny vocabularies
     min_count: int = 50               # with fewer critical tokens a mean is noise: the checkpoint has no rank
-    plot: bool = True                 # draw selection.png
-    rollout: str = "torch"            # the sampler: torch, or vllm (requirements-gpu.txt)
-    tensor_parallel: int = 1          # processes that share one vLLM engine
-    max_tiles: int = 12               # tiles of an image, as in training (InternVL)
-    pixels: tuple[int, int] = (0, 0)  # fewest and most pixels (Qwen-VL); 0 = what the model folder says
-    dtype: str = "auto"               # bf16 (over fp32 weights), fp32, or auto: bf16 if the processor has it
-    seed: int = 0                     # of the choice of probe questions, and of sampling
 
 
 # ------------------------------------------------------------------------------ the indicator: pure functions
-
-def critical_entropies(tokens, entropy, words=CRITICAL_WORDS):
-    """[(word, entropy)] of the critical words in a response.
-
-    tokens: their texts, joining to the response; entropy: nats of the distribution that produced each token.
-    The token that counts holds the word's first letter: there the model decided to write it.
-    """
-    return [(word, float(entropy[first])) for first, _, word in critical_tokens(tokens, words)]
-
 
 def bootstrap(sums, counts, draws=2000, seed=0, level=0.95):
     """Interval (low, high) of sum(sums) / sum(counts); (None, None) with fewer than two responses that count.
@@ -100,18 +76,22 @@ def bootstrap(sums, counts, draws=2000, seed=0, level=0.95):
 
 
 def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):
-    """Everything that the table shows of a checkpoint. rows: its responses, as in probe/step_*.jsonl."""
-    per_response = [critical_entropies(r["tokens"], r["entropy"], words) for r in rows]
+    """Everything that the table shows of a checkpoint. rows: its responses, as in probe/step_*.jsonl.
+
+    Of a critical word the token counts that holds its first letter: there the model decided to write it.
+    """
+    per_response = [[(word, float(r["entropy"][first]))
+                     for first, _, word in critical_tokens(r["tokens"], words)] for r in rows]
     sums, counts = [sum(e for _, e in found) for found in per_response], list(map(len, per_response))
     low, high = bootstrap(sums, counts)
     tokens = np.concatenate([np.asarray(r["entropy"], float) for r in rows])
-    by_word = {}
+    by_word, by_question = {}, {}  # accuracy of each question: checkpoints are compared question by question
     for word, e in (hit for found in per_response for hit in found):
         by_word.setdefault(word, []).append(e)
-    by_question = {}  # accuracy of each question: checkpoints are compared question by question
     for r in rows:
         by_question.setdefault(r["question"], []).append(r["accuracy"])
-    accuracy = np.array([np.mean(by_question[q]) for q in sorted(by_question)])
+    accuracy = [float(np.mean(by_question[q])) for q in sorted(by_question)]
+    mean, error = mean_and_error(accuracy)
     by_word = dict(sorted(by_word.items(), key=lambda item: -len(item[1])))
     return {
         "critical_entropy": sum(sums) / sum(counts) if sum(counts) else None, "count": sum(counts),
@@ -119,11 +99,10 @@ def measure(rows, words=CRITICAL_WORDS, high_entropy=6.8):
         "words": {word: {"count": len(e), "mean": float(np.mean(e))} for word, e in by_word.items()},
         "entropy": float(tokens.mean()) if len(tokens) else None,
         "entropy_high": float((tokens > high_entropy).mean()) if len(tokens) else None,
-        "accuracy": float(accuracy.mean()),
-        "accuracy_se": float(accuracy.std(ddof=1) / math.sqrt(len(accuracy))) if len(accuracy) > 1 else None,
+        "accuracy": mean, "accuracy_se": error,
         "format": float(np.mean([r["format"] for r in rows])), "length": len(tokens) / len(rows),
         "truncated": float(np.mean([r["finish"] == "length" for r in rows])), "responses": len(rows),
-        "question_accuracy": accuracy.tolist()}
+        "question_accuracy": accuracy}
 
 
 def choose(table, min_count=50):
@@ -137,30 +116,20 @@ def choose(table, min_count=50):
         lost = np.array(best["question_accuracy"]) - np.array(row["question_accuracy"])
         error = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else math.inf
         row["set_aside"] = ""
-        if row["count"] < min_count:
+        if row["count"] < max(1, min_count):
             row["set_aside"] = f"only {row['count']} critical tokens"
         elif lost.mean() > 0 and lost.mean() > 2 * error:
             row["set_aside"] = f"accuracy {lost.mean():.3f} below the best, more than 2 x {error:.3f}"
     ranked = [row for row in table if not row["set_aside"]]
-    enough = [row["step"] for row in table if row["count"] >= min_count]
-    if not ranked and enough:
+    if not ranked or len(ranked) == 1 < len(table):
         return best, "accuracy", [
-            f"the checkpoints with {min_count} critical tokens (steps {enough}) are all clearly less "
-            f"accurate than step {best['step']}: validation accuracy chooses."]
-    if not ranked:
-        return best, "accuracy", [
-            f"no checkpoint has {min_count} critical tokens in its responses: their entropy cannot choose, "
-            f"validation accuracy does. More --probe or --samples, or other --words, may help."]
-    if len(ranked) == 1 < len(table):
-        return best, "accuracy", [
-            f"of all checkpoints only step {ranked[0]['step']} has {min_count} critical tokens and nearly "
-            f"the best accuracy: there is nothing to compare its entropy with, validation accuracy chooses."]
+            f"{len(ranked)} of {len(table)} checkpoints have {min_count} critical tokens and nearly the best "
+            f"accuracy: there is nothing to compare, so validation accuracy chooses. More --probe or "
+            f"--samples, or other --words, may help."]
     chosen = max(ranked, key=lambda row: (row["critical_entropy"], row["step"]))
-    others = [row for row in ranked if row is not chosen]
-    alike = [row["step"] for row in others if (row["high"] or math.inf) >= (chosen["low"] or 0)]
-    if not alike:
-        return chosen, "critical_entropy", []
-    return chosen, "critical_entropy", [
+    alike = [row["step"] for row in ranked
+             if row is not chosen and (row["high"] or math.inf) >= (chosen["low"] or 0)]
+    return chosen, "critical_entropy", bool(alike) * [
         f"not a sharp choice: the intervals of steps {alike} overlap that of step {chosen['step']}."]
 
 
@@ -198,26 +167,17 @@ def settings_of(cfg, checkpoint, records, world):
 def read_probe(path, settings):
     """Saved responses; None when there are none, not all of them, or they were made with other settings."""
     first, *rows = read_jsonl(path) or [None]
-    if first != {**settings, "responses": len(rows)}:
-        return None
-    return rows
+    return rows if first == {**settings, "responses": len(rows)} else None
 
 
 def select(cfg):
-    check_flags(cfg)
-    world = start(cfg.seed)
-    run = Path(cfg.folder)
+    world, run = start(cfg.seed), Path(cfg.folder)
     steps = checkpoints(run)
     if not steps:
-        raise Refused(f"--folder {cfg.folder}: no step_* folder there. "
-                      f"Run grpo.py with --out {cfg.folder} first, "
-                      f"or name the folder of a run that saved checkpoints.")
+        raise Refused(f"--folder {cfg.folder}: no step_* folder there. Run grpo.py with this --out first.")
     records = read_records(cfg.data, cfg.columns, image_root=cfg.image_root)
     # rows of --data may stand sorted by subject
     records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]
-    if len(records) < max(2, world.size):
-        raise Refused(f"--data {cfg.data}, --probe {cfg.probe}: {len(records)} question(s) are too few to "
-                      f"compare checkpoints with {world.size} process(es)")
     (run / "probe").mkdir(exist_ok=True)
     lock = hold(run / "probe" / ".lock", run / "probe") if world.rank == 0 else None  # noqa: F841
     table, vlm, sampler, prompts = [], None, None, None
@@ -255,19 +215,6 @@ def shown(value, digits=3):
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def print_table(cfg, table, chosen):
-    above = f"> {cfg.high_entropy:g} nats"
-    print(f"{'step':>6}  {'critical entropy (95%)':<24} {'count':>5}  {'all tokens':>10}  {above:>11}  "
-          f"{'accuracy':>15}  {'length':>6}")
-    for row in table:
-        interval = f"{shown(row['critical_entropy'])} ({shown(row['low'])} to {shown(row['high'])})"
-        accuracy = f"{shown(row['accuracy'])} ± {shown(row['accuracy_se'])}"
-        remark = f"set aside: {row['set_aside']}" if row["set_aside"] else ""
-        print(f"{row['step']:>6}  {interval:<24} {row['count']:>5}  {shown(row['entropy']):>10}  "
-              f"{shown(row['entropy_high'], 4):>11}  {accuracy:>15}  {row['length']:>6.1f}  "
-              f"{'<- chosen' if row is chosen else remark}")
-
-
 def report_choice(cfg, table):
     """Print the table, write selection.json, selected.json and selection.png."""
     run = Path(cfg.folder)
@@ -275,66 +222,53 @@ def report_choice(cfg, table):
     measured = [row for row in table if row["count"] >= cfg.min_count]
     x, y = [row["critical_entropy"] for row in measured], [row["accuracy"] for row in measured]
     r, rho = pearson(x, y), spearman(x, y)
-    print_table(cfg, table, chosen)
+    print_table(["step", "critical entropy", "95%", "count", "all tokens", f"> {cfg.high_entropy:g} nats",
+                 "accuracy, %", "length", ""],
+                [[row["step"], shown(row["critical_entropy"]), f"{shown(row['low'])} to {shown(row['high'])}",
+                  row["count"], shown(row["entropy"]), shown(row["entropy_high"], 4),
+                  percent(row["accuracy"], row["accuracy_se"]), f"{row['length']:.1f}",
+                  "<- chosen" if row is chosen else row["set_aside"]] for row in table])
     words = {w: sum(row["words"].get(w, {"count": 0})["count"] for row in table) for w in cfg.words}
     often = sorted(words, key=lambda w: -words[w])
-    print("critical words found: " + ", ".join(f"{w} {words[w]}" for w in often))
-    if r is None:
-        notes.append(f"no correlation with accuracy can be given: it needs three checkpoints with "
-                     f"{cfg.min_count} critical tokens, and values that differ.")
-    else:
-        print(f"critical entropy against accuracy, {len(measured)} checkpoints: "
-              f"Pearson r = {r:.2f}, Spearman rho = {rho:.2f}")
-    for note in notes:
-        print("note: " + note)
+    correlation = "no correlation with accuracy: too few checkpoints, or equal values"
+    if r is not None:
+        correlation = f"correlation with accuracy: Pearson r = {r:.2f}, Spearman rho = {rho:.2f}"
+    print("critical words found: " + ", ".join(f"{w} {words[w]}" for w in often), correlation,
+          *(f"note: {note}" for note in notes), sep="\n")
     about = {"rule": rule, "min_count": cfg.min_count, "words": list(cfg.words),
              "high_entropy": cfg.high_entropy, "data": cfg.data, "notes": notes}
-    selection = {**about, "chosen": chosen["step"], "pearson": r, "spearman": rho, "words_found": words,
-                 "checkpoints": table}
-    selected = {"step": chosen["step"], "checkpoint": chosen["checkpoint"],
-                "critical_entropy": chosen["critical_entropy"], "interval": [chosen["low"], chosen["high"]],
-                "count": chosen["count"], "accuracy": chosen["accuracy"], **about}
-    write_text(run / "selection.json", json.dumps(selection, indent=1))
-    if cfg.plot:
-        plot(table, chosen, rule, r, rho, run / "selection.png")
-    write_text(run / "selected.json", json.dumps(selected, indent=1))
-    print(f"{run}/selected.json: step {chosen['step']}, by {NAMES[rule]}")
+    write_json(run / "selection.json", {**about, "chosen": chosen["step"], "pearson": r, "spearman": rho,
+                                        "words_found": words, "checkpoints": table})
+    by = {"critical_entropy": "critical-token entropy", "accuracy": "validation accuracy"}[rule]
+    plot(table, chosen, f"orange: step {chosen['step']}, chosen by {by}; hollow: set aside; {correlation}",
+         run / "selection.png")
+    write_json(run / "selected.json", {
+        "step": chosen["step"], "checkpoint": chosen["checkpoint"],
+        "critical_entropy": chosen["critical_entropy"], "interval": [chosen["low"], chosen["high"]],
+        "count": chosen["count"], "accuracy": chosen["accuracy"], **about})
+    print(f"{run}/selected.json: step {chosen['step']}, by {by}")
 
 
-def plot(table, chosen, rule, r, rho, path):
-    """Left: the indicator and the accuracy by step. Right: one against the other."""
+def plot(table, chosen, title, path):
+    """The indicator and the accuracy by step, and one against the other, with 95% intervals (entropy) and
+    standard errors (accuracy)."""
     from machinery.figures import plt, save_figure
-    figure, axes = plt.subplot_mosaic([["entropy", "scatter"], ["accuracy", "scatter"]], figsize=(10.5, 5),
-                                      width_ratios=[1.1, 1], layout="constrained")
-    measured = [row for row in table if row["critical_entropy"] is not None]
-    for name, rows, key in (("entropy", measured, "critical_entropy"), ("accuracy", table, "accuracy")):
-        steps, values = [row["step"] for row in rows], [row[key] for row in rows]
-        axes[name].plot(steps, values, color="#0072b2", lw=1, alpha=0.5)
-    for row in table:
-        mark = {"marker": "o", "ms": 5, "color": "#0072b2", "mfc": "white" if row["set_aside"] else None,
-                "elinewidth": 1, "capsize": 2, "zorder": 3}
-        if row is chosen:
-            mark |= {"ms": 9, "color": "#d55e00"}
-        axes["accuracy"].errorbar(row["step"], row["accuracy"], yerr=row["accuracy_se"], **mark)
-        if row["critical_entropy"] is None:
-            continue
-        entropy, low, high = row["critical_entropy"], row["low"], row["high"]
-        error = None if low is None else [[entropy - low], [high - entropy]]
-        axes["entropy"].errorbar(row["step"], entropy, yerr=error, **mark)
-        axes["scatter"].errorbar(entropy, row["accuracy"], xerr=error, yerr=row["accuracy_se"], **mark)
-        axes["scatter"].annotate(str(row["step"]), (entropy, row["accuracy"]), xytext=(6, 5),
-                                 textcoords="offset points", fontsize=9, color="0.35")
-    axes["entropy"].set_title("entropy of critical tokens (nats), 95% interval")
-    axes["accuracy"].set_title("accuracy on the probe questions, standard error")
-    axes["accuracy"].set_xlabel("checkpoint (step)")
-    correlation = "no correlation: too few points"
-    if r is not None:
-        correlation = f"Pearson r = {r:.2f}, Spearman rho = {rho:.2f}"
-    axes["scatter"].set_title(correlation)
-    axes["scatter"].set_xlabel("entropy of critical tokens (nats)")
-    axes["scatter"].set_ylabel("accuracy")
-    title = f"orange: step {chosen['step']}, chosen by {NAMES[rule]}; hollow: set aside"
-    figure.suptitle(f"{title}; number at a point: its step", x=0.01, ha="left", fontsize=9.5, color="0.35")
+    names = {"step": "checkpoint (step)", "critical_entropy": "entropy of critical tokens (nats)",
+             "accuracy": "accuracy on the probe questions"}
+    pairs = ("step", "critical_entropy"), ("step", "accuracy"), ("critical_entropy", "accuracy")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for ax, (x, y) in zip(axes, pairs):
+        for row in (row for row in table if None not in (row[x], row[y])):
+            errors = {"step": None, "accuracy": row["accuracy_se"], "critical_entropy": None}
+            if row["low"] is not None:
+                middle = row["critical_entropy"]
+                errors["critical_entropy"] = [[middle - row["low"]], [row["high"] - middle]]
+            ax.errorbar(row[x], row[y], errors[y], errors[x], "o", elinewidth=1, capsize=2,
+                        color="#d55e00" if row is chosen else "#0072b2",
+                        mfc="white" if row["set_aside"] else None)
+            ax.annotate(str(row["step"]), (row[x], row[y]), xytext=(6, 5), textcoords="offset points")
+        ax.set(xlabel=names[x], ylabel=names[y])
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, color="0.35")
     save_figure(figure, path)
 
 

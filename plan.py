@@ -10,7 +10,6 @@ lengths.
 """
 import dataclasses
 import math
-import re
 import sys
 from dataclasses import dataclass
 
@@ -37,11 +36,10 @@ class Config:
     lora: int = 0                                 # rank of the LLM's adapters; 0: it trains whole
     tokens: int = 16384                           # of a pack: --max_tokens of the stages
     visual: int = 3328                        # visual tokens among them (13 tiles of 256 are one large image)
-    select: bool = False                          # entropy_select.py: nothing trains, and vllm does not sleep
     rollout: str = "vllm"                         # vllm, torch, or none for the supervised stages
     tensor_parallel: int = 1                      # GPUs that share one vllm
     responses: int = 16                           # that vllm has room for at a time, at least
-    prompts: int = 32                             # of a step, over all GPUs (--probe of entropy_select.py)
+    prompts: int = 32                             # of a step, over all GPUs
     samples: int = 32                             # responses to each
     rollout_batch: int = 512                      # responses that the torch sampler decodes at a time
     max_new_tokens: int = 8192                    # longest response
@@ -71,33 +69,21 @@ def shape(path):
         ff=t.intermediate_size, layers=t.num_hidden_layers, vocabulary=t.vocab_size,
         heads=t.num_attention_heads, tied=config.tie_word_embeddings, v=v.hidden_size,
         patches=vlm.family.patches_per_token(), depth=getattr(v, "num_hidden_layers", getattr(v, "depth", 0)),
-        asleep=asleep(vlm.hf), qk_norm=hasattr(vlm.hf.model.language_model.layers[0].self_attn, "q_norm"),
+        qk_norm=hasattr(vlm.hf.model.language_model.layers[0].self_attn, "q_norm"),
         linear={part: sum(m.weight.numel() for m in of_part) for part, of_part in linear.items()},
         ends={part: sum(m.in_features + m.out_features for m in linear[part]) for part in PARTS})
-
-
-def asleep(hf):
-    """[(parameters, whether --tensor_parallel cuts them)] of each block of weights as vLLM holds it: matrices
-    with one input are one block, but not in InternVL's encoder, whose attention is not cut either."""
-    blocks = {}
-    for name, p in hf.named_parameters():
-        whole = p.ndim == 1 or bool(re.search("vision_tower.*attention|multi_modal_projector", name))
-        block = name if whole else re.sub("(q|k|v|gate|up)_proj", lambda m: f"fused{len(m[1]) > 1}", name)
-        blocks[block] = blocks.get(block, (0,))[0] + p.numel(), not whole
-    return list(blocks.values())
 
 
 def trained(s, cfg):
     """Parameters that train: all of a part, of an LLM with adapters only these."""
     whole = [s["parts"][part] for part in cfg.train if part != "llm" or not cfg.lora]
-    return 0 if cfg.select else sum(whole) + cfg.lora * s["ends"]["llm"]
+    return sum(whole) + cfg.lora * s["ends"]["llm"]
 
 
 def weights(s, cfg):
     """{what: bytes} of one copy of the weights: see half_will_do."""
     frozen = set(PARTS) - set(cfg.train) | ({"llm"} if cfg.lora else set())
-    half = sum(s["linear"][part] for part in (PARTS if cfg.select else frozen))
-    half *= s["file"] == 2 or cfg.select
+    half = sum(s["linear"][part] for part in frozen) * (s["file"] == 2)
     return {"weights, fp32": 4 * (s["total"] - half + cfg.lora * s["ends"]["llm"]),
             "frozen matrices, bf16": 2 * half}
 
@@ -106,18 +92,15 @@ def memory(s, cfg):
     """{"training": {what: GiB on each GPU}, "sampling": {...}}, each at its moment that needs most."""
     learns, copy, many, phases = trained(s, cfg), weights(s, cfg), cfg.gpus > 1, {}
     share = min(cfg.gpus, 8) if cfg.hybrid else cfg.gpus                  # GPUs that share one copy
-    if cfg.select and cfg.rollout == "torch":
-        share = 1                                                         # this sampler needs all of it
     here = 0 if cfg.offload and many else 1 / share
     state = {what: n * here for what, n in copy.items()} | {"optimizer (AdamW, fp32)": 8 * learns * here}
-    if many and cfg.rollout == "torch" and not cfg.select:
+    if many and cfg.rollout == "torch":
         state["sampler: replica"] = sum(copy.values())
-    beside = moments(s, cfg, share)
-    if not cfg.select:  # a step has several packs, so gradients of earlier ones are there at every moment
-        phases["training"] = state | {"gradients, fp32": 4 * learns * here} | max(beside, key=size)
+    # a step has several packs, so gradients of earlier ones are there at every moment
+    worst = max(moments(s, cfg, share), key=size)
+    phases["training"] = state | {"gradients, fp32": 4 * learns * here} | worst
     if cfg.rollout != "none":
-        awake = cfg.select and cfg.rollout == "vllm"  # while a forward measures entropies
-        phases["sampling"] = state | sampling(s, cfg) | (max(beside[:2], key=size) if awake else {})
+        phases["sampling"] = state | sampling(s, cfg)
     return {phase: {what: n / GIB for what, n in rows.items()} for phase, rows in phases.items()}
 
 
@@ -126,7 +109,7 @@ def moments(s, cfg, share):
     and where FSDP reduces the gradients of what lies outside of blocks. Other moments need less: in the
     encoder's backward the LLM's activations are gone, and the optimizer (fused) needs nothing more."""
     d, hq, kv, ff, T, many = s["d"], s["hq"], s["kv"], s["ff"], cfg.tokens, cfg.gpus > 1
-    inputs = "llm" in cfg.train and not cfg.select  # matrices keep theirs: they or their adapters train
+    inputs = "llm" in cfg.train  # matrices keep theirs: they or their adapters train
     whole, again = inputs and not cfg.lora, cfg.checkpointing
     table, learns, r = s["vocabulary"] * d, trained(s, cfg), 2 if many else 4  # r: of the residual stream
     # a block of the LLM keeps of a token: inside of norms, inputs of matrices (rounded once for each where
@@ -140,7 +123,7 @@ def moments(s, cfg, share):
         llm += s["layers"] * kept
         encoder += 2 * s["ends"]["encoder"] + 4 * s["depth"] * s["v"]
         casts += sum(s["linear"][part] for part in cfg.train if part != "llm")
-    always = {"activations: LLM": T * llm * (not cfg.select),
+    always = {"activations: LLM": T * llm,
               "activations: encoder": cfg.visual * s["patches"] * encoder * ("encoder" in cfg.train)}
     forward = {"a block's forward": T * (2 * r * d + 6 * ff * again)}
     head = {"head: logits in chunks": (16 - 4 * whole) * CHUNK["cuda"] + 12 * T * d
@@ -165,9 +148,10 @@ def sampling(s, cfg):
                 f"sampler: keys and values of {cfg.responses} responses": 4 * cache * cfg.responses * longest}
         return {what: n / cfg.tensor_parallel for what, n in rows.items()}
     prompts = min(prompts_at_once(cfg.rollout_batch, cfg.samples), math.ceil(cfg.prompts / cfg.gpus))
-    B, room = prompts * cfg.samples, power_of_two(max(32, cfg.max_new_tokens))  # tokens: it grows by doubling
+    B, longer = prompts * cfg.samples, max(32, cfg.max_new_tokens)
+    room = 1 << (longer - 1).bit_length()  # tokens: it grows by doubling
     rounds = (set(cfg.train) if cfg.gpus == 1 else {"llm"}) - ({"llm"} if cfg.lora else set())
-    return {"sampler: weights cast to bf16": 2 * sum(s["linear"][part] for part in rounds) * (not cfg.select),
+    return {"sampler: weights cast to bf16": 2 * sum(s["linear"][part] for part in rounds),
             # rotated keys are fp32; a prompt's are there as packed and for the decoding
             f"sampler: keys and values of {B} responses": 6 * cache * (B * room + 2 * prompts * cfg.visual),
             "sampler: a layer's keys in bf16, scores": B * (2 * s["kv"] * room + 14 * s["heads"] * longest),
@@ -176,17 +160,6 @@ def sampling(s, cfg):
 
 def size(rows):
     return sum(rows.values())
-
-
-def power_of_two(n):
-    return 1 << (n - 1).bit_length()
-
-
-def sleeping(s, cfg):
-    """GiB of host memory in which a GPU's part of vLLM's weights sleeps: torch pins each block in the next
-    power of two."""
-    blocks = [2 * n // (cfg.tensor_parallel if cut else 1) for n, cut in s["asleep"]]
-    return sum(map(power_of_two, blocks)) / GIB
 
 
 def room(cfg):
@@ -218,26 +191,15 @@ def changes(cfg):
 def smallest_change(s, cfg):
     """The flags that make it fit, as few and as cheap as possible; None when nothing does."""
     tried = [({}, cfg)]
-    for _ in range(3):  # one change, else two, else three
-        tried = [({**fields, name: value}, dataclasses.replace(c, **{name: value}))
-                 for fields, c in tried for name, value in changes(c)]
+    for many in range(4):  # none, else one, two, three
+        if many:
+            tried = [({**fields, name: value}, dataclasses.replace(c, **{name: value}))
+                     for fields, c in tried for name, value in changes(c)]
         for fields, c in tried:
             if need(s, c) <= room(c):
                 return " ".join({True: f"--{name}", False: f"without --{name}"}.get(n, f"--{name} {n}")
                                 for name, n in fields.items())
     return None
-
-
-def with_adapters(s, cfg):
-    """The flags that make it fit when the LLM trains by adapters: the parts as they are, else without the
-    encoder, else with more changes; None when nothing does."""
-    for parts in (cfg.train, tuple(part for part in cfg.train if part != "encoder")):
-        less = dataclasses.replace(cfg, lora=8, train=parts)
-        words = "--lora 8" + (f" --train {' '.join(parts)}" if parts != cfg.train else "")
-        if need(s, less) <= room(less):
-            return words
-    change = smallest_change(s, less)
-    return f"{words} {change}" if change else None
 
 
 def plan(cfg):
@@ -247,8 +209,6 @@ def plan(cfg):
     if cfg.lora:
         add_adapters(s["vlm"], cfg.lora)
     s["vlm"].train_only(cfg.train)
-    if cfg.select:
-        s["vlm"].requires_grad_(False)
     say(s["vlm"].table())
     say(f"\nGiB on each of {cfg.gpus} GPUs, packs of {cfg.tokens:,} tokens of which {cfg.visual:,} are visual"
         f"{', checkpointing' * cfg.checkpointing}{', hybrid' * cfg.hybrid}{', offload' * cfg.offload}")
@@ -265,44 +225,36 @@ def plan(cfg):
     read, written = (n * s["total"] / GIB for n in (s["file"] if cfg.gpus > 1 else 4, s["file"]))
     say(f"  host memory: {read:.0f} GiB where rank 0 reads the weights"
         + f", {(held + 12 * learns) / GIB:.0f} offloaded over all nodes" * cfg.offload)
-    if cfg.rollout == "vllm" and not cfg.select:
-        n = sleeping(s, cfg)
-        say(f"  and pinned, while vLLM sleeps: {n * cfg.tensor_parallel:.1f} GiB an engine, "
-            f"{n * min(cfg.gpus, 8):.0f} a node")
+    if cfg.rollout == "vllm":
+        n = 2 * s["total"] / GIB
+        say(f"  and pinned, while vLLM sleeps: {n:.0f} to {2 * n:.0f} an engine (powers of two)")
     if learns:
         say(f"  disk: {written:.0f} GiB a checkpoint and {(held + 8 * learns) / GIB:.0f} "
             f"for the newest one's trainer/")
     if need(s, cfg) <= room(cfg):
         say("  it fits")
         return True
-    change = smallest_change(s, cfg)
-    say(f"  it does not fit. The smallest change that would: {change}" if change else
-        "  it does not fit, and no change of flags that is known here makes it")
-    if "llm" in cfg.train and not cfg.lora and (words := with_adapters(s, cfg)):
-        say(f"  or with adapters in place of the whole LLM: {words}")
+    say(f"  it does not fit. The smallest change that would: {smallest_change(s, cfg) or 'none is known'}")
+    if "llm" in cfg.train and not cfg.lora:
+        change = smallest_change(s, dataclasses.replace(cfg, lora=8, train=("connector", "llm")))
+        if change is not None:
+            say(f"  or with adapters: --lora 8 --train connector llm {change}")
     return False
 
 
-def flops(s, tokens, pairs, responses, patches, seen, train=PARTS):
-    """Model FLOPs of a training step, nothing counted twice for checkpointing: 2 for each weight that a token
-    meets forward, 2 backward to the input, 2 more to the weight when it trains; 4 * width for each pair of
-    tokens in attention forward, twice that backward. The embedding table is looked up, not multiplied.
+def flops(s, tokens, pairs, responses, patches, seen):
+    """Model FLOPs of a training step of all parts, nothing counted twice for checkpointing: 6 for each weight
+    that a token meets, 12 * width for each pair of tokens in attention. The embedding table is looked up, not
+    multiplied.
 
     pairs: (query, key) pairs that the packs let attend; responses: tokens that the head sees; patches: what
     the encoder sees; seen: patches that each patch attends to.
     """
-    def of(part):  # FLOPs of a weight: forward, backward to the input, and to the weight when it trains
-        return 6 if part in train else 4
-
     table = s["d"] * s["vocabulary"]
     blocks = s["parts"]["llm"] - table * (1 if s["tied"] else 2)
-    llm = of("llm") * (blocks * tokens + table * responses) + 12 * s["layers"] * s["hq"] * pairs
-    trains = "encoder" in train  # else it has no backward
-    encoder = (6 if trains else 2) * s["parts"]["encoder"] * patches
-    encoder += (12 if trains else 4) * s["depth"] * s["v"] * seen * patches
-    reached = bool({"encoder", "connector"} & set(train))  # by the gradient
-    connector = (of("connector") if reached else 2) * s["parts"]["connector"] * patches / s["patches"]
-    return llm + encoder + connector
+    llm = 6 * (blocks * tokens + table * responses) + 12 * s["layers"] * s["hq"] * pairs
+    encoder = 6 * s["parts"]["encoder"] * patches + 12 * s["depth"] * s["v"] * seen * patches
+    return llm + encoder + 6 * s["parts"]["connector"] * patches / s["patches"]
 
 
 # ------------------------------------------------------------------------------------------- pre-pass of data

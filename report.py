@@ -68,7 +68,6 @@ class Table:
 class Card:
     """Write a checkpoint's model card: a README.md for the hub, of what the run folders know."""
     run: tyro.conf.Positional[str]  # run folder (its selected or newest checkpoint), or a checkpoint of one
-    scores: tuple[str, ...] = ()    # scores.json that stand elsewhere; those inside the run folder are found
     out: str = ""                   # file to write; default: README.md in the checkpoint's folder
 
 
@@ -88,41 +87,25 @@ def read_metrics(run):
     return {key: (np.array(steps), np.array(values, float)) for key, (steps, values) in series.items()}
 
 
-def panels_of(runs):
-    """{title: metrics}: what there is to draw of these runs."""
+def curves(cfg):
+    runs, out = [read_metrics(run) for run in cfg.runs], cfg.out or Path(cfg.runs[0]) / "curves.png"
     written = set().union(*runs)
     panels = {title: [key for key in keys if key in written] for title, keys in PANELS.items()}
     if "reward" in written:  # in GRPO the loss is near zero by construction and says nothing
         del panels["loss"], panels["learning rate"]
-    return {title: keys for title, keys in panels.items() if keys}
-
-
-def curves(cfg):
-    runs, out = [read_metrics(run) for run in cfg.runs], cfg.out or Path(cfg.runs[0]) / "curves.png"
-    panels = panels_of(runs)
+    panels = {title: keys for title, keys in panels.items() if keys}
     save_figure(draw_curves(runs, cfg.runs, panels), out)
     last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
     print(f"{out}: {', '.join(panels)}; up to step {last}")
 
 
-def marked_tokens(tokens, words):
-    """Indices of the tokens that write a critical word (every token that holds one of its letters)."""
-    marked = set()
-    for first, last, _ in critical_tokens(tokens, words):
-        marked.update(i for i in range(first, last + 1) if tokens[i])
-    return sorted(marked)
-
-
 def page_response(cfg, row, spread):
     """A row of rollouts.jsonl -> what the page shows of it. spread: whether rewards differ in its group."""
-    tokens, entropy = row["tokens"], row["entropy"]
-    if len(tokens) != len(entropy):
-        raise Refused(f"{cfg.run}/rollouts.jsonl step {row['step']} ({row['id']}): {len(tokens)} tokens but "
-                      f"{len(entropy)} entropies. Delete that line.")
+    tokens, spans = row["tokens"], critical_tokens(row["tokens"], cfg.words)
     return {**{key: row.get(key) for key in ("reward", "accuracy", "format", "finish", "advantage")},
             "marks": marks_of(row, spread), "tokens": tokens,
-            "entropy": [round(e, 3) if math.isfinite(e) else None for e in entropy],
-            "critical": marked_tokens(tokens, cfg.words)}
+            "entropy": [round(e, 3) if math.isfinite(e) else None for e in row["entropy"]],
+            "critical": sorted({k for a, b, _ in spans for k in range(a, b + 1) if tokens[k]})}
 
 
 def page(cfg):
@@ -160,24 +143,21 @@ def table(cfg):
     if not results:
         raise Refused(f"no stage under {folder} has been evaluated: run `python eval_mmmu.py "
                       f"--model {folder}/rl --out {folder}/rl/eval` for each stage first")
-    print_table(["", "maths %", "others %", "length"],
-                [[STAGES[stage], percent(r["maths"], r["maths_se"]), percent(r["others"], r["others_se"]),
-                  "-" if r["length"] is None else f"{r['length']:.1f}"] for stage, r in results.items()])
     gains = {f"{STAGES[two]} - {STAGES[one]}": results[two]["gains"][one]
              for one, two in zip(results, list(results)[1:])}
-    if gains:
-        print_table(["points gained", "maths", "others"],
-                    [[name, *(points(g[key], g[f"{key}_se"]) for key in ("maths", "others"))]
-                     for name, g in gains.items()])
     names = sorted({n for r in results.values() for n in r["subjects"]}, key=lambda n: (n != cfg.maths, n))
-    for header, columns, cell in ((["subject %", *map(STAGES.get, results)], results, percent),
-                                  (["points gained", *gains], gains, points)):
-        rows = [[n.replace("_", " "), *(cell(r["subjects"].get(n), r["subjects_se"].get(n))
-                                        for r in columns.values())] for n in names]
+    for first, columns, cell in (("%", {STAGES[stage]: r for stage, r in results.items()}, percent),
+                                 ("points gained", gains, points)):
+        cells = [{"maths": cell(r["maths"], r["maths_se"]), "others": cell(r["others"], r["others_se"]),
+                  **{n: cell(value, r["subjects_se"][n]) for n, value in r["subjects"].items()}}
+                 for r in columns.values()]
         if columns:
-            print_table(header, rows)
+            print_table([first, *columns], [[n.replace("_", " "), *(column.get(n, "-") for column in cells)]
+                                            for n in ("maths", "others", *names)])
+    lengths = {STAGES[stage]: r["length"] and round(r["length"], 1) for stage, r in results.items()}
+    print(f"length, tokens: {lengths}")
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    draw_results({STAGES[s]: r for s, r in results.items()}, names, cfg.maths, folder / "results.png")
+    draw_results({STAGES[s]: r for s, r in results.items()}, names, folder / "results.png")
     print("± is one standard error; in brackets: 95% interval of the differences question by question.\n"
           f"Written: {folder}/results.json, {folder}/results.png")
 
@@ -188,7 +168,7 @@ def card(cfg):
     if out.exists():
         raise Refused(f"{out} is there already, and somebody may have written into it: "
                       f"delete it, or name another file with --out")
-    write_text(out, card_text(checkpoint, cfg.scores))
+    write_text(out, card_text(checkpoint))
     print(f"{out}: read it before you upload it (a license that is not known here is left to fill in; paths "
           f"and flags of the run are shown). Then:\n"
           f"hf upload OWNER/NAME {checkpoint} . --exclude \"{TRAINER}/*\"")

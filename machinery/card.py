@@ -1,13 +1,11 @@
 """The model card of a checkpoint: what the run folders know. What they do not know is left out."""
 import json
-import math
 import os
 import re
 import shlex
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
-from safetensors import safe_open
+from huggingface_hub import ModelCard, ModelCardData
 
 from machinery.files import Refused, checkpoints, hub_name, read_json
 from machinery.tables import percent, table_lines
@@ -18,7 +16,7 @@ TEXT = """---
 
 # {name}
 
-A vision-language model with {size:,} parameters, made with nanoR1V, a training code for the recipe of
+A vision-language model, made with nanoR1V, a training code for the recipe of
 [Skywork-R1V3](https://arxiv.org/abs/2507.06167). {think}{connector}With nanoR1V's code, asked as in training:
 
 ```sh
@@ -60,20 +58,6 @@ def history(checkpoint):
     return runs
 
 
-def on_hub(name):
-    """Nobody noted whether a name was one of the hub: a local path that is gone may look like one."""
-    return hub_name(name) and not Path(name).exists()
-
-
-def license_of(start):
-    """What the base model's own card says of its license, as fields of the front matter."""
-    path = try_to_load_from_cache(start, "README.md") if on_hub(start) else Path(start) / "README.md"
-    told = ModelCard.load(Path(path)).data if isinstance(path, (str, Path)) and Path(path).is_file() else {}
-    if not told.get("license"):
-        return {"license": "other", "license_name": "FILL-IN-the-license-of-the-base-model"}
-    return {name: told.get(name) for name in ("license", "license_name", "license_link")}
-
-
 def script_of(about):
     """sft, grpo, ...: what made a run"""
     return Path(about["command"].split()[0]).stem
@@ -85,11 +69,11 @@ def data_of(about):
             for flag in ("data", "curriculum") if about["config"].get(flag)}
 
 
-def scores_of(checkpoint, more):
-    """A table of the scores of just these weights: those inside the run folder, and the files `more`."""
+def scores_of(checkpoint):
+    """A table of the scores of just these weights inside the run folder."""
     from eval_mmmu import fingerprint
     run, weights, rows = checkpoint.parent, fingerprint(checkpoint), []
-    for path in [*sorted({*run.glob("*/scores.json"), *run.glob("*/*/scores.json")}), *map(Path, more)]:
+    for path in sorted({*run.glob("*/scores.json"), *run.glob("*/*/scores.json")}):
         scores = read_json(path)
         if (scores.get("data") or {}).get("weights") != weights:
             print(f"left out: {path}, which is of other weights or does not say of which")
@@ -102,22 +86,19 @@ def scores_of(checkpoint, more):
     return "\n".join(table_lines(header, rows)) if rows else ""
 
 
-def card_text(checkpoint, more=()):
-    """The README.md of a checkpoint. more: scores.json that stand elsewhere than in its run folder."""
+def card_text(checkpoint):
+    """The README.md of a checkpoint."""
     runs = history(checkpoint)
     if not runs or not re.fullmatch(r"step_\d+", checkpoint.name):
-        raise Refused(f"{checkpoint} is no checkpoint of a run folder (out/rl/step_000040 beside "
-                      f"out/rl/config.json): nothing is known about how it was made.")
-    flags, start, sizes, stages, details = runs[0][1]["config"], runs[-1][1]["config"]["model"], [], [], ""
+        raise Refused(f"{checkpoint} is no checkpoint of a run folder: nothing is known of how it was made")
+    flags, start, stages, details = runs[0][1]["config"], runs[-1][1]["config"]["model"], [], ""
     own = "connector" in read_json(checkpoint / "config.json")
     front = ModelCardData(
-        **license_of(start), base_model=start if on_hub(start) else None, pipeline_tag="image-text-to-text",
+        license="other", license_name="FILL-IN-the-license-of-the-base-model",
+        base_model=start if hub_name(start) else None, pipeline_tag="image-text-to-text",
         library_name=None if own else "transformers",
-        datasets=[name for _, about, _ in runs for name in data_of(about) if on_hub(name)] or None,
+        datasets=[name for _, about, _ in runs for name in data_of(about) if hub_name(name)] or None,
         tags=["nanoR1V", *dict.fromkeys(script_of(about) for _, about, _ in runs)])
-    for file in checkpoint.glob("model*.safetensors"):
-        with safe_open(file, "np") as tensors:
-            sizes += [math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()]
     for run, about, used in reversed(runs):
         data = "; ".join(f"`{name}`, {rows} rows" for name, rows in data_of(about).items())
         stages.append([script_of(about), f"`{run}`", used, data, " ".join(about["config"].get("train", [])),
@@ -129,8 +110,8 @@ def card_text(checkpoint, more=()):
     header = ["stage", "run", "checkpoint", "data", "parts trained", "learning rate"]
     return str(ModelCard(TEXT.format(
         front=front.to_yaml(), name=f"{checkpoint.parent.name}, step {int(checkpoint.name[5:])}",
-        size=sum(sizes), think=THINK * flags.get("thinking", False), start=start,
+        think=THINK * flags.get("thinking", False), start=start,
         connector="Plain transformers does not know its connector. " * own,
         command=shlex.join(["python", "ask.py", "--model", "OWNER/NAME", "--image", "picture.png", *words,
                             "What is to be seen?"]),
-        stages="\n".join(table_lines(header, stages)), scores=scores_of(checkpoint, more), details=details)))
+        stages="\n".join(table_lines(header, stages)), scores=scores_of(checkpoint), details=details)))

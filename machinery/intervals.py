@@ -1,10 +1,11 @@
-"""Means with their errors, and correlations. Plain numpy, no torch.
+"""Means with their errors, and correlations. No torch.
 
 An error here is always a standard error; None where one value does not tell it.
 """
 import math
 
 import numpy as np
+from scipy.stats import rankdata
 
 
 def mean_and_error(values):
@@ -30,12 +31,6 @@ def pearson(x, y):
     return float((x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum()))
 
 
-def ranks(values):
-    """1 for the smallest; equal values share the mean of their ranks."""
-    values = np.asarray(values, float)
-    return np.array([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
-
-
 def spearman(x, y):
     """Rank correlation, ties averaged; None where pearson is."""
-    return pearson(ranks(x), ranks(y))
+    return pearson(rankdata(x), rankdata(y))

@@ -59,12 +59,9 @@ def inline_image(path, size):
     except Exception:  # Pillow raises anything
         return None
     image.thumbnail((size, size))
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG", optimize=True)
-    image.save(jpeg, "JPEG", quality=85)
-    drawing = len(png.getvalue()) < 2 * len(jpeg.getvalue())  # drawings stay PNG, photographs become JPEG
-    kind, data = ("png", png) if drawing else ("jpeg", jpeg)
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def write_page(path, run, groups, all_responses, image_size, curves=()):

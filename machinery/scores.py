@@ -1,6 +1,4 @@
 """The scores.json of evaluations: put into one line a stage, and compared question by question."""
-import math
-
 from machinery.files import Refused
 from machinery.intervals import mean_and_error, pooled
 
@@ -8,13 +6,8 @@ from machinery.intervals import mean_and_error, pooled
 def stage_result(scores, maths="Math"):
     """One stage's line of results.json from its scores.json. `others` is the mean over the other subjects."""
     by_subject = dict(sorted(scores["subjects"].items()))
-    accuracy, error = {name: s["rule"] for name, s in by_subject.items()}, {}
-    for name, s in by_subject.items():  # as the evaluation measured it, otherwise that of a share
-        error[name] = s.get("rule_se")
-        if error[name] is None:
-            error[name] = math.sqrt(max(0.0, s["rule"] * (1 - s["rule"])) / max(1, s["n"]))
-    return {**in_short(accuracy, error, maths), "n": {name: s["n"] for name, s in by_subject.items()},
-            "length": scores.get("length")}
+    value, error, n = ({name: s[key] for name, s in by_subject.items()} for key in ("rule", "rule_se", "n"))
+    return {**in_short(value, error, maths), "n": n, "length": scores["length"]}
 
 
 def in_short(value, error, maths):
@@ -35,9 +28,8 @@ def gain(before, after, names, maths="Math"):
     asked, again = ((s.get("data") or {}).get("questions") for s in (before, after))
     odd = {i for of in one.values() for i in of} ^ {i for of in two.values() for i in of}
     if odd or asked and again and asked != again:
-        raise Refused(f"{names[0]} and {names[1]} did not answer the same questions"
-                      f"{f' ({len(odd)} stand in one scores.json only, e.g. {min(odd)})' if odd else ''}: "
-                      f"evaluate both on the same data, with the same --subjects and --limit.")
+        raise Refused(f"{names[0]} and {names[1]} did not answer the same questions: evaluate both on the "
+                      f"same data, with the same --subjects and --limit.")
     value, error = {}, {}
     for name, then in sorted(one.items()):
         value[name], error[name] = mean_and_error(two[name][i] - then[i] for i in then)

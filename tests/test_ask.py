@@ -1,10 +1,10 @@
 """--ask and --system: the same words in every stage, where the chat template puts them."""
 import json
-from types import SimpleNamespace
 
 import pytest
 
 import connector_tune
+import data
 import distill
 import entropy_select
 import eval_mmmu
@@ -35,11 +35,7 @@ def test_the_words_of_a_prompt(model_path):
     assert text_of(both, **fields) == system + user.format(f"\n{BOX}", "<think>\n")
     # the self-incentive prompt: asked to think, and free to
     assert text_of(both, thinking=False, **fields) == system + user.format(f"\n{BOX}", "")
-
-
-def test_an_image_mark_in_the_instruction_is_text(model_path):
-    text = text_of(Chat(model_path, ask="Never write <image>."), question="Why?")
-    assert text.count("<image>") == 1
+    assert text_of(Chat(model_path, ask="Never write <image>."), question="Why?").count("<image>") == 1
 
 
 def test_a_template_with_a_system_turn_of_its_own(model_path):
@@ -49,13 +45,9 @@ def test_a_template_with_a_system_turn_of_its_own(model_path):
     system = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user"
     assert text_of(chat, question="Why?").startswith(system.format("You are a helpful assistant."))
     assert text_of(own, question="Why?").startswith(system.format("Be brief."))
-
-
-def test_a_template_without_system_turns_is_refused(model_path):
-    chat = Chat(model_path, system="Be brief.")
-    chat.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
+    own.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
     with pytest.raises(Refused, match="the chat template of .* leaves a turn of the system out"):
-        text_of(chat, question="Why?")
+        text_of(own, question="Why?")
 
 
 class Made(Exception):
@@ -66,36 +58,20 @@ def made(path, max_tiles, pixels, ask, system, flag="--model"):
     raise Made(ask, system)
 
 
-@pytest.mark.parametrize("stage, train, rows", [
-    (grpo, grpo.train, "rl"), (sft, sft.train, "base"), (connector_tune, connector_tune.train, "connector"),
-    (distill, distill.distill, "cold_start"), (plan, plan.report, "rl")])
-def test_every_stage_says_them(tiny, tmp_path, monkeypatch, stage, train, rows):
-    monkeypatch.setattr(sft if stage is connector_tune else stage, "Chat", made)
+@pytest.mark.parametrize("stage, command, rows", [
+    (grpo, grpo.train, "rl.jsonl"), (sft, sft.train, "base.jsonl"), (plan, plan.report, "rl.jsonl"),
+    (connector_tune, connector_tune.train, "connector.jsonl"), (eval_mmmu, eval_mmmu.evaluate, "mmmu"),
+    (distill, distill.distill, "cold_start.jsonl"), (entropy_select, entropy_select.select, "val.jsonl")])
+def test_every_stage_says_them(tiny, tmp_path, monkeypatch, stage, command, rows):
+    monkeypatch.setattr({connector_tune: sft, eval_mmmu: data}.get(stage, stage), "Chat", made)
     config = getattr(stage, "DataConfig", None) or stage.Config
-    flags = {"model": str(tiny / "model"), "data": str(tiny / f"{rows}.jsonl"), "out": str(tmp_path / "out")}
+    (tmp_path / "step_000001").mkdir()
+    flags = {"model": str(tiny / "model"), "data": str(tiny / rows), "out": str(tmp_path / "out"),
+             "folder": str(tmp_path)}
     cfg = config(**{k: v for k, v in flags.items() if k in config.__dataclass_fields__})
     cfg.ask, cfg.system = BOX, "Think."
     with pytest.raises(Made) as seen:
-        train(cfg)
-    assert seen.value.args == (BOX, "Think.")
-
-
-def test_selection_and_evaluation_say_them(tiny, tmp_path, monkeypatch):
-    import data
-    import model
-    monkeypatch.setattr(entropy_select, "Chat", made)
-    monkeypatch.setattr(data, "Chat", made)
-    weights = SimpleNamespace(to=lambda device: None)
-    monkeypatch.setattr(entropy_select, "load", lambda *_, **__: weights)
-    monkeypatch.setattr(model, "load", lambda *_, **__: weights)
-    (tmp_path / "step_000001").mkdir()
-    words = {"ask": BOX, "system": "Think."}
-    with pytest.raises(Made) as seen:
-        entropy_select.select(entropy_select.Config(str(tmp_path), str(tiny / "val.jsonl"), **words))
-    assert seen.value.args == (BOX, "Think.")
-    with pytest.raises(Made) as seen:
-        where = {"model": str(tiny / "model"), "data": str(tiny / "mmmu"), "out": str(tmp_path / "eval")}
-        eval_mmmu.evaluate(eval_mmmu.Config(**where, **words))
+        command(cfg)
     assert seen.value.args == (BOX, "Think.")
 
 

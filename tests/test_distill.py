@@ -23,18 +23,19 @@ def rollout(text, length=10, finish="stop"):
 
 
 # ---------------------------------------------------------------------------------------------- what is kept
-def test_every_fate():
-    good = "2 + 2 = 4.\n</think>\n\n\\boxed{4}"
-    loop = "so we add the two and the two again " * 20 + "</think> \\boxed{4}"
-    assert d.fate(good, 10, "stop", RIGHT) == ""
-    assert d.fate(good, 10, "length", RIGHT) == "truncated"
-    assert d.fate(good, 10, "stop", WRONG) == "wrong"
-    assert d.fate(good, 10, "stop", NO_FORMAT) == "format"
-    assert d.fate("I cannot see the image. " + good, 10, "stop", RIGHT) == "denial"
-    assert d.fate(loop, 10, "stop", RIGHT) == "repetition"
-    assert d.fate(loop, 10, "stop", RIGHT, max_repetition=1.0) == ""
-    assert d.fate(good, 10, "stop", RIGHT, max_length=9) == "long"
-    assert d.fate(good, 10, "stop", RIGHT, max_length=10) == ""
+GOOD = "2 + 2 = 4.\n</think>\n\n\\boxed{4}"
+LOOP = "so we add the two and the two again " * 20 + "</think> \\boxed{4}"
+
+
+@pytest.mark.parametrize("text, finish, reward, flags, why", [
+    (GOOD, "stop", RIGHT, {}, "kept"), (GOOD, "length", RIGHT, {}, "truncated"),
+    (GOOD, "stop", WRONG, {}, "wrong"), (GOOD, "stop", NO_FORMAT, {}, "format"),
+    ("I cannot see the image. " + GOOD, "stop", RIGHT, {}, "denial"), (LOOP, "stop", RIGHT, {}, "repetition"),
+    (LOOP, "stop", RIGHT, {"max_repetition": 1.0}, "kept"), (GOOD, "stop", RIGHT, {"max_length": 9}, "long"),
+    (GOOD, "stop", RIGHT, {"max_length": 10}, "kept")])
+def test_every_fate(text, finish, reward, flags, why):
+    kept, rate = d.judge([rollout(text, 10, finish)], [reward], **flags)
+    assert rate["fates"] == {why: 1} and kept == [text] * (why == "kept")
 
 
 def test_judge_counts_every_response_once():
@@ -43,20 +44,16 @@ def test_judge_counts_every_response_once():
     assert kept == ["a", "b"]  # the first that may be kept: neither the shortest nor the longest
     fates = {"wrong": 1, "kept": 2, "duplicate": 1, "surplus": 1, "truncated": 1}
     assert rate == {"n": 6, "right": 5, "pass_rate": 5 / 6, "fates": fates}
-    assert sum(rate["fates"].values()) == 6
 
 
 def test_images_that_are_no_files_become_files(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (5, 4), "blue").save(buffer, "JPEG")
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "out").mkdir()
-    red, out = Image.new("RGB", (3, 2), "red"), tmp_path / "out"
-    record = Record("q", "?", [str(tmp_path / "pictures" / "a.png"), buffer.getvalue(), red], "4")
-    images = d.rows_of(record, ["x"], 0.5, out)[0]["images"]
-    assert images[0] == "../pictures/a.png" and images[1].endswith(".jpeg") and images[2].endswith(".png")
-    assert (out / images[1]).read_bytes() == buffer.getvalue() and Image.open(out / images[2]).size == (3, 2)
-    assert d.rows_of(record, ["x"], 0.5, out)[0]["images"] == images  # named by their content: written once
+    record = Record("q", "?", [str(tmp_path / "pictures" / "a.png"), buffer.getvalue()], "4")
+    images = d.rows_of(record, ["x"], 0.5, tmp_path / "out")[0]["images"]
+    assert images[0] == "../pictures/a.png" and images[1].endswith(".jpeg")
+    assert (tmp_path / "out" / images[1]).read_bytes() == buffer.getvalue()
+    assert d.rows_of(record, ["x"], 0.5, tmp_path / "out")[0]["images"] == images  # named by their content
 
 
 # ----------------------------------------------------------------------------------------------- the command
@@ -108,6 +105,7 @@ def test_a_whole_distillation(cfg, monkeypatch, capsys):
     first = kept[0]
     assert first["solution"].startswith("draw") and first["solution"].endswith("1 0\n</think>\n\n\\boxed{1}")
     assert first["pass_rate"] == 0.25
+    assert len({r["solution"].split()[1] for r in kept}) == 7  # a seed for each of the seven chunks
     assert "80 responses to 20 questions: wrong 50 (62.5%), kept 25 (31.2%)" in capsys.readouterr().out
     # sft.py reads it as it is, images included
     records = read_records(cfg.out, need=("question", "answer", "solution"))
@@ -129,8 +127,6 @@ def test_an_interruption_changes_nothing(cfg, monkeypatch, tmp_path):
     teacher.stop_after = None
     d.distill(other)
     assert files(other) == whole and teacher.calls == calls + 1  # the chunk that was cut is sampled again
-    d.distill(other)
-    assert files(other) == whole and teacher.calls == calls + 1  # nothing to do
     open(other.out, "w").write("")  # lost: pass_rates.jsonl alone does not make a question done
     d.distill(other)
     assert sorted(files(other)[0].splitlines()) == sorted(whole[0].splitlines())
@@ -141,21 +137,18 @@ def test_refusals(cfg, monkeypatch, tmp_path):
     teacher = Teacher(monkeypatch)
     d.distill(cfg)
     kept, calls, questions = files(cfg), teacher.calls, open(cfg.data).read()
-    with pytest.raises(Refused, match="begun with other flags or data \\(samples was 4\\)"):
+    with pytest.raises(Refused, match="begun with other flags or data \\(--samples was 4, now 8"):
         d.distill(d.Config(**{**vars(cfg), "samples": 8}))
     open(cfg.data, "a").write(questions.splitlines()[0].replace('"0"', '"90"') + "\n")
-    with pytest.raises(Refused, match="begun with other flags or data \\(rows was {'rows': 20"):
+    with pytest.raises(Refused, match="begun with other flags or data \\(--rows was {'rows': 20"):
         d.distill(cfg)
     open(cfg.data, "w").write(questions)
-    os.rename(cfg.out + ".pass_rates.jsonl", tmp_path / "away")
-    with pytest.raises(Refused, match="pass_rates.jsonl is gone"):
-        d.distill(cfg)
-    os.rename(tmp_path / "away", cfg.out + ".pass_rates.jsonl")
-    os.remove(cfg.out + ".settings.json")  # whose files are these?
-    with pytest.raises(Refused, match="begun with other flags"):
-        d.distill(cfg)
+    for lost in (".pass_rates.jsonl", ".settings.json"):
+        os.rename(cfg.out + lost, tmp_path / "away")
+        with pytest.raises(Refused, match="was begun with other flags"):
+            d.distill(cfg)
+        os.rename(tmp_path / "away", cfg.out + lost)
     assert files(cfg) == kept and teacher.calls == calls
-    rows = [{"id": "same", "question": "?", "answer": "4"}] * 2
-    (tmp_path / "twice.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    open(cfg.data, "a").write(questions)
     with pytest.raises(Refused, match="an id stands there more than once"):
-        d.distill(d.Config(**{**vars(cfg), "data": str(tmp_path / "twice.jsonl")}))
+        d.distill(cfg)

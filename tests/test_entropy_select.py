@@ -9,34 +9,28 @@ from scipy import stats
 
 import entropy_select as es
 from data import Record
-from machinery.files import Refused, resolve
-from machinery.intervals import pearson, ranks, spearman
+from machinery.files import Refused, read_jsonl, resolve
+from machinery.intervals import pearson, spearman
 from rollout import Rollout
 
 
 # --------------------------------------------------------------------------------------------- the indicator
-def test_the_token_with_the_first_letter_counts():
-    entropy = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    assert es.critical_entropies([" 3", " +", " 4", ".", " Wait", ","], entropy) == [("wait", 0.5)]
-    entropy = [1, 2, 3, 4, 5, 6]
-    assert es.critical_entropies([".", " ", "W", "ai", "t", ","], entropy) == [("wait", 3.0)]  # not " "
-    # an empty token owns no letter; "butter" is no "but"
-    tokens = ["a ", "", "But", " bu", "tter. Hm", "m"]
-    assert es.critical_entropies(tokens, entropy) == [("but", 3.0), ("hmm", 5.0)]
-    assert es.critical_entropies(["await", " nothing"], [1, 2]) == [] == es.critical_entropies([], [])
+def row(question, tokens, entropy, accuracy=1.0, finish="stop"):
+    return {"question": question, "tokens": tokens, "entropy": entropy, "accuracy": accuracy, "format": 1.0,
+            "finish": finish}
 
 
 def test_tokenization_does_not_matter():
     text = "5 + 3 = 8. Wait, is it a 5? Alternatively, again 6. But 6 + 3 = 9."
     entropy = np.random.default_rng(0).random(len(text))  # of the token that begins at each character
-    letters = es.critical_entropies(list(text), entropy)
-    assert [w for w, _ in letters] == ["wait", "alternatively", "again", "but"]
+    starts = [text.index(w) for w in ("Wait", "Alternatively", "again", "But")]
     for seed in range(20):  # cut anywhere, but before each critical word
-        starts = [text.index(w) for w in ("Wait", "Alternatively", "again", "But")]
         more = np.random.default_rng(seed).integers(1, len(text), 15).tolist()
         cuts = sorted({0, len(text), *starts, *more})
         tokens = [text[a:b] for a, b in zip(cuts, cuts[1:])]
-        assert es.critical_entropies(tokens, [entropy[a] for a in cuts[:-1]]) == letters
+        m = es.measure([row(0, tokens, [entropy[a] for a in cuts[:-1]])])
+        assert m["critical_entropy"] == pytest.approx(entropy[starts].mean()) and m["count"] == 4
+        assert m["words"].keys() == {"wait", "alternatively", "again", "but"}
 
 
 def test_bootstrap():
@@ -51,20 +45,12 @@ def test_bootstrap():
 
 
 def test_correlations():
-    x, y = [1, 2, 3, 4], [1, 3, 2, 4]
-    assert pearson(x, y) == pytest.approx(0.8) and spearman(x, y) == pytest.approx(0.8)
     assert spearman([1, 2, 3, 100], [0, 1, 5, 6]) == pytest.approx(1)
-    assert ranks([5, 1, 5, 9]).tolist() == [2.5, 1, 2.5, 4]
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 5, 30), rng.integers(0, 5, 30)
     assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y)[0])
     assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0])
     assert pearson([1, 2], [1, 2]) is None and pearson([1, 1, 1], [1, 2, 3]) is None
-
-
-def row(question, tokens, entropy, accuracy=1.0, finish="stop"):
-    return {"question": question, "tokens": tokens, "entropy": entropy, "accuracy": accuracy, "format": 1.0,
-            "finish": finish}
 
 
 def test_measure_by_hand():
@@ -90,39 +76,24 @@ def checkpoint(step, entropy, accuracy, count=100, width=0.01, questions=50):
             "question_accuracy": right.tolist()}
 
 
-def test_the_highest_critical_entropy_is_chosen():
-    table = [checkpoint(10, 0.5, 0.60), checkpoint(20, 0.8, 0.68), checkpoint(30, 0.6, 0.70)]
-    chosen, rule, notes = es.choose(table)
-    assert (chosen["step"], rule, notes) == (20, "critical_entropy", [])
-
-
-def test_a_policy_that_falls_apart_is_set_aside():
-    table = [checkpoint(10, 0.5, 0.64), checkpoint(20, 0.8, 0.68), checkpoint(30, 4.0, 0.20)]
-    chosen, rule, _ = es.choose(table)
-    assert (chosen["step"], rule) == (20, "critical_entropy")
-    assert "below the best" in table[2]["set_aside"] and table[1]["set_aside"] == ""
-    # every question lost: the spread of the losses is 0
-    chosen, rule, notes = es.choose([checkpoint(20, 0.8, 1.0, count=1), checkpoint(30, 4.0, 0.0)])
-    assert (chosen["step"], rule) == (20, "accuracy") and "all clearly less accurate than step 20" in notes[0]
-
-
-def test_too_few_occurrences_are_said():
-    table = [checkpoint(5, 0.4, 0.70), checkpoint(10, 0.5, 0.70), checkpoint(20, 3.0, 0.68, count=49),
-             checkpoint(30, None, 0.70, count=0)]
-    assert es.choose(table)[0]["step"] == 10 and table[2]["set_aside"] == "only 49 critical tokens"
-    enough = [checkpoint(5, 0.4, 0.70, count=50), checkpoint(10, 0.6, 0.70, count=50)]
-    assert es.choose(enough)[:2] == (enough[1], "critical_entropy")
-    chosen, rule, notes = es.choose(table, min_count=101)
-    assert (chosen["step"], rule) == (30, "accuracy")  # of equal accuracy the later
-    assert "no checkpoint has 101 critical tokens" in notes[0]
-
-
-def test_a_choice_among_one_is_none():
-    """Only the first checkpoint still says "wait": to have the highest entropy of one says nothing for it."""
-    chosen, rule, notes = es.choose([checkpoint(20, 0.5, 0.66), checkpoint(40, 3.0, 0.68, count=49),
-                                     checkpoint(60, None, 0.70, count=0)])
-    assert (chosen["step"], rule) == (60, "accuracy") and "only step 20 has 50 critical tokens" in notes[0]
-    assert es.choose([checkpoint(20, 0.5, 0.66)])[1] == "critical_entropy"  # there was only one checkpoint
+@pytest.mark.parametrize("table, min_count, step, rule", [
+    ([(10, 0.5, 0.60), (20, 0.8, 0.68), (30, 0.6, 0.70)], 50, 20, "critical_entropy"),  # the highest
+    ([(10, 0.5, 0.64), (20, 0.8, 0.68), (30, 4.0, 0.20)], 50, 20, "critical_entropy"),  # one falls apart
+    ([(20, 0.8, 1.0, 1), (30, 4.0, 0.0)], 50, 20, "accuracy"),  # every question lost: their spread is 0
+    ([(5, 0.4, 0.70), (10, 0.5, 0.70), (20, 3.0, 0.68, 49), (30, None, 0.70, 0)], 50, 10, "critical_entropy"),
+    ([(5, 0.4, 0.70, 50), (10, 0.6, 0.70, 50)], 50, 10, "critical_entropy"),
+    # too few words everywhere; of equal accuracy the later
+    ([(5, 0.4, 0.70), (10, 0.5, 0.70), (20, 3.0, 0.68, 49), (30, None, 0.70, 0)], 101, 30, "accuracy"),
+    # only one still says "wait": to have the highest entropy of one says nothing for it
+    ([(20, 0.5, 0.66), (40, 3.0, 0.68, 49), (60, None, 0.70, 0)], 50, 60, "accuracy"),
+    ([(20, 0.5, 0.66)], 50, 20, "critical_entropy"),  # there was only one checkpoint
+    ([(20, 0.5, 0.66), (30, None, 0.66, 0), (40, 0.4, 0.66)], 0, 20, "critical_entropy")])
+def test_the_choice(table, min_count, step, rule):
+    table = [checkpoint(*row) for row in table]
+    chosen, by, notes = es.choose(table, min_count)
+    assert (chosen["step"], by, bool(notes)) == (step, rule, rule == "accuracy")
+    aside = [row["step"] for row in table if row["set_aside"].startswith("only")]
+    assert aside == [row["step"] for row in table if row["count"] < max(1, min_count)]
 
 
 def test_a_choice_that_is_not_sharp_is_said():
@@ -161,10 +132,11 @@ class World:
             raise KeyboardInterrupt
         self.sampled.append(self.now)
         self.asked.append([p.record.id for p in prompts])
-        pieces = ["Wait", ". 4", "\n</think>\n\n", "\\boxed{4}", ""]
-        entropy = torch.tensor([0.1 * self.now, 0.0, 0.0, 0.0, 0.0])
-        return [[Rollout(p, [1] * 5, -entropy, entropy, "".join(pieces), pieces, "stop") for _ in range(n)]
-                for p in prompts]
+        entropy, out = torch.tensor([0.1 * self.now, 0.0, 0.0, 0.0, 0.0]), []
+        for p in prompts:
+            pieces = ["Wait", f". {p.record.id}", "\n</think>\n\n", "\\boxed{4}", ""]
+            out.append(n * [Rollout(p, [1] * 5, -entropy, entropy, "".join(pieces), pieces, "stop")])
+        return out
 
 
 @pytest.fixture
@@ -190,13 +162,18 @@ def test_a_whole_selection(run, monkeypatch, capsys):
     assert (run / "selection.png").read_bytes()[:4] == b"\x89PNG"
     assert world.asked[0] == world.asked[1] == world.asked[2]  # one probe set, drawn from all rows
     assert len(set(world.asked[0])) == 20
+    rows = read_jsonl(run / "probe" / "step_000010.jsonl")[1:]
+    assert [(r["id"], r["tokens"][1]) for r in rows[::3]] == [(i, f". {i}") for i in world.asked[0]]
     text = capsys.readouterr().out
     assert "<- chosen" in text and "no correlation" in text  # all accuracies are equal, and that is said
+    with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):
+        es.select(es.Config(folder=str(run.parent)))
 
 
 def test_measuring_again_samples_nothing(run, monkeypatch):
-    world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3, plot=False)
+    world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3)
     es.select(cfg)
+    monkeypatch.setattr(es, "plot", lambda *_: None)
     es.select(es.Config(**{**vars(cfg), "words": ("hmm",)}))  # other words, the same responses
     assert world.sampled == [10, 20, 30]
     assert json.loads((run / "selected.json").read_text())["rule"] == "accuracy"
@@ -204,7 +181,6 @@ def test_measuring_again_samples_nothing(run, monkeypatch):
     assert world.sampled == 2 * [10, 20, 30]
     (run / "step_000020" / "model.safetensors").write_bytes(b"retrained")
     es.select(es.Config(**{**vars(cfg), "samples": 2}))
-    assert world.sampled == 2 * [10, 20, 30] + [20]
     new = [Record(f"q{i}", "new?", answer="4") for i in range(40)]
     monkeypatch.setattr(es, "read_records", lambda *_, **__: new)
     es.select(es.Config(**{**vars(cfg), "samples": 2}))  # the same ids, other questions
@@ -212,7 +188,7 @@ def test_measuring_again_samples_nothing(run, monkeypatch):
 
 
 def test_an_interrupted_selection_goes_on(run, monkeypatch):
-    world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3, plot=False)
+    world, cfg = World(monkeypatch), es.Config(folder=str(run), probe=20, samples=3)
     world.fail_at = 20
     with pytest.raises(KeyboardInterrupt):
         es.select(cfg)
@@ -220,25 +196,3 @@ def test_an_interrupted_selection_goes_on(run, monkeypatch):
     world.fail_at = None
     es.select(cfg)
     assert world.sampled == [10, 20, 30] and (run / "selected.json").exists()
-
-
-def test_what_cannot_be_compared_is_refused(tmp_path, run, monkeypatch):
-    World(monkeypatch)
-    with pytest.raises(Refused, match="no step_\\* folder there. Run grpo.py"):
-        es.select(es.Config(folder=str(tmp_path)))
-    for n, size in ((1, 1), (2, 3)):
-        monkeypatch.setattr(es, "read_records", lambda *_, **__: n * [Record("q", "?", answer="4")])
-        monkeypatch.setattr(es, "start", lambda seed: SimpleNamespace(rank=0, size=size))
-        with pytest.raises(Refused, match=rf"{n} question\(s\) are too few to compare .* {size} process"):
-            es.select(es.Config(folder=str(run)))
-
-
-def test_flags_that_torchrun_would_take_for_its_own():
-    """torchrun refuses a script's flag that begins several of its own (--n, --run), even after the script."""
-    from torch.distributed.run import get_args_parser
-
-    import distill
-    for module in (es, distill):
-        flags = [x for name in vars(module.Config()) for x in (f"--{name}", "1")]
-        parsed = get_args_parser().parse_args(["--nproc_per_node", "2", "x.py", *flags])
-        assert parsed.training_script_args == flags

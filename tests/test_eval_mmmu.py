@@ -1,26 +1,21 @@
 """eval_mmmu.py: both scores on hand-made rows, every fault of the official algorithm, and runs with a fake
 sampler."""
-import dataclasses
 import http.server
 import io
 import json
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tyro
 
 import eval_mmmu as E
+from conftest import ROOT, write_jsonl
 from machinery import rows as R
-from machinery.rows import parse_options
 from scoring import mmmu
 from scoring.mmmu import subject_of
 from scoring.official import official_choice
-
-ROOT = Path(__file__).parent.parent
 
 OPTIONS = "['3', \"Bob's\", 'Rome', 'Paris']"
 THOUGHT = "Let me see.\n</think>\n\n"
@@ -87,27 +82,22 @@ def test_the_reasoning_is_never_read():
 
 
 def test_official_on_the_box():
-    scores, r = one(THOUGHT + r"So \boxed{B}")
-    assert (r["official"], r["official_boxed"], scores["official_random"],
-            scores["official_luck"]) == (0, 1, 1, 0.25)
-    scores, r = one(THOUGHT + "The answer is (B)")
-    assert (r["official"], r["official_boxed"], scores["official_luck"]) == (1, 1, 0)
+    for reply, seen in ((r"So \boxed{B}", (0, 1, 1, 0.25)), ("The answer is (B)", (1, 1, 0, 0))):
+        scores, _ = one(THOUGHT + reply)
+        assert tuple(scores[f"official{name}"] for name in ("", "_boxed", "_random", "_luck")) == seen
 
 
-def test_official_choice_takes_the_latest():
-    assert official_choice("(C) no. (A) no. (B)", "abcd") == "B"
-    assert official_choice("(B) or (A), no: (B)", "abcd") == "B"  # where each stands last
-    assert official_choice("(C) beats A ", "abcd") == "C"      # letters in brackets come first
-    assert official_choice(" A or D or C or", "abcd") == "C"
-    assert official_choice("one two three Rome then Paris five", ["Paris", "Rome"]) == "A"
-    assert official_choice("Rome", ["Paris", "Rome"]) is None
+@pytest.mark.parametrize("reply, options, choice", [
+    ("(C) no. (A) no. (B)", "abcd", "B"), ("(B) or (A), no: (B)", "abcd", "B"),  # where each stands last
+    ("(C) beats A ", "abcd", "C"), (" A or D or C or", "abcd", "C"),  # letters in brackets come first
+    ("one two three Rome then Paris five", ["Paris", "Rome"], "A"), ("Rome", ["Paris", "Rome"], None)])
+def test_official_choice_takes_the_latest(reply, options, choice):
+    assert official_choice(reply, options) == choice
 
 
 @pytest.mark.parametrize("options, answer, response", [
-    ("['1','2','3','4','5','6','7','8','9']", "I", r"\boxed{I}"),
     ("['1','2','3','4','5','6','7','8','9']", "G", "The answer is (G)."),
     ("['<image 1>', '<image 2>']", "B", r"\boxed{B}"),
-    ("['1', '2', 'None', '4']", "C", r"\boxed{None}"),
     ("['1', '2', 'None', '4']", "C", "None"),
     (r"""["Bob's", 'say "hi"', 'a\\b']""", "B", 'say "hi"'),
     ("[['a', 'b'], 3.5]", "B", r"\boxed{3.5}"),              # a nested list and a number
@@ -164,7 +154,7 @@ def many():
                             id=f"validation_Art_Theory_{n}", run=run, tokens=10 + n,
                             mode="think", finish="stop"))
     rows.append(row(r"I cannot see the image.", id="validation_Tiny_World_1", run=0, finish="length",
-                    mode="think", tokens=100, forced=True))
+                    mode="think", tokens=100))
     return rows
 
 
@@ -182,25 +172,18 @@ def test_tables_by_hand():
     assert list(questions["Art_Theory"].values()) == [1, 0.5, 0.5, 0]
     assert questions["Tiny_World"] == {"validation_Tiny_World_1": 0}
     assert scores["runs"] == [pytest.approx(3 / 5), 0.25] and scores["runs_se"] == pytest.approx(0.175)
-    for name in ("truncated", "denial", "unparsed", "forced"):
+    for name in ("truncated", "denial", "unparsed"):
         assert scores[name] == pytest.approx(1 / 9), name
     assert scores["format"] == pytest.approx(8 / 9)
-    # we closed that thought, not the model
-    assert one(THOUGHT + r"\boxed{B}", mode="think", forced=True)[0]["format"] == 0
     assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
-    text = E.tables(scores)
-    assert "in box" not in text and "MMMU's %, reading the box" in text.splitlines()[0]  # no share of boxes
-    lines = text.splitlines()
-    assert len({len(line) for line in lines[:8]}) == 1, text  # aligned
+    lines = E.tables(scores).splitlines()
     assert lines[4].split() == ["Other", "1", "0.0", "-", "0.0", "0.0", "100"]
 
 
 def test_every_subject_has_one_discipline():
     assert len(mmmu.DISCIPLINES) == 6 and len(mmmu.DISCIPLINE_OF) == 30
-    assert sum(map(len, mmmu.DISCIPLINES.values())) == 30
     name = "Diagnostics_and_Laboratory_Medicine"
-    assert subject_of(f"validation_{name}_30") == name
-    assert subject_of("17") == "unknown"
+    assert subject_of(f"validation_{name}_30") == name and subject_of("17") == "unknown"
 
 
 def test_the_judge_counts_apart(tmp_path):
@@ -221,9 +204,8 @@ def test_the_judge_counts_apart(tmp_path):
             pass
 
     path = tmp_path / "responses.jsonl"
-    E.write_rows(path,
-                 [row(r"\boxed{xyz}", mode="nothink", question="Which town?"),
-                  row("I do not know, really.", mode="nothink", id="b")])
+    write_jsonl(path, [row(r"\boxed{xyz}", mode="nothink", question="Which town?"),
+                       row("I do not know, really.", mode="nothink", id="b")])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         scores = E.score(E.Score(str(path), verifier=f"http://127.0.0.1:{server.server_port}/v1"))
@@ -235,59 +217,33 @@ def test_the_judge_counts_apart(tmp_path):
 
 # ------------------------------------------------------------------------------------------ the score command
 
-def score_command(path, *flags):
-    code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
-            "assert 'torch' not in sys.modules")
-    return subprocess.run([sys.executable, "-c", code, str(ROOT / "eval_mmmu.py"), "score", "--responses",
-                           str(path), *flags],
-                          capture_output=True, text=True, cwd=ROOT, timeout=120)
-
-
 def test_score_command_without_torch(tmp_path):
-    rows = [row(THOUGHT + r"\boxed{B}" if n % 2 else "no idea",
+    rows = [row(THOUGHT + r"\boxed{B}" if n % 2 else "no idea \ud800 \u2028",
                 id=f"validation_Math_{n}") for n in range(900)]
     path = tmp_path / "responses.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"id": "torn')
-    done = score_command(path, "--out", str(tmp_path / "deep" / "scores.json"), "--rows",
-                         str(tmp_path / "rows.jsonl"))
+    code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
+            "assert 'torch' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code, "eval_mmmu.py", "score", "--responses", str(path),
+                           "--out", str(tmp_path / "deep" / "scores.json")],
+                          capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "deep" / "scores.json").read_text())
     assert (scores["n"], scores["rule"], scores["unparsed"],
             scores["subjects"]["Math"]["n"]) == (900, 0.5, 0.5, 900)
-    assert "Overall" in done.stdout and "450 of 900 rows hold no </think>" in done.stdout
-    assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[1])["parsed"] == "B"
-
-
-def test_strange_characters_survive(tmp_path):
-    rows = [row("\ud800 \u2028 \x00 \u4f60\n</think>\n\n\\boxed{B}")]
-    E.write_rows(tmp_path / "r.jsonl", rows)
-    assert E.read_responses(tmp_path / "r.jsonl") == rows
+    assert "Overall" in done.stdout
 
 
 @pytest.mark.parametrize("change, sentence", [
     ({"response": None}, "Row validation_Math_1 (row 1) has no 'response'"),
-    ({"answer": None}, "has no 'answer'"),
-    ({"question_type": None}, "has no 'question_type'"),
-    ({"id": None}, "has no 'id'"),
-    ({"response": 3}, "a text was expected"),
-    ({"options": "['a', "}, "Row validation_Math_1 (row 1): its options are no list"),
-    ({"options": "__import__('os').getcwd()"}, "no list"), ({"options": "{'a': 1}"}, "no list"),
-    ({"options": "[]"}, "has no options"),
-    ({"answer": "E"}, "none of the letters A, B, C, D"),
-    ({"answer": "?"}, "MMMU's test split keeps its answers"),
-])
+    ({"answer": None}, "has no 'answer'"), ({"response": 3}, "a text was expected"),
+    ({"options": "__import__('os').getcwd()"}, "no list"),
+    ({"options": "[]"}, "has no options"), ({"answer": "E"}, "none of the letters A, B, C, D"),
+    ({"answer": "?"}, "MMMU's test split keeps its answers")])
 def test_bad_rows_are_named(change, sentence):
     with pytest.raises(E.Refused) as error:
         E.score_rows([{**row("B"), **change}])
     assert sentence in str(error.value)
-
-
-def test_parse_options():
-    assert parse_options("['a', 3.5]") == parse_options(["a", 3.5]) == ["a", "3.5"]
-    assert parse_options(None) == parse_options("[]") == []
-    for options in ("", "['a", "{'a': 1}", "5", "__import__('os').getcwd()", 0, {}):
-        with pytest.raises(ValueError, match="its options are"):
-            parse_options(options)
 
 
 def test_bad_files_are_named(tmp_path):
@@ -301,16 +257,6 @@ def test_bad_files_are_named(tmp_path):
         E.score_rows([row("B"), row("A")])
     with pytest.raises(E.Refused, match="No responses"):
         E.score_rows([])
-    done = score_command(tmp_path / "missing.jsonl")
-    assert done.returncode == 1 and "no such file" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("Flags", [E.Config, E.Score])
-def test_help_names_every_flag(Flags, capsys):
-    with pytest.raises(SystemExit):
-        tyro.cli(Flags, args=["--help"])
-    flat = capsys.readouterr().out.replace("-", "_")
-    assert [f.name for f in dataclasses.fields(Flags) if f"__{f.name}" not in flat] == []
 
 
 # --------------------------------------------------------------------------------------------------- the data
@@ -355,84 +301,45 @@ def config(data, **more):
 
 
 def test_questions_of_the_schema(data):
-    questions, about = E.read_questions(config(data))
-    assert [q["subject"] for q in questions] == ["Art_Theory"] * 3 + ["Math"] * 7  # the split's files only
-    q = questions[0]
+    records, about = E.read_questions(config(data))
+    assert [r.subject for r in records] == ["Art_Theory"] * 3 + ["Math"] * 7  # the split's files only
+    r = records[0]
     # N is the column
-    assert q["record"].question == "Which? <image 1>" and q["record"].options == ["<image 2>", "no <image 1>"]
-    assert q["options"] == q["record"].options and q["record"].images == [png(2), png(4)]
-    assert q["record"].sizes == [(8, 8), (8, 8)] and q["question_type"] == "multiple-choice"
+    assert r.question == "Which? <image 1>" and r.options == ["<image 2>", "no <image 1>"]
+    assert r.images == [png(2), png(4)] and r.sizes == [(8, 8), (8, 8)]
     assert about["revision"] is None and about["questions"]["rows"] == 10 and about["left_out"] == []
     limited, _ = E.read_questions(config(data, limit=5))
-    assert sorted(q["subject"] for q in limited) == ["Art_Theory"] * 3 + ["Math"] * 2  # evenly
+    assert [r.id[11:] for r in limited] == [  # evenly: the first of each subject, the second of each, ...
+        "Art_Theory_1", "Math_1", "Art_Theory_2", "Math_2", "Art_Theory_3"]
     asked, _ = E.read_questions(config(data, subjects=("Art_Theory",), ask="Box it."))
     # what a judge is told; options and the request (which the chat appends) are no part of it
-    assert asked[0]["question"] == "Which? <image 1>"
-    assert asked[0]["record"].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>"
-    assert len(asked) == 3
+    assert len(asked) == 3 and asked[0].question == "Which? <image 1>"
+    assert asked[0].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>"
+    with pytest.raises(E.Refused, match="--subjects Maths: not in"):
+        E.read_questions(config(data, subjects=("Maths", "Math")))
 
 
-def test_jsonl_questions(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(1))
-    path = tmp_path / "val.jsonl"
-    path.write_text(json.dumps({"id": "x", "images": ["a.png"], "question": "?", "options": ["p", "q"],
-                                "answer": "B", "subject": "Math"}) + "\n")
-    (q,), _ = E.read_questions(E.Config(data=str(path)))
-    assert (q["question_type"], q["subject"], q["answer"]) == ("multiple-choice", "Math", "B")
+def test_rows_that_cannot_be_asked_are_named_and_the_others_scored(data, capsys):
+    choice = {"options": "['a', 'b']", "question_type": "multiple-choice", "answer": "c"}
+    write_parquet(data, "Math", [question(1, answer=""), question(2, **choice)])
+    records, about = E.read_questions(config(data))
+    assert [r.subject for r in records] == ["Art_Theory"] * 3
+    assert [name[-18:-1] for name in about["left_out"]] == ["validation_Math_1", "validation_Math_2"]
+    assert "skipped 2 of 5 rows" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", [
-    {"question": "See <image 3>"},
-    {"image_1": {"bytes": b"", "path": None}}, {"image_1": 5}, {"question": ["a", "b"]}, {"answer": True},
-    {"answer": float("nan")}, {"answer": {"a": 1}}, {"question": "\ufdd0?"}, {"answer": ""},
-    {"options": "['a', 'b']", "question_type": "multiple-choice", "answer": "c"}])
-def test_rows_that_cannot_be_asked_are_named_and_the_others_scored(data, change, capsys):
-    write_parquet(data, "Math", [question(2, **change)])
-    questions, about = E.read_questions(config(data))
-    assert [q["subject"] for q in questions] == ["Art_Theory"] * 3
-    assert len(about["left_out"]) == 1 and "validation_Math_2" in about["left_out"][0]
-    said = capsys.readouterr().out
-    assert "skipped 1 of 4 rows" in said and "validation_Math_2): " in said
-
-
-@pytest.mark.parametrize("image", [{"bytes": b"no picture", "path": None}, "https://a.org/b.png",
-                                   {"bytes": None, "path": "gone.png"}])
-def test_a_picture_that_cannot_be_read_stops_it(data, image):
+def test_a_picture_that_cannot_be_read_stops_it(data):
     """It would change the score. Of a picture that is not asked about nobody knows."""
     write_parquet(data, "Math", [question(1), question(2), question(3)])
-    write_parquet(data, "Physics", [question(2, "Physics", image_1=image)])
+    write_parquet(data, "Physics", [question(2, "Physics", image_1={"bytes": b"no picture", "path": None})])
     with pytest.raises(E.Refused, match="validation_Physics_2.*cannot be read"):
         E.read_questions(config(data))
     assert len(E.read_questions(config(data, subjects=("Math",)))[0]) == 3
     assert len(E.read_questions(config(data, limit=2))[0]) == 2
 
 
-def test_only_the_pictures_of_what_is_asked_are_opened(data, monkeypatch):
-    opened = []
-    monkeypatch.setattr(R, "image_size", lambda image: opened.append(image) or (8, 8))
-    E.read_questions(config(data, subjects=("Math",), limit=3))
-    assert sorted(opened) == sorted([png(1), png(2), png(3)])
-
-
-@pytest.mark.parametrize("content", [b"", b"no Parquet", b"version https://git-lfs.github.com/spec/v1"])
-def test_broken_file_is_named(data, content):
-    (data / "Math" / "validation-00000-of-00001.parquet").write_bytes(content)
-    with pytest.raises(E.Refused, match="Math/validation-00000-of-00001.parquet"):
-        E.read_questions(config(data))
-
-
-def test_bad_sources_are_named(data):
-    for more, sentence in [({"data": "nowhere"}, "no such file or folder"),
-                           ({"split": "dev"}, "file of the split 'dev'; there are test, validation"),
-                           ({"subjects": ("Maths",)}, "--subjects Maths: not in")]:
-        with pytest.raises(E.Refused) as error:
-            E.read_questions(dataclasses.replace(config(data), **more))
-        assert sentence in str(error.value)
-
-
 def test_configurations_and_revision_of_the_hub(data, monkeypatch):
     """MMMU has a configuration for each subject: only those that are asked for are read."""
-    import huggingface_hub
     asked = []
 
     def hub_rows(source, split, subset, revision):
@@ -441,9 +348,8 @@ def test_configurations_and_revision_of_the_hub(data, monkeypatch):
 
     monkeypatch.setattr(R, "hub_rows", hub_rows)
     monkeypatch.setattr(E, "subsets_of", lambda *_: ["Art_Theory", "Math"])
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha="abc123"))
-    questions, about = E.read_questions(E.Config(data="MMMU/MMMU", subjects=("Math",), revision="v1"))
-    assert len(questions) == 7 and about["revision"] == "abc123"
+    records, about = E.read_questions(E.Config(data="MMMU/MMMU", subjects=("Math",), revision="v1"))
+    assert len(records) == 7 and about["revision"] == "v1"
     assert asked == [("MMMU/MMMU", "validation", "Math", "v1")]
     assert len(E.read_questions(E.Config(data="MMMU/MMMU"))[0]) == 10 and len(asked) == 3
 
@@ -452,7 +358,7 @@ def test_configurations_and_revision_of_the_hub(data, monkeypatch):
 
 class FakeTokenizer:
     """Ids are code points; id 0 is special. The vocabulary that `banned_ids` looks through is `words`."""
-    words = ["<s>", "wait", " Wait", "WAIT,", "await", "ait", "waiting", " but", "butter", "x"]
+    words = ["<wait>", "wait", " Wait", "WAIT,", "await", "ait", "waiting", " but", "butter", "x"]
     all_special_ids = [0]
 
     def __len__(self):
@@ -460,9 +366,6 @@ class FakeTokenizer:
 
     def batch_decode(self, lists):
         return ["".join(self.words[i] for i in ids) for ids in lists]
-
-    def __call__(self, text, **_):
-        return {"input_ids": [ord(c) for c in text]}
 
 
 class FakeChat:
@@ -472,39 +375,22 @@ class FakeChat:
         self.tokenizer = FakeTokenizer()
 
     def prompts(self, records, thinking=True):
-        return [FakePrompt(r, [1] * 10, thinking) for r in records]
-
-    def decode(self, ids):
-        return "".join(map(chr, ids))
-
-
-class FakePrompt:
-    def __init__(self, record, ids, thinking, so_far=()):
-        self.record, self.full, self.thinking, self.so_far = record, list(ids), thinking, list(so_far)
-
-    def continued(self, ids):
-        return FakePrompt(self.record, self.full + list(ids), self.thinking, self.so_far + list(ids))
+        return [SimpleNamespace(record=r, thinking=thinking) for r in records]
 
 
 class FakeSampler:
-    """Writes `text(prompt, seed)`, cut at max_new_tokens; remembers its calls; may stop after some of
-    them."""
+    """Writes `answers(prompt, seed)`; remembers its calls; may stop after some of them."""
 
-    def __init__(self, text, stop_after=99):
-        self.text, self.calls, self.stop_after = text, [], stop_after
+    def __init__(self, stop_after=99):
+        self.calls, self.stop_after = [], stop_after
 
-    def generate(self, prompts, n=1, max_new_tokens=0, temperature=1.0, seed=0, ban=(), progress=None):
+    def generate(self, prompts, n, max_new_tokens, temperature, seed, ban, progress):
         if len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
         self.calls.append({"prompts": prompts, "max_new_tokens": max_new_tokens, "seed": seed,
                            "ban": list(ban), "temperature": temperature})
-        out = []
-        for p in prompts:
-            text = self.text(p, seed)
-            cut = text[:max_new_tokens]
-            finish = "length" if cut != text else "stop"
-            out.append([SimpleNamespace(prompt=p, ids=[ord(c) for c in cut], text=cut, finish=finish)])
-        return out
+        texts = [answers(p, seed) for p in prompts]
+        return [[SimpleNamespace(ids=list(text), text=text, finish="stop")] for text in texts]
 
 
 @pytest.fixture
@@ -532,12 +418,11 @@ def answers(prompt, seed):
 
 
 def test_a_whole_run(world):
-    sampler = FakeSampler(answers)
+    sampler = FakeSampler()
     rows = world(sampler, runs=2, temperature=0.7)
     assert len(rows) == 20 and len({(r["id"], r["run"]) for r in rows}) == 20
     assert set(rows[0]) == {"id", "run", "subject", "question_type", "options", "answer", "question",
-                            "response", "finish", "tokens",
-                            "forced", "mode"}
+                            "response", "finish", "tokens", "mode"}
     assert [len(c["prompts"]) for c in sampler.calls] == [4, 4, 2] * 2
     assert len({c["seed"] for c in sampler.calls}) == 6 and {c["temperature"] for c in sampler.calls} == {0.7}
     assert all(p.thinking for c in sampler.calls for p in c["prompts"])
@@ -545,33 +430,36 @@ def test_a_whole_run(world):
     assert scores["subjects"]["Math"]["rule"] == 1.0 and scores["subjects"]["Art_Theory"]["rule"] == 0
     assert scores["runs"] == [0.7, 0.7]
     assert set(scores["data"]) == {"source", "split", "revision", "left_out", "checkpoint", "weights",
-                                   "questions"}
+                                   "questions", "max_new_tokens"}
 
 
 def test_an_interrupted_run_goes_on(world):
-    whole = world(FakeSampler(answers), out=str(world.folder / "whole"), runs=2)
+    whole = world(FakeSampler(), out=str(world.folder / "whole"), runs=2)
     with pytest.raises(KeyboardInterrupt):
-        world(FakeSampler(answers, stop_after=2), runs=2)
+        world(FakeSampler(stop_after=2), runs=2)
     path = world.folder / "out" / "responses.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == 8
     path.write_text("".join(lines[:6]) + lines[6][:30])  # killed in the middle of a line
-    again = FakeSampler(answers)
+    again = FakeSampler()
     rows = world(again, runs=2)
     assert rows == whole  # the same responses as without the interruption, each once
     assert len(again.calls) == 5  # the torn chunk and the four that were missing
-    untouched = FakeSampler(answers)
+    untouched = FakeSampler()
     assert world(untouched, runs=2) == whole and untouched.calls == []
     assert len(world(untouched, runs=3)) == 30 and len(untouched.calls) == 3  # more runs go on from there
+    world(untouched, runs=2)  # and fewer are scored
+    assert json.loads((world.folder / "out" / "scores.json").read_text())["n"] == 20
 
 
 def test_a_folder_does_not_mix(world):
-    world(FakeSampler(answers))
-    with pytest.raises(Exception, match="temperature"):
-        world(FakeSampler(answers), temperature=0.5)
+    world(FakeSampler())
+    for flag, value in (("temperature", 0.5), ("max_new_tokens", 9)):
+        with pytest.raises(E.Refused, match=f"--{flag} was"):
+            world(FakeSampler(), **{flag: value})
     (world.folder / "m" / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(E.Refused, match="responses to others .--weights"):
-        world(FakeSampler(answers))
+        world(FakeSampler())
 
 
 def test_every_checkpoint_of_a_run(world):
@@ -579,99 +467,33 @@ def test_every_checkpoint_of_a_run(world):
     for step in ("step_000010", "step_000002"):
         (world.folder / "m" / step).mkdir()
         (world.folder / "m" / step / "model.safetensors").write_text(step)
-    (world.folder / "m" / "eval").mkdir()
-    out, sampler = world.folder / "all", FakeSampler(answers)
+    out, sampler = world.folder / "all", FakeSampler()
     world(sampler, checkpoints=True, out=str(out))
     assert sorted(p.name for p in out.iterdir()) == ["step_000002", "step_000010"]
     told = [json.loads((out / step / "data.json").read_text()) for step in ("step_000002", "step_000010")]
     assert [about["checkpoint"][-11:] for about in told] == ["step_000002", "step_000010"]
     assert told[0]["weights"] != told[1]["weights"] and len(sampler.calls) == 6
-    for step in ("step_000002", "step_000010"):
-        assert len(E.read_responses(out / step / "responses.jsonl")) == 10
-        assert json.loads((out / step / "scores.json").read_text())["n"] == 10
-    (world.folder / "m" / "step_000020").mkdir()
-    (world.folder / "m" / "step_000020" / "model.safetensors").write_text("a newer one")
+    assert json.loads((out / "step_000010" / "scores.json").read_text())["n"] == 10
     world(sampler, checkpoints=True, out=str(out))
-    assert len(sampler.calls) == 9 and (out / "step_000020" / "scores.json").exists()
+    assert len(sampler.calls) == 6
 
 
-def test_modes(world):
-    sampler = FakeSampler(lambda p, seed: "\\boxed{1}")
-    rows = world(sampler, mode="nothink")
-    assert not any(p.thinking for c in sampler.calls for p in c["prompts"]) and sampler.calls[0]["ban"] == []
-    assert {r["mode"] for r in rows} == {"nothink"}
-    sampler = FakeSampler(answers)
-    world(sampler, mode="nowait", ban=("wait", "but", "hmm"), out=str(world.folder / "nowait"))
+@pytest.mark.parametrize("flags, thinking, ban", [
+    ({"mode": "nothink"}, False, []), ({}, True, []),
     # "wait", " Wait", "WAIT,", " but"; not "await", "waiting", "butter"
-    assert sampler.calls[0]["ban"] == [1, 2, 3, 7]
-    assert sampler.calls[0]["prompts"][0].thinking
-    assert E.banned_ids(FakeChat(), ("wait", "hmm")) == ([1, 2, 3], ["hmm"])
-
-
-def budget(text, **more):
-    """respond() for three prompts; `text(prompt)` is all that the model would write."""
-    cfg = E.Config(max_new_tokens=60, budget=20, **more)
-    sampler, chat = FakeSampler(text), FakeChat()
-    prompts = [FakePrompt(SimpleNamespace(id=str(i)), [1] * 10, True) for i in range(3)]
-    return sampler, E.respond(sampler, chat, prompts, cfg, ban=(5,), seed=7, label=None)
-
-
-def thinker(p, seed):
-    if p.so_far:  # goes on: after the closing words, or in the middle of its answer
-        text = "".join(map(chr, p.so_far))
-        return "9}" if text.endswith("boxed{") else " 3 it is}"
-    return {"0": "thinking " * 9, "1": "short\n</think>\n\nok",
-            "2": "x\n</think>\n\n\\boxed{12 and 3 it is}"}[p.record.id]
-
-
-def test_budget_closes_the_thought(capsys):
-    sampler, out = budget(thinker)
-    assert out[0] == {"response": "thinking thinking th\n</think>\n\n\\boxed{9}", "finish": "stop",
-                      "tokens": 20 + 18 + 2, "forced": True}
-    assert out[1] == {"response": "short\n</think>\n\nok", "finish": "stop", "tokens": 18, "forced": False}
-    # what it had after 20 tokens, and on from there
-    assert out[2]["response"] == "x\n</think>\n\n\\boxed{1 3 it is}"
-    # an answer is not interrupted by the thought's budget
-    assert out[2]["forced"] is False and out[2]["finish"] == "stop"
-    first, second = sampler.calls
-    assert (first["max_new_tokens"],
-            second["max_new_tokens"]) == (20, 40) and first["ban"] == second["ban"] == [5]
-    assert [p.record.id for p in second["prompts"]] == ["0", "2"] and first["seed"] != second["seed"]
-    assert second["prompts"][0].so_far == [ord(c) for c in "thinking thinking th\n</think>\n\n\\boxed{"]
-
-
-def test_budget_cuts():
-    sampler, out = budget(thinker, on_budget="cut")
-    assert len(sampler.calls) == 1
-    assert [r["finish"] for r in out] == ["length", "stop", "length"]
-    assert out[0]["response"] == "thinking thinking th" and not any(r["forced"] for r in out)
-
-
-def test_budget_respects_the_context(monkeypatch):
-    monkeypatch.setattr(FakeChat, "context", 40)  # 10 of prompt, 20 of thought, 18 of closing: no room
-    sampler, out = budget(lambda p, seed: "t" * 99)
-    assert not sampler.calls[1]["prompts"] and {r["finish"] for r in out} == {"length"}
-    assert not any(r["forced"] for r in out)
-    assert {r["response"] for r in out} == {"t" * 20}
-
-
-@pytest.mark.parametrize("flags, sentence",
-                         [({"budget": 50}, "has to be below"),
-                          ({"budget": 5, "mode": "nothink"}, "is for the thought"),
-                          ({"ban": ("wait",)}, "--ban wait: .* and the mode is think; add --mode nowait"),
-                          ({"ban": ("wait",), "mode": "nothink"}, "and the mode is nothink"),
-                          ({"ban": ("hmm",), "checkpoints": True}, "--ban hmm"),
-                          ({"on_budget": "cut"}, "--on_budget .* there is none: add --budget N"),
-                          ({"closing": "</think>"}, "--closing says what happens when --budget ends"),
-                          ({"runs": 0}, "--runs 0")])
-def test_bad_flags(world, flags, sentence, monkeypatch):
-    monkeypatch.setattr(E, "read_questions", None)  # nothing is loaded before
-    with pytest.raises(E.Refused, match=sentence):
-        world(FakeSampler(answers), **flags)
+    ({"mode": "nowait", "ban": ("wait", "but", "hmm")}, True, [1, 2, 3, 7]),
+    ({"mode": "nowait"}, True, [1, 2, 3, 7]), ({"ban": ("wait",)}, True, [1, 2, 3])])
+def test_modes(flags, thinking, ban, world, capsys):
+    sampler = FakeSampler()
+    rows = world(sampler, **flags)
+    assert all(p.thinking == thinking for c in sampler.calls for p in c["prompts"])
+    assert all(c["ban"] == ban for c in sampler.calls)
+    assert {r["mode"] for r in rows} == {flags.get("mode", "think")}
+    assert ("no token spells hmm" in capsys.readouterr().out) == ("hmm" in flags.get("ban", ()))
 
 
 def test_a_prompt_that_does_not_fit_is_refused(world, monkeypatch):
-    monkeypatch.setattr(FakeChat, "prompts", lambda self, records,
-                        thinking=True: [FakePrompt(r, [1], thinking) for r in records[1:]])
+    monkeypatch.setattr(FakeChat, "prompts", lambda self, records, thinking: [
+        SimpleNamespace(record=r) for r in records[1:]])
     with pytest.raises(E.Refused, match="longer than the model's context.*validation_Art_Theory_1"):
-        world(FakeSampler(answers))
+        world(FakeSampler())

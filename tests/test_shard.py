@@ -103,7 +103,7 @@ def jobs(folder, given, world):
         m.setattr(entropy_select, "add_entropy", partial(add_entropy, max_tokens=1))  # a pack a response
         for way, how in SELECT.items():
             entropy_select.select(entropy_select.Config(
-                str(folder / way), data, probe=5, max_new_tokens=6, min_count=4, plot=False, **how))
+                folder=str(folder / way), data=data, probe=5, max_new_tokens=6, min_count=4, **how))
 
 
 def saved(kind, vlm, chat, **how):

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from signals import CRITICAL_WORDS, critical_spans, critical_tokens, denies_image, repetition
+from signals import critical_spans, critical_tokens, denies_image, repetition
 
 CASES = pathlib.Path(__file__).parent / "cases"
 
@@ -33,13 +33,6 @@ def test_critical_words(text, found):
     assert [word for _, _, word in critical_spans(text)] == found
 
 
-def test_spans_point_at_the_words():
-    text = "First.\nWait, 但wait; let me Double-check."
-    for start, end, word in critical_spans(text):
-        assert text[start:end].lower() == word
-    assert [start for start, _, _ in critical_spans(text)] == [7, 14, 27]
-
-
 @pytest.mark.parametrize("pieces, found", [
     (["Wa", "it", ", x", " but"], [(0, 1, "wait"), (3, 3, "but")]),
     (["wait"], [(0, 0, "wait")]),                                    # the whole text
@@ -56,35 +49,22 @@ def test_critical_tokens(pieces, found):
     assert critical_tokens(pieces) == found
 
 
-def test_critical_tokens_with_own_words():
-    assert critical_tokens(["等", "等，", "wait"], ["等等"]) == [(0, 1, "等等")]
-    assert critical_tokens(["wait"], []) == []
-
-
 def test_own_words():
     assert critical_spans("等等，这不对。但是，等等",
                           ["等等", "但是"]) == [(0, 2, "等等"), (7, 9, "但是"), (10, 12, "等等")]
     assert critical_spans("a+b. On the other hand, c.",
                           ["on the other hand"]) == [(5, 22, "on the other hand")]
     assert critical_spans("double-check", ["check"]) == []  # another word when only "check" is listed
-    assert critical_spans("Wait", []) == []
-    assert "wait" in CRITICAL_WORDS and "alternatively" in CRITICAL_WORDS
+    assert critical_spans("Wait", []) == [] == critical_tokens(["wait"], [])
+    assert critical_tokens(["等", "等，", "wait"], ["等等"]) == [(0, 1, "等等")]
 
 
 # -------------------------------------------------------------------------------------------------- the image
-def test_tables_are_large_enough():
-    assert len(set(sentences("denial.txt"))) >= 60 and len(set(sentences("look_alike.txt"))) >= 60
-
-
+@pytest.mark.parametrize("name, denies", [("denial.txt", True), ("look_alike.txt", False)])
 @pytest.mark.parametrize("wrap", ["{}", "The angle is 30. {} So the sum is 16.", "Okay.\n{}\nThen x = 5"])
-def test_denials(wrap):
-    assert [s for s in sentences("denial.txt") if not denies_image(wrap.format(s))] == []
-
-
-@pytest.mark.parametrize("wrap",
-                         ["{}", "The image shows a triangle. {} So the sum is 16.", "Okay.\n{}\nThen x = 5"])
-def test_look_alikes(wrap):
-    assert [s for s in sentences("look_alike.txt") if denies_image(wrap.format(s))] == []
+def test_denials_and_look_alikes(name, denies, wrap):
+    assert len(set(sentences(name))) >= 60
+    assert [s for s in sentences(name) if denies_image(wrap.format(s)) != denies] == []
 
 
 def test_long_texts_are_quick_and_anything_is_a_text():

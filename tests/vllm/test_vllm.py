@@ -422,7 +422,7 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
     monkeypatch.setattr(entropy_select, "make_sampler", engine)
     entropy_select.select(entropy_select.Config(folder=str(run), data=str(tiny / "val.jsonl"), probe=6,
                                                 samples=2, max_new_tokens=12, rollout="vllm", dtype="fp32",
-                                                plot=False, max_tiles=4))
+                                                max_tiles=4))
     probes = [read_jsonl(run / "probe" / f"step_{k:06d}.jsonl")[1:] for k in (1, 2)]
     assert all(len(r["entropy"]) == len(r["tokens"]) for p in probes for r in p) and probes[0] != probes[1]
     assert (run / "selected.json").exists()
@@ -437,7 +437,7 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
     monkeypatch.setattr(rollout, "make_sampler", engine)
     eval_mmmu.evaluate(eval_mmmu.Config(
         model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, max_new_tokens=12,
-        budget=6, rollout="vllm", dtype="fp32", max_tiles=4))
+        rollout="vllm", dtype="fp32", max_tiles=4))
     assert json.loads((tmp_path / "eval" / "scores.json").read_text())["n"] == 8
     assert asked[0] is not None and asked[1:] == [None, None]
 
