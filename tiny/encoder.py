@@ -14,9 +14,7 @@ the encoder meets that of reinforcement learning later, that of validation and e
 """
 import random
 import shutil
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -128,32 +126,14 @@ def right(model, head, seed, pictures=600):
     return {key: sum(shares) / len(shares) for key, shares in sorted(by_kind.items())}
 
 
-def check_flags(cfg):
-    """Stop, with a sentence, where a value makes no sense."""
-    model, out = Path(cfg.model), Path(cfg.out)
-    for name, least in (("steps", 1), ("pictures", 1), ("seed", 0)):
-        if getattr(cfg, name) < least:
-            sys.exit(f"\n--{name} {getattr(cfg, name)}: it must be at least {least}")
-    if not 0 < cfg.lr <= 1:  # NaN is not either
-        sys.exit(f"\n--lr {cfg.lr}: it must be above 0, at most 1")
-    if not (model / "config.json").exists():
-        sys.exit(f"\n--model {model}: no model is there; tiny/make.py makes one")
-    if out.resolve() == model.resolve():
-        sys.exit(f"\n--out {out}: this is the --model of the same command; give another folder")
-    if files := [path for path in (out, *out.parents) if path.is_file()]:
-        sys.exit(f"\n--out {out}: {files[0]} is a file, so nothing can be written there")
-
-
 def main(cfg):
-    check_flags(cfg)
-    out = Path(cfg.out)
     model, head = teach(cfg)
     for (subject, dark), share in right(model, head, cfg.seed).items():
         paper = "dark" if dark else "light"
         print(f"{subject.split('_')[0]:<12} {paper:<6} {100 * share:5.1f}% of unseen cells")
-    shutil.copytree(cfg.model, out, dirs_exist_ok=True)
-    model.save_pretrained(out)
-    print(f"{out}: an encoder that names cells")
+    shutil.copytree(cfg.model, cfg.out, dirs_exist_ok=True)
+    model.save_pretrained(cfg.out)
+    print(f"{cfg.out}: an encoder that names cells")
 
 
 if __name__ == "__main__":
