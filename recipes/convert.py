@@ -102,21 +102,16 @@ def convert(cfg):
 
 def refuse_what_is_not_known(raw, model):
     """What the published code can be set to and the InternVL of transformers cannot."""
-    vision, text = raw.get("vision_config") or {}, raw.get("llm_config") or {}
+    vision = raw.get("vision_config") or {}
     size = vision.get("image_size", 224)
-    wrong = {
-        f"its LLM is {text.get('architectures')}; known are {', '.join(LLMS)}":
-            (text.get("architectures") or [None])[0] not in LLMS,
-        f"its pixel shuffle is {raw.get('ps_version', 'v1')}, not v2": raw.get("ps_version", "v1") != "v2",
-        "it pads images to squares (pad2square)": raw.get("pad2square", False),
-        "its tiles have no thumbnail (use_thumbnail)":
-            raw.get("dynamic_image_size", False) and not raw.get("use_thumbnail", False),
-        f"tiles of {raw.get('force_image_size')} pixels for an encoder of {size} (force_image_size)":
-            (raw.get("force_image_size") or size) != size,
-        "the norm of its queries has another layer_norm_eps than 1e-6":
-            vision.get("qk_normalization", True) and vision.get("layer_norm_eps", 1e-6) != 1e-6}
-    if reasons := [reason for reason, holds in wrong.items() if holds]:
-        raise Refused(f"--model {model}: {reasons[0]}. This is not converted here.")
+    wrong = {"ps_version": raw.get("ps_version", "v1") != "v2",  # the order of the pixel shuffle
+             "pad2square": raw.get("pad2square", False),
+             "use_thumbnail": raw.get("dynamic_image_size", False) and not raw.get("use_thumbnail", False),
+             "force_image_size": (raw.get("force_image_size") or size) != size,
+             "layer_norm_eps": vision.get("qk_normalization", True)  # of the norm of its queries
+             and vision.get("layer_norm_eps", 1e-6) != 1e-6}
+    if names := [name for name, holds in wrong.items() if holds]:
+        raise Refused(f"--model {model}: its {' and '.join(names)} cannot be had in transformers' InternVL")
 
 
 def new_config(raw, ids):
