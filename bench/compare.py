@@ -53,7 +53,8 @@ def alternate(folder, sides, cfg):
             words = [side, task, str(folder), "--steps", str(cfg.repeats + 2), *more]
             running[name] = subprocess.Popen(
                 [sys.executable, "-m", "bench.side", *words], cwd=ROOT, text=True, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": str(cfg.threads)})
+                stdout=subprocess.PIPE,
+                env={**os.environ, "OMP_NUM_THREADS": str(cfg.threads), "TQDM_DISABLE": "1"})
         for _ in range(cfg.repeats + 1):
             for name, side in running.items():
                 side.stdin.write("go\n")

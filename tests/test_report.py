@@ -361,26 +361,6 @@ def test_rules_of_several_runs(tmp_path, capsys):
         run("rules", tmp_path / "a")
 
 
-# ------------------------------------------------------------------------------------- times, compare, board
-def test_times_add_up_what_was_interrupted(tmp_path, capsys):
-    (tmp_path / "times.tsv").write_text("base\t60\nrl\t90.4\nbase\t30\n")
-    run("times", tmp_path)
-    found = cells_of(capsys.readouterr().out)
-    assert (found["base"], found["rl"], found["together"]) == (["1.5"], ["1.5"], ["3.0"])
-
-
-def test_compare_tells_which_flags_differ(tmp_path, capsys):
-    for name, accuracy, flags in (("a", [0.5, 0.7, *[0.6] * 18, 0.65], {"lr": 1e-4, "train": ["llm"]}),
-                                  ("b", [0.25, 0.75], {"lr": 1e-5, "train": ["llm"], "kl": 0.0})):
-        write_rows(tmp_path / name / "metrics.jsonl",
-                   [{"step": s, "accuracy": a} for s, a in enumerate(accuracy, 1)])
-        (tmp_path / name / "config.json").write_text(json.dumps({"config": flags}))
-    run("compare", tmp_path / "a", tmp_path / "b")
-    found = cells_of(capsys.readouterr().out)
-    assert (found["--lr"], found["--kl"]) == (["0.0001", "1e-05"], ["-", "0.0"]) and "--train" not in found
-    assert found["accuracy"] == ["0.625", "0.75"]  # the last two of 21, the last of two
-
-
 def test_a_row_of_the_board_is_taken_seed_by_seed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder, accuracy in (("out/tiny", 0.4), ("out/tiny-seed1", 0.5),

@@ -17,9 +17,9 @@ import blank_model
 import encoder
 import make as world
 from conftest import few_looks
-from pictures import COLOURS, darkened, handwriting, make_pools
+from pictures import COLOURS, darkened, make_pools
 from questions import BARS, COLUMNS, HARD, LINES, NOUN, PAIRS, PLACES, ROWS, look
-from stages import Seen, flags_of, tensors
+from stages import Seen, tensors
 
 SIZES = dict(captions=40, sums=12, base=900, base_captions=20, cold_start=400, rl=60, rl_hard=30,
              connector=60, connector_val=24, val=40, math_test=150, other_test=40)
@@ -73,20 +73,17 @@ def hashes(folder):
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def test_same_seed_same_bytes(folder, tmp_path, monkeypatch):
+def test_same_seed_same_bytes_and_made_once(folder, tmp_path, monkeypatch, capsys):
     few_looks(monkeypatch, world)
-    world.make(world.Config(out=str(tmp_path / "again"), seed=3, **SIZES))
-    assert hashes(folder) == hashes(tmp_path / "again")
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_made_once(folder, capsys):
-    before = (folder / "base.jsonl").stat().st_mtime_ns
-    world.make(world.Config(out=str(folder), seed=3, **SIZES))
+    cfg = world.Config(out=str(tmp_path / "again"), seed=3, **SIZES)
+    world.make(cfg)
+    assert hashes(folder) == hashes(tmp_path / "again") and not list(tmp_path.glob("*.part"))
+    before = (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns
+    world.make(cfg)
     assert "nothing to do" in capsys.readouterr().out
-    assert (folder / "base.jsonl").stat().st_mtime_ns == before
     with pytest.raises(SystemExit, match="seed=3 instead of 4"):
-        world.make(world.Config(out=str(folder), seed=4, **SIZES))
+        world.make(replace(cfg, seed=4))
+    assert (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns == before
 
 
 def test_rows(folder, sets):
@@ -94,13 +91,12 @@ def test_rows(folder, sets):
         assert len(rows) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
         for row in rows:
             assert all((folder / path).exists() for path in row["images"]), row["id"]
-            text, answer = " ".join([row["question"], *row["options"]]), row["answer"]
+            text = " ".join([row["question"], *row["options"]])
             shown = {int(n) for n in re.findall(r"<image (\d)>", text)}
             assert shown == set(range(1, len(row["images"]) + 1)), row
-            assert answer in "ABCD" if row["options"] else answer.isdigit() or answer.islower(), row
-            assert not row["options"] or len(set(row["options"])) == 4
-    for row in sets["rl"] + sets["rl_hard"]:
-        assert "solution" not in row and row["subject"] == "Math"
+            assert not row["options"] or len(set(row["options"])) == 4 and row["answer"] in "ABCD"
+    for name in ("rl", "rl_hard"):
+        assert not any("solution" in row or row["subject"] != "Math" for row in sets[name])
     assert {r["kind"] for r in sets["rl"]} <= set(world.KINDS["Math"])
     assert {r["kind"] for r in sets["rl_hard"]} == set(HARD["Math"])
     for name in ("base", "cold_start"):
@@ -108,7 +104,6 @@ def test_rows(folder, sets):
         assert 0.14 < sum(bool(r["options"]) for r in rows) / len(rows) < 0.26
         assert {len(r["images"]) for r in rows} == {1, 2, 4}
         assert {r["subject"] for r in rows} == set(world.SUBJECTS)
-    assert all(len(kinds) >= 5 for kinds in world.KINDS.values())
 
 
 def right_steps(text):
@@ -130,8 +125,6 @@ def test_solutions(sets):
             right_steps(thought)
             if thought and thought != world.Config.think_empty:
                 assert re.search(rf"(^|\W){answer}\.$", thought), row  # it ends on its answer
-                value = answer if not row["options"] else row["options"]["ABCD".index(answer)]
-                assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
 
 
 # ------------------------------------------------------------------------- from the tiles, without the steps
@@ -195,15 +188,6 @@ def answer_of(row):
     return sum(sums)
 
 
-@pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_the_answer_is_what_the_picture_shows(name, made):
-    for row in made[1][name]:
-        value = row["answer"]
-        if row["options"] and row["kind"] != "image_options":
-            value = row["options"]["ABCD".index(value)]
-        assert value == str(answer_of(row)), row["question"]
-
-
 def readings(steps):
     """[(name, values)] of all readings, in their order."""
     out, name = [], ""
@@ -219,16 +203,20 @@ def readings(steps):
 
 
 @pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_steps_read_what_the_picture_shows(name, made):
+def test_answer_and_steps_are_what_the_picture_shows(name, made):
     """The last reading of every name is true; an earlier one may take one doubtful tile for its other."""
     first_looks = 0
     for row in made[1][name]:
+        value = row["answer"]
+        if row["options"] and row["kind"] != "image_options":
+            value = row["options"]["ABCD".index(value)]
+        assert value == str(answer_of(row)), row["question"]
         tiles, last = named_tiles(row), {}
         for place, values in readings(row["steps"]):
             shown = tiles[place]
             last[place] = values, shown
             wrong = [(v, t) for v, t in zip(values, shown, strict=True) if v != look(t)]
-            assert len(wrong) <= 1 and all(v == look(t.mistaken()) for v, t in wrong), row["steps"]
+            assert len(wrong) <= 1 and all(v == look(replace(t, value=t.other)) for v, t in wrong)
             first_looks += len(wrong)
         assert all(values == list(map(look, shown)) for values, shown in last.values()), row["steps"]
         shown = [t for scene in row["scenes"] for t in scene.tiles]
@@ -284,41 +272,20 @@ def test_truth(made, mmmu):
                 assert np.array_equal(np.asarray(shown), scene.pixels)
 
 
-def test_the_letter_of_an_image_is_its_place(made):
-    """The steps say what stands in image A, B, C, D, and the answer is the letter of the one asked for."""
-    rows = sum((made[1][name] for name in LEARNED), [])
-    rows = [row for row in rows if row["kind"] == "image_options"]
-    for row in rows:
-        seen = row["steps"].split(". ")[0].split(", ")
-        assert len(seen) == 4 and row["options"] == [f"<image {k}>" for k in (1, 2, 3, 4)]
-        value = seen["ABCD".index(row["answer"])]
-        assert re.search(rf"\b{value.split()[-1]}\?$", row["question"]) and seen.count(value) == 1
-    assert len(rows) >= 8 and len({row["answer"] for row in rows}) > 2
-
-
-def test_captions_read_all_that_they_ask(sets):
+def test_captions_read_all_that_they_ask(made):
     """Every value of the picture, or of the lines or places asked for, in words of the question."""
-    rows = [r for r in sets["captions"] if r["kind"] == "caption"]
-    assert {r["subject"] for r in rows} == set(world.SUBJECTS) and all(len(r["images"]) == 1 for r in rows)
-    kinds = set()
+    rows, kinds = [row for row in made[1]["captions"] if row["kind"] == "caption"], set()
+    assert {r["subject"] for r in rows} == set(world.SUBJECTS)
     for row in rows:
-        asked, text = row["question"].removeprefix("<image 1> Read "), row["solution"]
-        assert row["answer"] == text.rstrip(".") and "</think>" not in text
-        names = [sentence.split(": ")[0] for sentence in text.removesuffix(".").split(". ")]
-        counts = {name: 1 for name in PLACES} | {name: 3 for name in LINES} | {"corner": 4}
-        if row["subject"] == "Economics":
-            counts = {name: 1 for name in BARS} | {name: 2 for name in PAIRS} | {"bars": 3}
-        assert [len(values) for _, values in readings(text)] == [counts[name] for name in names]
-        assert asked == " and ".join(f"the {name}" for name in names) + "." or asked == "all." and (
-            names in (["bars"], [*ROWS]))
-        kinds.add((row["subject"] == "Economics", counts[names[0]]))
+        asked, tiles, told = row["question"].removeprefix("<image 1> Read "), named_tiles(row), []
+        for name, values in readings(row["steps"]):
+            told.append(name)
+            assert values == list(map(look, tiles[name]))
+        assert asked == " and ".join(f"the {name}" for name in told) + "." or asked == "all." and (
+            told in (["bars"], [*ROWS])), row
+        assert row["answer"] == row["steps"].rstrip(".") == row["solution"].rstrip(".")
+        kinds.add((row["subject"] == "Economics", len(tiles[told[0]])))
     assert kinds == {(True, 1), (True, 2), (True, 3), (False, 1), (False, 3), (False, 4)}
-
-
-def test_captions_are_true(made):
-    for row in made[1]["captions"]:
-        for place, values in readings(row["steps"]) if row["kind"] == "caption" else ():
-            assert values == list(map(look, named_tiles(row)[place]))
 
 
 def test_sums_without_a_picture(sets):
@@ -357,45 +324,29 @@ def scenes_of(rows):
     return {id(scene): scene for row in rows for scene in row["scenes"]}.values()
 
 
-def test_every_set_has_the_handwriting_of_its_part(made):
-    sources = {}
-    for name, rows in made[1].items():
-        maths = [scene for scene in scenes_of(rows) if scene.subject == "Math"]
-        sources[name] = {tile.source for scene in maths for tile in scene.tiles}
-        low, high = PARTS.get(name, (0, 900))
-        assert low <= min(sources[name]) and max(sources[name]) < high, name
-    assert set(made[1]) == {*SETS, "mmmu"} and len(sources["mmmu"]) > 300 and len(sources["base"]) > 400
-    assert {name: (part.start, part.stop) for name, part in handwriting()[2].items()} == {
-        "train": (0, 900), "rl": PARTS["rl"], "val": PARTS["val"], "test": PARTS["mmmu"]}
-
-
-def test_doubts(made):
-    """A doubtful tile knows another value. No digit of the evaluation is one: no stage learns there."""
-    share = {}
-    for name, rows in made[1].items():
-        for subject in world.SUBJECTS:
-            scenes = [scene for scene in scenes_of(rows) if scene.subject == subject]
-            tiles = [t for scene in scenes for t in scene.tiles]
-            doubtful = [t for t in tiles if t.other is not None]
-            assert all(t.other != t.value and t.other >= 0 for t in doubtful)
-            share[name, subject] = len(doubtful) / max(1, len(tiles))
-    assert share["mmmu", "Math"] == 0
-    assert all(0.01 < share["base", s] < 0.1 for s in world.SUBJECTS if s not in ("Design", "Sociology"))
-    assert not any(share[name, s] for name in made[1] for s in ("Design", "Sociology"))  # printed, or plain
-
-
-def test_dark_pictures(made):
-    share = {}
-    for name, rows in made[1].items():
-        scenes = scenes_of(rows)
-        for scene in scenes:  # the corner shows the paper
-            assert scene.dark == bool(scene.pixels[0, 0].max() < 60) == bool(scene.pixels[0, 0].min() < 200)
-        assert not any(scene.dark for scene in scenes if scene.subject == "Math")
-        others = [scene.dark for scene in scenes if scene.subject != "Math"]
-        share[name] = sum(others) / len(others) if others else 0
-    assert share["rl"] == share["rl_hard"] == share["val"] == 0
-    assert 0.05 < share["base"] < 0.15 and 0.04 < share["cold_start"] < 0.17 and share["captions"] < 0.2
-    assert 0.25 < share["connector"] < 0.75 and 0.1 < share["mmmu"] < 0.3
+@pytest.mark.parametrize("name", (*SETS, "mmmu"))
+def test_whose_handwriting_what_is_doubtful_and_what_is_dark(name, made):
+    """No digit of the evaluation is doubtful: no stage learns there."""
+    scenes = scenes_of(made[1][name])
+    low, high = PARTS.get(name, (0, 900))
+    maths = [scene for scene in scenes if scene.subject == "Math"]
+    assert all(low <= tile.source < high for scene in maths for tile in scene.tiles)
+    share = dict.fromkeys(world.SUBJECTS, 0)
+    for subject in share:
+        tiles = [t for scene in scenes if scene.subject == subject for t in scene.tiles]
+        doubtful = [t for t in tiles if t.other is not None]
+        assert all(t.other != t.value and t.other >= 0 for t in doubtful)
+        share[subject] = len(doubtful) / max(1, len(tiles))
+    assert not share["Design"] and not share["Sociology"] and not (name == "mmmu" and share["Math"])
+    if name == "base":
+        assert all(0.01 < of < 0.1 for subject, of in share.items() if subject not in ("Design", "Sociology"))
+    for scene in scenes:  # the corner shows the paper
+        assert scene.dark == bool(scene.pixels[0, 0].max() < 60) == bool(scene.pixels[0, 0].min() < 200)
+        assert not scene.dark or scene.subject != "Math"
+    others = [scene.dark for scene in scenes if scene.subject != "Math"]
+    least, most = {"base": (0.05, 0.15), "cold_start": (0.04, 0.17), "captions": (0, 0.2), "mmmu": (0.1, 0.3),
+                   "connector": (0.25, 0.75), "connector_val": (0.2, 0.8)}.get(name, (0, 0))
+    assert least <= sum(others) / max(1, len(others)) <= most
 
 
 def test_darkened_turns_lightness_round_and_keeps_hue():
@@ -416,98 +367,30 @@ def test_mmmu_schema(mmmu):
             assert list(row) == columns and row["id"] == f"validation_{subject}_{i + 1}"
             options = ast.literal_eval(row["options"])
             assert row["question_type"] == ("multiple-choice" if options else "open")
-            assert row["answer"] in tuple("ABCD")[:len(options)] if options else row["answer"]
             shown = {int(n) for n in re.findall(r"<image (\d)>", row["question"] + row["options"])}
             assert shown == {k for k in range(1, 8) if row[f"image_{k}"]}
-            assert row["image_1"]["bytes"].startswith(b"\x89PNG")
-            right_steps(row["explanation"])
-    rows = sum(mmmu.values(), [])
-    assert any("<image 2>" in r["question"] for r in rows) and any("<image 2>" in r["options"] for r in rows)
 
 
-def test_mmmu_loads_with_datasets(folder):
-    import datasets
-    rows = datasets.load_dataset("parquet", data_files=str(folder / "mmmu/Math/*.parquet"), split="train",
-                                 cache_dir=str(folder / "cache"))
-    assert rows[0]["image_1"].size == (48, 48) and rows[0]["image_7"] is None
-
-
-def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets, mmmu):
+def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets):
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    assert len(tokenizer) < 640
-    letters = set(pre_tokenizers.ByteLevel.alphabet())
-    words = set("ABCDIax0123456789.,?:}") | {"Ċ", "Ġ"}  # single characters that are words
-    rows = sum(sets.values(), [])
-    texts = {text for r in rows for text in (r["question"], r.get("solution", ""), *r["options"])}
-    texts |= {re.sub(r"<image \d>", "", text) for text in texts}
-    for text in texts:
+    letters = set(pre_tokenizers.ByteLevel.alphabet()) - set("ABCDIax0123456789.,?:}ĊĠ")  # these are words
+    texts = {text for r in sum(sets.values(), []) for text in (r["question"], r.get("solution", ""))}
+    for text in {re.sub(r"<image \d>", "", text) for text in texts}:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert tokenizer.decode(ids) == text == tokenizer.decode(ids, skip_special_tokens=True)
-        spelled = [t for t in tokenizer.convert_ids_to_tokens(ids) if t in letters - words]
-        assert "<image" in text or not spelled, (text, spelled)
-    rng = random.Random(0)
-    odd = ["", " ", "  two  spaces ", "don't .", "naïve café 中文 🙂\t\r\n\n\n", "12345 007 1.5",
-           "\\boxed{\\frac{1}{2}}", "</think", "\x00\x7f"]
-
-    def letter():
-        return chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x250), rng.randrange(0x4e00, 0x9000))))
-
-    odd += ["".join(letter() for _ in range(40)) for _ in range(50)]
-    for text in odd:
+        assert not letters & {*tokenizer.convert_ids_to_tokens(ids)}, text
+    for text in ("", " ", "  two  spaces ", "don't .", "naïve café 中文 🙂\t\r\n\n\n", "12345 007 1.5",
+                 "\\boxed{\\frac{1}{2}}", "</think", "\x00\x7f"):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
-    for token in ("\\boxed{", "}", "18", "Wait", "Alternatively", "</think>", "\n\n", "\n"):
-        assert len(tokenizer(token, add_special_tokens=False).input_ids) == 1
-    ids = tokenizer("7 + 18 = 25.").input_ids
-    assert tokenizer.convert_ids_to_tokens(ids) == ["7", "Ġ+Ġ", "18", "Ġ=Ġ", "25", "."]
-
-
-def test_chat_template(folder):
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
-    asked = "<|im_start|>user\n<IMG_CONTEXT>\nHow many?<|im_end|>\n<|im_start|>assistant\n"
-    kwargs = dict(tokenize=False, add_generation_prompt=True)
-    assert tokenizer.apply_chat_template(chat, **kwargs) == asked
-    assert tokenizer.apply_chat_template(chat, **kwargs, enable_thinking=True) == asked + "<think>\n"
-    chat = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "6"}]
-    plain = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\n6<|im_end|>\n"
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == plain
-    assert (tokenizer.start_image_token, tokenizer.end_image_token) == ("<img>", "</img>")
-    assert tokenizer.context_image_token == "<IMG_CONTEXT>" and tokenizer.eos_token == "<|im_end|>"
-    assert tokenizer.convert_ids_to_tokens(tokenizer.context_image_token_id) == "<IMG_CONTEXT>"
-
-
-def test_model_loads_and_answers(folder, sets):
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
-    model, told = AutoModelForImageTextToText.from_pretrained(folder / "model", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
-    assert type(model).__name__ == "InternVLForConditionalGeneration"
-    assert 1.8e6 < sum(p.numel() for p in model.parameters()) < 2.2e6
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    processor = AutoImageProcessor.from_pretrained(folder / "model")
-    picture = Image.open(folder / sets["val"][0]["images"][0])
-    # the real processor insists on crop_to_patches
-    pixels = processor(picture, crop_to_patches=True, return_tensors="pt").pixel_values
-    assert pixels.shape == (1, 3, 48, 48)
-    text = "<img>" + "<IMG_CONTEXT>" * model.config.image_seq_length + "</img>\nHow many?"
-    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-    with torch.no_grad():
-        logits = model(**inputs, pixel_values=pixels).logits
-        other = model(**inputs, pixel_values=pixels.flip(-1)).logits
-    assert logits.shape[-1] == len(tokenizer) and logits.isfinite().all()
-    assert (logits[0, -1] - other[0, -1]).abs().max() > 1e-3  # the picture matters
-    head = model.config.text_config
-    assert head.hidden_size // head.num_attention_heads == 32
-    assert model.config.image_token_id == tokenizer.context_image_token_id
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    ids = tokenizer("7 + 18 = 25\n\n\\boxed{").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ["7", "Ġ+Ġ", "18", "Ġ=Ġ", "25", "ĊĊ", "\\boxed{"]
 
 
 # ------------------------------------------------------------------------------------------------ the encoder
 
-def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, capsys):
-    from transformers import AutoModelForImageTextToText
+def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch):
     seen, out = Seen(monkeypatch), tmp_path / "a" / "encoder"
     few_looks(monkeypatch, encoder)
     seen.spy(encoder, "make_pools")
@@ -519,31 +402,18 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     terms = [call.out.item() for call in seen["cross_entropy"]]  # of place, of colour, of value
     losses = [sum(terms[k:k + 3]) for k in range(0, len(terms), 3)]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
-    assert len(seen["cross_entropy"][0].input) == 9 * 16
     assert [call.lr for call in seen["step"]] == pytest.approx(
         [1e-2 * (k + 1) / 40 * (1 - k / 12) for k in range(12)])  # warm-up, then a line to 0
     assert [call.part for call in seen["make_pools"]] == ["train", "val"]
-    printed = capsys.readouterr().out
-    assert all(subject.split("_")[0] in printed for subject in world.SUBJECTS)
-    assert not re.search("Math +dark", printed)
     before, after = tensors(folder / "model"), tensors(out)
-    assert set(before) == set(after)
+    assert set(before) == set(after) and {f.name for f in out.iterdir()} == {
+        f.name for f in (folder / "model").iterdir()}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(changed) > 20 and all("vision_tower" in name for name in changed)
-    files, old = hashes(out), hashes(folder / "model")
-    assert set(files) == set(old)
-    assert {name for name in old if files[name] != old[name]} <= {"model.safetensors", "config.json"}
-    config = [(path / "config.json").read_text().splitlines() for path in (out, folder / "model")]
-    assert [line for line in config[0] if '"dtype": "float32"' not in line] == [
-        line for line in config[1] if '"dtype": "float32"' not in line]
-    _, told = AutoModelForImageTextToText.from_pretrained(out, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
     for seed in (0, 1):
         encoder.teach(replace(cfg, seed=seed, steps=1))
         last = seen["cross_entropy"][-3:]
         assert (sum(call.out.item() for call in last) == losses[0]) == (seed == 0)
-        assert torch.equal(last[2].target, seen["cross_entropy"][2].target) == (seed == 0)
-    assert {*flags_of(encoder.Config)} == {"model", "out", "steps", "pictures", "lr", "seed"}
 
 
 def test_encoder_is_told_what_each_cell_shows(monkeypatch):
@@ -602,11 +472,3 @@ def test_encoder_hands_a_qwen_the_patches_that_its_processor_makes(tmp_path):
     assert ours.shape == (3, 9, 512) and ours.std() > 0.1
     assert torch.allclose(ours.flatten(0, 1), theirs, atol=1e-4)
     assert {id(p) for p in encoder.encoder_of(vlm.hf)} == {id(p) for p in vlm.parts()["encoder"].values()}
-
-
-@pytest.mark.parametrize("flags, said", [({"width": 40}, "multiple of 16"),
-                                         ({"width": 64, "family": "qwen2_5_vl"}, "of width 128")])
-def test_blank_model_refuses_a_width_that_does_not_fit(flags, said, tmp_path):
-    with pytest.raises(SystemExit, match=said):
-        blank_model.main(blank_model.Config(out=str(tmp_path / "m"), **flags))
-    assert not (tmp_path / "m").exists()
