@@ -4,8 +4,8 @@ world's pictures: files with the columns of the public sets that are read.
     python recipes/rehearsal.py --world data/rehearsal/tiny --out data/rehearsal
     python recipes/rehearsal.py check GPUS GIB CONFIG sft.py --flags ... -- grpo.py --flags ...
 
-`bash recipes/NAME.sh --rehearse` calls both. The first writes hub/ (a Parquet file for each set of sets.py, a
-folder of them for MMMU) and teacher.jsonl: the same questions with right answers in the thinking format. On
+`bash recipes/NAME.sh --rehearse` calls both. The first writes hub/ (Parquet files of three sets of sets.py;
+the others are left out) and teacher.jsonl: the same questions with right answers in the thinking format. On
 these the rehearsal trains its teacher, a model that knows the format and guesses the letter. So rejection
 sampling keeps something, as it does with a real teacher, and with a blank model it would not.
 """
@@ -30,10 +30,8 @@ from machinery.files import Refused, append_jsonl, check_flags, hub_name, main, 
 from recipes.data import FILES, our_row, raw_rows, sources
 from recipes.sets import LETTERS, SETS
 
-TOPICS = ("biology", "physics", "chemistry", "geography", "us-history", "economics", "civics",
-          "earth-science", "engineering-practices", "writing-strategies")  # of ScienceQA
-SUBJECTS = ("Physics", "Chemistry", "Biology", "Mathematics", "Philosophy", "Psychology", "Sociology",
-            "Политика", "Informatics", "Business & Economics", "Fine Arts", "Religion", "Geology", "History")
+HUB = ("mmk12", "science_qa", "mmmu_dev")  # a set for each use: maths, cold start and breadth
+TOPICS = ("biology", "physics", "chemistry", "geography")  # of ScienceQA
 MMMU = ("Agriculture", "Pharmacy", "Music", "Literature", "Clinical_Medicine", "Accounting", "Design", "Math")
 THOUGHTS = ("I see it at once.", "Wait, I see it at once.", "I see it. Wait, once over. I see it at once.")
 
@@ -47,39 +45,22 @@ class Config:
 def rows_of_sets(world):
     """{set: rows in its columns}. Questions to one picture only; most are answered with a letter."""
     rows = [json.loads(line) for name in ("rl", "connector") for line in open(world / f"{name}.jsonl")]
-    rows = [row for row in rows if len(row["images"]) == 1 and "<image 2>" not in row["question"]]
-    for row in rows:
-        path = world / row["images"][0]
-        row["image"] = {"bytes": path.read_bytes(), "path": path.name}
-        row["question"] = row["question"].replace("<image 1>", "").strip()
-    sets = {name: [] for name in SETS}
-    for i, row in enumerate(row for row in rows if row["subject"] == "Math"):
-        options = [f"\n{LETTERS[k]}. {option}" for k, option in enumerate(row["options"])]
-        question, answer = row["question"] + "".join(options), row["answer"]
-        if i % 3:
-            sets["mmk12"].append({"question": question, "subject": "math", "answer": answer,
-                                  "image": row["image"]})
-        else:
-            sets["geometry3k"].append({"images": [row["image"]], "problem": f"<image>{question}",
-                                       "answer": answer})
-    for i, row in enumerate([row for row in rows if row["options"]] * 2):
-        picture, answer = row["image"], "ABCD".index(row["answer"])
-        question = f"{row['question']} ({i})"
-        sets["science_qa"].append({
-            "image": picture if i % 8 else None, "question": question, "choices": row["options"],
-            "answer": answer, "hint": "", "topic": TOPICS[i % len(TOPICS)]})
-        sets["exams_v"].append({"image": picture, "answer_key": ("АБВГ" if i % 3 else "1234")[answer],
-                                "subject": SUBJECTS[i % len(SUBJECTS)]})
-        sets["vqa_rad" if i % 2 else "path_vqa"].append({
-            "image": picture, "question": f"Is it {row['options'][0]}? ({i})",
-            "answer": "no" if answer else "yes"})
-        sets["finqa"].append({"images": [picture], "texts": [{
-            "user": f"Question: {question} once?\nChoices:\nA. 1\nB. 2\nAnswer with the letter.",
-            "assistant": f"Answer: {LETTERS[answer % 2]}"}]})
-        sets["mmmu_dev"].append({
-            "id": f"dev_{MMMU[i % len(MMMU)]}_{i}", "question": f"<image 1> {question} Which unit?",
-            "options": str(row["options"]), "answer": row["answer"], "question_type": "multiple-choice",
-            "image_1": picture})
+    rows, sets = [row for row in rows if len(row["images"]) == 1], {name: [] for name in HUB}
+    for i, row in enumerate(4 * rows):
+        path, question = world / row["images"][0], f"{row['question'].replace('<image 1>', '').strip()} ({i})"
+        picture = {"bytes": path.read_bytes(), "path": path.name}
+        if row["subject"] == "Math" and i < len(rows):
+            options = "".join(f"\n{LETTERS[k]}. {option}" for k, option in enumerate(row["options"]))
+            sets["mmk12"].append({"question": question + options, "subject": "math", "answer": row["answer"],
+                                  "image": picture})
+        if row["options"]:
+            sets["science_qa"].append({
+                "image": picture if i % 8 else None, "question": question, "choices": row["options"],
+                "answer": "ABCD".index(row["answer"]), "hint": "", "topic": TOPICS[i % len(TOPICS)]})
+            sets["mmmu_dev"].append({
+                "id": f"dev_{MMMU[i % len(MMMU)]}_{i}", "question": f"<image 1> {question} Which unit?",
+                "options": str(row["options"]), "answer": row["answer"], "question_type": "multiple-choice",
+                "image_1": picture})
     return sets
 
 
