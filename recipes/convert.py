@@ -35,15 +35,12 @@ NAMES = (  # parts of a tensor's name, in the order in which an image passes thr
     ("mlp1.0.", "multi_modal_projector.layer_norm."), ("mlp1.1.", "multi_modal_projector.linear_1."),
     ("mlp1.3.", "multi_modal_projector.linear_2."))
 
-# the encoder's keys: (published, transformers, what the published class takes where config.json is silent)
-VISION = (("hidden_size", "hidden_size", 3200), ("num_hidden_layers", "num_hidden_layers", 48),
-          ("num_attention_heads", "num_attention_heads", 25),
-          ("intermediate_size", "intermediate_size", 12800), ("num_channels", "num_channels", 3),
-          ("hidden_act", "hidden_act", "gelu"),
-          ("norm_type", "norm_type", "rms_norm"), ("layer_norm_eps", "layer_norm_eps", 1e-6),
-          ("qk_normalization", "use_qk_norm", True), ("qkv_bias", "attention_bias", False),
-          ("attention_dropout", "attention_dropout", 0.0), ("dropout", "projection_dropout", 0.0),
-          ("initializer_range", "initializer_range", 0.02))
+# the encoder's keys, and what the published class takes where config.json is silent
+VISION = {"hidden_size": 3200, "num_hidden_layers": 48, "num_attention_heads": 25, "num_channels": 3,
+          "intermediate_size": 12800, "hidden_act": "gelu", "norm_type": "rms_norm", "layer_norm_eps": 1e-6,
+          "qk_normalization": True, "qkv_bias": False, "attention_dropout": 0.0, "dropout": 0.0,
+          "initializer_range": 0.02}
+RENAMED = {"qk_normalization": "use_qk_norm", "qkv_bias": "attention_bias", "dropout": "projection_dropout"}
 TEXT = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads
  head_dim hidden_act max_position_embeddings initializer_range rms_norm_eps rope_theta rope_scaling
  rope_parameters attention_bias attention_dropout use_sliding_window sliding_window max_window_layers
@@ -118,7 +115,7 @@ def new_config(raw, ids):
     """The published config.json as transformers' InternVL wants it. ids: of the tokens that it names."""
     vision, text = raw.get("vision_config") or {}, raw["llm_config"]
     size = vision.get("image_size", 224)
-    ours = {new: vision.get(name, default) for name, new, default in VISION}
+    ours = {RENAMED.get(name, name): vision.get(name, default) for name, default in VISION.items()}
     patch, ratio = vision.get("patch_size", 14), raw.get("downsample_ratio", 0.5)
     ours |= dict(image_size=[size, size], patch_size=[patch, patch], hidden_dropout_prob=0.0,
                  layer_scale_init_value=vision.get("initializer_factor", 0.1))

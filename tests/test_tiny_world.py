@@ -1,6 +1,5 @@
 """The embedded world: same bytes of the same seed, right solutions, searches that end where they should, what
 is really to be seen, unseen handwriting, an encoder that learns, files that load."""
-import ast
 import hashlib
 import io
 import json
@@ -9,6 +8,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ import blank_model
 import encoder
 import make as world
 from conftest import few_looks
-from pictures import COLOURS, darkened, make_pools
+from pictures import COLOURS, make_pools
 from questions import BARS, COLUMNS, HARD, LINES, NOUN, PAIRS, PLACES, ROWS, look
 from stages import Seen, tensors
 
@@ -27,16 +27,9 @@ SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl", "rl_har
 LEARNED = ("base", "cold_start", "connector", "connector_val", "val")  # these have solutions
 
 
-def captions_apart(sets):
-    """Those among base go to the others: base has the questions."""
-    read = [row for row in sets["base"] if row["kind"] == "caption"]
-    questions = [row for row in sets["base"] if row["kind"] != "caption"]
-    return sets | {"base": questions, "captions": sets["captions"] + read}
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(folder, the sets that were written into it)"""
+    """(folder, the sets that were written into it; captions among base's questions stand with the others)"""
     out, sets, make_sets = tmp_path_factory.mktemp("world") / "tiny", {}, world.make_sets
 
     def make_and_keep(*args):
@@ -47,7 +40,9 @@ def made(tmp_path_factory):
         few_looks(m, world)
         m.setattr(world, "make_sets", make_and_keep)
         world.make(world.Config(out=str(out), seed=3, **SIZES))
-    return out, captions_apart(sets)
+    read = [row for row in sets["base"] if row["kind"] == "caption"]
+    questions = [row for row in sets["base"] if row["kind"] != "caption"]
+    return out, sets | {"base": questions, "captions": sets["captions"] + read}
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +51,17 @@ def folder(made):
 
 
 @pytest.fixture(scope="module")
-def sets(folder):
-    return captions_apart({name: [json.loads(line) for line in open(folder / f"{name}.jsonl")]
-                           for name in SETS})
-
-
-@pytest.fixture(scope="module")
-def mmmu(folder):
-    import pyarrow.parquet as pq
-    name = "validation-00000-of-00001.parquet"
-    return {s: pq.read_table(folder / "mmmu" / s / name).to_pylist() for s in world.SUBJECTS}
-
-
-def hashes(folder):
-    files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+def sets(made):
+    return made[1]
 
 
 def test_same_seed_same_bytes_and_made_once(folder, tmp_path, monkeypatch, capsys):
     few_looks(monkeypatch, world)
     cfg = world.Config(out=str(tmp_path / "again"), seed=3, **SIZES)
     world.make(cfg)
-    assert hashes(folder) == hashes(tmp_path / "again") and not list(tmp_path.glob("*.part"))
+    hashes = [{str(f.relative_to(at)): hashlib.sha256(f.read_bytes()).hexdigest()
+               for f in at.rglob("*") if f.is_file()} for at in (folder, tmp_path / "again")]
+    assert hashes[0] == hashes[1] and not list(tmp_path.glob("*.part"))
     before = (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns
     world.make(cfg)
     assert "nothing to do" in capsys.readouterr().out
@@ -86,23 +70,31 @@ def test_same_seed_same_bytes_and_made_once(folder, tmp_path, monkeypatch, capsy
     assert (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns == before
 
 
-def test_rows(folder, sets):
-    for name, rows in ((name, sets[name]) for name in SETS[:-1]):
-        assert len(rows) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
-        for row in rows:
-            assert all((folder / path).exists() for path in row["images"]), row["id"]
-            text = " ".join([row["question"], *row["options"]])
-            shown = {int(n) for n in re.findall(r"<image (\d)>", text)}
-            assert shown == set(range(1, len(row["images"]) + 1)), row
-            assert not row["options"] or len(set(row["options"])) == 4 and row["answer"] in "ABCD"
-    for name in ("rl", "rl_hard"):
-        assert not any("solution" in row or row["subject"] != "Math" for row in sets[name])
+@pytest.mark.parametrize("name", SETS[:-1])
+def test_files(name, folder, sets):
+    rows = [json.loads(line) for line in open(folder / f"{name}.jsonl")]
+    questions = [row for row in rows if row["kind"] != "caption"]
+    assert [(r["question"], r["answer"], r["options"], r.get("solution"), len(r["images"])) for r in questions
+            ] == [(r["question"], r["answer"], r["options"], r.get("solution"), len(r["scenes"]))
+                  for r in sets[name]]
+    assert len(questions) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
+    for row, made in zip(questions, sets[name]):
+        for path, scene in zip(row["images"], made["scenes"]):
+            assert np.array_equal(np.asarray(Image.open(folder / path)), scene.pixels)
+        text = " ".join([row["question"], *row["options"]])
+        shown = {int(n) for n in re.findall(r"<image (\d)>", text)}
+        assert shown == set(range(1, len(row["images"]) + 1)), row
+        assert not row["options"] or len(set(row["options"])) == 4 and row["answer"] in "ABCD"
+        assert "solution" not in row and row["subject"] == "Math" if "rl" in name else row["solution"]
+
+
+def test_what_is_asked(sets):
     assert {r["kind"] for r in sets["rl"]} <= set(world.KINDS["Math"])
     assert {r["kind"] for r in sets["rl_hard"]} == set(HARD["Math"])
     for name in ("base", "cold_start"):
         rows = sets[name]
         assert 0.14 < sum(bool(r["options"]) for r in rows) / len(rows) < 0.26
-        assert {len(r["images"]) for r in rows} == {1, 2, 4}
+        assert {len(r["scenes"]) for r in rows} == {1, 2, 4}
         assert {r["subject"] for r in rows} == set(world.SUBJECTS)
 
 
@@ -203,10 +195,10 @@ def readings(steps):
 
 
 @pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_answer_and_steps_are_what_the_picture_shows(name, made):
+def test_answer_and_steps_are_what_the_picture_shows(name, sets):
     """The last reading of every name is true; an earlier one may take one doubtful tile for its other."""
     first_looks = 0
-    for row in made[1][name]:
+    for row in sets[name]:
         value = row["answer"]
         if row["options"] and row["kind"] != "image_options":
             value = row["options"]["ABCD".index(value)]
@@ -229,9 +221,9 @@ TRY = re.compile(r"(?:(Wait|Alternatively), )?([a-z ]+): ([\w ,]+)\. (?:\d+ \+ \
 
 
 @pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_searches(name, made):
+def test_searches(name, sets):
     """A try fails or is the last; after one that failed comes "Wait" with the same line, or another line."""
-    rows = [row for row in made[1][name] if row["kind"].startswith("which")]
+    rows = [row for row in sets[name] if row["kind"].startswith("which")]
     for row in rows:
         goal, tried = int(re.search(r"(\d+)\?$", row["question"])[1]), []
         tries, at = [], 0
@@ -254,27 +246,30 @@ def test_searches(name, made):
     assert len(rows) >= (30 if name in ("base", "cold_start") else 3)
 
 
-def test_truth(made, mmmu):
+@pytest.mark.parametrize("subject", world.SUBJECTS)
+def test_evaluation_and_its_truth(subject, made):
     """truth.json has of every question what is really to be seen, and whether it is light or dark."""
-    folder, raw = made
+    folder, sets = made
     true = json.loads((folder / "truth.json").read_text())
-    assert set(true) == {row["id"] for rows in mmmu.values() for row in rows}
-    for subject, rows in mmmu.items():
-        for row, from_ in zip(rows, [r for r in raw["mmmu"] if r["subject"] == subject], strict=True):
-            told = true[row["id"]]
-            looks = {name: list(map(look, tiles)) for name, tiles in named_tiles(from_).items()}
-            assert told["looks"] == looks and told["kind"] == row["subfield"] == from_["kind"]
-            assert told["dark"] == any(scene.dark for scene in from_["scenes"])
-            goal = re.search(r"up to (\d+)\?", row["question"])
-            assert told.get("goal") == (int(goal[1]) if told["kind"].startswith("which") else None)
-            for k, scene in enumerate(from_["scenes"], 1):
-                shown = Image.open(io.BytesIO(row[f"image_{k}"]["bytes"]))
-                assert np.array_equal(np.asarray(shown), scene.pixels)
+    rows = pq.read_table(folder / "mmmu" / subject / "validation-00000-of-00001.parquet").to_pylist()
+    assert len(rows) == SIZES["math_test" if subject == "Math" else "other_test"]
+    for row, from_ in zip(rows, [r for r in sets["mmmu"] if r["subject"] == subject], strict=True):
+        told = true[row["id"]]
+        assert (row["question"], row["options"], row["answer"]) == (
+            from_["question"], str(from_["options"]), from_["answer"])
+        looks = {name: list(map(look, tiles)) for name, tiles in named_tiles(from_).items()}
+        assert told["looks"] == looks and told["kind"] == row["subfield"] == from_["kind"]
+        assert told["dark"] == any(scene.dark for scene in from_["scenes"])
+        goal = re.search(r"up to (\d+)\?", row["question"])
+        assert told.get("goal") == (int(goal[1]) if told["kind"].startswith("which") else None)
+        for k, scene in enumerate(from_["scenes"], 1):
+            shown = Image.open(io.BytesIO(row[f"image_{k}"]["bytes"]))
+            assert np.array_equal(np.asarray(shown), scene.pixels)
 
 
-def test_captions_read_all_that_they_ask(made):
+def test_captions_read_all_that_they_ask(sets):
     """Every value of the picture, or of the lines or places asked for, in words of the question."""
-    rows, kinds = [row for row in made[1]["captions"] if row["kind"] == "caption"], set()
+    rows, kinds = [row for row in sets["captions"] if row["kind"] == "caption"], set()
     assert {r["subject"] for r in rows} == set(world.SUBJECTS)
     for row in rows:
         asked, tiles, told = row["question"].removeprefix("<image 1> Read "), named_tiles(row), []
@@ -298,7 +293,7 @@ def test_sums_without_a_picture(sets):
         totals = [sum(map(int, text.split(", "))) for text in found]
         goal = int(row["question"].rstrip("?").split()[-1])
         apart = [abs(total - goal) for total in totals]
-        assert len(totals) == 3 and not row["images"] and right_steps(row["solution"]) == 9
+        assert len(totals) == 3 and not row["scenes"] and right_steps(row["solution"]) == 9
         assert row["answer"] == ", ".join(map(str, apart))
         results = [int(n) for n in re.findall(r"= (\d+)", row["solution"])]
         assert results[1::3] == totals and results[2::3] == apart
@@ -306,12 +301,12 @@ def test_sums_without_a_picture(sets):
 
 def test_manners_and_critical_words(sets):
     for name in ("base", "cold_start"):
-        first = {r["id"]: r["solution"][0] for r in sets[name]}  # character of each solution
-        with_steps = [r for r in sets[name] if first[r["id"]].islower() or first[r["id"]] in "0123456789"]
-        assert 0.42 < len(with_steps) / len(sets[name]) < 0.58
+        steps, at_once = [], []
+        for text in (r["solution"] for r in sets[name]):
+            (steps if text[0].islower() or text[0].isdigit() else at_once).append(text)
+        assert 0.42 < len(steps) / len(sets[name]) < 0.58 and not any("Wait" in text for text in at_once)
         for word, low, high in (("Wait", 0.04, 0.2), ("Alternatively", 0.04, 0.25)):
-            assert low < sum(word in r["solution"] for r in with_steps) / len(with_steps) < high, (name, word)
-        assert not any("Wait" in r["solution"] for r in sets[name] if r not in with_steps)
+            assert low < sum(word in text for text in steps) / len(steps) < high, (name, word)
     assert all("once" not in r["solution"] for r in sets["connector"])
 
 
@@ -325,9 +320,9 @@ def scenes_of(rows):
 
 
 @pytest.mark.parametrize("name", (*SETS, "mmmu"))
-def test_whose_handwriting_what_is_doubtful_and_what_is_dark(name, made):
+def test_whose_handwriting_what_is_doubtful_and_what_is_dark(name, sets):
     """No digit of the evaluation is doubtful: no stage learns there."""
-    scenes = scenes_of(made[1][name])
+    scenes = scenes_of(sets[name])
     low, high = PARTS.get(name, (0, 900))
     maths = [scene for scene in scenes if scene.subject == "Math"]
     assert all(low <= tile.source < high for scene in maths for tile in scene.tiles)
@@ -347,28 +342,6 @@ def test_whose_handwriting_what_is_doubtful_and_what_is_dark(name, made):
     least, most = {"base": (0.05, 0.15), "cold_start": (0.04, 0.17), "captions": (0, 0.2), "mmmu": (0.1, 0.3),
                    "connector": (0.25, 0.75), "connector_val": (0.2, 0.8)}.get(name, (0, 0))
     assert least <= sum(others) / max(1, len(others)) <= most
-
-
-def test_darkened_turns_lightness_round_and_keeps_hue():
-    light = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    dark = darkened(light)
-    assert dark.dtype == np.uint8 and np.array_equal(darkened(dark), light)
-    a, b = light.astype(int), dark.astype(int)
-    assert (a.max(-1) + a.min(-1) + b.max(-1) + b.min(-1) == 2 * 255).all()  # lightness is (max + min) / 2
-    assert (a - a.min(-1, keepdims=True) == b - b.min(-1, keepdims=True)).all()  # so hue is the same
-
-
-def test_mmmu_schema(mmmu):
-    columns = ["id", "question", "options", "explanation", *(f"image_{k}" for k in range(1, 8)), "img_type",
-               "answer", "topic_difficulty", "question_type", "subfield"]
-    for subject, rows in mmmu.items():
-        assert len(rows) == (SIZES["math_test"] if subject == "Math" else SIZES["other_test"])
-        for i, row in enumerate(rows):
-            assert list(row) == columns and row["id"] == f"validation_{subject}_{i + 1}"
-            options = ast.literal_eval(row["options"])
-            assert row["question_type"] == ("multiple-choice" if options else "open")
-            shown = {int(n) for n in re.findall(r"<image (\d)>", row["question"] + row["options"])}
-            assert shown == {k for k in range(1, 8) if row[f"image_{k}"]}
 
 
 def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets):
