@@ -194,9 +194,3 @@ def test_every_result_in_the_repository_stands_in_the_readme():
         assert file.stem in findings.FINDINGS and f"`python -m experiments {file.stem}`" in text
         for row in json.loads(file.read_text())["rows"]:
             assert cells(Row(**row)) in shown, file
-
-
-def test_a_row_of_a_table():
-    row = Row("b", "a", "maths", "+5.9", "higher", [0.1, 0.2], [0.01, 0.02], [0.5, 0.6])
-    assert cells(row) == ("b", "a", "maths", "+5.9", "50.0, 60.0", "+15.0 (+12.8 to +17.2)", "+10.0 to +20.0",
-                          "2.2", "same direction")

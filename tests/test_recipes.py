@@ -278,6 +278,7 @@ def test_the_steps_of_a_recipe(name, tmp_path, monkeypatch):
     (_, _, *words), = commands(name, tmp_path, "--check", DATA="data/none", OUT="out/none")
     assert rehearsal.check(*words) == []
     assert {(cfg.gpus, cfg.model) for cfg in planned} == {(int(words[0]), words[2])} and len(planned) >= 2
+    assert {cfg.tensor_parallel for cfg in planned} == ({1, 4} if name == "r1v3_38b" else {1})
     steps = " ".join(words[3:]).replace("-- ", "", 1).split(" -- ")
     order = ["recipes/data.py", "distill.py", "sft.py", "grpo.py", "entropy_select.py"]
     order += ["connector_tune.py", "eval_mmmu.py"] * (name != "multi_node")
