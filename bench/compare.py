@@ -1,7 +1,7 @@
 """Ours beside TRL, and what our own parts cost, in one go: `make bench` (about half an hour on 2 cores).
 
     against TRL    a GRPO step (short and long setting), supervised steps (short rows, mixed lengths)
-    of our own     a step of `make tiny`, stage 3 with kept features beside one of all parts, scoring
+    of our own     a step of `make tiny`, stage 3 with kept features beside one of all parts
     an update      against group size, response length, vocabulary; a group beside as many prompts; FLOP/s
 
 Sides that are compared are processes with the same model folder, rows, pictures, reward, threads and lengths.
@@ -10,8 +10,8 @@ warms up. The median counts, and the spread is (largest - smallest) / median. On
 (on a GPU in bf16); ours does so, too, and once more as by default (--dtype auto), where that is not fp32.
 
 Leaves bench/results.json, {setting: {"ours_s", "spread", and of a comparison "peer_s", "ratio", ...}}, and
-draws results.md and results.png from it (bench/table.py). --only WORDS measures the settings whose names have
-one of them, and keeps the other results.
+its tables in results.md (bench/table.py). --only WORDS measures the settings whose names have one of them,
+and keeps the other results.
 """
 import json
 import os
@@ -27,54 +27,22 @@ from statistics import median
 
 import torch
 
-from bench.side import BATCH
 from bench.table import write_table
-from bench.workload import LENGTHS, SETTINGS, make_model, make_rows, tokens_of
-from machinery.files import Refused, main, read_json, say, write_json
+from bench.workload import LENGTHS, SETTINGS, make_model, make_rows
+from machinery.files import main, read_json, say, write_json
 from machinery.parallel import compute_dtype
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("sample", "reward", "update")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ALL = ("encoder", "connector", "llm")
 
 
 @dataclass
 class Config:
-    only: tuple[str, ...] = ()  # settings with one of these words in their names; none: all
+    only: tuple[str, ...] = ()  # with one of these words in their names; none: all
     repeats: int = 5            # measurements of each side
     threads: int = 2            # of each side
     out: str = "bench/results.json"
-
-
-def environment(threads):
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-
-
-class Side:
-    """A process that works when it is asked."""
-
-    def __init__(self, words, threads):
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and block
-        self.words, self.process = words, subprocess.Popen(
-            [sys.executable, "-m", "bench.side", *words], cwd=ROOT, env=environment(threads), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
-
-    def measure(self):
-        try:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            self.errors.seek(0)
-            raise Refused(f"{' '.join(self.words)} stopped:\n{self.errors.read()[-2000:]}")
-        return json.loads(line)
-
-    def end(self):
-        self.process.kill()
-        self.process.communicate()
 
 
 def alternate(folder, sides, cfg):
@@ -82,14 +50,19 @@ def alternate(folder, sides, cfg):
     running, found = {}, {name: [] for name in sides}
     try:
         for name, (side, task, *more) in sides.items():
-            running[name] = Side([side, task, str(folder), "--steps", str(cfg.repeats + 2), *more],
-                                 cfg.threads)
+            words = [side, task, str(folder), "--steps", str(cfg.repeats + 2), *more]
+            running[name] = subprocess.Popen(
+                [sys.executable, "-m", "bench.side", *words], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "OMP_NUM_THREADS": str(cfg.threads), "TQDM_DISABLE": "1"})
         for _ in range(cfg.repeats + 1):
             for name, side in running.items():
-                found[name].append(side.measure())
+                side.stdin.write("go\n")
+                side.stdin.flush()
+                found[name].append(json.loads(side.stdout.readline()))  # nothing: it said why on the terminal
     finally:
         for side in running.values():
-            side.end()
+            side.kill()
     return {name: rows[1:] for name, rows in found.items()}
 
 
@@ -114,13 +87,9 @@ def judged(ours, peer):
     return {**a, **b, "ratio": b["peer_s"] / a["ours_s"], "spread": max(map(spread, both))}
 
 
-def defaults():
-    """{name: --dtype} of our sides: fp32, and what --dtype auto means here when it means something else"""
-    return {"fp32": "fp32"} | ({"bf16": "auto"} if compute_dtype("auto", DEVICE) else {})
-
-
 def against_trl(name, task, folder, setting, cfg):
-    sides = {d: ("ours", task, "--setting", setting, "--dtype", dtype) for d, dtype in defaults().items()}
+    dtypes = {"fp32": "fp32"} | ({"bf16": "auto"} if compute_dtype("auto", DEVICE) else {})
+    sides = {d: ("ours", task, "--setting", setting, "--dtype", dtype) for d, dtype in dtypes.items()}
     trl = ("trl", task, "--setting", setting, "--dtype", "fp32" if DEVICE == "cpu" else "bf16")
     found = alternate(folder, {**sides, "trl": trl}, cfg)
     return {f"{name} {d}": judged(found[d], found["trl"]) for d in sides}
@@ -139,16 +108,10 @@ def grpo(setting, cfg, folder):
 def sft(lengths, cfg, folder):
     size = make_model(folder / "model", SETTINGS["short"].visual)
     make_rows(folder, size, 512, LENGTHS[lengths], text_only=0.25 * (lengths == "mixed"))
-    rows = against_trl(f"SFT {lengths}", "sft", folder, "short", cfg)
-    tokens = BATCH * tokens_of(folder)
-    for row in rows.values():
-        row |= {f"{side}_tokens_per_s": tokens / row[f"{side}_s"] for side in ("ours", "peer")}
-    return rows
+    return against_trl(f"SFT {lengths}", "sft", folder, "short", cfg)
 
 
 def tiny(cfg, folder):
-    if not (ROOT / "out/tiny/rl.done").exists():
-        raise Refused("out/tiny/rl is missing: run make tiny first, or leave this setting out with --only")
     sides = {f"step of make tiny, {n} x 16": ("ours", "tiny", "--prompts", str(n)) for n in (16, 32)}
     return {name: alone(rows) for name, rows in alternate(folder, sides, cfg).items()}
 
@@ -157,46 +120,31 @@ def parts(cfg, folder):
     """Stage 3: the connector alone, with kept features, beside a step of all parts"""
     make_rows(folder, make_model(folder / "model", SETTINGS["long"].visual), 512, LENGTHS["short"])
     sides = {"connector": ("ours", "parts", "--train", "connector"),
-             "all parts": ("ours", "parts", "--train", *ALL)}
-    found = alternate(folder, sides, cfg)
-    return {f"supervised step, {name}": alone(rows)
-            for name, rows in found.items()}
-
-
-def score(cfg, folder):
-    rows = alternate(folder, {"score": ("ours", "score")}, cfg)["score"]
-    return {"scoring 1000 responses": alone(rows)}
+             "all parts": ("ours", "parts")}
+    return {f"supervised step, {name}": alone(rows) for name, rows in alternate(folder, sides, cfg).items()}
 
 
 def update_of(cfg, **point):
     """bench.scale in a process of its own, because peak memory is a process's"""
     words = [word for name, value in point.items() for word in (f"--{name}", str(value))]
     done = subprocess.run([sys.executable, "-m", "bench.scale", *words, "--threads", str(cfg.threads)],
-                          cwd=ROOT, env=environment(cfg.threads), capture_output=True, text=True)
-    if done.returncode:
-        raise Refused(f"bench.scale {' '.join(words)} stopped:\n{done.stderr[-2000:]}")
+                          cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def points():
-    """{setting: flags of bench.scale}; what is not said is as in the long setting, but with 4 responses a
-    prompt where they are long"""
+def updates(cfg, folder):
+    """Of bench.scale; what is not said is as in the long setting, 4 responses a prompt where they are long"""
     groups = {f"update, 1 prompt x {n}": {"prompts": 1, "samples": n} for n in (1, 4, 16, 64)}
     lengths = {f"update, responses of {n} tokens": {"tokens": n, "samples": 4} for n in (64, 256, 1024, 2048)}
     vocabularies = {f"update, vocabulary of {n}": {"vocabulary": n} for n in (4096, 32768, 152064)}
-    return {**groups, "update, 64 prompts x 1": {"prompts": 64, "samples": 1}, **lengths, **vocabularies}
+    points = {**groups, "update, 64 prompts x 1": {"prompts": 64, "samples": 1}, **lengths, **vocabularies}
+    return {name: point | update_of(cfg, **point) for name, point in points.items()}
 
 
-def scale(name, point, cfg, folder):
-    return {name: point | update_of(cfg, **point)}
-
-
-def settings():
-    """{name: function of cfg and an empty folder that returns {setting: numbers}}"""
-    todo = {f"GRPO {setting}": partial(grpo, setting) for setting in SETTINGS}
-    todo |= {f"SFT {lengths}": partial(sft, lengths) for lengths in LENGTHS}
-    todo |= {"step of make tiny": tiny, "supervised step of parts": parts, "scoring": score}
-    return todo | {name: partial(scale, name, point) for name, point in points().items()}
+WORK = {  # functions of cfg and an empty folder that return {setting: numbers}
+    **{f"GRPO {setting}": partial(grpo, setting) for setting in SETTINGS},
+    **{f"SFT {lengths}": partial(sft, lengths) for lengths in LENGTHS},
+    "step of make tiny": tiny, "supervised step of parts": parts, "update": updates}
 
 
 def peak_gflops(n=2048, repeats=9):
@@ -210,18 +158,14 @@ def peak_gflops(n=2048, repeats=9):
 
 
 def machine(cfg):
-    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
     cpu = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if "model name" in line), "")
-    return {"cpu": cpu, "instructions": torch.backends.cpu.get_cpu_capability(),
-            "threads": cfg.threads,
-            "command": f"python -m bench.compare {' '.join(sys.argv[1:])}".strip(), **versions}
+    return {"cpu": cpu, "instructions": torch.backends.cpu.get_cpu_capability(), "threads": cfg.threads,
+            "command": f"python -m bench.compare {' '.join(sys.argv[1:])}".strip(),
+            **{name: version(name) for name in ("torch", "transformers", "trl")}}
 
 
 def compare(cfg):
-    every = settings()
-    todo = [name for name in every if not cfg.only or any(word in name for word in cfg.only)]
-    if not todo:
-        raise Refused(f"--only {' '.join(cfg.only)}: no setting has these words; they are {', '.join(every)}")
+    todo = [name for name in WORK if not cfg.only or any(word in name for word in cfg.only)]
     torch.set_num_threads(cfg.threads)
     out = Path(cfg.out)
     results = read_json(out) if cfg.only and out.exists() else {}
@@ -229,7 +173,7 @@ def compare(cfg):
     for name in todo:
         peak = peak_gflops()  # beside each setting, because a shared machine changes
         with tempfile.TemporaryDirectory() as where:
-            rows = every[name](cfg, Path(where))
+            rows = WORK[name](cfg, Path(where))
         for setting, row in rows.items():
             results[setting] = row = {**row, "peak_gflops": (peak + peak_gflops()) / 2}
             peer = f", TRL {row['peer_s']:.2f} s: {row['ratio']:.2f} times" if "ratio" in row else ""

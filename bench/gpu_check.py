@@ -2,8 +2,8 @@
 
     a  versions, memory, environment
     b  packs of three families against fp32 on the CPU: a wrong layout, window or alignment shows at once
-    c  the packs' attention, fused and by SDPA, against fp32; a chunk of the head's logits against fp64
-    d  an update of two shapes, random weights: time, share of peak, memory beside plan.py's; a profile
+    c  the packs' attention, fused and by SDPA, against fp32
+    d  an update of two shapes, random weights: time, share of peak, memory beside plan.py's
     e  the RL of `make tiny`, its curves beside those of a CPU (evidence/tiny)
     f  vLLM beside a trainer, where it is installed: gap of the log-probs, sync, memory after each phase
     g  kill -9 in the middle of a GRPO run, then the same command again
@@ -42,7 +42,7 @@ from machinery.files import (
     Refused, main, newest_checkpoint, read_json, read_jsonl, say, versions, write_json)
 from machinery.model_folder import blank_hf, read_decided
 from machinery.parallel import World
-from model import CHUNK, PARTS, VLM, load, make_optimizer, update
+from model import PARTS, VLM, load, make_optimizer, update
 from tests.families import make_qwen, make_qwen3, save_blank_model
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40": 181e12}  # FLOP/s, dense bf16
@@ -60,7 +60,7 @@ class Config:
     tokens: int = 16384                 # of a pack; other sizes follow it
     model: str = "out/tiny/cold_start"  # of (e), (f) and (g): `make tiny` makes it
     data: str = "data/tiny/rl.jsonl"    # their prompts, likewise
-    out: str = "bench/gpu"              # a JSON file for each part, and profile.txt
+    out: str = "bench/gpu"              # a JSON file for each part
 
 
 def seconds(work, cfg):  # a mean of five calls, behind two that warm up
@@ -121,20 +121,6 @@ def attend(size, cfg):
     return found
 
 
-def head(cfg):
-    """A chunk of InternVL3-8B's logits and the error of its log-probs. In bf16 the sums are still fp32."""
-    d, vocabulary, found = min(3584, cfg.tokens), min(151_674, 8 * cfg.tokens), {}
-    h = torch.randn(min(cfg.tokens, CHUNK["cuda"] // vocabulary), d, device=cfg.device).bfloat16()
-    w = torch.randn(vocabulary, d, device=cfg.device) * 3 * d ** -0.5
-    exact, half = (h.double() @ w.double().T).log_softmax(-1).diagonal(), w.bfloat16()
-    plain, sums = lambda: h.float() @ w.T, {"out_dtype": torch.float32} if cfg.device == "cuda" else {}
-    for kind, work in (("fp32", plain), ("TF32", plain), ("bf16", lambda: torch.mm(h, half.T, **sums))):
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if kind == "TF32" else "ieee"
-        error = float((work().float().log_softmax(-1).diagonal() - exact).abs().max())
-        found |= {f"{kind}: log-probs": error, f"{kind}: ms": 1e3 * seconds(work, cfg)}
-    return found
-
-
 def synthetic(config, tokens, samples=8, tiles=3):
     """A pack as GRPO makes them, of random ids and pixels: two prompts, each with `tiles` and `samples`"""
     visual, tile = tiles * visual_tokens(config), family_of(config).blank()["pixel_values"].shape[1:]
@@ -173,10 +159,6 @@ def step_of(shape, compiled, cfg):
         peak, name = torch.cuda.max_memory_allocated() / plan.GIB, torch.cuda.get_device_name()
         found |= {"share of peak": speed / next((p for gpu, p in PEAK.items() if gpu in name), float("nan")),
                   "peak GiB": peak, "good": packs == 1 or abs(peak / planned - 1) < 0.1}
-    if shape == cfg.shapes[0] and not compiled:
-        with torch.profiler.profile() as profile:
-            step()
-        (Path(cfg.out) / "profile.txt").write_text(profile.key_averages().table("self_device_time_total"))
     return {**found, "planned GiB": planned}
 
 
@@ -261,7 +243,7 @@ def measure(part, cfg):  # its rows that are not there yet; returns those that a
     families = {"InternVL": save_blank_model, "Qwen2.5-VL": make_qwen, "Qwen3-VL": make_qwen3}
     shapes = [(shape, more) for shape in cfg.shapes for more in ("", ", --compile")]
     rows = {"a": {"machine": machine}, "b": {name: partial(parity, make) for name, make in families.items()},
-            "c": {**{f"attention of {n}": partial(attend, n) for n in (64, 72, 80, 128)}, "head": head},
+            "c": {f"attention of {n}": partial(attend, n) for n in (64, 72, 80, 128)},
             "d": {Path(shape).name + more: partial(step_of, shape, more) for shape, more in shapes},
             "e": {"RL of make tiny": curves}, "g": {"kill -9": killed},
             "f": {"vLLM": sampling} if find_spec("vllm") and find_spec("vllm.config") else {}}

@@ -1,8 +1,8 @@
 """One side of a comparison: a process that works whenever a line comes in, and tells its times.
 
 Started by bench/compare.py, several at a time, which then work in turn: `ours` and `trl` with the tasks grpo
-and sft; ours alone with the tasks tiny (a step of `make tiny`), parts (a step of stage 3) and score. All read
-the folder that bench/workload.py made. Ours is grpo.py and sft.py themselves, which only wait in front of
+and sft; ours alone with the tasks tiny (a step of `make tiny`) and parts (a step of stage 3). All read the
+folder that bench/workload.py made. Ours is grpo.py and sft.py themselves, which only wait in front of
 each measurement; TRL's trainers are asked for the same: AdamW, no checkpointing of activations, on-policy,
 the same lengths.
 """
@@ -12,14 +12,14 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import tyro
 from PIL import Image
 
-from bench.workload import ANSWERS, SETTINGS, peak_gib, responses, reward as pay
+from bench.workload import SETTINGS, peak_gib, reward as pay
 
 BATCH, BLOCK = 16, 8  # rows of an SFT step, steps of a measurement
 
@@ -27,7 +27,7 @@ BATCH, BLOCK = 16, 8  # rows of an SFT step, steps of a measurement
 @dataclass
 class Config:
     side: tyro.conf.Positional[str]     # ours or trl
-    task: tyro.conf.Positional[str]     # grpo, sft, tiny, parts or score
+    task: tyro.conf.Positional[str]     # grpo, sft, tiny or parts
     folder: tyro.conf.Positional[Path]  # with model/ and rows.jsonl
     setting: str = "short"              # of bench.workload
     dtype: str = "fp32"
@@ -55,7 +55,7 @@ class Line:
 
 def own_folder(cfg):
     """Two sides may do the same in another precision: each writes to a folder of its own."""
-    return str(cfg.folder / f"{cfg.side}-{os.getpid()}")
+    return str(cfg.folder / str(os.getpid()))
 
 
 # ------------------------------------------------------------------------------------------------------- ours
@@ -138,21 +138,6 @@ def our_sft(cfg, line, **more):
     sft.train(settings, **more)
 
 
-def our_parts(cfg, line):
-    our_sft(cfg, line, features_gib=4.0)
-
-
-def our_score(cfg, line):
-    """Rewards of 1,000 responses with all shapes of answers"""
-    from reward import score_batch
-    texts, golds = responses(1000), [ANSWERS[i % len(ANSWERS)][0] for i in range(1000)]
-    while True:
-        line.wait()
-        begin = time.time()
-        score_batch(texts, golds)
-        line.tell(step=time.time() - begin)
-
-
 # -------------------------------------------------------------------------------------------------------- TRL
 
 def rows_of(cfg):
@@ -220,23 +205,19 @@ def stops(line, block, spent):
     """A callback that waits in front of each measurement, a block of steps, and tells the mean times of a
     step behind it."""
     from transformers import TrainerCallback
-    begin = SimpleNamespace(at=0.0)
 
     class Stops(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
             if state.global_step % block == 0:
-                self.start()
+                line.wait()
+                spent.clear()
+                self.begin = time.time()
 
         def on_step_end(self, args, state, control, **_):
             if state.global_step % block == 0:
-                step = (time.time() - begin.at) / block
+                step = (time.time() - self.begin) / block
                 update = {"update": step - sum(spent.values())} if spent else {}
                 line.tell(step=step, **spent, **update)
-
-        def start(self):
-            line.wait()
-            spent.clear()
-            begin.at = time.time()
     return Stops()
 
 
@@ -253,8 +234,8 @@ def trl_sft(cfg, line):
                                    max_length=None))).train()
 
 
-WORK = {"ours grpo": our_grpo, "ours sft": our_sft, "ours tiny": our_tiny, "ours parts": our_parts,
-        "ours score": our_score, "trl grpo": trl_grpo, "trl sft": trl_sft}
+WORK = {"ours grpo": our_grpo, "ours sft": our_sft, "ours tiny": our_tiny,
+        "ours parts": partial(our_sft, features_gib=4.0), "trl grpo": trl_grpo, "trl sft": trl_sft}
 
 if __name__ == "__main__":
     cfg = tyro.cli(Config, description=__doc__)

@@ -1,7 +1,5 @@
 """What both sides of a comparison get: the same model folder, the same rows and pictures, the same reward."""
 import json
-import resource
-import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,6 @@ import torch
 from PIL import Image
 
 from connector import make_connectors
-from data import Chat, read_records, rows_with_solutions
 from machinery.model_folder import blank_hf, read_decided
 from tiny.blank_model import save_blank_model
 
@@ -26,10 +23,6 @@ class Setting:
 
 SETTINGS = {"short": Setting(8, 8, 64, 16), "long": Setting(4, 16, 128, 256)}
 LENGTHS = {"short": (24, 24), "mixed": (20, 400)}  # shortest and longest solution of SFT rows, in tokens
-# gold answers, and how a response says the same
-ANSWERS = (("42", "42.0"), ("3/4", "0.75"), (r"\frac{\sqrt{3}}{2}", r"\frac{\sqrt3}{2}"), ("B", "(B)"),
-           ("12 cm", r"12\text{ cm}"), ("5", "x = 5"), ("1,200", "1200"), ("60°", r"60^\circ"),
-           ("(1, 2)", "(1,2)"), ("blue", r"\text{blue}"))
 
 
 def make_model(folder, visual, vocabulary=4096):
@@ -77,31 +70,11 @@ def make_rows(folder, size, n, lengths=None, text_only=0.0):
     return path
 
 
-def tokens_of(folder):
-    """Mean tokens of a row, its picture's and its solution's among them"""
-    chat = Chat(str(folder / "model"), max_tiles=1)
-    file = str(folder / "rows.jsonl")
-    records = read_records(file, (), ("question", "solution"))
-    rows = rows_with_solutions(records, chat, True, 4096, file, 0.0)
-    return sum(len(row.prompt.full) + len(row.ids) for row in rows) / len(rows)
-
-
-def responses(n):
-    """n responses of about 60 words; every third answer is right"""
-    thought = "We read the digits and add them, 3 + 4 = 7. " * 6
-    return [f"{thought}That was try {i}.</think>\n\n\\boxed{{{ANSWERS[(i + i % 3) % len(ANSWERS)][1]}}}"
-            for i in range(n)]
-
-
 def peak_gib():
-    """The most memory that this process has held. Linux says it of this process alone; getrusage also of the
-    one that started it."""
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
-    except FileNotFoundError:
-        unit = 2 ** 30 if sys.platform == "darwin" else 2 ** 20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    """The most memory that this process has held, as Linux says it (getrusage: also the one that started
+    it)."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2 ** 20
 
 
 def reward(text):

@@ -44,7 +44,6 @@ class Solution:
     """What the sentences of a solution did. A count named "... right" goes with the count of all of them."""
     truth: dict                                     # of its question, from truth.json
     asked: set                                      # the numbers that stand in the question
-    first: dict = field(default_factory=dict)       # {name: values as they were read first}
     last: dict = field(default_factory=dict)        # {name: values as they were read last}
     tries: list = field(default_factory=lambda: [Try()])
     counts: Counter = field(default_factory=Counter)
@@ -102,7 +101,6 @@ class Solution:
                 self.results, self.unused = [], {}
         for readings in (self.tries[-1].readings, self.last):
             readings[name] = values
-        self.first.setdefault(name, values)
         self.unused[name] = [number(value) for value in values]
         self.name = name
 
@@ -138,10 +136,9 @@ def solve(row, truth):
         sentence = sentence.strip().removesuffix(".")
         if re.search(r"\w", sentence):
             solution.sentence(sentence)
-    for what, readings in (("first cells", solution.first), ("cells", solution.last)):
-        for name, values in readings.items():
-            if (right := solution.cells_right(name, values)) is not None:
-                solution.counts.update({what: len(values), f"{what} right": right})
+    for name, values in solution.last.items():
+        if (right := solution.cells_right(name, values)) is not None:
+            solution.counts.update({"cells": len(values), "cells right": right})
     return solution
 
 
@@ -205,9 +202,8 @@ def count_search(solution, right):
 TABLES = {  # title: [(column, how many, of how many)]; the first column's "of" must be there for a row
     "right, %": [
         ("responses", "responses", ""), ("answer", "right", "responses"), ("by steps", "steps", "responses"),
-        ("cells", "cells right", "cells"), ("read first", "first cells right", "first cells"),
-        ("operations", "operations right", "operations"), ("copied", "copies right", "copies"),
-        ("not understood", "unknown", "sentences")],
+        ("cells", "cells right", "cells"), ("operations", "operations right", "operations"),
+        ("copied", "copies right", "copies"), ("not understood", "unknown", "sentences")],
     "points lost to": [*((loss, loss, "responses") for loss in LOSSES), ("together", "wrong", "responses")],
     "pictures": [
         (f"{look} {what}", f"{look} {how_many}", of and f"{look} {of}") for look in ("dark", "light")
@@ -264,8 +260,3 @@ def print_losses(runs, world="", together=False):
         for header, lines in tables(groups):
             print_table(header, lines)
         print(f"sentences not understood: {unknown.total()}, most often {unknown.most_common(5)}\n")
-    print("Cells: the last reading of each name. Operations: true equations. Copied: operands that stand in "
-          "the text before.\nWrong answers are lost to manner (at once, no box, cut off), otherwise to a "
-          "wrong reading, otherwise\nto arithmetic (a false equation, a wrong operand), otherwise to other "
-          "(the wrong line or end, not understood).\nFailed, found: tries whose cells were read right. All "
-          "failed: searches in which none of the candidates fits.")

@@ -1,11 +1,8 @@
-"""b. Which rule picks the best checkpoint of an RL run? Eight checkpoints each of the run of `make tiny`, of
-one with ten times its learning rate, from a weaker base, with a Q-Former and with a Qwen2.5-VL; the
-evaluation's held-out questions judge what each rule takes."""
+"""Which checkpoint of an RL run each rule takes, and what the evaluation's held-out questions say of it."""
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from experiments.lab import QUESTIONS, ROOT, Row, measured, once, recipe, rl, selected, tiny
 from machinery.files import Refused, read_json, read_jsonl
 from machinery.intervals import pooled, spearman
 from machinery.scores import gain, stage_result
@@ -110,46 +107,3 @@ def scored(checkpoints):
 
 def digits(value):
     return "-" if value is None else f"{value:.2f}"
-
-
-# --------------------------------------------------------------------------------------------- the experiment
-
-def runs_of(cfg, seed):
-    """RL runs with eight checkpoints"""
-    from experiments import qformer, qwen, weak_base  # torch
-    return [recipe(seed, "select.done") / "rl", rl(cfg, seed, "rules/lr_1e-3", lr=1e-3, save_every=5),
-            weak_base.learned(cfg, seed, "half the training")[1], qformer.learned(cfg, seed)[1],
-            qwen.learned(cfg, seed)[1]["nothing frozen"]]
-
-
-def judged(seed, run):
-    """The run's checkpoints with what every rule looks at, and their scores"""
-    flags = {**QUESTIONS, "data": tiny(seed, "data/tiny") / "mmmu", "runs": 1}
-    once("eval_mmmu.py", f"{run}/eval_steps", model=selected(seed, run), checkpoints=True, limit=700, **flags)
-    return read_selection(ROOT / run)
-
-
-def lost(run, key):
-    """(what the chosen checkpoint has more than that of a rule, in accuracy over all subjects; its error)"""
-    difference, error = run.beyond_chosen(run.best() if key == "best" else run.taken()[key])
-    return -difference, error or 0.0  # the same checkpoint: no error
-
-
-def run(cfg):
-    rows, found = [], [[judged(seed, run) for run in runs_of(cfg, seed)] for seed in cfg.seeds]
-    for key, name in {**INDICATORS, "best": "the best in hindsight"}.items():
-        if key != "critical_entropy":
-            told = ("cannot choose", "higher") if key == "reward" else ()
-            row = Row("critical entropy", name, "all", *told)
-            for runs in found:
-                value, error = pooled(*zip(*(lost(run, key) for run in runs)))
-                row.values.append(value)
-                row.errors.append(error)
-                row.levels.append(mean(run.checkpoints[run.chosen]["result"]["all"] for run in runs))
-            rows.append(row)
-    for key, name in INDICATORS.items():  # Spearman's correlation, mean of the runs that have one
-        known = [[rho for run in runs if (rho := run.correlation(key)) is not None] for runs in found]
-        values = [mean(of_seed) if of_seed else 0.0 for of_seed in known]  # what never changes tracks nothing
-        told = ("tracks it", "higher") if key == "critical_entropy" else ()
-        rows.append(measured(name, "accuracy", "rho", [0.0] * len(values), values, *told))
-    return rows

@@ -3,8 +3,6 @@
     python -m experiments.tables seeds evidence/tiny*         several seeds: means, spread, gains, intervals
     python -m experiments.tables losses out/tiny/rl           embedded world: what wrong answers are lost to
     python -m experiments.tables rules out/tiny/rl            which checkpoint each rule would take, its score
-    python -m experiments.tables compare out/a out/b          flags that differ, how each metric went
-    python -m experiments.tables times out/tiny               minutes of each stage of `make tiny`
     python -m experiments.tables board CLONE/out/tiny*        for docs/board.md: beside the same seeds in out/
 """
 from dataclasses import dataclass
@@ -20,13 +18,13 @@ from experiments.rules import print_rules, read_selection
 from machinery.files import main, read_json
 from machinery.intervals import mean_and_error, pooled
 from machinery.tables import percent, print_table, span
-from report import STAGES, read_metrics
+from report import STAGES
 
 
 @dataclass
 class Config:
-    what: tyro.conf.Positional[Literal["seeds", "losses", "rules", "compare", "times", "board"]]
-    folders: tyro.conf.Positional[tuple[str, ...]]  # of `make tiny` (seeds, times, board), or run folders
+    what: tyro.conf.Positional[Literal["seeds", "losses", "rules", "board"]]
+    folders: tyro.conf.Positional[tuple[str, ...]]  # of `make tiny` (seeds, board), or run folders
     world: str = ""         # losses: folder with truth.json; default: where the questions came from
     together: bool = False  # losses: one set of tables of all the runs (the same stage of several seeds)
 
@@ -60,9 +58,9 @@ def gains_of_runs(gains):
     return rows
 
 
-def seeds(cfg):
+def seeds(folders):
     """Folders in which `report.py table` left results.json"""
-    runs = [read_json(Path(folder) / "results.json") for folder in cfg.folders]
+    runs = [read_json(Path(folder) / "results.json") for folder in folders]
     stages = [s for s in STAGES if all(s in t for t in runs)]
     columns = {"maths": 100, "others": 100, "length": 1}  # key: scale
     lines = [[STAGES[s], *(spread([t[s][k] for t in runs], scale) for k, scale in columns.items())]
@@ -82,36 +80,13 @@ def seeds(cfg):
           "large a gain has to be for\nso many questions to show it (two standard errors).")
 
 
-def compare(cfg):
-    """`python report.py curves` draws the curves of several runs in one figure."""
-    flags = [read_json(Path(folder) / "config.json")["config"] for folder in cfg.folders]
-    metrics = [read_metrics(folder) for folder in cfg.folders]
-    rows = [[f"--{name}", *values] for name in dict.fromkeys(name for of_run in flags for name in of_run)
-            if len({*(values := [str(of_run.get(name, "-")) for of_run in flags])}) > 1]
-    for name in dict.fromkeys(name for of_run in metrics for name in of_run):
-        values = [of_run[name][1] if name in of_run else np.array([np.nan]) for of_run in metrics]
-        rows.append([name, *(f"{v[-max(1, len(v) // 10):].mean():.4g}" for v in values)])
-    print_table(["flags that differ; means of the last 10% of the steps", *cfg.folders], rows)
-
-
-def times(cfg):
-    """Of each stage of `make tiny`; one that was interrupted has several lines."""
-    for folder in cfg.folders:
-        taken = {}
-        for line in (Path(folder) / "times.tsv").read_text().splitlines():
-            stage, seconds = line.split("\t")
-            taken[stage] = taken.get(stage, 0) + float(seconds) / 60
-        taken["together"] = sum(taken.values())
-        print_table([folder, "minutes"], [[stage, f"{spent:.1f}"] for stage, spent in taken.items()])
-
-
-def board(cfg):
+def board(folders):
     """Mean accuracy of all subjects after the whole recipe, seed by seed beside the recipe as it is."""
     def accuracy(folder):
         return read_json(folder / "results.json")["connector"]["all"]
 
-    here, plain = ([accuracy(at / Path(folder).name) for folder in cfg.folders]
-                   for at in (Path(cfg.folders[0]).parent, Path("out")))
+    here, plain = ([accuracy(at / Path(folder).name) for folder in folders]
+                   for at in (Path(folders[0]).parent, Path("out")))
     print(f"| {spread(here)} | {spread([a - b for a, b in zip(here, plain)], sign='+')} | {len(here)} |")
 
 
@@ -119,9 +94,9 @@ def tables(cfg):
     if cfg.what == "losses":
         print_losses(cfg.folders, cfg.world, cfg.together)
     elif cfg.what == "rules":
-        print_rules([read_selection(run) for run in cfg.folders])
+        print_rules(list(map(read_selection, cfg.folders)))
     else:
-        {"seeds": seeds, "compare": compare, "times": times, "board": board}[cfg.what](cfg)
+        {"seeds": seeds, "board": board}[cfg.what](cfg.folders)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,12 @@ NAMES = (  # parts of a tensor's name, in the order in which an image passes thr
     ("mlp1.0.", "multi_modal_projector.layer_norm."), ("mlp1.1.", "multi_modal_projector.linear_1."),
     ("mlp1.3.", "multi_modal_projector.linear_2."))
 
-# the encoder's keys: (published, transformers, what the published class takes where config.json is silent)
-VISION = (("hidden_size", "hidden_size", 3200), ("num_hidden_layers", "num_hidden_layers", 48),
-          ("num_attention_heads", "num_attention_heads", 25),
-          ("intermediate_size", "intermediate_size", 12800), ("num_channels", "num_channels", 3),
-          ("hidden_act", "hidden_act", "gelu"),
-          ("norm_type", "norm_type", "rms_norm"), ("layer_norm_eps", "layer_norm_eps", 1e-6),
-          ("qk_normalization", "use_qk_norm", True), ("qkv_bias", "attention_bias", False),
-          ("attention_dropout", "attention_dropout", 0.0), ("dropout", "projection_dropout", 0.0),
-          ("initializer_range", "initializer_range", 0.02))
+# the encoder's keys, and what the published class takes where config.json is silent
+VISION = {"hidden_size": 3200, "num_hidden_layers": 48, "num_attention_heads": 25, "num_channels": 3,
+          "intermediate_size": 12800, "hidden_act": "gelu", "norm_type": "rms_norm", "layer_norm_eps": 1e-6,
+          "qk_normalization": True, "qkv_bias": False, "attention_dropout": 0.0, "dropout": 0.0,
+          "initializer_range": 0.02}
+RENAMED = {"qk_normalization": "use_qk_norm", "qkv_bias": "attention_bias", "dropout": "projection_dropout"}
 TEXT = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads
  head_dim hidden_act max_position_embeddings initializer_range rms_norm_eps rope_theta rope_scaling
  rope_parameters attention_bias attention_dropout use_sliding_window sliding_window max_window_layers
@@ -102,28 +99,23 @@ def convert(cfg):
 
 def refuse_what_is_not_known(raw, model):
     """What the published code can be set to and the InternVL of transformers cannot."""
-    vision, text = raw.get("vision_config") or {}, raw.get("llm_config") or {}
+    vision = raw.get("vision_config") or {}
     size = vision.get("image_size", 224)
-    wrong = {
-        f"its LLM is {text.get('architectures')}; known are {', '.join(LLMS)}":
-            (text.get("architectures") or [None])[0] not in LLMS,
-        f"its pixel shuffle is {raw.get('ps_version', 'v1')}, not v2": raw.get("ps_version", "v1") != "v2",
-        "it pads images to squares (pad2square)": raw.get("pad2square", False),
-        "its tiles have no thumbnail (use_thumbnail)":
-            raw.get("dynamic_image_size", False) and not raw.get("use_thumbnail", False),
-        f"tiles of {raw.get('force_image_size')} pixels for an encoder of {size} (force_image_size)":
-            (raw.get("force_image_size") or size) != size,
-        "the norm of its queries has another layer_norm_eps than 1e-6":
-            vision.get("qk_normalization", True) and vision.get("layer_norm_eps", 1e-6) != 1e-6}
-    if reasons := [reason for reason, holds in wrong.items() if holds]:
-        raise Refused(f"--model {model}: {reasons[0]}. This is not converted here.")
+    wrong = {"ps_version": raw.get("ps_version", "v1") != "v2",  # the order of the pixel shuffle
+             "pad2square": raw.get("pad2square", False),
+             "use_thumbnail": raw.get("dynamic_image_size", False) and not raw.get("use_thumbnail", False),
+             "force_image_size": (raw.get("force_image_size") or size) != size,
+             "layer_norm_eps": vision.get("qk_normalization", True)  # of the norm of its queries
+             and vision.get("layer_norm_eps", 1e-6) != 1e-6}
+    if names := [name for name, holds in wrong.items() if holds]:
+        raise Refused(f"--model {model}: its {' and '.join(names)} cannot be had in transformers' InternVL")
 
 
 def new_config(raw, ids):
     """The published config.json as transformers' InternVL wants it. ids: of the tokens that it names."""
     vision, text = raw.get("vision_config") or {}, raw["llm_config"]
     size = vision.get("image_size", 224)
-    ours = {new: vision.get(name, default) for name, new, default in VISION}
+    ours = {RENAMED.get(name, name): vision.get(name, default) for name, default in VISION.items()}
     patch, ratio = vision.get("patch_size", 14), raw.get("downsample_ratio", 0.5)
     ours |= dict(image_size=[size, size], patch_size=[patch, patch], hidden_dropout_prob=0.0,
                  layer_scale_init_value=vision.get("initializer_factor", 0.1))

@@ -9,7 +9,7 @@ It writes into --out
     cold_start_questions.jsonl      four sciences, for the teacher to answer [2]
     breadth_questions.jsonl         of each subject as many rows as there are, evenly [3.4]
     breadth_val_questions.jsonl     the same, for early stopping
-    images/, data.json, README.md   pictures; sources, licences, counts, and what was left out and why
+    images/, data.json              pictures; sources, licences, counts, and what was left out and why
 
 The sets' own solutions are not used: distill.py samples the cold start's from a teacher, and those of breadth
 from the checkpoint that RL has made (the recipes call it). A row that MMMU's validation has too, by its
@@ -34,15 +34,15 @@ if not __package__:  # started by its path: the top folder of the repository com
 import numpy as np
 from PIL import Image
 
-from data import Record, find_records
+from data import Record, find_records, refuse_unusable
 from distill import image_path
-from machinery.files import Refused, append_jsonl, main, new_folder, say, write_json, write_text
+from machinery.files import Refused, append_jsonl, changed_settings, main, new_folder, say, write_json
 from machinery.pictures import image_size, open_image
-from machinery.rows import (
-    IMAGE_MARK, NO_TEXT, BadRow, image_source, read_rows, report_bad, subsets_of, text)
+from machinery.rows import IMAGE_MARK, BadRow, fields_of, read_rows, report_bad, subsets_of
 from recipes.sets import SCIENCES, SETS, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
+NEED = ("question", "answer")
 
 
 @dataclass
@@ -122,7 +122,7 @@ def read_set(cfg, known, seen, name, source, part):
             if isinstance(found, BadRow):
                 raise found
             for k, given in enumerate(SETS[name].convert(found)):
-                row = our_row(folder, *given)
+                row = our_row(folder, given)
                 if reason := left_out(row, known, seen):
                     why[reason] += 1
                     continue
@@ -135,17 +135,12 @@ def read_set(cfg, known, seen, name, source, part):
     return rows, +why
 
 
-def our_row(folder, question, images, answer, subject, options=None):
-    """A row in our fields; what is empty or of another kind makes it unusable."""
-    images = [image for image in images if image and (not isinstance(image, dict) or any(image.values()))]
-    answer, subject = text({"answer": answer}, "answer").strip(), subject.strip()
-    if not (question and answer and subject):
-        raise BadRow("its question, answer or subject is empty")
-    if NO_TEXT.search("".join([question, answer, *map(str, options or [])])):
-        raise BadRow("one of its texts has a character that is none")
-    row = {"question": question, "images": [image_source(image, folder) for image in images]}
-    row |= {} if options is None else {"options": options}
-    return row | {"answer": answer, "subject": subject_of(subject)}
+def our_row(folder, given):
+    """A row in our fields, as the stages would read it"""
+    fields = fields_of(given, folder, NEED)
+    refuse_unusable(Record("", **fields), NEED, given)
+    return {"question": fields["question"].strip(), "images": fields["images"], "options": fields["options"],
+            "answer": fields["answer"].strip(), "subject": subject_of(fields["subject"])}
 
 
 def left_out(row, known, seen):
@@ -154,14 +149,11 @@ def left_out(row, known, seen):
         return "no picture"
     if wrong := [size for size in map(image_size, row["images"]) if isinstance(size, str)]:
         raise BadRow(wrong[0])
-    looks, options = [look(image) for image in row["images"]], row.get("options", [])
-    key = (text_key(row["question"], *sorted(options)), *(bits.tobytes() for bits, _ in looks))
+    looks = list(map(look, row["images"]))
+    key = (text_key(row["question"], *sorted(row["options"])), *(bits.tobytes() for bits, _ in looks))
     if key in seen:
         return "twice"
     seen.add(key)
-    named = Record("", row["question"], row["images"], options=options).named_images()
-    if any(not 0 <= i < len(looks) for i in named):
-        return "names a picture that it does not have"
     return known.has(row["question"], looks)
 
 
@@ -207,11 +199,10 @@ def choose(cfg, rows):
 
 def make(cfg):
     out, note = Path(cfg.out), Path(cfg.out) / "data.json"
-    settings = json.loads(json.dumps({k: v for k, v in asdict(cfg).items() if k != "out"}))
+    settings = {k: v for k, v in asdict(cfg).items() if k != "out"}
     if note.is_file():
-        if json.loads(note.read_text())["settings"] != settings:
-            raise Refused(f"{out} was made with other settings, which stand in {note}. Remove it, or name "
-                          f"another --out.")
+        if changed := changed_settings(json.loads(note.read_text())["settings"], settings):
+            raise Refused(f"{out} was made with other settings ({changed}): remove it, or name another --out")
         say(f"{out} is there, made with the same settings: nothing to do")
     elif int(os.environ.get("RANK", 0)):  # under torchrun one process makes the sets, the others wait
         while not note.exists():
@@ -219,53 +210,33 @@ def make(cfg):
     else:
         with new_folder(out) as part:
             write(cfg, settings, part)
-        say((out / "README.md").read_text())
 
 
 def write(cfg, settings, part):
-    where, seen, rows, table = sources(cfg), set(), [], {}
+    seen, rows, table = set(), [], {}
     subsets = subsets_of(cfg.mmmu) if cfg.mmmu != "none" else []
     known = Known([vars(record) for subset in subsets for record in find_records(
         cfg.mmmu, need=(), split="validation", subset=subset)[0]])
     say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
-    for name, source in where.items():
+    for name, source in sources(cfg).items():
         usable, why = read_set(cfg, known, seen, name, source, part)
         say(f"{name}: {len(usable):,} rows can be used; left out: {dict(why) or 'none'}")
         rows += usable
         s = SETS[name]
         table[name] = {"source": source, "subset": s.subset if source == s.hub else "", "split": s.split,
                        "licence": s.licence, "published": s.rows, "usable": len(usable),
-                       "left out": dict(why), "note": s.note}
-    sets = choose(cfg, rows)
+                       "left out": dict(why)}
+    sets, counts = choose(cfg, rows), {}
     for name, chosen in sets.items():
         append_jsonl(part / f"{name}.jsonl", chosen)
+        counts[name] = {"rows": len(chosen), "sources": Counter(row["source"] for row in chosen),
+                        "subjects": Counter(row["subject"] for row in chosen)}
+        say(f"{name}.jsonl: {len(chosen):,} rows, {len(counts[name]['subjects'])} subjects")
     used = {image for row in chain(*sets.values()) for image in row["images"]}
     for file in (part / "images").glob("*"):
         if f"images/{file.name}" not in used:
             file.unlink()
-    counts = {name: {"rows": len(chosen), "sources": Counter(row["source"] for row in chosen),
-                     "subjects": Counter(row["subject"] for row in chosen)} for name, chosen in sets.items()}
     write_json(part / "data.json", {"settings": settings, "sources": table, "sets": counts})
-    write_text(part / "README.md", readme(cfg, table, counts))
-
-
-def readme(cfg, table, counts):
-    """What stands beside the data for people; data.json has the same for programs."""
-    lines = ["# Data of the recipes", "",
-             "Made by `python -m recipes.data`. Licences are what the sets say of themselves; check them "
-             "before you pass data on.", "",
-             "| set | read from | split | licence | usable rows | left out |", "|---|---|---|---|---:|---|"]
-    for name, s in table.items():
-        why = ", ".join(f"{reason} {n}" for reason, n in s["left out"].items()) or "none"
-        where = " ".join(filter(None, (s["source"], s["subset"])))
-        lines.append(f"| {name} | {where} | {s['split']} | {s['licence']} | {s['usable']} | {why} |")
-    checked = f"Rows that {cfg.mmmu}'s validation has were left out." if cfg.mmmu != "none" else \
-        "Rows were NOT compared with MMMU's validation (--mmmu none)."
-    lines += ["", checked, "", "| file | rows | subjects |", "|---|---:|---|"]
-    for name, s in counts.items():
-        subjects = ", ".join(f"{subject} {n}" for subject, n in sorted(s["subjects"].items()))
-        lines.append(f"| {name}.jsonl | {s['rows']} | {subjects} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ VLLM="--rollout vllm"
 # ours: rank 8, and ten times the learning rate, because adapters start at 0 and are few
 LORA="--train $TRAIN --lora 8 --checkpointing --max_tokens 8192"
 
-# the data sets of every step, from public ones: sources, licences and counts in $DATA/README.md
+# the data sets of every step, from public ones: sources, licences and counts in $DATA/data.json
 # Ours: 5,000 questions of the cold start (20K), 5,000 of breadth (10K rows with solutions)
 stage recipes/data.py --out "$DATA" $SOURCES --cold_start 5000 --breadth 5000
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher

@@ -25,7 +25,7 @@ MODEL=${MODEL:-OpenGVLab/InternVL3-8B-hf}
 TEACHER=${TEACHER:-Qwen/Qwen3-VL-8B-Thinking}  # ours; the paper's is Skywork-R1V2-38B
 VLLM="--rollout vllm"
 
-# the data sets, from public ones: sources, licences and counts in $DATA/README.md. One node makes them
+# the data sets, from public ones: sources, licences and counts in $DATA/data.json. One node makes them
 stage recipes/data.py --out "$DATA" $SOURCES
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher
 [ -n "$COLD" ] || stage distill.py --model "$TEACHER" --data "$DATA/cold_start_questions.jsonl" --ask "$ASK" \

@@ -23,7 +23,7 @@ TEACHER=${TEACHER:-Qwen/Qwen3-VL-8B-Thinking}  # the paper's is Skywork-R1V2; an
 SAME="--pixels 3136 1003520"  # at most 1,280 visual tokens an image; the folder's own limit is 16,384
 VLLM="--rollout vllm"
 
-# the data sets of every step, from public ones: sources, licences and counts in $DATA/README.md
+# the data sets of every step, from public ones: sources, licences and counts in $DATA/data.json
 # Ours: 5,000 questions of the cold start (20K), 5,000 of breadth (10K rows with solutions)
 stage recipes/data.py --out "$DATA" $SOURCES --cold_start 5000 --breadth 5000
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher

@@ -32,7 +32,7 @@ BIG="--checkpointing"                           # not --hybrid: a copy on every 
 VLLM="--rollout vllm --tensor_parallel 4"
 JUDGE="--verifier $VERIFIER"
 
-# the data sets of every step, from public ones: sources, licences and counts in $DATA/README.md. The paper's
+# the data sets of every step, from public ones: sources, licences and counts in $DATA/data.json. The paper's
 # are not published; the sizes are: 20K questions, 15K maths problems, 10K rows of 20 subjects with solutions
 stage recipes/data.py --out "$DATA" $SOURCES --cold_start 20000 --breadth 15000
 # stage 1: cold start [2, 3.2]. COLD=FILE in front of the command: traces of your own, no teacher

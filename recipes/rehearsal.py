@@ -1,11 +1,11 @@
 """A rehearsal: what would cost money in a recipe is checked, and its data in small are made of the embedded
-world's pictures: files of exactly the public sets' columns.
+world's pictures: files with the columns of the public sets that are read.
 
     python recipes/rehearsal.py --world data/rehearsal/tiny --out data/rehearsal
     python recipes/rehearsal.py check GPUS GIB CONFIG sft.py --flags ... -- grpo.py --flags ...
 
-`bash recipes/NAME.sh --rehearse` calls both. The first writes hub/ (a Parquet file for each set of sets.py, a
-folder of them for MMMU) and teacher.jsonl: the same questions with right answers in the thinking format. On
+`bash recipes/NAME.sh --rehearse` calls both. The first writes hub/ (Parquet files of three sets of sets.py;
+the others are left out) and teacher.jsonl: the same questions with right answers in the thinking format. On
 these the rehearsal trains its teacher, a model that knows the format and guesses the letter. So rejection
 sampling keeps something, as it does with a real teacher, and with a blank model it would not.
 """
@@ -30,10 +30,8 @@ from machinery.files import Refused, append_jsonl, check_flags, hub_name, main, 
 from recipes.data import FILES, our_row, raw_rows, sources
 from recipes.sets import LETTERS, SETS
 
-TOPICS = ("biology", "physics", "chemistry", "geography", "us-history", "economics", "civics",
-          "earth-science", "engineering-practices", "writing-strategies")  # of ScienceQA
-SUBJECTS = ("Physics", "Chemistry", "Biology", "Mathematics", "Philosophy", "Psychology", "Sociology",
-            "Политика", "Informatics", "Business & Economics", "Fine Arts", "Religion", "Geology", "History")
+HUB = ("mmk12", "science_qa", "mmmu_dev")  # a set for each use: maths, cold start and breadth
+TOPICS = ("biology", "physics", "chemistry", "geography")  # of ScienceQA
 MMMU = ("Agriculture", "Pharmacy", "Music", "Literature", "Clinical_Medicine", "Accounting", "Design", "Math")
 THOUGHTS = ("I see it at once.", "Wait, I see it at once.", "I see it. Wait, once over. I see it at once.")
 
@@ -44,69 +42,39 @@ class Config:
     out: str = "data/rehearsal"         # folder that gets hub/ and teacher.jsonl
 
 
-def cell(world, row):
-    """A picture as Parquet files of the hub hold it."""
-    path = world / row["images"][0]
-    return {"bytes": path.read_bytes(), "path": path.name}
-
-
 def rows_of_sets(world):
     """{set: rows in its columns}. Questions to one picture only; most are answered with a letter."""
     rows = [json.loads(line) for name in ("rl", "connector") for line in open(world / f"{name}.jsonl")]
-    rows = [row for row in rows if len(row["images"]) == 1 and "<image 2>" not in row["question"]]
-    maths = [row for row in rows if row["subject"] == "Math"]
-    choice = [row for row in rows if row["options"]] * 2
-    sets = {name: [] for name in SETS}
-    for i, row in enumerate(maths):
-        options = [f"\n{LETTERS[k]}. {option}" for k, option in enumerate(row["options"])]
-        picture, question = cell(world, row), row["question"].replace("<image 1>", "").strip()
-        if i % 3:
-            sets["mmk12"].append({"id": f"m{i}", "question": question + "".join(options), "subject": "math",
-                                  "answer": row["answer"], "image": picture})
-        else:
-            problem = "<image>" + question + "".join(options)
-            sets["geometry3k"].append({"images": [picture], "problem": problem, "answer": row["answer"]})
-    for i, row in enumerate(choice):
-        picture, answer = cell(world, row), "ABCD".index(row["answer"])
-        question = f"{row['question'].replace('<image 1>', '').strip()} ({i})"
-        sets["science_qa"].append({
-            "image": picture if i % 8 else None, "question": question, "choices": row["options"],
-            "answer": answer, "hint": "", "task": "closed choice", "grade": "grade4",
-            "subject": "natural science", "topic": TOPICS[i % len(TOPICS)], "category": "", "skill": "",
-            "lecture": "", "solution": ""})
-        sets["exams_v"].append({
-            "image": picture, "sample_id": f"e{i}", "type": "image_text", "grade": "12",
-            "answer_key": ("АБВГ" if i % 3 else "1234")[answer], "subject": SUBJECTS[i % len(SUBJECTS)],
-            "language": "English"})
-        medicine = {"image": picture, "question": f"Is it {row['options'][0]}? ({i})",
-                    "answer": "no" if answer else "yes"}
-        sets["vqa_rad" if i % 2 else "path_vqa"].append(medicine)
-        texts = [{"user": f"Question: {question} once?\nChoices:\nA. 1\nB. 2\nAnswer with the letter.",
-                  "assistant": f"Answer: {LETTERS[answer % 2]}", "source": "finqa"}]
-        sets["finqa"].append({"images": [picture], "texts": texts})
-        images = {f"image_{n}": picture if n == 1 else None for n in range(1, 8)}
-        sets["mmmu_dev"].append({
-            "id": f"dev_{MMMU[i % len(MMMU)]}_{i}", "question": f"<image 1> {question} Which unit?",
-            "options": str(row["options"]), "explanation": "", "answer": row["answer"],
-            "question_type": "multiple-choice", **images})
+    rows, sets = [row for row in rows if len(row["images"]) == 1], {name: [] for name in HUB}
+    for i, row in enumerate(4 * rows):
+        path, question = world / row["images"][0], f"{row['question'].replace('<image 1>', '').strip()} ({i})"
+        picture = {"bytes": path.read_bytes(), "path": path.name}
+        if row["subject"] == "Math" and i < len(rows):
+            options = "".join(f"\n{LETTERS[k]}. {option}" for k, option in enumerate(row["options"]))
+            sets["mmk12"].append({"question": question + options, "subject": "math", "answer": row["answer"],
+                                  "image": picture})
+        if row["options"]:
+            sets["science_qa"].append({
+                "image": picture if i % 8 else None, "question": question, "choices": row["options"],
+                "answer": "ABCD".index(row["answer"]), "hint": "", "topic": TOPICS[i % len(TOPICS)]})
+            sets["mmmu_dev"].append({
+                "id": f"dev_{MMMU[i % len(MMMU)]}_{i}", "question": f"<image 1> {question} Which unit?",
+                "options": str(row["options"]), "answer": row["answer"], "question_type": "multiple-choice",
+                "image_1": picture})
     return sets
 
 
-def write_parquet(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
 def make(cfg):
-    world, out = Path(cfg.world), Path(cfg.out)
+    out = Path(cfg.out)
     if (out / "hub").exists():
         say(f"{out / 'hub'} is there: nothing to do")
         return
     with new_folder(out / "hub") as part:
-        sets = rows_of_sets(world)
+        sets = rows_of_sets(Path(cfg.world))
+        (part / "mmmu_dev" / "dev").mkdir(parents=True)
         for name, rows in sets.items():
-            split = "dev/dev-00000-of-00001" if name == "mmmu_dev" else ""
-            write_parquet(part / name / f"{split}.parquet" if split else part / f"{name}.parquet", rows)
+            file = "mmmu_dev/dev/0" if name == "mmmu_dev" else name
+            pq.write_table(pa.Table.from_pylist(rows), part / f"{file}.parquet")
         append_jsonl(part / "teacher.jsonl", taught(sets, part))
     say(f"{out / 'hub'}: {', '.join(f'{name} {len(rows)}' for name, rows in sets.items())}")
 
@@ -117,7 +85,7 @@ def taught(sets, folder):
     (folder / "teacher").mkdir()
     for name, raw in sets.items():
         for given in (given for row in raw for given in SETS[name].convert(row)):
-            row, path = our_row(folder, *given), f"teacher/{len(rows)}.png"
+            row, path = our_row(folder, given), f"teacher/{len(rows)}.png"
             for content in row["images"]:
                 (folder / path).write_bytes(content)
             thought = THOUGHTS[len(rows) % len(THOUGHTS)]
@@ -163,9 +131,11 @@ def check_files(cfg, script, made):
                 raise Refused(f"{name} {path} is not there, no step before this one makes it, and it is no "
                               f"name on the hub")
         elif script == "recipes/data.py":
-            columns = set(next(raw_rows(name, path))[2])
-            if lacking := set(SETS[name].columns) - columns:
-                raise Refused(f"{name} {path} has no column {', '.join(lacking)} but {', '.join(columns)}")
+            row = next(raw_rows(name, path))[2]
+            try:
+                next(SETS[name].convert(row))
+            except KeyError as error:
+                raise Refused(f"{name} {path} has no column {error} but {', '.join(row)}") from error
         elif path and name in flags[2:] and script != "eval_mmmu.py":
             read_records(path, cfg.columns, need, image_root=cfg.image_root)
 

@@ -7,7 +7,6 @@ import re
 from collections import namedtuple
 
 from machinery.rows import BadRow
-from machinery.rows import of_mmmu as mmmu_row
 from scoring import mmmu
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -62,26 +61,27 @@ def subject_of(name):
     return min(places, default=(0, 0, "Other"))[2]
 
 
-# ------------------------ the public sets: a row of each -> question, pictures, answer, subject (and options)
+# --------------------------------- the public sets: a row of each -> rows of our schema (docs/your_data.md)
 
 def of_mmk12(row):
     if (subject := subject_of(row["subject"])) in SCIENCES and subject != "Mathematics":
         raise BadRow(f"its subject is {subject}, and this set is for mathematics [3.3]")
-    yield row["question"].strip(), [row["image"]], row["answer"], "Mathematics"
+    yield {"question": row["question"], "image": row["image"], "answer": row["answer"],
+           "subject": "Mathematics"}
 
 
 def of_geometry3k(row):
-    yield row["problem"].strip(), row["images"], row["answer"], "Mathematics"
+    yield {"question": row["problem"], "images": row["images"], "answer": row["answer"],
+           "subject": "Mathematics"}
 
 
 def of_science_qa(row):
     options, index = row["choices"], row["answer"]
-    if not isinstance(options, list) or not all(option.strip() for option in options):
-        raise BadRow("its choices are not a list of texts")
     if type(index) is not int or not 0 <= index < len(options):
         raise BadRow(f"its answer is {index!r}, an index of its {len(options)} options was expected")
-    question = "\n".join(filter(None, (row["hint"], row["question"].strip())))
-    yield question, [row["image"]], LETTERS[index], row["topic"], options
+    question = "\n".join(filter(None, (row["hint"], row["question"])))
+    yield {"question": question, "image": row["image"], "answer": LETTERS[index], "subject": row["topic"],
+           "options": options}
 
 
 def of_exams_v(row):
@@ -91,49 +91,43 @@ def of_exams_v(row):
     places = [marks.index(key) for marks in (LETTERS[:5], CYRILLIC, "12345") if key in list(marks)]
     if not places:
         raise BadRow(f"its answer_key {key!r} names no option")
-    yield ("The picture shows an exam question with its options. Which option is right? Answer with A for "
-           "the first option, B for the second, and so on.",
-           [row["image"]], LETTERS[places[0]], row["subject"])
+    yield {"question": "The picture shows an exam question with its options. Which option is right? Answer "
+                       "with A for the first option, B for the second, and so on.",
+           "image": row["image"], "answer": LETTERS[places[0]], "subject": row["subject"]}
 
 
 def of_medicine(row):
-    yield row["question"].strip(), [row["image"]], row["answer"], "Medicine"
+    yield {"question": row["question"], "image": row["image"], "answer": row["answer"], "subject": "Medicine"}
 
 
 def of_cauldron(row):
     """Several questions to the same pictures, each {"user", "assistant", "source"}."""
     for turn in row["texts"]:
         answer = re.sub(r"^answer:\s*", "", turn["assistant"].strip(), flags=re.I).rstrip(".")
-        yield turn["user"].strip().removeprefix("Question:").strip(), row["images"], answer, "Finance"
+        yield {"question": turn["user"].strip().removeprefix("Question:"), "images": row["images"],
+               "answer": answer, "subject": "Finance"}
 
 
 def of_mmmu(row):
-    row = mmmu_row(row)
-    yield row["question"], row["images"], row["answer"], mmmu.subject_of(row["id"]), row.get("options") or []
+    yield {**row, "subject": mmmu.subject_of(row["id"])}
 
 
 # hub: its name there. rows: of its train split, as published. licence: what its card says, or where that was
-# read. columns: what is read of it. use: maths, cold_start, breadth. subset: configuration on the hub
-Set = namedtuple("Set", "hub rows licence columns convert use subset split note", defaults=("", "train", ""))
-COMMON = ("image", "question", "answer")
+# read. use: maths, cold_start, breadth. subset: configuration on the hub
+Set = namedtuple("Set", "hub rows licence convert use subset split", defaults=("", "train"))
 SETS = {
-    "mmk12": Set("FanqingM/MMK12", 15_616, "apache-2.0 (read elsewhere, not on its card)",
-                 ("id", "question", "answer", "subject", "image"), of_mmk12, ("maths",)),
-    "geometry3k": Set("hiyouga/geometry3k", 2_101, "mit", ("images", "problem", "answer"), of_geometry3k,
-                      ("cold_start",)),
-    "science_qa": Set("derek-thomas/ScienceQA", 12_726, "cc-by-sa-4.0",
-                      ("image", "question", "choices", "answer", "hint", "topic"), of_science_qa,
-                      ("cold_start", "breadth"), note="about half of its rows have a picture"),
+    "mmk12": Set("FanqingM/MMK12", 15_616, "apache-2.0 (read elsewhere, not on its card)", of_mmk12,
+                 ("maths",)),
+    "geometry3k": Set("hiyouga/geometry3k", 2_101, "mit", of_geometry3k, ("cold_start",)),
+    "science_qa": Set("derek-thomas/ScienceQA", 12_726, "cc-by-sa-4.0", of_science_qa,  # half have a picture
+                      ("cold_start", "breadth")),
     "exams_v": Set("MBZUAI/EXAMS-V", 16_281, "none on its card; accept its terms on the hub (HF_TOKEN)",
-                   ("image", "sample_id", "answer_key", "subject", "language"), of_exams_v,
-                   ("cold_start", "breadth"), note="20 school subjects, 13 languages; texts are pictures"),
-    "vqa_rad": Set("flaviagiammarino/vqa-rad", 1_793, "cc0-1.0", COMMON, of_medicine, ("breadth",)),
+                   of_exams_v, ("cold_start", "breadth")),
+    "vqa_rad": Set("flaviagiammarino/vqa-rad", 1_793, "cc0-1.0", of_medicine, ("breadth",)),
     "path_vqa": Set("flaviagiammarino/path-vqa", 19_654, "its card's licence was not read; its pictures are "
-                    "of two textbooks and a library", COMMON, of_medicine, ("breadth",)),
+                    "of two textbooks and a library", of_medicine, ("breadth",)),
     "finqa": Set("HuggingFaceM4/the_cauldron", 5_276, "mit (FinQA's own; not on the card, nor the count)",
-                 ("images", "texts"), of_cauldron, ("breadth",), subset="finqa"),
-    "mmmu_dev": Set("MMMU/MMMU", 150, "apache-2.0",
-                    ("id", "question", "options", "answer", "question_type", "image_1"), of_mmmu,
-                    ("breadth",), split="dev", note="few-shot rows, 5 of each of 30 subjects; no evaluation "
-                    "asks them. Leave them out with --source mmmu_dev="),
+                 of_cauldron, ("breadth",), subset="finqa"),
+    # few-shot rows, 5 of each of 30 subjects; no evaluation asks them. --source mmmu_dev= leaves them out
+    "mmmu_dev": Set("MMMU/MMMU", 150, "apache-2.0", of_mmmu, ("breadth",), split="dev"),
 }

@@ -2,7 +2,8 @@
 #   --rehearse  first checks the recipe itself for what would cost money: flags, files and what makes them,
 #               columns, memory of its GPUs (rehearsal.py; --check does this alone). Then it runs every step
 #               for real, but small: in minutes, on a CPU, without the network. The model is the embedded
-#               world's, taught the format for a minute; the data sets are small files of the same columns.
+#               world's, taught the format for a minute; the data sets are small files of the columns of
+#               three public ones.
 #               Everything goes to data/rehearsal and out/rehearsal (or OUT).
 # What stands before the command changes it: MODEL, TEACHER, COLD, DATA, OUT, GPUS, NODES, and SOURCES, which
 # are flags of recipes/data.py:  SOURCES="--source exams_v= mmk12=my.parquet" bash recipes/internvl3_1b.sh
@@ -47,11 +48,9 @@ small() {
     case $1 in
         recipes/data.py)
             echo --source
-            for set in mmk12 geometry3k science_qa exams_v vqa_rad path_vqa finqa; do
-                echo "$set=$R/hub/$set.parquet"
-            done
-            echo "mmmu_dev=$R/hub/mmmu_dev --mmmu $R/tiny/mmmu --held_out 8 --cold_start 24 --breadth 90"
-            echo "--breadth_val 24" ;;
+            echo "mmk12=$R/hub/mmk12.parquet science_qa=$R/hub/science_qa.parquet mmmu_dev=$R/hub/mmmu_dev"
+            echo "geometry3k= exams_v= vqa_rad= path_vqa= finqa= --mmmu $R/tiny/mmmu --held_out 8"
+            echo "--cold_start 24 --breadth 60 --breadth_val 16" ;;
         sft.py) echo $tuned ;;
         connector_tune.py) echo $tuned --val_every 2 ;;
         distill.py) echo $torch --samples 6 --max_length 0 --verifier= ;;

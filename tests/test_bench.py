@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import tyro
-from PIL import Image
 
 import grpo
 import pack
@@ -18,7 +17,6 @@ import pack as attention
 from machinery.files import Refused
 from model import VLM
 from pack import make_packs
-from reward import score_batch
 from test_families import reference_varlen
 
 
@@ -32,45 +30,24 @@ def test_the_median_counts_and_the_larger_spread():
                    "peer_s": 7.0, "peer_sample_s": 3.0, "peer_peak_gib": 0.8, "ratio": 3.5, "spread": 4.0}
 
 
-def test_a_side_that_stops_says_why(tmp_path, monkeypatch):
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "side.py").write_text("import sys\nsys.exit('no model in ' + sys.argv[3])")
-    monkeypatch.setattr(compare, "ROOT", tmp_path)
-    side = compare.Side(["ours", "grpo", "none"], 1)
-    try:
-        with pytest.raises(Refused, match="ours grpo none stopped:\nno model in none"):
-            side.measure()
-    finally:
-        side.end()
-
-
-def test_only_unknown_settings():
-    with pytest.raises(Refused, match="--only speed: no setting has these words; they are GRPO short"):
-        compare.compare(compare.Config(only=("speed",)))
-
-
-def test_results_become_tables_and_a_figure(tmp_path, capsys):
+def test_results_become_tables(tmp_path, capsys):
     update = {"ours_s": 2.0, "spread": 0.1, "all_tokens": 1234, "gflops": 60.0, "peak_gflops": 100.0,
               "peak_gib": 1.5, "peak_gib_without_vocabulary": 1.25}
     results = {
         "machine": {"cpu": "a processor", "threads": 2, "command": "python -m bench.compare"},
         "GRPO long fp32": {**compare.judged(rows(2.0, update=1.5), rows(8.0, update=7.0)),
                            "peak_gflops": 100.0, "update_gflops": 70.0},
-        "scoring 1000 responses": {"ours_s": 0.25, "spread": 0.02, "peak_gflops": 100.0},
-        "update, 1 prompt x 4": {"prompts": 1, "samples": 4, **update},
-        "update, responses of 64 tokens": {"tokens": 64, **update},
-        "update, vocabulary of 4096": {"vocabulary": 4096, **update}}
+        "supervised step, connector": {**compare.alone(rows(0.25, 0.5, 0.25)), "peak_gflops": 100.0},
+        "update, 1 prompt x 4": {"prompts": 1, "samples": 4, **update}}
     table.write_table(results, tmp_path / "results.json")
     text = (tmp_path / "results.md").read_text()
-    assert text.strip() == capsys.readouterr().out.strip()
+    assert text.strip() == capsys.readouterr().out.strip() and "a processor" in text
     lines = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
              for line in text.splitlines() if line.startswith("|")}
     assert lines["GRPO long fp32"] == [
-        "2.00 / 8.00", "4.00", "0%", "", "", "1.50 / 7.00 (70%)", "", "0.20 / 0.80"]
-    assert lines["scoring 1000 responses"] == ["0.250", "2%", ""]
+        "2.00 / 8.00", "4.00", "0%", "", "1.50 / 7.00 (70%)", "0.20 / 0.80"]
+    assert lines["supervised step, connector"] == ["0.25", "", "100%", "", "", "0.05"]
     assert lines["1 prompt x 4"] == ["2.00", "10%", "1,234", "60", "60%", "1.50", "1.25"]
-    assert "a processor" in text and "`python -m bench.compare`" in text
-    assert Image.open(tmp_path / "results.png").size[0] > 1000
 
 
 def test_flops_of_packs(tmp_path):
@@ -88,20 +65,6 @@ def test_flops_of_packs(tmp_path):
     assert scale.flops(shape, one, patches) == plan.flops(shape, P + 5, pairs, 5, patches, patches)
     prompt_again = plan.flops(shape, P, P * (P + 1) // 2, 0, patches, patches)
     assert scale.flops(shape, two, patches) == scale.flops(shape, one, patches) + prompt_again
-
-
-def test_every_third_response_is_right():
-    golds = [workload.ANSWERS[i % len(workload.ANSWERS)][0] for i in range(30)]
-    rewards = score_batch(workload.responses(30), golds)
-    assert [r.accuracy for r in rewards] == [float(i % 3 == 0) for i in range(30)]
-
-
-def test_solutions_have_their_lengths(tmp_path):
-    file = workload.make_rows(tmp_path, 16, 40, lengths=(20, 400), text_only=0.25)
-    made = [json.loads(line) for line in file.read_text().splitlines()]
-    lengths = [len(row["solution"].split()) for row in made]
-    assert min(lengths) < 60 and max(lengths) > 340
-    assert sum(not row["images"] for row in made) == 10
 
 
 def forked(command):
@@ -125,9 +88,8 @@ def test_gpu_check_runs_without_a_gpu(tiny, model_path, tmp_path, monkeypatch, c
     gpu_check.check(gpu_check.Config(tuple("bcdg"), model=model_path, data=str(tiny / "rl.jsonl"), **more))
     b, c, d, g = ([*json.loads((tmp_path / f"{part}.json").read_text())["rows"].values()] for part in "bcdg")
     assert len(b) == 3 and all(row["fp32 SDPA: log-probs"] < 1e-5 < row["bf16 fused: log-probs"] for row in b)
-    assert len(c) == 5 and all(row["fused: error"] != row["SDPA: error"] for row in c[:4])
-    assert c[4]["fp32: log-probs"] < 1e-4 < c[4]["bf16: log-probs"] and all(x["good"] for x in b + c[:4] + g)
-    assert len(d) == 2 and len(compiled) == 1 and "aten::" in (tmp_path / "profile.txt").read_text()
+    assert len(c) == 4 and all(row["fused: error"] != row["SDPA: error"] for row in c)
+    assert all(x["good"] for x in b + c + g) and len(d) == 2 and len(compiled) == 1
     assert 5 <= g[0]["killed after"] < 8 and g[0]["resumed from"] >= 3 and any(g[0]["grad_norm"])
     assert g[0]["length: drift"] == [0] * 8 and not any(g[0]["length: again"])
 

@@ -16,9 +16,8 @@ from model import load
 from pack import make_packs
 from recipes import convert as recipe
 
-KINDS = {"r1v3": dict(), "internvl3": dict(model_type="internvl_chat", large=False),
-         "shards": dict(shards=3), "tied": dict(model_type="internvl_chat", large=False, tied=True, shards=2),
-         "bf16": dict(dtype=torch.bfloat16, shards=2)}
+KINDS = {"r1v3": dict(), "bf16": dict(dtype=torch.bfloat16, shards=2),
+         "tied": dict(model_type="internvl_chat", large=False, tied=True, shards=3)}
 
 
 def convert(source, out):
@@ -111,11 +110,8 @@ def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.path", [str(ROOT / "recipes"), *sys.path])
     runpy.run_path(str(ROOT / "recipes" / "convert.py"), run_name="__main__")
     assert "model-00002-of-00002.safetensors: " in capsys.readouterr().out and sys.path[0] == str(ROOT)
-    with pytest.raises(Refused, match="is there already"):
-        convert(source, tmp_path / "ours")
-    for start in (load, Chat):
-        with pytest.raises(Refused, match="'skywork_chat' model.*recipes/convert.py --model .*theirs -"):
-            start(str(source))
+    with pytest.raises(Refused, match="'skywork_chat' model.*recipes/convert.py --model .*theirs -"):
+        load(str(source))
 
 
 def test_system_message_of_the_release(tmp_path):
@@ -126,8 +122,6 @@ def test_system_message_of_the_release(tmp_path):
     assert template(said, tokenize=False) == own
     assert template(system + said, tokenize=False) == own.replace("Du bist 'R1V'.", "y")
 
-
-# --------------------------------------------------------------------------------------------------- refusing
 
 def edited(tmp_path, parts, **root):
     """A release whose config.json says something else; {part: {key: value}}, None takes a key away."""
@@ -143,13 +137,10 @@ def edited(tmp_path, parts, **root):
 
 
 @pytest.mark.parametrize("parts, root, words", [
-    ({}, dict(ps_version="v1"), "pixel shuffle is v1"), ({}, dict(ps_version=None), "pixel shuffle is v1"),
-    ({}, dict(pad2square=True), "pad2square"), ({}, dict(use_thumbnail=False), "use_thumbnail"),
-    ({}, dict(force_image_size=96), "force_image_size"), ({}, dict(llm_config=None), "its LLM is None"),
-    ({"llm_config": dict(architectures=["InternLM2ForCausalLM"])}, {}, "InternLM2.*known are Qwen2ForCausal"),
+    ({}, dict(ps_version=None), "ps_version"), ({}, dict(pad2square=True), "pad2square"),
+    ({}, dict(use_thumbnail=False), "use_thumbnail"), ({}, dict(force_image_size=96), "force_image_size"),
     ({"llm_config": dict(vocab_size=260)}, {}, "no token <img>, or one outside of the 260"),
-    ({"vision_config": dict(layer_norm_eps=1e-5)}, {}, "layer_norm_eps"),
-    ({"vision_config": dict(image_size=None)}, {}, "for an encoder of 224")])
+    ({"vision_config": dict(layer_norm_eps=1e-5)}, {}, "layer_norm_eps")])
 def test_configurations_that_are_refused(tmp_path, parts, root, words):
     source = edited(tmp_path, parts, **root)
     with pytest.raises(Refused, match=words):
@@ -157,14 +148,10 @@ def test_configurations_that_are_refused(tmp_path, parts, root, words):
     assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda state: state.pop("mlp1.1.bias"), "1 missing.*linear_1.bias"),
-    (lambda state: state.update(extra=torch.ones(2)), "1 unexpected, e.g. extra"),
-    (lambda state: state.update({"mlp1.0.weight": torch.ones(2)}), "1 mismatched.*layer_norm.weight")])
-def test_weights_that_do_not_fit_are_refused_when_they_are_loaded(tmp_path, change, words):
+def test_a_tensor_that_is_missing_is_named_when_they_are_loaded(tmp_path):
     source = release.make_release(tmp_path / "theirs")
     state = load_file(source / "model.safetensors")
-    change(state)
+    del state["mlp1.1.bias"]
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(Refused, match="1 missing.*linear_1.bias"):
         load(str(convert(source, tmp_path / "ours")))

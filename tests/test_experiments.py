@@ -1,19 +1,17 @@
 """experiments/: rows are what the scores say, verdicts follow the interval, nothing is made twice."""
 import importlib
 import json
+from pathlib import Path
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import pytest
 import tyro
 
 from conftest import ROOT
-from experiments import lab
-from experiments.__main__ import NAMES
+from experiments import findings, lab
 from experiments.rows import Row, cells
 
 STEPWISE = {"response": "2 + 2 = 4.\n\\boxed{4}", "tokens": 7}
-CFG = SimpleNamespace(seeds=(0, 1), out="out/experiments")
 STEPS = [f"step_{step:06d}" for step in (10, 20, 30, 40)]
 
 
@@ -38,23 +36,13 @@ def test_a_row_is_the_mean_over_seeds_with_the_error_of_the_differences():
 @pytest.mark.parametrize("values, expected, verdict", [
     ([0.10, 0.11, 0.12], "higher", "same direction"), ([0.10, 0.11, 0.12], "lower", "opposite"),
     ([-0.1, 0.0, 0.11], "lower", "not resolved"), ([0.10, 0.11, 0.12], "equal", "opposite"),
-    ([-0.1, 0.0, 0.11], "equal", "no difference seen"), ([0.1, 0.11, 0.12], "", "the paper does not say")])
+    ([-0.1, 0.0, 0.11], "equal", "no difference seen"), ([0.1, 0.11, 0.12], "", "the paper does not say"),
+    # an effect of 0.045 or more would have been seen
+    ([0.0, 0.01, -0.01], "lower", "no such effect"), ([-0.02, 0.0, 0.02], "lower", "not resolved"),
+    ([-0.02, -0.021, -0.022], "lower", "same direction"), ([0.02, 0.021, 0.022], "lower", "opposite")])
 def test_verdicts(values, expected, verdict):
-    row = Row("a", "b", "reward", "", expected, values, [None] * 3, values)
-    assert row.verdict() == verdict
-
-
-@pytest.mark.parametrize("values, verdict", [
-    ([0.0, 0.01, -0.01], "no such effect"), ([-0.02, 0.0, 0.02], "not resolved"),
-    ([-0.02, -0.021, -0.022], "same direction"), ([0.02, 0.021, 0.022], "opposite")])
-def test_an_effect_that_would_have_been_seen_is_not_there(values, verdict):
-    row = Row("a", "b", "maths", "collapse", "lower", values, [None] * 3, values, at_least=0.045)
-    assert row.verdict() == verdict
-
-
-def test_intervals_of_metrics_are_students():
-    row = Row("a", "b", "reward", "", "", [1.0, 2.0, 3.0], [None] * 3)
-    assert row.interval() == (2.0, pytest.approx(4.303 / 3 ** 0.5))
+    at_least = 0.045 * (max(values) < 0.1)
+    assert Row("a", "b", "reward", "", expected, values, [None] * 3, values, at_least).verdict() == verdict
 
 
 def test_words_of_flags():
@@ -65,9 +53,8 @@ def test_words_of_flags():
 
 
 def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, monkeypatch):
-    calls = []
+    calls, out = [], tmp_path / "run"
     monkeypatch.setattr(lab, "call", calls.append)
-    out = tmp_path / "run"
     lab.once("grpo.py", out, lr=1.0)
     lab.once("grpo.py", out, lr=1.0)
     assert [c[1:] for c in calls] == [["grpo.py", "--lr", "1.0", "--out", str(out)]]
@@ -76,16 +63,14 @@ def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, monkeypa
     monkeypatch.setattr(lab, "call", lambda words: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         lab.once("grpo.py", tmp_path / "other")
-    monkeypatch.setattr(lab, "call", calls.append)
-    lab.once("grpo.py", tmp_path / "other")
-    assert len(calls) == 3
+    assert not (tmp_path / "other.finished").exists()
 
 
 class Pretended:
     """In place of lab.call: a script's flags are read by its own Config, and it leaves files as it would."""
 
-    def __init__(self, root):
-        self.root, self.runs = root, []
+    def __init__(self):
+        self.runs = []
 
     def __call__(self, words):
         script, *flags = [str(w) for w in words[1:]]
@@ -107,8 +92,8 @@ class Pretended:
         world = folder.replace("out", "data", 1)
         row = {"id": "a", "subject": "Math", "solution": "a: 1. Wait, b: 2. 1 + 2 = 3. 3.\n</think>\n\n3"}
         for name in ("cold_start", "rl", "rl_hard", "connector", "connector_val"):
-            (self.root / world).mkdir(parents=True, exist_ok=True)
-            (self.root / world / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 400)
+            Path(world).mkdir(parents=True, exist_ok=True)
+            (Path(world) / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 400)
 
     def leave(self, script, cfg):
         if script == "eval_mmmu.py":
@@ -127,60 +112,65 @@ class Pretended:
         else:
             self.write(f"{cfg.out}/config.json", {"config": asdict(cfg)})
             for step in STEPS:
-                (self.root / cfg.out / step).mkdir(exist_ok=True)
+                Path(cfg.out, step).mkdir(exist_ok=True)
             self.write(f"{cfg.out}/selected.json", {"val_loss": 0.1})
             row = dict.fromkeys(("reward", "grad_norm", "repetition", "entropy", "length", "format", "denial",
                                  "groups_mixed", "clip_fraction", "loss"), 0.5)
             lines = (json.dumps({"step": i + 1, **row}) for i in range(40))
-            (self.root / cfg.out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+            (Path(cfg.out) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
     def write(self, path, value):
-        path = self.root / path
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_gives_its_scripts_flags_that_they_know(name, tmp_path, monkeypatch):
-    module, pretended = importlib.import_module(f"experiments.{name}"), Pretended(tmp_path)
-    for where in (lab, module):
-        for what, value in (("ROOT", tmp_path), ("call", pretended)):
-            if hasattr(where, what):
-                monkeypatch.setattr(where, what, value)
-    for made in ("disturbed.disturbed", "qformer.imitator"):  # model folders
-        monkeypatch.setattr(f"experiments.{made}", lambda cfg, seed, made=made: made)
-    rows = module.run(CFG)
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Pretended()
+    monkeypatch.setattr(lab, "call", made)
+    monkeypatch.setattr(findings, "noisy", lambda seed: "noisy")  # model folders
+    monkeypatch.setattr(findings, "imitate", lambda base, fresh, seed, folder: folder.mkdir(parents=True))
+    return made
+
+
+@pytest.mark.parametrize("name", findings.FINDINGS)
+def test_each_gives_its_scripts_flags_that_they_know(name, pretended):
+    seeds = [lab.Seed(number, "out/experiments") for number in (0, 1)]
+    rows = findings.FINDINGS[name](seeds)
     assert rows and all(len(row.values) == len(row.errors) == len(row.levels) == 2 for row in rows)
     made = len(pretended.runs)
-    module.run(CFG)
+    findings.FINDINGS[name](seeds)
     assert len(pretended.runs) == made, "what is finished was made again"
 
 
-def test_the_last_and_the_chosen_checkpoint_are_evaluated_in_folders_of_their_own(tmp_path, monkeypatch):
-    pretended = Pretended(tmp_path)
-    monkeypatch.setattr(lab, "ROOT", tmp_path)
-    monkeypatch.setattr(lab, "call", pretended)
-    pretended.leave_recipe("out/tiny")
+def test_the_last_and_the_chosen_checkpoint_are_evaluated_in_folders_of_their_own(pretended):
+    seed = lab.Seed(0, "out/experiments")
     for chosen in (False, True):
-        lab.evaluate(CFG, 0, "out/tiny/rl", chosen=chosen)
+        seed.evaluate(seed.recipe("rl.done") / "rl", chosen=chosen)
     (_, last), (_, chosen) = pretended.runs
     assert (last.model, chosen.model) == ("out/tiny/rl/step_000040", "out/tiny/rl") and last.out != chosen.out
 
 
-def test_manner_counts_what_stands_before_the_answer(tmp_path, monkeypatch):
-    from experiments import no_cold_start
-    monkeypatch.setattr(no_cold_start, "ROOT", tmp_path)
+def test_an_rl_run_has_the_recipes_flags_but_for_the_changes(pretended):
+    assert lab.Seed(1, "out/e").rl("") == Path("out/tiny-seed1/rl") and not pretended.runs
+    lab.Seed(1, "out/e").rl("high rate", lr=0.5)
+    (script, cfg), = pretended.runs
+    assert (script, cfg.lr, cfg.out, cfg.save_every) == ("grpo.py", 0.5, "out/e/seed1/high_rate", cfg.steps)
+
+
+def test_manner_counts_what_stands_before_the_answer(tmp_path):
     rows = (("\\boxed{3}", 4), ("1 + 2 = 3.\n\\boxed{3}", 10), ("top row: 3.\n\\boxed{3}", 20),
             (" \\boxed{1}", 5))
     (tmp_path / "responses.jsonl").write_text("".join(
         json.dumps({"response": text, "tokens": n}) + "\n" for text, n in rows))
-    assert no_cold_start.manner("") == {"share by steps": 0.5, "tokens by steps": 15.0}
+    assert findings.manner(tmp_path) == {"share by steps": 0.5, "tokens by steps": 15.0}
 
 
 def test_decoration_has_the_same_words_elsewhere():
-    from experiments import reflection
     rows = [{"solution": f"a {i}. Wait, b. c. Alternatively, d. e. f.\n</think>\n\n3"} for i in range(40)]
-    made = [row["solution"] for row in reflection.decorated(rows, 0)]
+    made = [row["solution"] for row in findings.decorated(rows, 0)]
     assert [s.replace("Wait, ", "").replace("Alternatively, ", "") for s in made] == [
         f"a {i}. b. c. d. e. f.\n</think>\n\n3" for i in range(40)]
     for word in ("Wait, ", "Alternatively, "):
@@ -190,10 +180,9 @@ def test_decoration_has_the_same_words_elsewhere():
 
 
 def test_a_habit_follows_from_the_beginning():
-    from experiments import reflection
     texts = ("top row: 1. Alternatively, 2. 3.", "left row: 1. 2. 3.", "right: 1. Wait, 2. 3.",
              "top row: 1. 2.")
-    assert [row["solution"] for row in reflection.habitual([{"solution": t} for t in texts])] == [
+    assert [row["solution"] for row in findings.habitual([{"solution": t} for t in texts])] == [
         "top row: 1. Wait, 2. 3.", "left row: 1. Alternatively, 2. 3.", "right: 1. 2. 3.", "top row: 1. 2."]
 
 
@@ -202,12 +191,6 @@ def test_every_result_in_the_repository_stands_in_the_readme():
     shown = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines()
              if line.startswith("|")}
     for file in (ROOT / "experiments" / "results").glob("*.json"):
-        assert file.stem in NAMES and f"`python -m experiments {file.stem}`" in text
+        assert file.stem in findings.FINDINGS and f"`python -m experiments {file.stem}`" in text
         for row in json.loads(file.read_text())["rows"]:
             assert cells(Row(**row)) in shown, file
-
-
-def test_a_row_of_a_table():
-    row = Row("b", "a", "maths", "+5.9", "higher", [0.1, 0.2], [0.01, 0.02], [0.5, 0.6])
-    assert cells(row) == ("b", "a", "maths", "+5.9", "50.0, 60.0", "+15.0 (+12.8 to +17.2)", "+10.0 to +20.0",
-                          "2.2", "same direction")

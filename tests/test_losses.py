@@ -23,8 +23,8 @@ TRUTH = {"grid": {"kind": "sum_line", "dark": True, "looks": GRID},
          "images": {"kind": "image_options", "dark": False, "looks": {"": ["5", "7", "3", "1"]}}}
 
 
-def row(name, thought, right=True, mode="think", **more):
-    response = f"{thought}\n</think>\n\n\\boxed{{1}}" if mode == "think" else f"{thought}\n\\boxed{{1}}"
+def row(name, thought, right=True, **more):
+    response = f"{thought}\n</think>\n\n\\boxed{{1}}"
     return {"id": name, "subject": "Math", "question": "<image 1> Does it add up to 2 or to 12?",
             "rule": float(right), "response": response, "boxed": True, "finish": "stop", **more}
 
@@ -49,42 +49,29 @@ def shares(counts, *names):
     ("grid", "top row: 3, 1, 4. 3 + 5 = 8.", (3, 3), (1, 1), (1, 2)),      # nothing says 5
     ("grid", "centre: 0. 2 - 0 = 2.", (1, 1), (1, 1), (2, 2)),             # the question says 2
     ("grid", "centre: 0. 1 - 0 = 1.", (1, 1), (1, 1), (1, 2)),             # the 1 of <image 1> is no value
-    ("grid", "middle row: 6, 0, 9. Largest 9, smallest 0. 9 - 0 = 9.", (3, 3), (1, 1), (3, 3)),
     ("grid", "middle row: 6, 0, 9. Largest 9, smallest 6. 9 - 6 = 3.", (3, 3), (1, 1), (2, 3)),
     ("grid", "top row: 3, 1, 4. 3 + 3 = 6. 6 + 4 = 10.", (3, 3), (2, 2), (3, 4)),  # the 3 twice
-    ("grid", "top row: 3, 1, 4. 3 + 1 = 4. 4 + 4 = 8.", (3, 3), (2, 2), (4, 4)),
+    ("grid", "top row: 3, 7, 4. Wait, top row: 3, 1, 4. 3 + 1 = 4.", (3, 3), (1, 1), (2, 2)),  # a second look
     ("grid", "middle row: 6, 0, 9. Wait, 6, 0, 8. 6 + 9 = 15.", (2, 3), (1, 1), (1, 2)),  # of the first look
     ("grid", "middle row: 6, 0, 9. Largest 9, smallest 0. 6 - 0 = 6.", (3, 3), (1, 1), (2, 3)),
     ("two", "top right: 7. left: 7. 7 + 7 = 14.", (1, 1), (1, 1), (2, 2)),  # of another picture's place
     # 2 is asked for, the sum is 4; the 1 is of the try before
     ("which", "top left: 3. centre: 0. 3 + 0 = 4. 2 - 2 = 0.", (2, 2), (1, 2), (3, 4)),
     ("which", "top left: 3. 3 - 2 = 1. Alternatively, centre: 0. 1 + 0 = 1.", (2, 2), (2, 2), (3, 4)),
-    ("counts", "top row: red 3, blue 5, red 1. 3 + 5 = 8. 8 + 1 = 9.", (3, 3), (2, 2), (4, 4)),
     ("counts", "top row: red 3, red 5, 1. 3 + 5 = 8.", (1, 3), (1, 1), (2, 2)),  # the colour is part of it
     ("bars", "middle: blue 3. left: red 7. 3 + 7 = 10.", (1, 2), (1, 1), (2, 2)),
-    ("bars", "middle and right: blue 3, green 7. 3 + 7 = 10.", (2, 2), (1, 1), (2, 2)),
     ("bars", "middle and right: green 7, blue 3. 7 + 3 = 10.", (0, 2), (1, 1), (2, 2)),  # the other way round
     ("images", "5, 7, 2, 1. B.", (3, 4), (0, 0), (0, 0))])
 def test_what_was_right(name, thought, cells, operations, copies):
-    for mode in ("think", "nothink"):
-        counts, unknown = counted(name, thought, mode=mode)
-        assert shares(counts, "cells", "operations", "copies") == [cells, operations, copies]
-        assert counts["steps"] == 1 and not unknown
-
-
-@pytest.mark.parametrize("thought", [
-    "top row: 3, 7, 4. Wait, top row: 3, 1, 4.", "top row: 3, 7, 4. Wait, 3, 1, 4. Largest 4, smallest 1."])
-def test_a_second_look(thought):
-    counts, unknown = counted("grid", thought)
-    assert shares(counts, "first cells", "cells", "copies")[:2] == [(2, 3), (3, 3)] and not unknown
-    assert counts["copies right"] == counts["copies"]  # the largest and the smallest of the last reading
+    counts, unknown = counted(name, thought)
+    assert shares(counts, "cells", "operations", "copies") == [cells, operations, copies]
+    assert counts["steps"] == 1 and not unknown
 
 
 @pytest.mark.parametrize("thought, odd", [
     ("It is a picture. top row: 3, 1, 4.", "It is a picture"), ("3 + 1 = = 4.", "3 + 1 = = 4"),
-    ("top row: 3, 1, 4. 5, 6.", "5, 6"), ("top row 3 1 4", "top row 3 1 4"), ("Wait, Wait, hm.", "hm"),
-    ("top row: 3, 1, 4. Wait, 3, 1.", "3, 1"), ("nine + 1 = 4.", "nine + 1 = 4"),
-    ("3 + " + "9" * 5000 + " = 4.", "3 + " + "9" * 5000 + " = 4")])
+    ("top row: 3, 1, 4. 5, 6.", "5, 6"), ("Wait, Wait, hm.", "hm"),
+    ("top row: 3, 1, 4. Wait, 3, 1.", "3, 1"), ("3 + " + "9" * 5000 + " = 4.", "3 + " + "9" * 5000 + " = 4")])
 def test_what_is_not_understood_is_counted(thought, odd):
     counts, unknown = counted("grid", thought, right=False)
     assert unknown == Counter([odd]) and counts["unknown"] == 1 and counts["other"] == 1
@@ -116,13 +103,9 @@ def test_losses_and_accuracy_make_a_hundred():
     assert list(groups) == ["Design", "Math", "all"]
     for counts in groups.values():
         assert counts["right"] + sum(counts[loss] for loss in losses.LOSSES) == counts["responses"]
-    (head, *_), lost, dark = [(header, dict((r[0], r[1:]) for r in body))
-                              for header, body in losses.tables(groups)]
-    assert head[:4] == ["right, %", "responses", "answer", "by steps"]
-    assert lost[1]["Math"] == ["33.3", "0.0", "0.0", "33.3", "66.7"]
-    # "3" is no "red 3"
-    assert dark[1] == {"Math": [3, "33.3", "100.0", 0, "-", "-"],
-                       "all": [3, "33.3", "100.0", 1, "0.0", "0.0"]}
+    _, lost, dark = [dict((r[0], r[1:]) for r in body) for _, body in losses.tables(groups)]
+    assert lost["Math"] == ["33.3", "0.0", "0.0", "33.3", "66.7"]
+    assert dark["all"] == [3, "33.3", "100.0", 1, "0.0", "0.0"]  # "3" is no "red 3"
 
 
 # ------------------------------------------------------------------------------------------- searches
@@ -161,21 +144,11 @@ def test_searches(thought, failed, found, all_failed):
     assert (counts["searches"], counts["searches by steps"], counts["searches right"]) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("thought, tries", [
-    ("bottom row: 2, 2, 3. Wait, " + BOTTOM, 1), ("top row: 3, 1, 4. Alternatively, " + BOTTOM, 2),
-    (TOP + " Wait, " + TOP, 2), ("Wait, " + TOP, 1)])
-def test_where_a_try_begins(thought, tries):
-    assert len(losses.solve(row("which", thought), TRUTH["which"]).tries) == tries
-
-
-def test_searches_among_bars():
+def test_a_search_among_bars_and_one_at_once():
     thought = ("left and right: red 5, green 7. 5 + 7 = 12. 12 - 8 = 4. Alternatively, left and middle: "
                "red 5, blue 3. 5 + 3 = 8. 8 - 8 = 0. left and middle.")
     counts, unknown = counted("bars", thought)
     assert shares(counts, "failed", "found", "cells") == [(1, 1), (1, 1), (4, 4)] and not unknown
-
-
-def test_a_search_at_once():
     counts, _ = counted("which", "I see it at once.", right=False)
     assert (counts["searches"], counts["searches by steps"], counts["manner"]) == (1, 0, 1)
 
@@ -201,20 +174,13 @@ def test_the_command_prints_its_tables(tmp_path, capsys):
     run = str(make_world(tmp_path))
     losses.print_losses([run])
     text = capsys.readouterr().out
-    assert "| Math     |         3 |  100.0 |     66.7 | 100.0 |      100.0 |      100.0 |  100.0 |" in text
+    assert "| Math     |         3 |  100.0 |     66.7 | 100.0 |      100.0 |  100.0 |" in text
     assert "| Math     | 100.0% of 1 | 100.0% of 1 |        0.0% of 1 |" in text
     assert "sentences not understood: 0" in text
-    # or the evaluation itself
-    losses.print_losses([f"{run}/eval"], world=str(tmp_path / "world"))
-    assert capsys.readouterr().out.split("\n")[1:] == text.split("\n")[1:]
     losses.print_losses([run, run], together=True)
     text = capsys.readouterr().out
     assert text.startswith(f"{run} {run}\n") and text.count("| right, %") == 1
     assert "| Math     |         6 |  100.0 |     66.7 | 100.0 |" in text and "| 100.0% of 2 |" in text
-
-
-def test_the_command_refuses_another_world(tmp_path):
-    run = make_world(tmp_path)
     (tmp_path / "world" / "mmmu" / "Math" / "a.parquet").write_text("others")
     with pytest.raises(Refused, match="a.parquet is not the file whose questions"):
-        losses.print_losses([str(run)])
+        losses.print_losses([run])

@@ -43,15 +43,13 @@ def hub(tiny, tmp_path_factory):
     return out / "hub"
 
 
-def file_of(hub, name):
-    return hub / (f"{name}.parquet" if name != "mmmu_dev" else f"{name}/dev/dev-00000-of-00001.parquet")
-
-
 @pytest.fixture(scope="module")
 def made(hub, tiny):
-    sources = tuple(f"{name}={hub / name}" + ".parquet" * (name != "mmmu_dev") for name in SETS)
-    cfg = recipe.Config(out=str(hub.parent / "made"), source=sources, mmmu=str(tiny / "mmmu"), held_out=8,
-                        cold_start=24, breadth=90, breadth_val=24)
+    files = {"mmk12": hub / "mmk12.parquet", "science_qa": hub / "science_qa.parquet",
+             "mmmu_dev": hub / "mmmu_dev"}
+    cfg = recipe.Config(out=str(hub.parent / "made"), mmmu=str(tiny / "mmmu"), held_out=8, cold_start=24,
+                        source=tuple(f"{name}={files.get(name, '')}" for name in SETS), breadth=60,
+                        breadth_val=16)
     recipe.make(cfg)
     return cfg
 
@@ -84,7 +82,7 @@ def test_every_set_can_be_read_by_the_stages(made):
         assert all(r.images and r.sizes and r.subject for r in records)
     assert {r["subject"] for r in rows(made, "maths")} == {"Mathematics"}
     assert {r["subject"] for r in rows(made, "cold_start_questions")} <= set(recipe.SCIENCES)
-    assert len({r["subject"] for r in rows(made, "breadth_questions")} - {"Other"}) >= 20
+    assert len({r["subject"] for r in rows(made, "breadth_questions")} - {"Other"}) >= 10
     assert not any("solution" in row for name in recipe.FILES for row in rows(made, name))
 
 
@@ -99,37 +97,39 @@ def test_no_row_is_in_two_sets_and_no_picture_on_both_sides(made):
 def test_what_stands_beside_the_data(made):
     note = json.loads((Path(made.out) / "data.json").read_text())
     assert note["sources"]["science_qa"]["left out"]["no picture"] > 0
+    assert note["sources"]["science_qa"]["licence"] == "cc-by-sa-4.0"
     assert [note["sets"][name]["rows"] for name in recipe.FILES] == [len(rows(made, n)) for n in recipe.FILES]
-    text = (Path(made.out) / "README.md").read_text()
-    assert "cc-by-sa-4.0" in text and "| finqa |" in text and "Medicine" in text
     used = {row["images"][0] for name in recipe.FILES for row in rows(made, name)}
     assert {f"images/{f.name}" for f in (Path(made.out) / "images").iterdir()} == used, "pictures of no row"
 
 
-def test_rows_of_each_set(hub):
-    """One row of each set, converted, against the row itself; the columns are the published ones."""
-    def first(name):
-        assert set(SETS[name].columns) <= set(pq.read_schema(file_of(hub, name)).names)
-        row = pq.read_table(file_of(hub, name)).slice(1, 1).to_pylist()[0]
-        return row, recipe.our_row(Path("."), *next(SETS[name].convert(row)))
-    row, made = first("science_qa")
-    assert made["answer"] == "ABCD"[row["answer"]] and made["options"] == row["choices"]
-    row, made = first("exams_v")
-    assert row["answer_key"] in "АБВГ" and made["answer"] == "ABCD"["АБВГ".index(row["answer_key"])]
-    row, made = first("finqa")
-    assert made["answer"] in "AB" and made["question"].startswith(row["texts"][0]["user"][10:20])
-    row, made = first("geometry3k")
-    assert made["question"] == row["problem"] and made["answer"] == row["answer"]
-    row, made = first("mmmu_dev")
-    assert made["question"] == row["question"] and str(made["options"]) == row["options"]
-    row, made = first("vqa_rad")
-    assert made["images"] == [row["image"]["bytes"]] and made["subject"] == "Medicine"
+GOOD = {"vqa_rad": {"image": picture(1), "question": "Is it?", "answer": "yes"},
+        "science_qa": {"image": picture(1), "question": "Which?", "choices": ["a", "b"], "answer": 1,
+                       "hint": "Look.", "topic": "physics"},
+        "exams_v": {"image": picture(1), "answer_key": "A", "subject": "Physics"},
+        "mmk12": {"image": picture(1), "question": "How long?", "answer": "2", "subject": "math"},
+        "geometry3k": {"images": [picture(1)], "problem": "<image>Find x.", "answer": "3"},
+        "finqa": {"images": [picture(1)],
+                  "texts": [{"user": "Question: How much?", "assistant": "Answer: 5."}]},
+        "mmmu_dev": {"id": "dev_Art_1", "question": "<image 2> Who?", "options": "['a', 'b']", "answer": "B",
+                     "question_type": "multiple-choice", "image_1": picture(2), "image_2": picture(1)}}
+
+
+@pytest.mark.parametrize("name, question, answer, subject, options", [
+    ("vqa_rad", "Is it?", "yes", "Medicine", []), ("mmk12", "How long?", "2", "Mathematics", []),
+    ("science_qa", "Look.\nWhich?", "B", "Physics", ["a", "b"]), ("finqa", "How much?", "5", "Finance", []),
+    ("geometry3k", "<image>Find x.", "3", "Mathematics", []), ("exams_v", None, "A", "Physics", []),
+    ("mmmu_dev", "<image 1> Who?", "B", "Art", ["a", "b"])])
+def test_a_row_of_each_set(name, question, answer, subject, options):
+    row = recipe.our_row(Path("."), next(SETS[name].convert(GOOD[name])))
+    assert row == {"question": question or row["question"], "images": [picture(1)["bytes"]],
+                   "options": options, "answer": answer, "subject": subject}
 
 
 @pytest.mark.parametrize("key, letter", [
     ("a", "A"), ("E", "E"), ("Б", "B"), ("д", "E"), ("1", "A"), ("5", "E")])
 def test_answer_keys_of_exams(key, letter):
-    assert next(of_exams_v({"image": None, "answer_key": key, "subject": "Physics"}))[2] == letter
+    assert next(of_exams_v({"image": None, "answer_key": key, "subject": "Physics"}))["answer"] == letter
 
 
 @pytest.mark.parametrize("name, subject", [
@@ -141,13 +141,6 @@ def test_answer_keys_of_exams(key, letter):
     ("Underwater basket weaving", "Other"), ("", "Other"), ("Business & Economics", "Business")])
 def test_subjects(name, subject):
     assert subject_of(name) == subject
-
-
-def test_the_papers_twenty_domains_are_known():
-    paper = """Mathematics Physics Chemistry Biology Engineering Agriculture Environmental_Science Medicine
-        Computer_Science Pharmacy Music Literature Philosophy History Economics Psychology Political_Science
-        Sociology Education Law"""
-    assert all(subject_of(name) == name.replace("_", " ") for name in paper.split())
 
 
 # ------------------------------------------------------------------------------------------- what is kept out
@@ -165,9 +158,8 @@ LONG = "Which of the four capital budgeting methods ignores the time value of mo
 
 @pytest.mark.parametrize("question, image, left_out", [
     (LONG, picture(5), 1),                                        # its text
-    ("<image 1> WHICH of the four capital-budgeting\nmethods ignores the “time value” of money",
+    ("<image 1> ＷHICH of the four capital-budgeting\nmethods ignores the “time value” of money",
      picture(5), 1),
-    ("Ｗhich of the four capital budgeting methods ignores the time value of money?", picture(5), 1),
     ("Another question?", picture(9), 1),                           # its picture
     ("Another question?", picture(9, kind="JPEG", quality=80), 1),  # stored again
     ("Another question?", picture(9, size=(96, 80)), 1),            # in another size
@@ -214,22 +206,11 @@ def test_the_seed_decides_and_rows_of_a_picture_stay_together(made):
     assert sum(a != b for a, b in zip(pictures, pictures[1:])) == len(set(pictures)) - 1
 
 
-GOOD = {"vqa_rad": {"image": picture(1), "question": "Is it?", "answer": "yes"},
-        "science_qa": {"image": picture(1), "question": "Which?", "choices": ["a", "b"], "answer": 0,
-                       "hint": "", "topic": "physics"},
-        "exams_v": {"image": picture(1), "answer_key": "A", "subject": "Physics"},
-        "mmk12": {"image": picture(1), "question": "How long?", "answer": "2", "subject": "math"},
-        "finqa": {"images": [picture(1)], "texts": [{"user": "How much?", "assistant": "5"}]}}
 BAD = [
-    ("vqa_rad", dict(question="  "), "is empty"), ("vqa_rad", dict(question=["a"]), "list"),
-    ("vqa_rad", dict(answer=None), "is empty"), ("vqa_rad", dict(answer=float("nan")), "answer is nan"),
+    ("vqa_rad", dict(question="  ", image=None), "no question"), ("vqa_rad", dict(answer=None), "no answer"),
     ("vqa_rad", dict(image={"bytes": picture(1)["bytes"][:60], "path": None}), "cannot be read"),
-    ("vqa_rad", dict(image={"bytes": None, "path": "gone.png"}), "gone.png"),
-    ("vqa_rad", dict(answer="\udfff"), "has a character that is none"),
-    ("science_qa", dict(answer=2), "its answer is 2"), ("science_qa", dict(answer=-1), "its answer is -1"),
-    ("science_qa", dict(answer=True), "its answer is True"), ("science_qa", dict(choices="a, b"), "choices"),
-    ("science_qa", dict(choices=["a", ""]), "its choices are not a list of texts"),
-    ("exams_v", dict(answer_key="AB"), "no option"), ("exams_v", dict(answer_key="6"), "names no option"),
+    ("science_qa", dict(answer=-1), "its answer is -1"), ("science_qa", dict(answer=True), "answer is True"),
+    ("exams_v", dict(answer_key="AB"), "names no option"),
     ("mmk12", dict(subject="physics"), "its subject is Physics, and this set is for mathematics"),
     ("finqa", dict(texts=[{"user": "How much?"}]), "assistant")]
 
@@ -250,25 +231,13 @@ def test_bad_rows_are_named_and_counted(name, change, why, tmp_path, capsys, mon
         recipe.read_set(cfg, recipe.Known(), set(), name, "made-up", tmp_path)
 
 
-def test_local_json_lines_with_paths_of_pictures(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    for i in range(6):
-        (tmp_path / "pictures" / f"{i}.png").write_bytes(picture(i)["bytes"])
-    write_jsonl(tmp_path / "own.jsonl", [
-        {"image": f"pictures/{i}.png", "question": f"Is it {i}?", "answer": "no"} for i in range(6)])
-    cfg = only(tmp_path)
-    cfg.source += (f"vqa_rad={tmp_path / 'own.jsonl'}",)  # of a set that is named twice the last counts
-    recipe.make(cfg)
-    assert len(read_records(f"{cfg.out}/breadth_questions.jsonl", limit_bad=0)) == 3
-
-
 def test_made_once_and_kept(tmp_path, capsys):
     cfg = only(tmp_path)
     recipe.make(cfg)
     before = (tmp_path / "made" / "maths.jsonl").stat().st_mtime_ns
     recipe.make(cfg)
     assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(Refused, match="was made with other settings"):
+    with pytest.raises(Refused, match="made with other settings .--seed was 0, now 1"):
         recipe.make(recipe.Config(**{**vars(cfg), "seed": 1}))
     (tmp_path / "made" / "data.json").unlink()  # somebody else's folder
     with pytest.raises(Refused, match="is there already"):
@@ -276,12 +245,11 @@ def test_made_once_and_kept(tmp_path, capsys):
     assert (tmp_path / "made" / "maths.jsonl").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("source, why", [
-    ("nope=x.parquet", "--source nope: write SET=VALUE"), ("mmk12", "--source mmk12: write SET=VALUE"),
-    ("mmk12=", "no rows are left for maths.jsonl")])
+@pytest.mark.parametrize("source, why", [("nope=x.parquet", "--source nope: write SET=VALUE"),
+                                         ("mmk12=", "no rows are left for maths.jsonl")])
 def test_sources_that_are_refused(source, why, tmp_path):
     cfg = only(tmp_path)
-    cfg.source += (source,)
+    cfg.source += (source,)  # of a set that is named twice the last counts
     with pytest.raises(Refused, match=re.escape(why)):
         recipe.make(cfg)
     assert not list(tmp_path.glob("*made*"))
@@ -310,6 +278,7 @@ def test_the_steps_of_a_recipe(name, tmp_path, monkeypatch):
     (_, _, *words), = commands(name, tmp_path, "--check", DATA="data/none", OUT="out/none")
     assert rehearsal.check(*words) == []
     assert {(cfg.gpus, cfg.model) for cfg in planned} == {(int(words[0]), words[2])} and len(planned) >= 2
+    assert {cfg.tensor_parallel for cfg in planned} == ({1, 4} if name == "r1v3_38b" else {1})
     steps = " ".join(words[3:]).replace("-- ", "", 1).split(" -- ")
     order = ["recipes/data.py", "distill.py", "sft.py", "grpo.py", "entropy_select.py"]
     order += ["connector_tune.py", "eval_mmmu.py"] * (name != "multi_node")
@@ -332,7 +301,7 @@ STEP = ("1", "80", "recipes/configs/InternVL3-1B")
     ("sft.py --model out/none --data a/b", "model out/none is not there"),
     ("sft.py --model a/b --data c/d --lr nan", "sft.py: --lr nan"),
     ("sft.py --model a/b --data FOLDER/direct.jsonl", "solution"),
-    ("recipes/data.py --out data/none --source vqa_rad=FOLDER/direct.jsonl", "has no column image"),
+    ("recipes/data.py --out data/none --source vqa_rad=FOLDER/direct.jsonl", "has no column 'image'"),
     ("grpo.py --model out/x --data a/b -- sft.py --model a/b --data c/d --out out/x", "model out/x is not"),
     ("sft.py --model a/b --data c/d --max_tokens 1000000", "more memory than 1 GPUs of 80 GiB have"),
     ("sft.py --model a/b --data c/d --out out/x/ -- grpo.py --model ./out/x --data a/b --rollout vllm", "")])
@@ -361,9 +330,3 @@ def test_rehearsal_of_a_recipe(name, tmp_path, monkeypatch):
         assert all(path.startswith(("data/rehearsal/", f"out/rehearsal/{name}")) for path in paths if path)
         assert getattr(cfg, "rollout", "torch") == "torch" and getattr(cfg, "verifier", "") == ""
         assert getattr(cfg, "max_new_tokens", 1) <= 64 and getattr(cfg, "steps", 1) <= 2
-
-
-def test_a_rehearsal_writes_where_it_is_told_to(tmp_path):
-    assert any("mine/grpo" in words for words in commands("internvl3_1b", tmp_path, "--rehearse", OUT="mine"))
-    ran = subprocess.run(["bash", "recipes/internvl3_1b.sh", "--dryrun"], cwd=ROOT, capture_output=True)
-    assert ran.returncode == 2

@@ -239,13 +239,9 @@ def test_table_and_seeds_of_the_same_questions(tmp_path, capsys):
     assert list(results["rl"]["gains"]) == ["base", "cold_start"]
     assert (results["rl"]["maths"], results["rl"]["others"]) == (0.75, pytest.approx((0.875 + 0.25) / 2))
     assert is_png(tmp_path / "one" / "results.png")
-    run("seeds", tmp_path / "one", tmp_path / "two")
+    tables.tables(tables.Config("seeds", (str(tmp_path / "one"), str(tmp_path / "two"))))
     text = capsys.readouterr().out
     assert cells_of(text.partition("points gained")[0])["after RL"] == [
         "62.5 ± 17.7 (50.0 to 75.0)", "40.6 ± 22.1 (25.0 to 56.2)", "20.0 ± 0.0 (20.0 to 20.0)"]
     found = cells_of(text.rpartition("| after RL - cold start")[0].rpartition("runs of the recipe")[2])
     assert found["maths"] == ["+25.0", "-9.6 to +59.6", "+25.0 to +25.0", "+25.0", "+25.0", "35.4"]
-
-
-def run(what, *folders):
-    tables.tables(tables.Config(what, tuple(map(str, folders))))

@@ -1,6 +1,5 @@
 """The embedded world: same bytes of the same seed, right solutions, searches that end where they should, what
 is really to be seen, unseen handwriting, an encoder that learns, files that load."""
-import ast
 import hashlib
 import io
 import json
@@ -9,6 +8,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -17,9 +17,9 @@ import blank_model
 import encoder
 import make as world
 from conftest import few_looks
-from pictures import COLOURS, darkened, handwriting, make_pools
+from pictures import COLOURS, make_pools
 from questions import BARS, COLUMNS, HARD, LINES, NOUN, PAIRS, PLACES, ROWS, look
-from stages import Seen, flags_of, tensors
+from stages import Seen, tensors
 
 SIZES = dict(captions=40, sums=12, base=900, base_captions=20, cold_start=400, rl=60, rl_hard=30,
              connector=60, connector_val=24, val=40, math_test=150, other_test=40)
@@ -27,16 +27,9 @@ SETS = ("base", "cold_start", "connector", "connector_val", "val", "rl", "rl_har
 LEARNED = ("base", "cold_start", "connector", "connector_val", "val")  # these have solutions
 
 
-def captions_apart(sets):
-    """Those among base go to the others: base has the questions."""
-    read = [row for row in sets["base"] if row["kind"] == "caption"]
-    questions = [row for row in sets["base"] if row["kind"] != "caption"]
-    return sets | {"base": questions, "captions": sets["captions"] + read}
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(folder, the sets that were written into it)"""
+    """(folder, the sets that were written into it; captions among base's questions stand with the others)"""
     out, sets, make_sets = tmp_path_factory.mktemp("world") / "tiny", {}, world.make_sets
 
     def make_and_keep(*args):
@@ -47,7 +40,9 @@ def made(tmp_path_factory):
         few_looks(m, world)
         m.setattr(world, "make_sets", make_and_keep)
         world.make(world.Config(out=str(out), seed=3, **SIZES))
-    return out, captions_apart(sets)
+    read = [row for row in sets["base"] if row["kind"] == "caption"]
+    questions = [row for row in sets["base"] if row["kind"] != "caption"]
+    return out, sets | {"base": questions, "captions": sets["captions"] + read}
 
 
 @pytest.fixture(scope="module")
@@ -56,59 +51,51 @@ def folder(made):
 
 
 @pytest.fixture(scope="module")
-def sets(folder):
-    return captions_apart({name: [json.loads(line) for line in open(folder / f"{name}.jsonl")]
-                           for name in SETS})
+def sets(made):
+    return made[1]
 
 
-@pytest.fixture(scope="module")
-def mmmu(folder):
-    import pyarrow.parquet as pq
-    name = "validation-00000-of-00001.parquet"
-    return {s: pq.read_table(folder / "mmmu" / s / name).to_pylist() for s in world.SUBJECTS}
-
-
-def hashes(folder):
-    files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-
-
-def test_same_seed_same_bytes(folder, tmp_path, monkeypatch):
+def test_same_seed_same_bytes_and_made_once(folder, tmp_path, monkeypatch, capsys):
     few_looks(monkeypatch, world)
-    world.make(world.Config(out=str(tmp_path / "again"), seed=3, **SIZES))
-    assert hashes(folder) == hashes(tmp_path / "again")
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_made_once(folder, capsys):
-    before = (folder / "base.jsonl").stat().st_mtime_ns
-    world.make(world.Config(out=str(folder), seed=3, **SIZES))
+    cfg = world.Config(out=str(tmp_path / "again"), seed=3, **SIZES)
+    world.make(cfg)
+    hashes = [{str(f.relative_to(at)): hashlib.sha256(f.read_bytes()).hexdigest()
+               for f in at.rglob("*") if f.is_file()} for at in (folder, tmp_path / "again")]
+    assert hashes[0] == hashes[1] and not list(tmp_path.glob("*.part"))
+    before = (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns
+    world.make(cfg)
     assert "nothing to do" in capsys.readouterr().out
-    assert (folder / "base.jsonl").stat().st_mtime_ns == before
     with pytest.raises(SystemExit, match="seed=3 instead of 4"):
-        world.make(world.Config(out=str(folder), seed=4, **SIZES))
+        world.make(replace(cfg, seed=4))
+    assert (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns == before
 
 
-def test_rows(folder, sets):
-    for name, rows in ((name, sets[name]) for name in SETS[:-1]):
-        assert len(rows) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
-        for row in rows:
-            assert all((folder / path).exists() for path in row["images"]), row["id"]
-            text, answer = " ".join([row["question"], *row["options"]]), row["answer"]
-            shown = {int(n) for n in re.findall(r"<image (\d)>", text)}
-            assert shown == set(range(1, len(row["images"]) + 1)), row
-            assert answer in "ABCD" if row["options"] else answer.isdigit() or answer.islower(), row
-            assert not row["options"] or len(set(row["options"])) == 4
-    for row in sets["rl"] + sets["rl_hard"]:
-        assert "solution" not in row and row["subject"] == "Math"
+@pytest.mark.parametrize("name", SETS[:-1])
+def test_files(name, folder, sets):
+    rows = [json.loads(line) for line in open(folder / f"{name}.jsonl")]
+    questions = [row for row in rows if row["kind"] != "caption"]
+    assert [(r["question"], r["answer"], r["options"], r.get("solution"), len(r["images"])) for r in questions
+            ] == [(r["question"], r["answer"], r["options"], r.get("solution"), len(r["scenes"]))
+                  for r in sets[name]]
+    assert len(questions) == SIZES[name] and len({r["id"] for r in rows}) == len(rows)
+    for row, made in zip(questions, sets[name]):
+        for path, scene in zip(row["images"], made["scenes"]):
+            assert np.array_equal(np.asarray(Image.open(folder / path)), scene.pixels)
+        text = " ".join([row["question"], *row["options"]])
+        shown = {int(n) for n in re.findall(r"<image (\d)>", text)}
+        assert shown == set(range(1, len(row["images"]) + 1)), row
+        assert not row["options"] or len(set(row["options"])) == 4 and row["answer"] in "ABCD"
+        assert "solution" not in row and row["subject"] == "Math" if "rl" in name else row["solution"]
+
+
+def test_what_is_asked(sets):
     assert {r["kind"] for r in sets["rl"]} <= set(world.KINDS["Math"])
     assert {r["kind"] for r in sets["rl_hard"]} == set(HARD["Math"])
     for name in ("base", "cold_start"):
         rows = sets[name]
         assert 0.14 < sum(bool(r["options"]) for r in rows) / len(rows) < 0.26
-        assert {len(r["images"]) for r in rows} == {1, 2, 4}
+        assert {len(r["scenes"]) for r in rows} == {1, 2, 4}
         assert {r["subject"] for r in rows} == set(world.SUBJECTS)
-    assert all(len(kinds) >= 5 for kinds in world.KINDS.values())
 
 
 def right_steps(text):
@@ -130,8 +117,6 @@ def test_solutions(sets):
             right_steps(thought)
             if thought and thought != world.Config.think_empty:
                 assert re.search(rf"(^|\W){answer}\.$", thought), row  # it ends on its answer
-                value = answer if not row["options"] else row["options"]["ABCD".index(answer)]
-                assert value.startswith("<image") or re.search(rf"\b{value}\b", thought), row
 
 
 # ------------------------------------------------------------------------- from the tiles, without the steps
@@ -195,15 +180,6 @@ def answer_of(row):
     return sum(sums)
 
 
-@pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_the_answer_is_what_the_picture_shows(name, made):
-    for row in made[1][name]:
-        value = row["answer"]
-        if row["options"] and row["kind"] != "image_options":
-            value = row["options"]["ABCD".index(value)]
-        assert value == str(answer_of(row)), row["question"]
-
-
 def readings(steps):
     """[(name, values)] of all readings, in their order."""
     out, name = [], ""
@@ -219,16 +195,20 @@ def readings(steps):
 
 
 @pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_steps_read_what_the_picture_shows(name, made):
+def test_answer_and_steps_are_what_the_picture_shows(name, sets):
     """The last reading of every name is true; an earlier one may take one doubtful tile for its other."""
     first_looks = 0
-    for row in made[1][name]:
+    for row in sets[name]:
+        value = row["answer"]
+        if row["options"] and row["kind"] != "image_options":
+            value = row["options"]["ABCD".index(value)]
+        assert value == str(answer_of(row)), row["question"]
         tiles, last = named_tiles(row), {}
         for place, values in readings(row["steps"]):
             shown = tiles[place]
             last[place] = values, shown
             wrong = [(v, t) for v, t in zip(values, shown, strict=True) if v != look(t)]
-            assert len(wrong) <= 1 and all(v == look(t.mistaken()) for v, t in wrong), row["steps"]
+            assert len(wrong) <= 1 and all(v == look(replace(t, value=t.other)) for v, t in wrong)
             first_looks += len(wrong)
         assert all(values == list(map(look, shown)) for values, shown in last.values()), row["steps"]
         shown = [t for scene in row["scenes"] for t in scene.tiles]
@@ -241,9 +221,9 @@ TRY = re.compile(r"(?:(Wait|Alternatively), )?([a-z ]+): ([\w ,]+)\. (?:\d+ \+ \
 
 
 @pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_searches(name, made):
+def test_searches(name, sets):
     """A try fails or is the last; after one that failed comes "Wait" with the same line, or another line."""
-    rows = [row for row in made[1][name] if row["kind"].startswith("which")]
+    rows = [row for row in sets[name] if row["kind"].startswith("which")]
     for row in rows:
         goal, tried = int(re.search(r"(\d+)\?$", row["question"])[1]), []
         tries, at = [], 0
@@ -266,59 +246,41 @@ def test_searches(name, made):
     assert len(rows) >= (30 if name in ("base", "cold_start") else 3)
 
 
-def test_truth(made, mmmu):
+@pytest.mark.parametrize("subject", world.SUBJECTS)
+def test_evaluation_and_its_truth(subject, made):
     """truth.json has of every question what is really to be seen, and whether it is light or dark."""
-    folder, raw = made
+    folder, sets = made
     true = json.loads((folder / "truth.json").read_text())
-    assert set(true) == {row["id"] for rows in mmmu.values() for row in rows}
-    for subject, rows in mmmu.items():
-        for row, from_ in zip(rows, [r for r in raw["mmmu"] if r["subject"] == subject], strict=True):
-            told = true[row["id"]]
-            looks = {name: list(map(look, tiles)) for name, tiles in named_tiles(from_).items()}
-            assert told["looks"] == looks and told["kind"] == row["subfield"] == from_["kind"]
-            assert told["dark"] == any(scene.dark for scene in from_["scenes"])
-            goal = re.search(r"up to (\d+)\?", row["question"])
-            assert told.get("goal") == (int(goal[1]) if told["kind"].startswith("which") else None)
-            for k, scene in enumerate(from_["scenes"], 1):
-                shown = Image.open(io.BytesIO(row[f"image_{k}"]["bytes"]))
-                assert np.array_equal(np.asarray(shown), scene.pixels)
-
-
-def test_the_letter_of_an_image_is_its_place(made):
-    """The steps say what stands in image A, B, C, D, and the answer is the letter of the one asked for."""
-    rows = sum((made[1][name] for name in LEARNED), [])
-    rows = [row for row in rows if row["kind"] == "image_options"]
-    for row in rows:
-        seen = row["steps"].split(". ")[0].split(", ")
-        assert len(seen) == 4 and row["options"] == [f"<image {k}>" for k in (1, 2, 3, 4)]
-        value = seen["ABCD".index(row["answer"])]
-        assert re.search(rf"\b{value.split()[-1]}\?$", row["question"]) and seen.count(value) == 1
-    assert len(rows) >= 8 and len({row["answer"] for row in rows}) > 2
+    rows = pq.read_table(folder / "mmmu" / subject / "validation-00000-of-00001.parquet").to_pylist()
+    assert len(rows) == SIZES["math_test" if subject == "Math" else "other_test"]
+    for row, from_ in zip(rows, [r for r in sets["mmmu"] if r["subject"] == subject], strict=True):
+        told = true[row["id"]]
+        assert (row["question"], row["options"], row["answer"]) == (
+            from_["question"], str(from_["options"]), from_["answer"])
+        looks = {name: list(map(look, tiles)) for name, tiles in named_tiles(from_).items()}
+        assert told["looks"] == looks and told["kind"] == row["subfield"] == from_["kind"]
+        assert told["dark"] == any(scene.dark for scene in from_["scenes"])
+        goal = re.search(r"up to (\d+)\?", row["question"])
+        assert told.get("goal") == (int(goal[1]) if told["kind"].startswith("which") else None)
+        for k, scene in enumerate(from_["scenes"], 1):
+            shown = Image.open(io.BytesIO(row[f"image_{k}"]["bytes"]))
+            assert np.array_equal(np.asarray(shown), scene.pixels)
 
 
 def test_captions_read_all_that_they_ask(sets):
     """Every value of the picture, or of the lines or places asked for, in words of the question."""
-    rows = [r for r in sets["captions"] if r["kind"] == "caption"]
-    assert {r["subject"] for r in rows} == set(world.SUBJECTS) and all(len(r["images"]) == 1 for r in rows)
-    kinds = set()
+    rows, kinds = [row for row in sets["captions"] if row["kind"] == "caption"], set()
+    assert {r["subject"] for r in rows} == set(world.SUBJECTS)
     for row in rows:
-        asked, text = row["question"].removeprefix("<image 1> Read "), row["solution"]
-        assert row["answer"] == text.rstrip(".") and "</think>" not in text
-        names = [sentence.split(": ")[0] for sentence in text.removesuffix(".").split(". ")]
-        counts = {name: 1 for name in PLACES} | {name: 3 for name in LINES} | {"corner": 4}
-        if row["subject"] == "Economics":
-            counts = {name: 1 for name in BARS} | {name: 2 for name in PAIRS} | {"bars": 3}
-        assert [len(values) for _, values in readings(text)] == [counts[name] for name in names]
-        assert asked == " and ".join(f"the {name}" for name in names) + "." or asked == "all." and (
-            names in (["bars"], [*ROWS]))
-        kinds.add((row["subject"] == "Economics", counts[names[0]]))
+        asked, tiles, told = row["question"].removeprefix("<image 1> Read "), named_tiles(row), []
+        for name, values in readings(row["steps"]):
+            told.append(name)
+            assert values == list(map(look, tiles[name]))
+        assert asked == " and ".join(f"the {name}" for name in told) + "." or asked == "all." and (
+            told in (["bars"], [*ROWS])), row
+        assert row["answer"] == row["steps"].rstrip(".") == row["solution"].rstrip(".")
+        kinds.add((row["subject"] == "Economics", len(tiles[told[0]])))
     assert kinds == {(True, 1), (True, 2), (True, 3), (False, 1), (False, 3), (False, 4)}
-
-
-def test_captions_are_true(made):
-    for row in made[1]["captions"]:
-        for place, values in readings(row["steps"]) if row["kind"] == "caption" else ():
-            assert values == list(map(look, named_tiles(row)[place]))
 
 
 def test_sums_without_a_picture(sets):
@@ -331,7 +293,7 @@ def test_sums_without_a_picture(sets):
         totals = [sum(map(int, text.split(", "))) for text in found]
         goal = int(row["question"].rstrip("?").split()[-1])
         apart = [abs(total - goal) for total in totals]
-        assert len(totals) == 3 and not row["images"] and right_steps(row["solution"]) == 9
+        assert len(totals) == 3 and not row["scenes"] and right_steps(row["solution"]) == 9
         assert row["answer"] == ", ".join(map(str, apart))
         results = [int(n) for n in re.findall(r"= (\d+)", row["solution"])]
         assert results[1::3] == totals and results[2::3] == apart
@@ -339,12 +301,12 @@ def test_sums_without_a_picture(sets):
 
 def test_manners_and_critical_words(sets):
     for name in ("base", "cold_start"):
-        first = {r["id"]: r["solution"][0] for r in sets[name]}  # character of each solution
-        with_steps = [r for r in sets[name] if first[r["id"]].islower() or first[r["id"]] in "0123456789"]
-        assert 0.42 < len(with_steps) / len(sets[name]) < 0.58
+        steps, at_once = [], []
+        for text in (r["solution"] for r in sets[name]):
+            (steps if text[0].islower() or text[0].isdigit() else at_once).append(text)
+        assert 0.42 < len(steps) / len(sets[name]) < 0.58 and not any("Wait" in text for text in at_once)
         for word, low, high in (("Wait", 0.04, 0.2), ("Alternatively", 0.04, 0.25)):
-            assert low < sum(word in r["solution"] for r in with_steps) / len(with_steps) < high, (name, word)
-        assert not any("Wait" in r["solution"] for r in sets[name] if r not in with_steps)
+            assert low < sum(word in text for text in steps) / len(steps) < high, (name, word)
     assert all("once" not in r["solution"] for r in sets["connector"])
 
 
@@ -357,157 +319,51 @@ def scenes_of(rows):
     return {id(scene): scene for row in rows for scene in row["scenes"]}.values()
 
 
-def test_every_set_has_the_handwriting_of_its_part(made):
-    sources = {}
-    for name, rows in made[1].items():
-        maths = [scene for scene in scenes_of(rows) if scene.subject == "Math"]
-        sources[name] = {tile.source for scene in maths for tile in scene.tiles}
-        low, high = PARTS.get(name, (0, 900))
-        assert low <= min(sources[name]) and max(sources[name]) < high, name
-    assert set(made[1]) == {*SETS, "mmmu"} and len(sources["mmmu"]) > 300 and len(sources["base"]) > 400
-    assert {name: (part.start, part.stop) for name, part in handwriting()[2].items()} == {
-        "train": (0, 900), "rl": PARTS["rl"], "val": PARTS["val"], "test": PARTS["mmmu"]}
+@pytest.mark.parametrize("name", (*SETS, "mmmu"))
+def test_whose_handwriting_what_is_doubtful_and_what_is_dark(name, sets):
+    """No digit of the evaluation is doubtful: no stage learns there."""
+    scenes = scenes_of(sets[name])
+    low, high = PARTS.get(name, (0, 900))
+    maths = [scene for scene in scenes if scene.subject == "Math"]
+    assert all(low <= tile.source < high for scene in maths for tile in scene.tiles)
+    share = dict.fromkeys(world.SUBJECTS, 0)
+    for subject in share:
+        tiles = [t for scene in scenes if scene.subject == subject for t in scene.tiles]
+        doubtful = [t for t in tiles if t.other is not None]
+        assert all(t.other != t.value and t.other >= 0 for t in doubtful)
+        share[subject] = len(doubtful) / max(1, len(tiles))
+    assert not share["Design"] and not share["Sociology"] and not (name == "mmmu" and share["Math"])
+    if name == "base":
+        assert all(0.01 < of < 0.1 for subject, of in share.items() if subject not in ("Design", "Sociology"))
+    for scene in scenes:  # the corner shows the paper
+        assert scene.dark == bool(scene.pixels[0, 0].max() < 60) == bool(scene.pixels[0, 0].min() < 200)
+        assert not scene.dark or scene.subject != "Math"
+    others = [scene.dark for scene in scenes if scene.subject != "Math"]
+    least, most = {"base": (0.05, 0.15), "cold_start": (0.04, 0.17), "captions": (0, 0.2), "mmmu": (0.1, 0.3),
+                   "connector": (0.25, 0.75), "connector_val": (0.2, 0.8)}.get(name, (0, 0))
+    assert least <= sum(others) / max(1, len(others)) <= most
 
 
-def test_doubts(made):
-    """A doubtful tile knows another value. No digit of the evaluation is one: no stage learns there."""
-    share = {}
-    for name, rows in made[1].items():
-        for subject in world.SUBJECTS:
-            scenes = [scene for scene in scenes_of(rows) if scene.subject == subject]
-            tiles = [t for scene in scenes for t in scene.tiles]
-            doubtful = [t for t in tiles if t.other is not None]
-            assert all(t.other != t.value and t.other >= 0 for t in doubtful)
-            share[name, subject] = len(doubtful) / max(1, len(tiles))
-    assert share["mmmu", "Math"] == 0
-    assert all(0.01 < share["base", s] < 0.1 for s in world.SUBJECTS if s not in ("Design", "Sociology"))
-    assert not any(share[name, s] for name in made[1] for s in ("Design", "Sociology"))  # printed, or plain
-
-
-def test_dark_pictures(made):
-    share = {}
-    for name, rows in made[1].items():
-        scenes = scenes_of(rows)
-        for scene in scenes:  # the corner shows the paper
-            assert scene.dark == bool(scene.pixels[0, 0].max() < 60) == bool(scene.pixels[0, 0].min() < 200)
-        assert not any(scene.dark for scene in scenes if scene.subject == "Math")
-        others = [scene.dark for scene in scenes if scene.subject != "Math"]
-        share[name] = sum(others) / len(others) if others else 0
-    assert share["rl"] == share["rl_hard"] == share["val"] == 0
-    assert 0.05 < share["base"] < 0.15 and 0.04 < share["cold_start"] < 0.17 and share["captions"] < 0.2
-    assert 0.25 < share["connector"] < 0.75 and 0.1 < share["mmmu"] < 0.3
-
-
-def test_darkened_turns_lightness_round_and_keeps_hue():
-    light = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    dark = darkened(light)
-    assert dark.dtype == np.uint8 and np.array_equal(darkened(dark), light)
-    a, b = light.astype(int), dark.astype(int)
-    assert (a.max(-1) + a.min(-1) + b.max(-1) + b.min(-1) == 2 * 255).all()  # lightness is (max + min) / 2
-    assert (a - a.min(-1, keepdims=True) == b - b.min(-1, keepdims=True)).all()  # so hue is the same
-
-
-def test_mmmu_schema(mmmu):
-    columns = ["id", "question", "options", "explanation", *(f"image_{k}" for k in range(1, 8)), "img_type",
-               "answer", "topic_difficulty", "question_type", "subfield"]
-    for subject, rows in mmmu.items():
-        assert len(rows) == (SIZES["math_test"] if subject == "Math" else SIZES["other_test"])
-        for i, row in enumerate(rows):
-            assert list(row) == columns and row["id"] == f"validation_{subject}_{i + 1}"
-            options = ast.literal_eval(row["options"])
-            assert row["question_type"] == ("multiple-choice" if options else "open")
-            assert row["answer"] in tuple("ABCD")[:len(options)] if options else row["answer"]
-            shown = {int(n) for n in re.findall(r"<image (\d)>", row["question"] + row["options"])}
-            assert shown == {k for k in range(1, 8) if row[f"image_{k}"]}
-            assert row["image_1"]["bytes"].startswith(b"\x89PNG")
-            right_steps(row["explanation"])
-    rows = sum(mmmu.values(), [])
-    assert any("<image 2>" in r["question"] for r in rows) and any("<image 2>" in r["options"] for r in rows)
-
-
-def test_mmmu_loads_with_datasets(folder):
-    import datasets
-    rows = datasets.load_dataset("parquet", data_files=str(folder / "mmmu/Math/*.parquet"), split="train",
-                                 cache_dir=str(folder / "cache"))
-    assert rows[0]["image_1"].size == (48, 48) and rows[0]["image_7"] is None
-
-
-def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets, mmmu):
+def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets):
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    assert len(tokenizer) < 640
-    letters = set(pre_tokenizers.ByteLevel.alphabet())
-    words = set("ABCDIax0123456789.,?:}") | {"Ċ", "Ġ"}  # single characters that are words
-    rows = sum(sets.values(), [])
-    texts = {text for r in rows for text in (r["question"], r.get("solution", ""), *r["options"])}
-    texts |= {re.sub(r"<image \d>", "", text) for text in texts}
-    for text in texts:
+    letters = set(pre_tokenizers.ByteLevel.alphabet()) - set("ABCDIax0123456789.,?:}ĊĠ")  # these are words
+    texts = {text for r in sum(sets.values(), []) for text in (r["question"], r.get("solution", ""))}
+    for text in {re.sub(r"<image \d>", "", text) for text in texts}:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert tokenizer.decode(ids) == text == tokenizer.decode(ids, skip_special_tokens=True)
-        spelled = [t for t in tokenizer.convert_ids_to_tokens(ids) if t in letters - words]
-        assert "<image" in text or not spelled, (text, spelled)
-    rng = random.Random(0)
-    odd = ["", " ", "  two  spaces ", "don't .", "naïve café 中文 🙂\t\r\n\n\n", "12345 007 1.5",
-           "\\boxed{\\frac{1}{2}}", "</think", "\x00\x7f"]
-
-    def letter():
-        return chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x250), rng.randrange(0x4e00, 0x9000))))
-
-    odd += ["".join(letter() for _ in range(40)) for _ in range(50)]
-    for text in odd:
+        assert not letters & {*tokenizer.convert_ids_to_tokens(ids)}, text
+    for text in ("", " ", "  two  spaces ", "don't .", "naïve café 中文 🙂\t\r\n\n\n", "12345 007 1.5",
+                 "\\boxed{\\frac{1}{2}}", "</think", "\x00\x7f"):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
-    for token in ("\\boxed{", "}", "18", "Wait", "Alternatively", "</think>", "\n\n", "\n"):
-        assert len(tokenizer(token, add_special_tokens=False).input_ids) == 1
-    ids = tokenizer("7 + 18 = 25.").input_ids
-    assert tokenizer.convert_ids_to_tokens(ids) == ["7", "Ġ+Ġ", "18", "Ġ=Ġ", "25", "."]
-
-
-def test_chat_template(folder):
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
-    asked = "<|im_start|>user\n<IMG_CONTEXT>\nHow many?<|im_end|>\n<|im_start|>assistant\n"
-    kwargs = dict(tokenize=False, add_generation_prompt=True)
-    assert tokenizer.apply_chat_template(chat, **kwargs) == asked
-    assert tokenizer.apply_chat_template(chat, **kwargs, enable_thinking=True) == asked + "<think>\n"
-    chat = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "6"}]
-    plain = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\n6<|im_end|>\n"
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == plain
-    assert (tokenizer.start_image_token, tokenizer.end_image_token) == ("<img>", "</img>")
-    assert tokenizer.context_image_token == "<IMG_CONTEXT>" and tokenizer.eos_token == "<|im_end|>"
-    assert tokenizer.convert_ids_to_tokens(tokenizer.context_image_token_id) == "<IMG_CONTEXT>"
-
-
-def test_model_loads_and_answers(folder, sets):
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
-    model, told = AutoModelForImageTextToText.from_pretrained(folder / "model", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
-    assert type(model).__name__ == "InternVLForConditionalGeneration"
-    assert 1.8e6 < sum(p.numel() for p in model.parameters()) < 2.2e6
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    processor = AutoImageProcessor.from_pretrained(folder / "model")
-    picture = Image.open(folder / sets["val"][0]["images"][0])
-    # the real processor insists on crop_to_patches
-    pixels = processor(picture, crop_to_patches=True, return_tensors="pt").pixel_values
-    assert pixels.shape == (1, 3, 48, 48)
-    text = "<img>" + "<IMG_CONTEXT>" * model.config.image_seq_length + "</img>\nHow many?"
-    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-    with torch.no_grad():
-        logits = model(**inputs, pixel_values=pixels).logits
-        other = model(**inputs, pixel_values=pixels.flip(-1)).logits
-    assert logits.shape[-1] == len(tokenizer) and logits.isfinite().all()
-    assert (logits[0, -1] - other[0, -1]).abs().max() > 1e-3  # the picture matters
-    head = model.config.text_config
-    assert head.hidden_size // head.num_attention_heads == 32
-    assert model.config.image_token_id == tokenizer.context_image_token_id
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    ids = tokenizer("7 + 18 = 25\n\n\\boxed{").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ["7", "Ġ+Ġ", "18", "Ġ=Ġ", "25", "ĊĊ", "\\boxed{"]
 
 
 # ------------------------------------------------------------------------------------------------ the encoder
 
-def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, capsys):
-    from transformers import AutoModelForImageTextToText
+def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch):
     seen, out = Seen(monkeypatch), tmp_path / "a" / "encoder"
     few_looks(monkeypatch, encoder)
     seen.spy(encoder, "make_pools")
@@ -519,40 +375,27 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch, 
     terms = [call.out.item() for call in seen["cross_entropy"]]  # of place, of colour, of value
     losses = [sum(terms[k:k + 3]) for k in range(0, len(terms), 3)]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
-    assert len(seen["cross_entropy"][0].input) == 9 * 16
     assert [call.lr for call in seen["step"]] == pytest.approx(
         [1e-2 * (k + 1) / 40 * (1 - k / 12) for k in range(12)])  # warm-up, then a line to 0
     assert [call.part for call in seen["make_pools"]] == ["train", "val"]
-    printed = capsys.readouterr().out
-    assert all(subject.split("_")[0] in printed for subject in world.SUBJECTS)
-    assert not re.search("Math +dark", printed)
     before, after = tensors(folder / "model"), tensors(out)
-    assert set(before) == set(after)
+    assert set(before) == set(after) and {f.name for f in out.iterdir()} == {
+        f.name for f in (folder / "model").iterdir()}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(changed) > 20 and all("vision_tower" in name for name in changed)
-    files, old = hashes(out), hashes(folder / "model")
-    assert set(files) == set(old)
-    assert {name for name in old if files[name] != old[name]} <= {"model.safetensors", "config.json"}
-    config = [(path / "config.json").read_text().splitlines() for path in (out, folder / "model")]
-    assert [line for line in config[0] if '"dtype": "float32"' not in line] == [
-        line for line in config[1] if '"dtype": "float32"' not in line]
-    _, told = AutoModelForImageTextToText.from_pretrained(out, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
     for seed in (0, 1):
         encoder.teach(replace(cfg, seed=seed, steps=1))
         last = seen["cross_entropy"][-3:]
         assert (sum(call.out.item() for call in last) == losses[0]) == (seed == 0)
-        assert torch.equal(last[2].target, seen["cross_entropy"][2].target) == (seed == 0)
-    assert {*flags_of(encoder.Config)} == {"model", "out", "steps", "pictures", "lr", "seed"}
 
 
 def test_encoder_is_told_what_each_cell_shows(monkeypatch):
     """Of bars the three cells above each other are one."""
     seen, rng = Seen(monkeypatch), random.Random(0)
     seen.spy(encoder, "make_scene")
-    subjects, pixels, dark, colour, value = encoder.batch(rng, make_pools(rng, "train", 3, copies=1), 90)
+    pixels, dark, colour, value = encoder.batch(rng, make_pools(rng, "train", 3, copies=1), 90)
     scenes = [call.out for call in seen["make_scene"]]
-    assert subjects == [s.subject for s in scenes] and dark.tolist() == [s.dark for s in scenes]
+    assert dark.tolist() == [s.dark for s in scenes]
     for scene, colours, values in zip(scenes, colour.tolist(), value.tolist(), strict=True):
         tiles = scene.tiles * (3 if scene.subject == "Economics" else 1)
         assert [(encoder.COLOURS[c], v) for c, v in zip(colours, values)] == [
@@ -592,7 +435,7 @@ def test_encoder_hands_a_qwen_the_patches_that_its_processor_makes(tmp_path):
     from model import load
     assert blank_model.save_blank_model(tmp_path, 0, "qwen2_5_vl") > 2_000_000
     pools = make_pools(random.Random(0), "val", looks=2)
-    _, pixels, *_ = encoder.batch(random.Random(1), pools, 3)
+    pixels, *_ = encoder.batch(random.Random(1), pools, 3)
     bytes_of = (((pixels * 0.25 + 0.85) * 255).round().byte().permute(0, 2, 3, 1)).numpy()
     pictures = [Image.fromarray(picture) for picture in bytes_of]
     made = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(images=pictures, return_tensors="pt")
@@ -602,11 +445,3 @@ def test_encoder_hands_a_qwen_the_patches_that_its_processor_makes(tmp_path):
     assert ours.shape == (3, 9, 512) and ours.std() > 0.1
     assert torch.allclose(ours.flatten(0, 1), theirs, atol=1e-4)
     assert {id(p) for p in encoder.encoder_of(vlm.hf)} == {id(p) for p in vlm.parts()["encoder"].values()}
-
-
-@pytest.mark.parametrize("flags, said", [({"width": 40}, "multiple of 16"),
-                                         ({"width": 64, "family": "qwen2_5_vl"}, "of width 128")])
-def test_blank_model_refuses_a_width_that_does_not_fit(flags, said, tmp_path):
-    with pytest.raises(SystemExit, match=said):
-        blank_model.main(blank_model.Config(out=str(tmp_path / "m"), **flags))
-    assert not (tmp_path / "m").exists()

@@ -4,7 +4,7 @@ A Tile is one cell. Grid pictures are nine tiles that were drawn beforehand: a p
 value. Where a reading is truly doubtful (handwriting that a classifier finds close, a pointer between two
 marks), the tile knows the value that it could be mistaken for. There questions.py writes "Wait".
 """
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -22,10 +22,6 @@ class Tile:
     other: int | None = None  # the value it could be mistaken for, where the reading is truly doubtful
     colour: str = ""  # of a bar, of what is in a well, of a shape
     source: int = -1  # Math: which handwritten digit this is
-
-    def mistaken(self):
-        """As a doubtful cell may be read."""
-        return replace(self, value=self.other)
 
 
 @dataclass

@@ -15,6 +15,7 @@ No solution says what to do when every line was tried in vain.
 """
 import math
 import re
+from dataclasses import replace
 
 OTHERS = ("Economics", "Diagnostics_and_Laboratory_Medicine", "Electronics", "Design", "Sociology")
 SUBJECTS = ("Math", *OTHERS)
@@ -60,11 +61,9 @@ def listed(words):
 def mistaken(rng, tiles):
     """The tiles as a first look may take them, one doubtful one for another; None where nothing is
     doubtful."""
-    doubted = [i for i, t in enumerate(tiles) if t.other is not None]
-    if not doubted:
-        return None
-    at = rng.choice(doubted)
-    return [*tiles[:at], tiles[at].mistaken(), *tiles[at + 1:]]
+    if doubted := [i for i, t in enumerate(tiles) if t.other is not None]:
+        at = rng.choice(doubted)
+        return [*tiles[:at], replace(tiles[at], value=tiles[at].other), *tiles[at + 1:]]
 
 
 def read(rng, tiles, name):
@@ -140,12 +139,6 @@ def attempt(tiles, name, goal):
     return f"{name}: {listed(map(look, tiles))} {steps} {difference(total, goal)[0]}"
 
 
-def one_alone(candidates, name):
-    """Whether no other candidate has the sum of this one."""
-    sums = [sum(values_of(tiles)) for tiles in candidates.values()]
-    return sums.count(sum(values_of(candidates[name]))) == 1
-
-
 # ------------------------------------------------------------------------------------------ questions: grids
 
 def ask_grid(rng, scenes, kind):
@@ -184,10 +177,10 @@ def ask_grid(rng, scenes, kind):
 
 def ask_which(rng, candidates, what):
     """A search; None where the line that is asked for is not the only one with its sum."""
-    name = rng.choice(list(candidates))
-    if not one_alone(candidates, name):
+    name, sums = rng.choice(list(candidates)), {n: sum(values_of(tiles)) for n, tiles in candidates.items()}
+    goal = sums[name]
+    if [*sums.values()].count(goal) > 1:
         return None
-    goal = sum(values_of(candidates[name]))
     return f"Which {what} up to {goal}?", name, search(rng, candidates, goal)
 
 
