@@ -22,7 +22,7 @@ import tyro
 
 from data import Chat, Record, read_records
 from machinery.files import Refused, main
-from machinery.pictures import image_size, open_image
+from machinery.rows import image_size, open_image
 from machinery.parallel import start
 from model import load
 from reward import score_batch

@@ -9,7 +9,7 @@ from connector import QFormer
 from experiments.freezing import FREEZE
 from experiments.lab import ROOT, arms, beyond, compared, once, recipe, rl, schooled, tiny
 from machinery.files import new_folder
-from machinery.pictures import open_image
+from machinery.rows import open_image
 from model import load
 
 PICTURES, STEPS, BATCH, LR = 4000, 1200, 64, 2e-3

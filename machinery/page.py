@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from machinery.files import each_row, write_text
-from machinery.pictures import open_image
+from machinery.rows import open_image
 from scoring.denial import denies_image
 
 CURVES = {"reward": "", "accuracy": "", "length": "tokens", "entropy": "nats"}  # metrics drawn: their units

@@ -6,7 +6,6 @@ resume exact. On a CPU it is so bit for bit; on a GPU index_select's backward an
 no fixed order, with or without a resume. trainer/ is unpickled by torch: take it only from people you trust.
 """
 import dataclasses
-import errno
 import fcntl
 import json
 import math
@@ -65,9 +64,8 @@ def learning_rate(step, steps, peak, warmup, schedule):
 
 
 def ahead(make, first, last):
-    """(step, make(step)) for each step. While one step trains, a thread makes the next one (images are read,
-    cut and laid into packs). make must not talk to other processes: their collectives need the same order
-    everywhere."""
+    """(step, make(step)) for each step. While one step trains, a thread makes the next one. make must not
+    talk to other processes: their collectives need the same order everywhere."""
     with ThreadPoolExecutor(1) as thread:
         soon = thread.submit(make, first)
         for step in range(first, last):
@@ -124,8 +122,7 @@ class Run:
             write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def refuse_other_data(self, **data):
-        """Refuse to go on with data that are not those of the first start. data: {flag: records}; their
-        fingerprints stand in config.json."""
+        """Refuse to go on with data that are not those of the first start. data: {flag: records}"""
         for flag, records in data.items():
             now = rows_fingerprint(records)
             if (before := self.about["data"].setdefault(flag, now)) != now:
@@ -229,29 +226,18 @@ def hold(path, what):
     lock = open(path, "w")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
-            raise Refused(f"another process is writing to {what}: wait until it ends, or use another --out"
-                          ) from error
+    except BlockingIOError as error:  # other errors: file systems without locks
+        raise Refused(f"another process is writing to {what}: wait, or use another --out") from error
+    except OSError:
+        pass
     return lock
 
 
 def _jsonable(x):
     """Tensors and arrays as lists, floats with six decimals (tiny ones and NaN as they are)."""
+    x = x.tolist() if hasattr(x, "tolist") else x
     if isinstance(x, dict):
         return {k: _jsonable(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return [_jsonable(v) for v in x]
-    if hasattr(x, "tolist"):
-        return _jsonable(x.tolist())
     return round(x, 6) if isinstance(x, float) and math.isfinite(x) and abs(x) > 1e-3 else x
-
-
-def say_other_words(checkpoint, **words):
-    """Say when a run's checkpoint is now to be used with another instruction or system prompt than it learned
-    with: the model has seen no other. words: {flag: its text now}."""
-    config = Path(checkpoint).parent / "config.json"
-    if Path(checkpoint).name.startswith("step_") and config.exists():
-        learned = read_json(config)["config"]
-        if changed := changed_settings({flag: learned.get(flag, "") for flag in words}, words):
-            say(f"note: {config.parent} was made with other words ({changed})")

@@ -37,9 +37,9 @@ from PIL import Image
 from data import Record, find_records
 from distill import image_path
 from machinery.files import Refused, append_jsonl, main, new_folder, say, write_json, write_text
-from machinery.pictures import image_size, open_image
 from machinery.rows import (
-    IMAGE_MARK, NO_TEXT, BadRow, image_source, read_rows, report_bad, subsets_of, text)
+    IMAGE_MARK, NO_TEXT, BadRow, image_size, image_source, open_image, read_rows, report_bad, subsets_of,
+    text)
 from recipes.sets import SCIENCES, SETS, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")

@@ -13,7 +13,7 @@ from conftest import gradients, plain
 from data import Chat
 from families import copy_all_but_weights, hub_shaped, make_qwen, make_qwen3, tie_weights_of
 from machinery.files import Refused
-from machinery.lora import is_adapter, merged
+from machinery.model_folder import is_adapter, merged
 from model import load, make_optimizer
 from pack import make_packs
 
