@@ -7,14 +7,11 @@ connector.py; `connectors` says which of its classes stands where.
 import math
 
 import torch
-import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
 from machinery.files import Refused
 
 PARTS = ("encoder", "connector", "llm")
-# model types of InternVL3 and Skywork-R1V as their authors published them: recipes/convert.py
-CHAT_FORMATS = ("internvl_chat", "skywork_chat")
 
 
 class Family:
@@ -99,9 +96,7 @@ class InternVL(Family):
         return (out.last_hidden_state if layer == -1 else out.hidden_states[layer])[:, 1:]
 
     def blank(self):
-        size = self.config.vision_config.image_size
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        return {"pixel_values": torch.zeros(1, 3, height, width)}
+        return {"pixel_values": torch.zeros(1, 3, *self.config.vision_config.image_size)}
 
     def patches_per_token(self):
         return round(1 / self.config.downsample_ratio) ** 2
@@ -125,10 +120,7 @@ class InternVL(Family):
 
 class Qwen2_5VL(Family):
     """Images keep their shape, positions are (time, row, column), the connector is a merger in the encoder.
-
-    The merger only groups four patches when the encoder calls it (connector.py); VLM.connect calls its other
-    side. So the encoder ends before the connector, and undoes its window order behind it.
-    """
+    It only groups four patches when the encoder calls it (connector.py); VLM.connect calls its other side."""
 
     model_type = "qwen2_5_vl"
     hf_class = "Qwen2_5_VLForConditionalGeneration"
@@ -233,14 +225,10 @@ def family_of(config):
     return FAMILIES[config.model_type](config)
 
 
-def hf_class(family):
-    return getattr(transformers, family.hf_class)
-
-
 def read_config(path, flag="--model"):
     """The configuration of a model folder or hub name, refused when its family is unknown."""
     kind = raw_config(path, flag).get("model_type")
-    if kind in CHAT_FORMATS:
+    if kind in ("internvl_chat", "skywork_chat"):  # InternVL3 and Skywork-R1V as their authors published them
         raise Refused(f"{flag} {path} is a {kind!r} model, the format of its authors' own code. Convert it "
                       f"once (python recipes/convert.py --model {path} --out NEW_FOLDER) and use NEW_FOLDER.")
     if kind not in FAMILIES:

@@ -11,23 +11,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch.distributed.tensor import DTensor
 from transformers.utils import logging as hf_logging
 
-from machinery.families import family_of, hf_class, raw_config, read_config
+from machinery.families import family_of, raw_config, read_config
 from machinery.files import Refused, has_weights, read_json, resolve, write_json
 
 hf_logging.disable_progress_bar()  # the bars of a run are its own
 
 
 def model_class(config, make_connectors):
-    """The family's class of transformers with our connectors in their places, so weights go into them.
-
-    It goes by the name and module of the class that it extends, because transformers finds the renaming of
-    weights by them.
-    """
-    theirs = hf_class(family_of(config))
+    """The family's class of transformers with our connectors in their places, so weights go into them. It has
+    the name and module of the class that it extends: by them transformers finds how weights are renamed."""
+    theirs = getattr(transformers, family_of(config).hf_class)
 
     class WithOurConnectors(theirs):
         def __init__(self, config):
@@ -39,11 +37,11 @@ def model_class(config, make_connectors):
     return WithOurConnectors
 
 
-def blank_hf(config, make_connectors, device="meta", dtype=torch.float32):
+def blank_hf(config, make_connectors, device="meta"):
     """The model of this configuration with fresh weights; on the device "meta" with none."""
-    kind = model_class(config, make_connectors)
     with torch.device(device):
-        return kind._from_config(config, dtype=dtype, attn_implementation="sdpa")
+        return model_class(config, make_connectors)._from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa")
 
 
 # -------------------------------------------------------------------------------- what the weights' files say
@@ -147,9 +145,7 @@ def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
     """(Hugging Face model, its folder, precision of the weights in it) of a folder, a run or a hub name.
 
     In one process the weights are fp32. Of several, rank 0 reads them in the file's own precision, and the
-    others only know their shape (machinery/parallel.py sends them). Raises Refused for an unknown family, and
-    for weights that do not match the configuration.
-    """
+    others only know their shape (parallel.py sends them). Raises Refused for weights that do not match."""
     path = local_folder(path, flag)
     config, file_dtype = read_decided(path, flag), stored_dtype(path)
     if rank > 0:
@@ -169,12 +165,9 @@ def load_hf(path, make_connectors, flag="--model", rank=0, size=1):
 
 
 def save_folder(hf, folder, source, file_dtype):
-    """Write a folder that from_pretrained and vLLM load: weights (safetensors, the family's own names, in the
-    precision of the folder `source`, adapters merged), configuration, and the tokenizer and processor files
-    of `source`.
-
-    Under torchrun every rank must call it: tensors are gathered one at a time, and rank 0 writes.
-    """
+    """Write a folder that from_pretrained and vLLM load: weights (safetensors, the family's own names, in
+    file_dtype, adapters merged), configuration, and the tokenizer and processor files of the folder `source`.
+    Under torchrun every rank must call it: tensors are gathered one at a time, and rank 0 writes."""
     if bad := not_finite(hf):
         raise Refused(f"NaN or infinity in {len(bad)} tensors of the model, e.g. {bad[0]}: it is not saved. "
                       f"Checkpoints from before are kept; lower --lr and go on from the newest.")
