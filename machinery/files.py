@@ -95,18 +95,16 @@ def read_json(path):
     return json.loads(Path(path).read_bytes())
 
 
-def each_row(path):
-    """The rows of a JSON-lines file of our own, one after the other; none when there is no file. A torn last
-    line (the writer was killed) is left out."""
+def read_jsonl(path):
+    """The rows of a JSON-lines file of our own; none when there is no file. A torn last line (the writer was
+    killed) is left out."""
+    rows = []
     for number, row in json_lines(path) if Path(path).exists() else ():
         if not isinstance(row, ValueError):
-            yield row
+            rows.append(row)
         elif getattr(row, "doc", "\n").endswith("\n"):  # only a last line has no end
             raise Refused(f"{path} line {number} is not JSON ({row})")
-
-
-def read_jsonl(path):
-    return list(each_row(path))
+    return rows
 
 
 def append_jsonl(path, rows):

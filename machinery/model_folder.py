@@ -68,15 +68,13 @@ def stored(path):
 
 
 def is_tied(path, default):
-    """Whether the output layer is the word embeddings: decided here once, for all ranks, for the folders that
-    are saved, for plan.py and for vLLM.
+    """Whether the output layer is the word embeddings: for all ranks, saved folders, plan.py and vLLM.
 
     config.json cannot be trusted alone. InternVL3's says it of its LLM only, and the default of its class is
     the opposite; other folders contradict themselves. So the weights decide: a model is tied when its file
     holds one of the two tensors, or both and they are equal. What is said counts where the file leaves it
-    open, and "tied" said in either place outweighs "not tied". Only an output layer that is lost stays lost:
-    when all that is said is "not tied", loading refuses the folder. default: what holds where nothing is said
-    and both tensors are equal.
+    open, and "tied" said in either place outweighs "not tied". Only an output layer that is lost stays lost,
+    where all that is said is "not tied". default: where nothing is said and both tensors are equal.
     """
     raw = raw_config(path)
     places = (raw, raw.get("text_config") or raw.get("llm_config") or {})
@@ -91,13 +89,9 @@ def is_tied(path, default):
 
 
 def stored_dtype(path):
-    """Precision of the weights in their files, whatever config.json calls it and says of it."""
+    """Precision of the weights (of their largest tensor), whatever config.json says of it."""
     dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    sizes = dict.fromkeys(dtypes, 0)  # elements of each
-    for shape, dtype, _ in stored(path).values():
-        if dtype in sizes:
-            sizes[dtype] += math.prod(shape)
-    return dtypes[max(sizes, key=sizes.get)]
+    return dtypes[max(stored(path).values(), key=lambda tensor: math.prod(tensor[0]))[1]]
 
 
 def set_tied(config, tied):

@@ -135,8 +135,7 @@ def parse_columns(columns):
     columns = dict(columns if isinstance(columns, dict) else (c.partition("=")[::2] for c in columns or ()))
     for ours, theirs in columns.items():
         if ours not in FIELDS or not theirs:
-            raise Refused(f"--columns {ours}={theirs}: write OURS=THEIRS, "
-                          f"where OURS is one of {', '.join(FIELDS)}")
+            raise Refused(f"--columns {ours}={theirs}: write OURS=THEIRS; ours are {', '.join(FIELDS)}")
     return columns
 
 

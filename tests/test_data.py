@@ -299,17 +299,13 @@ def test_mmmus_columns(folder):
 
 # ---------------------------------------------------------------------------------------------------- prompts
 
-def test_thinking_opens_the_thought(chat, rows):
-    think, direct = chat.prompts(rows, thinking=True), chat.prompts(rows, thinking=False)
-    for a, b in zip(think, direct):
-        assert chat.tokenizer.decode(a.ids) == chat.tokenizer.decode(b.ids) + THINK
-        assert chat.tokenizer.decode(b.ids).endswith("<|im_start|>assistant\n")
-    text = chat.tokenizer.decode(direct[2].ids)
-    assert text == "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
-
-
 def test_places_of_images(chat, rows, prompts):
-    """In place when the text says where, first when it says nothing, last when it names only others."""
+    """In place when the text says where, first when it says nothing, last when it names only others; and
+    what opens the thought stands at the end."""
+    direct, text = chat.prompts(rows, thinking=False), "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n"
+    assert chat.tokenizer.decode(direct[2].ids) == text + "<|im_start|>assistant\n"
+    assert all(chat.tokenizer.decode(a.ids) == chat.tokenizer.decode(b.ids) + THINK
+               for a, b in zip(prompts, direct))
     texts = [chat.tokenizer.decode(p.ids).split("user\n")[1].split("<|im_end|>")[0] for p in prompts]
     assert texts[0] == "<IMG_CONTEXT>\n Add the digits in the top row."
     assert texts[1] == "Add the middle digit of <IMG_CONTEXT>\n and the top digit of <IMG_CONTEXT>\n."
@@ -441,16 +437,12 @@ def test_tiles_are_counted_as_the_processor_cuts(model_path, max_tiles):
 
 def test_cache_of_pixels_changes_nothing(model_path, rows, monkeypatch):
     big, small = Chat(model_path, max_tiles=4), Chat(model_path, max_tiles=4, cache_gib=100e3 / 2 ** 30)
-    opened = []
-    monkeypatch.setattr(data, "open_image", lambda image, f=data.open_image: opened.append(image) or f(image))
-    for chat, reads in ((big, 5), (small, 5 + 2 * (9 - 3))):
-        opened.clear()
-        for _ in range(3):
-            for p in chat.prompts(rows):
-                out = chat.pixels(p)
-                assert not out or torch.equal(out["pixel_values"],
-                                              Chat(model_path, max_tiles=4).pixels(p)["pixel_values"])
+    for p in big.prompts(rows) * 2:
+        fresh = Chat(model_path, max_tiles=4).pixels(p)
+        assert all(torch.equal(chat.pixels(p)[name], fresh[name]) for chat in (big, small) for name in fresh)
     assert len(small.cache) < len(big.cache) == 5  # four pictures and the wide one
+    monkeypatch.setattr(data, "open_image", None)
+    assert big.pixels(p)
 
 
 def test_images_in_memory(chat, folder):
