@@ -206,10 +206,9 @@ class Chat:
         prompts = [self._prompt(r, ids) for r, ids in zip(records, texts)]
         limit = min(limit or self.context, self.context)
         fits = [p for p in prompts if len(p.full) < limit]
-        if left := [p for p in prompts if len(p.full) >= limit]:
-            longest = max(left, key=lambda p: len(p.full))
-            text = (f"{len(left)} of {len(prompts)} prompts are longer than {limit} tokens "
-                    f"(the longest, {longest.record.name()}: {len(longest.full)})")
+        if len(fits) < len(prompts):
+            text = (f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than {limit} tokens "
+                    f"(the longest has {max(len(p.full) for p in prompts)})")
             if not fits:
                 raise Refused(f"{text}: nothing is left. Fewer tiles (--max_tiles) or pixels (--pixels)?")
             say(f"left out: {text}")

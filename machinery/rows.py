@@ -205,12 +205,12 @@ def text(row, name, needed=True):
 def answer_of(row, needed=True):
     """The answer of a row as text; of a list, each is accepted, and several stay a list in print, as MMMU has
     them. "" where there is none, or where one of them is empty."""
-    if not isinstance(row.get("answer"), list):
-        return text(row, "answer", needed)
-    several = [text({"answer": answer}, "answer", needed) for answer in row["answer"]]
-    if not several or not all(map(str.strip, several)):
+    given = row.get("answer")
+    several = [text({"answer": answer}, "answer", needed)
+               for answer in (given if isinstance(given, list) else [given])]
+    if not all(map(str.strip, several)):
         return ""
-    return str(several) if len(several) > 1 else several[0]
+    return str(several) if len(several) > 1 else "".join(several)
 
 
 def listed(given):
