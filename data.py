@@ -23,8 +23,8 @@ from connector import visual_tokens
 from machinery.families import family_of, read_config
 from machinery.files import Refused, resolve, say
 from machinery.rows import (
-    IMAGE_MARK, LETTERS, BadRow, check_images, fields_of, open_image, parse_columns, read_rows, renamed,
-    report_bad, say_unread, stated_options, text, unread)
+    IMAGE_MARK, LETTERS, BadRow, check_images, fields_of, open_image, parse_columns, read_rows, remarks,
+    renamed, report_bad, stated_options, text)
 
 THINK, END_THINK = "<think>\n", "</think>"
 
@@ -83,7 +83,7 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
 def find_records(source, columns=None, need=("question", "answer"), split="train", image_root="", subset=None,
                  revision=None):
     """(records whose images nobody has opened, [(name, why)] of the rows that cannot be used)"""
-    records, bad, not_read, columns = [], [], [], parse_columns(columns)
+    records, bad, said, columns = [], [], Counter(), parse_columns(columns)
     for i, (name, folder, row) in enumerate(read_rows(source, split, image_root, subset, revision), 1):
         try:
             row = renamed(row, columns)
@@ -92,14 +92,11 @@ def find_records(source, columns=None, need=("question", "answer"), split="train
             record = Record(own_id or f"{Path(source).stem}-{i}", **fields_of(row, folder, need), place=name)
             refuse_unusable(record, need, row)
             records.append(record)
-            not_read.append(unread(row, columns, record))
+            said.update(remarks(row, columns, record))
         except BadRow as why:
             bad.append((name, str(why)))
-    say_unread(source, not_read, columns)
-    if parts := [r for r in records if len(r.images) == 1 and not r.named_images()
-                 and len(IMAGE_MARK.findall(r.text())) > 1]:
-        say(f"{source}: {len(parts)} rows have one picture and several marks ({parts[0].name()}): the marks "
-            f"stay as text, and the picture stands first")
+    for what, n in said.items():
+        say(f"{source}: {n} of {len(records)} rows have {what}")
     return records, bad
 
 

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -291,31 +290,26 @@ def turns_of(row):
 PICTURE = re.compile(r"(data:image|iVBORw0KGgo|/9j/).*|\S[^\n]*\.(png|jpe?g|gif|webp|bmp|tiff?)", re.I | re.S)
 
 
-def unread(row, columns, record):
-    """What looks like pictures or options of a record that has none, and is not read: {(ours, theirs)};
-    theirs is "COLUMN" where the answer is a letter and no column looks like options."""
+def remarks(row, columns, record):
+    """What is to be said of a row that is used: a column looks like pictures or options that the record lacks
+    and is not read, its answer is a letter without options, marks are parts of one picture."""
     found = {}
-    for name in row.keys() - {*FIELDS, *columns.values()}:
+    for name in sorted(row.keys() - {*FIELDS, *columns.values()}):
         first = listed(row[name])
         first = first[0] if isinstance(first, list) and first else first
         picture = first.keys() & {"bytes", "path"} if isinstance(first, dict) else isinstance(first, bytes)
-        if picture or isinstance(first, str) and PICTURE.fullmatch(first):
-            found[name] = "image"
-        elif first and re.search("option|choice", name, re.I):
-            found[name] = "options"
-    if "options" not in found.values() and record.answer.strip("(). ") in list(LETTERS[:10]):
-        found["COLUMN"] = "options"
-    has = {"image": record.images, "options": record.options}
-    return {(ours, theirs) for theirs, ours in found.items() if not has[ours]}
-
-
-def say_unread(source, found, columns):
-    """found: `unread` of every row"""
-    for (ours, theirs), n in Counter(key for keys in found for key in sorted(keys)).items():
-        what = "a letter as the answer, and no options" if theirs == "COLUMN" else \
-            f"a column {theirs} that looks like {ours} and is not read"
+        if (picture or isinstance(first, str) and PICTURE.fullmatch(first)) and not record.images:
+            found["image", name] = f"a column {name} that looks like image and is not read"
+        elif first and re.search("option|choice", name, re.I) and not record.options:
+            found["options", name] = f"a column {name} that looks like options and is not read"
+    if not record.options and record.answer.strip("(). ") in list(LETTERS[:10]) and not any(
+            ours == "options" for ours, _ in found):
+        found["options", "COLUMN"] = "a letter as the answer, and no options"
+    for (ours, theirs), what in found.items():
         typed = " ".join(f"{a}={b}" for a, b in {**columns, ours: theirs}.items())
-        say(f"{source}: {n} of {len(found)} rows have {what}: --columns {typed} (docs/your_data.md)")
+        yield f"{what}: --columns {typed} (docs/your_data.md)"
+    if len(record.images) == 1 and not record.named_images() and len(IMAGE_MARK.findall(record.text())) > 1:
+        yield "one picture and several marks: these stay as text, and the picture stands first"
 
 
 def check_images(records):

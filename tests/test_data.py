@@ -131,6 +131,8 @@ def test_a_folder_is_its_parquet_files_of_the_split(tmp_path, capsys, names, kep
     left = [name for i, name in enumerate(names) if i not in kept]
     said = capsys.readouterr().out
     assert all(f"{name}.parquet" in said for name in left) and bool(left) == bool(said)
+    if "testmini" in names:
+        assert [r.id for r in read_records(tmp_path, split="test")] == ["1"]
 
 
 def test_geometry3k(tmp_path):
@@ -241,8 +243,8 @@ def test_columns_that_are_not_read_are_said(folder, capsys):
     assert "1 of 2 rows have a letter as the answer, and no options: --columns options=COLUMN" in \
         capsys.readouterr().out
     for picture in ({"bytes": png(), "path": None}, ["a.jpg"], "iVBORw0KGgo" * 9):
-        rows = [{"question": "?", "answer": "1", "decoded": picture}]
-        assert R.unread(rows[0], {}, Record("", "?", answer="1")) == {("image", "decoded")}
+        what, = R.remarks({"question": "?", "answer": "1", "decoded": picture}, {}, Record("", "?"))
+        assert what.endswith("--columns image=decoded (docs/your_data.md)")
 
 
 # ----------------------------------------------------------------------------------------- options and MMMU's
@@ -276,7 +278,7 @@ def test_one_picture_with_several_marks(folder, chat, capsys):
     """They are parts of it: they stay as text, it stands first, and that is said once."""
     question = "Which of <image1>, <image2>, <image3>?"
     records = read(folder, [row(i, question=question, options=["A", "B", "C"]) for i in (1, 2)])
-    assert "2 rows have one picture and several marks" in capsys.readouterr().out
+    assert "2 of 2 rows have one picture and several marks" in capsys.readouterr().out
     text = chat.tokenizer.decode(chat.prompts(records)[0].ids)
     assert "user\n<IMG_CONTEXT>\nWhich of <image1>, <image2>, <image3>?<|im_end|>" in text
 
