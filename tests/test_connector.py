@@ -64,18 +64,6 @@ def test_every_tensor_learns(qformer, q_groups, train):
     assert all(g.abs().max() > 0 for g in got.values())
 
 
-def test_saved_and_loaded(qformer, q_groups, tmp_path):
-    few, rows = q_groups
-    vlm = load(qformer)
-    with torch.no_grad():
-        for p in vlm.parameters():
-            p.mul_(1.1)
-    vlm.save(tmp_path)
-    again = load(str(tmp_path))
-    assert torch.equal(again(*make_packs(few, rows))[0], vlm(*make_packs(few, rows))[0])
-    assert again.parts()["connector"].keys() == vlm.parts()["connector"].keys()
-
-
 def test_a_stage_trains_it(qformer, tiny, tmp_path):
     before = load(qformer).state_dict()
     connector_tune.train(connector_tune.Config(
