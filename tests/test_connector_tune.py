@@ -1,6 +1,5 @@
 """Stage 3: only the connector changes, features are kept, validation stops it."""
 import json
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,38 +77,19 @@ def save_and_stop(patch):
     patch.setattr(Run, "save", save)
 
 
-SPOILT = {
-    "gone": lambda out, tiny: (out / "features.bin").unlink(),
-    "cut off": lambda out, tiny: os.truncate(out / "features.bin", 1000),
-    "another model": lambda out, tiny: os.utime(tiny / "model" / "model.safetensors"),
-    "without its mark": lambda out, tiny: (out / "features.bin.done").unlink()}
-
-
-@pytest.fixture(scope="module")
-def with_features(tiny, tmp_path_factory):
-    """A run that stopped after its first checkpoint, with the file of features still there."""
-    out = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.MonkeyPatch.context() as m:
+@pytest.mark.parametrize("gib", [1.0, 0.0])
+def test_features_of_a_stopped_run_are_computed_again(gib, tiny, straight, tmp_path, monkeypatch):
+    """Whatever stands in the file of an earlier start is not trained on, and does not stay."""
+    out, file = tmp_path / "run", tmp_path / "run" / "features.bin"
+    with monkeypatch.context() as m:
         save_and_stop(m)
         with pytest.raises(Stop):
-            run_connector(tiny, out, 3)
-    assert (out / "features.bin").exists() and (out / "features.bin.done").stat().st_size
-    return out
-
-
-@pytest.mark.parametrize("how", [None, "not wanted", *SPOILT])
-def test_kept_features_belong_to_their_mark(how, tiny, with_features, tmp_path, monkeypatch):
-    """Features of another model or other data, or none behind the mark, are computed again: no zeros are
-    trained on. The right ones are read."""
-    out = shutil.copytree(with_features, tmp_path / "run")
-    weights = tiny / "model" / "model.safetensors"
-    time = weights.stat().st_mtime_ns
-    SPOILT.get(how, lambda *_: None)(out, tiny)
-    encode, calls = model.VLM.encode, []
-    monkeypatch.setattr(model.VLM, "encode", lambda vlm, pack: calls.append(1) or encode(vlm, pack))
-    run_connector(tiny, out, 3, **{"features_gib": 0.0} if how == "not wanted" else {})
-    assert (len(calls) > 1) == bool(how) and not list(out.glob("features*"))
-    os.utime(weights, ns=(time, time))
+            run_connector(tiny, out)
+    file.write_bytes(bytes(file.stat().st_size))
+    run_connector(tiny, out, features_gib=gib)
+    assert not list(out.glob("features*"))
+    if gib:
+        same_run(out, straight["connector"])
 
 
 def test_no_room_for_features(tiny, straight, tmp_path, monkeypatch):

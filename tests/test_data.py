@@ -91,7 +91,8 @@ LINE = json.dumps({"question": "Why?", "answer": "5"}).encode()
 @pytest.mark.parametrize("name, content", {
     "cut.jsonl": LINE + b"\n" + LINE[:-4], "latin.jsonl": LINE + b"\n" + LINE.replace(b"W", b"\xff"),
     "deep.jsonl": LINE + b"\n" + b"[" * 100_000, "five.json": b"[" + LINE + b", 5]",
-    "cells.csv": b"question,answer\nWhy?,5\nWhy?,5,6\n", "few.csv": b"question,answer\nWhy?\nWhy?,5\n",
+    "cells.csv": b"question,answer\nWhy?,5\nWhy?,5,6\n",
+    "few.csv": b"question,answer,options\nWhy?,5\nWhy?,5,\n",
     "latin.csv": b"question,answer\nWhy?,5\nWh\xf6?,5\n",
     "half.jsonl": LINE + b"\n" + LINE.replace(b"Why", b"\\ud800")}.items())
 def test_a_broken_row_is_counted_and_the_others_are_read(tmp_path, name, content):
