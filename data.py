@@ -296,7 +296,10 @@ class Chat:
     def pieces(self, ids):
         """The text of each token, such that they join to the text of all: [str] as long as ids, special
         tokens empty."""
-        self._texts |= {i: self.decode([i]) for i in set(ids) - self._texts.keys()}
+        special = set(self.tokenizer.all_special_ids)
+        for i in set(ids) - self._texts.keys():
+            self._texts[i] = "" if i in special else self.tokenizer.decode(
+                [i], clean_up_tokenization_spaces=False)
         out, whole = [self._texts[i] for i in ids], self.decode(ids)
         if "".join(out) == whole:
             return out
