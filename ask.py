@@ -19,8 +19,8 @@ import tyro
 
 from data import Chat, Record, read_records
 from machinery.files import Refused, main
+from machinery.rows import image_size
 from machinery.parallel import start
-from machinery.pictures import image_size
 from model import load
 from reward import score_batch
 from rollout import TorchSampler

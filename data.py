@@ -6,13 +6,13 @@ them into packs.
     prompts = chat.prompts(records, thinking=True)    # the prompt ends with <think> (paper section 6.2)
 
 docs/your_data.md has the schema of rows, machinery/rows.py reads them. What can be wrong with data is found
-here, before the first step, and named by file and row; `python plan.py data --data D --model M` says what a
-data set will be to a model.
+here, before the first step, and named by file and row; `python plan.py data` says what they are to a model.
 """
 import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -21,12 +21,10 @@ from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from connector import visual_tokens
 from machinery.families import family_of, read_config
-from machinery.files import Refused, reading, resolve, say
-from machinery.pictures import open_image
+from machinery.files import Refused, resolve, say
 from machinery.rows import (
-    IMAGE_MARK, LETTERS, BadRow, check_images, fields_of, parse_columns, read_rows, renamed, report_bad,
-    say_unread, stated_options, text, unread)
-from machinery.run import say_other_words
+    IMAGE_MARK, LETTERS, BadRow, check_images, fields_of, open_image, parse_columns, read_rows, remarks,
+    renamed, report_bad, stated_options, text)
 
 THINK, END_THINK = "<think>\n", "</think>"
 
@@ -79,34 +77,26 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
     records, bad = find_records(source, columns, need, split, image_root)
     records, broken = check_images(records)
     report_bad(source, len(records), bad + broken, limit_bad)
-    twice = [(name, n) for name, n in Counter(r.id for r in records).items() if n > 1]
-    if twice:
-        say(f"{source}: {len(twice)} ids stand on several rows ({twice[0][0]} on {twice[0][1]}): logs name "
-            f"rows by id")
     return records
 
 
 def find_records(source, columns=None, need=("question", "answer"), split="train", image_root="", subset=None,
                  revision=None):
     """(records whose images nobody has opened, [(name, why)] of the rows that cannot be used)"""
-    records, bad, not_read, columns = [], [], [], parse_columns(columns)
+    records, bad, said, columns = [], [], Counter(), parse_columns(columns)
     for i, (name, folder, row) in enumerate(read_rows(source, split, image_root, subset, revision), 1):
         try:
             row = renamed(row, columns)
             own_id = text(row, "id", needed=False)
             name = f"{name} (id {own_id})" if own_id else name
-            fields = fields_of(row, folder, need)
-            record = Record(own_id or f"{Path(str(source)).stem}-{i}", **fields, place=name)
+            record = Record(own_id or f"{Path(source).stem}-{i}", **fields_of(row, folder, need), place=name)
             refuse_unusable(record, need, row)
             records.append(record)
-            not_read.append(unread(row, columns, record))
+            said.update(remarks(row, columns, record))
         except BadRow as why:
             bad.append((name, str(why)))
-    say_unread(source, not_read, columns)
-    if parts := [r for r in records if len(r.images) == 1 and not r.named_images()
-                 and len(IMAGE_MARK.findall(r.text())) > 1]:
-        say(f"{source}: {len(parts)} rows have one picture and several marks ({parts[0].name()}): the marks "
-            f"stay as text, and the picture stands first")
+    for what, n in said.items():
+        say(f"{source}: {n} of {len(records)} rows have {what}")
     return records, bad
 
 
@@ -142,11 +132,7 @@ CUT = "\ufdd0"  # hides a control token; no character, so no text of data has it
 
 class PlainText:
     """Text of data is plain text: where it spells a control token (<|im_end|>, <IMG_CONTEXT>), it gets the
-    ids of those characters, and never the token that ends a turn or stands for an image.
-
-        hide("the <|im_end|>")     "the <CUT|im_end|>": the template can now be filled with it
-        encode([text, ...])        ids of a template's text; hidden tokens as characters
-    """
+    ids of those characters, and never the token that ends a turn or stands for an image."""
 
     def __init__(self, tokenizer, *more):
         """more: control tokens that the tokenizer does not count among its special ones."""
@@ -156,10 +142,11 @@ class PlainText:
         self.tokenizer = tokenizer
 
     def hide(self, text):
+        """"the <|im_end|>" -> "the <CUT|im_end|>", which a template can be filled with"""
         return self.control.sub(lambda found: found[0][0] + CUT + found[0][1:], text)
 
     def encode(self, texts):
-        """[text, ...] -> [ids, ...]. A text without hidden tokens goes to the tokenizer as it is."""
+        """[text, ...] -> [ids, ...], hidden tokens as characters. A text without goes as it is."""
         plain = [text for text in texts if CUT not in text]
         ids = iter(self.tokenizer(plain, add_special_tokens=False)["input_ids"] if plain else [])
         return [self._encode_hidden(text) if CUT in text else next(ids) for text in texts]
@@ -183,38 +170,31 @@ class Chat:
         """max_tiles: of InternVL. pixels: fewest and most pixels of an image for Qwen-VL. 0 keeps the model's
         own. ask: an instruction below every question. system: what the system turn says, "" as the template
         has it (Qwen2.5-VL's has one of its own, the others' have none)."""
-        path = resolve(path, flag)
-        say_other_words(path, ask=ask, system=system)
-        self.path, self.config, self.ask, self.system = path, read_config(path, flag), ask, system
-        self.family = family_of(self.config)
-        with reading(f"{flag} {path}: tokenizer.json, preprocessor_config.json or generation_config.json"):
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
-            self.processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-            self.stop_ids = self._stop_ids()
-        self.image_id = self.config.image_token_id
+        self.path, self.ask, self.system = resolve(path, flag), ask, system
+        self.config = read_config(self.path, flag)
+        self.family, self.image_id = family_of(self.config), self.config.image_token_id
+        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
+        self.processor = AutoImageProcessor.from_pretrained(self.path, backend="pil")
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
-        if self.image_mark is None:  # transformers makes an empty tokenizer of nothing
-            raise Refused(f"{flag} {path}: its tokenizer has no token {self.image_id} for images. Is "
-                          f"tokenizer.json missing?")
-        if not self.tokenizer.chat_template:
-            old = " (chat_template.json is not read: save its text so)" if Path(
-                path, "chat_template.json").exists() else ""
-            raise Refused(f"{flag} {path} has no chat template: neither chat_template.jinja{old} nor "
-                          f"chat_template in tokenizer_config.json")
+        if self.image_mark is None or not self.tokenizer.chat_template:  # transformers makes empty tokenizers
+            raise Refused(f"{flag} {path}: no token {self.image_id} for images (is tokenizer.json lost?), or "
+                          f"no chat template: neither chat_template.jinja nor chat_template in "
+                          f"tokenizer_config.json (chat_template.json is not read)")
+        self.stop_ids = self._stop_ids()
         self.family.limit_images(self.processor, max_tiles, pixels)
         self.marks = self.family.marks(self.tokenizer)
-        self.plain = PlainText(self.tokenizer, self.image_mark)  # data that spell control tokens
+        self.plain = PlainText(self.tokenizer, self.image_mark)
         self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
         self.context = self.config.text_config.max_position_embeddings
         self.cache, self.cache_left = {}, cache_gib * 2 ** 30
         self._texts = {}
 
     def _stop_ids(self):
-        file = Path(self.path) / "generation_config.json"
-        ids = GenerationConfig.from_pretrained(self.path).eos_token_id if file.exists() else None
+        there = Path(self.path, "generation_config.json").exists()
+        ids = GenerationConfig.from_pretrained(self.path).eos_token_id if there else []
         ids = ids if isinstance(ids, list) else [ids]
-        return sorted({i for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
+        return sorted({*ids, self.tokenizer.eos_token_id} - {None})
 
     def prompts(self, records, thinking=True, limit=None):
         """Records -> Prompts, in order. Those longer than `limit` tokens (images expanded) are left out and
@@ -224,12 +204,10 @@ class Chat:
         limit = min(limit or self.context, self.context)
         fits = [p for p in prompts if len(p.full) < limit]
         if len(fits) < len(prompts):
-            longest = max(prompts, key=lambda p: len(p.full))
             text = (f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than {limit} tokens "
-                    f"(the longest, {longest.record.name()}: {len(longest.full)})")
+                    f"(the longest has {max(len(p.full) for p in prompts)})")
             if not fits:
-                raise Refused(f"{text}: nothing is left. Allow longer prompts, or fewer tiles (--max_tiles) "
-                              f"or pixels (--pixels).")
+                raise Refused(f"{text}: nothing is left. Fewer tiles (--max_tiles) or pixels (--pixels)?")
             say(f"left out: {text}")
         return fits
 
@@ -239,19 +217,17 @@ class Chat:
         used = record.named_images()
         rest = [i for i in range(len(record.images)) if i not in used]
         record.shown = used + rest  # the order in which the images stand in the prompt; one can stand twice
-        turns = [*record.turns, {"role": "user", "content": record.text()}]
-        if self.system:
-            turns.insert(0, {"role": "system", "content": self.system})
+        turns = [{"role": "system", "content": self.system}] * bool(self.system) + record.turns
+        turns = [*turns, {"role": "user", "content": record.text()}]
         turns = [{**turn, "content": self._parts(turn, bool(used))} for turn in turns]
         if self.ask:
             ask = self.plain.hide("\n" * bool(record.text()) + self.ask)
             turns[-1]["content"].append({"type": "text", "text": ask})
         asked = [turn["content"] for turn in turns if turn["role"] == "user"]
-        images = [{"type": "image"} for _ in rest]
         if used:
-            asked[-1] += images
+            asked[-1] += [{"type": "image"}] * len(rest)
         else:
-            asked[0][:0] = images
+            asked[0][:0] = [{"type": "image"}] * len(rest)
         try:
             out = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
@@ -274,14 +250,14 @@ class Chat:
     def _prompt(self, record, ids):
         """Each placeholder as many times as its image has visual tokens"""
         if ids.count(self.image_id) != len(record.shown):
-            raise Refused(f"{record.name()}: its chat template writes {ids.count(self.image_id)} image "
+            raise Refused(f"{record.name()}: the chat template writes {ids.count(self.image_id)} image "
                           f"placeholders ({self.image_mark}) for {len(record.shown)} images")
         begin, end = self.marks
         sizes, full = iter(self.shown_sizes(record)), []
         for i in ids:
             if i == self.image_id:
-                tokens = self.family.image_tokens(self.processor, next(sizes), self.per_tile)
-                full += begin + [i] * tokens + end
+                n = self.family.image_tokens(self.processor, next(sizes), self.per_tile)
+                full += begin + [i] * n + end
             else:
                 full.append(i)
         return Prompt(record, ids, full)
@@ -321,22 +297,16 @@ class Chat:
         """The text of each token, such that they join to the text of all: [str] as long as ids, special
         tokens empty."""
         special = set(self.tokenizer.all_special_ids)
-        out = [self._piece(i) if i not in special else "" for i in ids]
-        whole = self.decode(ids)
+        for i in set(ids) - self._texts.keys():
+            self._texts[i] = "" if i in special else self.tokenizer.decode(
+                [i], clean_up_tokenization_spaces=False)
+        out, whole = [self._texts[i] for i in ids], self.decode(ids)
         if "".join(out) == whole:
             return out
         # a character over several tokens belongs to the token that completes it
-        ends, furthest = [], 0
-        for k in range(len(ids)):
-            furthest = max(furthest, len(self.decode(ids[:k + 1]).rstrip("\ufffd")))
-            ends.append(furthest)
-        ends[-1:] = [len(whole)]
+        ends = [len(self.decode(ids[:k + 1]).rstrip("\ufffd")) for k in range(len(ids))]
+        ends = [*accumulate(ends[:-1], max), len(whole)]
         return [whole[a:b] for a, b in zip([0] + ends, ends)]
-
-    def _piece(self, i):
-        if i not in self._texts:
-            self._texts[i] = self.tokenizer.decode([i], clean_up_tokenization_spaces=False)
-        return self._texts[i]
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -356,9 +326,8 @@ class Row:
 def of_mode(records, thinking, source, limit_bad):
     """The records whose solutions are of the mode that is taught. Others are skipped and counted; more than
     limit_bad of them is refused."""
-    why = (f"the solution has no {END_THINK}, but --thinking teaches the thinking mode (--no-thinking trains "
-           f"the direct one)") if thinking else \
-        f"the solution has a {END_THINK}, but --no-thinking teaches the direct mode"
+    why = f"the solution has {'no' if thinking else 'a'} {END_THINK}: --thinking teaches what has one, " \
+          f"--no-thinking what has none"
     for r in records:
         r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
     good = [r for r in records if (END_THINK in r.solution) == thinking]
@@ -375,8 +344,8 @@ def rows_with_solutions(records, chat, thinking, max_length, source="the data", 
     longest = min(max_length, chat.context)
     fits = [row for row in rows if len(row) <= longest]
     if len(fits) < len(rows):
-        say(f"left out: {len(rows) - len(fits)} of {len(rows)} rows are longer than {longest} tokens "
-            f"with their solution")
+        say(f"left out: {len(rows) - len(fits)} of {len(rows)} rows are longer than {longest} tokens with "
+            f"their solution")
     if not fits:
         raise Refused("no row fits --max_length")
     return fits

@@ -24,7 +24,7 @@ from connector import make_connectors
 from machinery.families import PARTS, family_of
 from machinery.files import Refused, say
 from machinery.head import LogProbAndEntropy, sampled_logits
-from machinery.lora import add_adapters, is_adapter
+from machinery.model_folder import add_adapters, is_adapter
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
 from machinery.parallel import compute_dtype, half_will_do, read_dtypes_again, shard
@@ -196,8 +196,8 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
 
     dtype: auto, bf16 or fp32, what is computed in; weights that train are fp32 all the same. world: the model
     goes into shard() next, so rank 0 alone reads it, into host memory and in the file's own precision; the
-    others only know its shape. lora: the LLM gets adapters of this rank (machinery/lora.py). Raises Refused
-    for an unknown family, an unknown part, and weights that do not fit.
+    others only know its shape. lora: the LLM gets adapters of this rank. Raises Refused for an unknown
+    family, an unknown part, and weights that do not fit.
     """
     together = world is not None and world.size > 1
     rank, size = (world.rank, world.size) if together else (0, 1)

@@ -18,7 +18,7 @@ import torch
 from connector import make_connectors
 from data import Chat, of_mode, read_records, subjects
 from machinery.files import main, say
-from machinery.lora import add_adapters
+from machinery.model_folder import add_adapters
 from machinery.model_folder import blank_hf, read_decided
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable

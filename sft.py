@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from data import Chat, read_records, rows_with_solutions, subjects
-from machinery.features import forget_features, keep_features
+from machinery.features import keep_features
 from machinery.files import Refused, main, read_jsonl, say
 from machinery.optimizer import rates_of_parts
 from machinery.parallel import even_out, share, start, total
@@ -168,7 +168,7 @@ def train(cfg, patience=None, features_gib=0.0):
     if patience is not None:
         s.run.keep_best(losses, s.chat.path, patience)
     if s.world.rank == 0:
-        forget_features(file)
+        file.unlink(missing_ok=True)
     say(f"done: {s.run.last}")
     return losses
 

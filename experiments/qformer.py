@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from connector import QFormer
 from machinery.files import new_folder
-from machinery.pictures import open_image
+from machinery.rows import open_image
 from model import load
 
 PICTURES, STEPS, BATCH, LR = 4000, 1200, 64, 2e-3

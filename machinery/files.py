@@ -1,11 +1,9 @@
-"""Files, messages and the command line: what every script needs and what has nothing to do with learning. No
-torch here.
+"""Files, messages and the command line. No torch here.
 
 A file or folder is written under a temporary name and renamed when it is complete, so what exists is whole.
 """
 import contextlib
 import json
-import math
 import os
 import re
 import shutil
@@ -18,16 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-if sys.platform == "win32":  # every script comes by here before anything needs what Windows lacks
-    sys.exit("Plain Windows is not supported: file locks and the reward's time limits need Linux or macOS. "
-             "Run this inside WSL2.")
-
 TRAINER = "trainer"  # inside a checkpoint folder: what only the trainer reads (fp32 weights, optimizer, step)
 
 
 class Refused(ValueError):
-    """Bad input. The message is the whole story: what is wrong (file, row, flag or tensor) and what to do
-    next."""
+    """Bad input. The message is the whole story: what is wrong (file, row, flag or tensor), what to do."""
 
 
 def say(*words):
@@ -38,7 +31,7 @@ def say(*words):
 
 @lru_cache(maxsize=1)
 def versions():
-    """What a result may depend on: code, libraries, python; and when the run was started."""
+    """What a result may depend on, and when the run was started"""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent,
                          capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return {"git": git, "torch": version("torch"), "transformers": version("transformers"),
@@ -48,8 +41,7 @@ def versions():
 # ----------------------------------------------------------------------------------------------- command line
 
 def main(run, Config):
-    """The command line of a script: the dataclass Config is the flags, its trailing comments are the
-    --help."""
+    """The command line of a script: the dataclass Config is the flags, its comments are the --help."""
     import tyro  # only a command line needs it
     try:
         cfg = tyro.cli(Config, description=sys.modules[run.__module__].__doc__)
@@ -57,9 +49,6 @@ def main(run, Config):
         run(cfg)
     except Refused as error:
         sys.exit(f"\n{error}")
-    except BrokenPipeError:  # `| head` has seen enough; what python still holds back goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 # numbers are at least 0; these are above it ...
@@ -69,18 +58,17 @@ SHARES = ("limit_bad", "vllm_memory", "clip_low", "max_repetition")  # ... and t
 
 
 def check_flags(cfg):
-    """Refuse a flag whose value makes no sense, before anything is loaded. Words are checked by tyro where a
-    flag's type is Literal."""
-    for name, value in vars(cfg).items():
-        if isinstance(value, (int, float)):
-            least, most = (0 if name not in ABOVE_ZERO else 1e-12), (1 if name in SHARES else math.inf)
-            if not least <= value <= most or not math.isfinite(value):
-                raise Refused(f"--{name} {value}: it must be {'above' if least else 'at least'} 0"
-                              f"{', at most 1' * (most == 1)}")
+    """Refuse a number that makes no sense, and an --out that would overwrite what the command reads. Words
+    are checked by tyro where a flag's type is Literal."""
     out = getattr(cfg, "out", "")
     for name, value in vars(cfg).items():
-        if name != "out" and isinstance(value, str) and out and value and os.path.exists(value):
-            if os.path.exists(out) and os.path.samefile(out, value):
+        if isinstance(value, (int, float)):
+            least, most = (0 if name not in ABOVE_ZERO else 1e-12), (1 if name in SHARES else sys.maxsize)
+            if not least <= value <= most:
+                raise Refused(f"--{name} {value}: it must be {'above' if least else 'at least'} 0"
+                              f"{', at most 1' * (most == 1)}")
+        elif name != "out" and out and isinstance(value, str) and value:
+            if os.path.exists(out) and os.path.exists(value) and os.path.samefile(out, value):
                 raise Refused(f"--out {out}: this is the --{name} of the same command, which would be lost")
 
 
@@ -104,30 +92,19 @@ def json_lines(path, errors="strict"):
 
 
 def read_json(path):
-    """The JSON value in a file of ours."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be read ({error})") from error
-
-
-def each_row(path):
-    """The rows of a JSON-lines file of our own, one after the other; none when there is no file. A torn last
-    line (the writer was killed) is left out."""
-    if not Path(path).exists():
-        return
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                if not line.endswith(b"\n"):
-                    return
-                raise Refused(f"{path} line {number} is not JSON ({error})") from error
+    return json.loads(Path(path).read_bytes())
 
 
 def read_jsonl(path):
-    return list(each_row(path))
+    """The rows of a JSON-lines file of our own; none when there is no file. A torn last line (the writer was
+    killed) is left out."""
+    rows = []
+    for number, row in json_lines(path) if Path(path).exists() else ():
+        if not isinstance(row, ValueError):
+            rows.append(row)
+        elif getattr(row, "doc", "\n").endswith("\n"):  # only a last line has no end
+            raise Refused(f"{path} line {number} is not JSON ({row})")
+    return rows
 
 
 def append_jsonl(path, rows):
@@ -147,23 +124,11 @@ def write_json(path, value):
 
 
 def changed_settings(before, now, may_change=()):
-    """Were these settings used before? What differs, in words ("--lr was 0.1, now 0.2; --seed was 0, now 1"),
-    "" if nothing does. Both are {name: value}; a name that one lacks counts as None."""
+    """What differs between two {name: value}, in words ("--lr was 0.1, now 0.2; --seed was 0, now 1"), "" if
+    nothing does. A name that one lacks counts as None."""
     before, now = (json.loads(json.dumps(x, default=str)) for x in (before, now))  # tuples become lists
     names = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and k not in may_change]
     return "; ".join(f"--{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in names)
-
-
-@contextlib.contextmanager
-def reading(what):
-    """Say in a sentence what cannot be read; the libraries' own errors often do not name the file."""
-    try:
-        yield
-    except Refused:
-        raise
-    except Exception as error:  # of any kind: tokenizers raises plain Exceptions
-        why = f"{type(error).__name__}: {str(error).strip()[:200]}"
-        raise Refused(f"{what} cannot be read ({why})") from error
 
 
 # ---------------------------------------------------------------------------------------------------- folders
@@ -209,21 +174,17 @@ def newest_checkpoint(run, with_trainer=False):
 
 def resolve(path, flag="--model"):
     """A checkpoint folder from a checkpoint folder, a run folder, or a hub name (which is returned as it is).
-
-    Of a run folder it is the selected checkpoint (selected.json, which entropy_select.py and
-    connector_tune.py write), otherwise the newest one.
-    """
+    Of a run folder it is the selected checkpoint (selected.json), otherwise the newest one."""
     folder, choice = Path(path), Path(path) / "selected.json"
-    if not has_weights(folder) and choice.exists():
+    if has_weights(folder):
+        return str(folder)
+    if choice.exists():
         chosen = read_json(choice)["checkpoint"]
         if hub_name(chosen) and not (folder / chosen).exists():
             return chosen  # a tuning may keep its start, which may be of the hub
-        folder = Path(os.path.normpath(folder / chosen))
-    elif not has_weights(folder):
-        folder = newest_checkpoint(folder) or folder
-    if has_weights(folder) or folder != Path(path):
-        return str(folder)
-    if not hub_name(path):
+        return os.path.normpath(folder / chosen)
+    newest = newest_checkpoint(folder)
+    if not newest and not hub_name(path):
         raise Refused(f"{flag} {path}: no checkpoint there (neither model*.safetensors nor step_* folders). "
                       f"Run make tiny first, or name a model folder or a hub model.")
-    return path
+    return str(newest or path)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from machinery.files import each_row, write_text
-from machinery.pictures import open_image
+from machinery.files import read_jsonl, write_text
+from machinery.rows import open_image
 from scoring.denial import denies_image
 
 CURVES = {"reward": "", "accuracy": "", "length": "tokens", "entropy": "nats"}  # metrics drawn: their units
@@ -25,7 +25,7 @@ CHARACTERS = 8_000_000  # of all texts at most: about 2 million tokens, 25 MB of
 def read_groups(path):
     """The rows of rollouts.jsonl, a list for each group, one after the other: rows that follow each other and
     have the same step and id."""
-    for _, rows in groupby(each_row(path), key=lambda row: (row["step"], row["id"])):
+    for _, rows in groupby(read_jsonl(path), key=lambda row: (row["step"], row["id"])):
         yield list(rows)
 
 

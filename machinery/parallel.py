@@ -1,5 +1,5 @@
-"""Several processes, one model: torchrun's processes, the precision of their device, FSDP2, and work dealt
-out evenly. Parallelism comes from outside: the model knows nothing of it."""
+"""Several processes, one model: torchrun's processes, the precision of their device, FSDP2, and a balanced
+load. Parallelism comes from outside: the model knows nothing of it."""
 import atexit
 import math
 import os
@@ -18,9 +18,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from machinery.files import Refused
 
-BF16_SINCE = (8, 0)  # compute capability of the first GPUs with bf16 (A100, RTX 30); vLLM is for these, too
-
-
 # -------------------------------------------------------------------------------------------------- processes
 
 @dataclass
@@ -36,12 +33,9 @@ class World:
 
 
 def start(seed, device="auto"):
-    """Join the other processes when torchrun started us, be a world of one under plain python. Seeds
-    torch."""
-    size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    if device == "auto":
-        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    """Join the other processes when torchrun started us, be a world of one under plain python. Seeds torch"""
+    size, gpu = int(os.environ.get("WORLD_SIZE", 1)), f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = torch.device((gpu if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
@@ -71,10 +65,9 @@ def total(values, world, op="sum"):
 
 def gather(obj, world):
     """A list of every rank's (picklable) object, in rank order. Every rank must call it."""
-    if world.size == 1:
-        return [obj]
-    everyone = [None] * world.size
-    dist.all_gather_object(everyone, obj)
+    everyone = [obj] * world.size
+    if world.size > 1:
+        dist.all_gather_object(everyone, obj)
     return everyone
 
 
@@ -82,7 +75,7 @@ def gather(obj, world):
 
 def has_bf16(device):
     if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_capability(device) >= BF16_SINCE
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # since A100 and RTX 30; vLLM is for these
     return torch.cpu._is_avx512_bf16_supported()
 
 
@@ -96,11 +89,9 @@ def compute_dtype(dtype, device):
 
 def half_will_do(vlm):
     """Weights that wait in bf16: matrices of parts that cost no gradient, of a file in bf16, when bf16 is
-    computed in.
-
-    That takes half the memory of fp32 and changes no number: autocast rounds a matrix to bf16 for every
-    product, and of one that was read from bf16 nothing is lost. The output layer is multiplied in fp32.
-    """
+    computed in. That takes half the memory of fp32 and changes no number: autocast rounds a matrix to bf16
+    for every product, and of one that was read from bf16 nothing is lost. The output layer is multiplied in
+    fp32."""
     if not vlm.autocast_dtype == vlm.file_dtype == torch.bfloat16:
         return []
     linear = [m for m in vlm.hf.modules() if isinstance(m, torch.nn.Linear) and m is not vlm.hf.lm_head]
@@ -115,8 +106,8 @@ def shard(vlm, world, hybrid=False, offload=False, whole=False):
     Only rank 0 needs weights (load(..., world=world)): they are sent a tensor at a time and every rank keeps
     its part, in fp32 where bf16 will not do. hybrid: every node holds a whole copy and shards it among its
     own processes, so that only gradients cross the network between nodes. offload: weights, gradients and
-    optimizer wait in host memory. whole: nothing is divided; every process, a single one too, gets all of a
-    model that waits in host memory. On the device "meta" the model is divided and nothing is filled in.
+    optimizer wait in host memory. whole: nothing is divided; every process gets all of a model that waits in
+    host memory. On the device "meta" the model is divided and nothing is filled in.
     """
     if world.size == 1 and not whole:
         return vlm
@@ -148,9 +139,8 @@ def divide(vlm, world, hybrid, offload):
             fully_shard(module, **policy)
     fully_shard(vlm, **policy)
     vlm.sharded = True
-    # FSDP would average the gradients of all ranks. Our losses are divided by the whole batch of all ranks
-    # already, so their gradients have to be added up: the factor of the division is 1. The sum is asked for
-    # by name because FSDP otherwise uses a reduction with a built-in factor, which gloo does not have.
+    # FSDP would average gradients. Our losses are divided by the whole batch of all ranks already, so they
+    # have to be added up. The sum is asked for by name because gloo has no reduction with a built-in factor.
     for module in vlm.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -190,8 +180,7 @@ def send_weights(vlm, weights, world):
 
 
 def replace_tensors(vlm, make):
-    """Replace every parameter and buffer t by make(t). Tied ones stay tied, as they would not with
-    Module.to_empty."""
+    """Replace every parameter and buffer t by make(t). Tied ones stay tied, unlike with Module.to_empty"""
     new = {}  # id of an old tensor -> (the new one, the old one); kept, so that its id is not reused
     for module in vlm.modules():
         for tensors in (module._parameters, module._buffers):
@@ -209,20 +198,16 @@ def replace_tensors(vlm, make):
 def share(rows, cost, world):
     """This rank's part of the rows, in order: the costliest are dealt first, each to the rank that has least
     to do so far."""
-    todo, mine = [0.0] * world.size, []
+    todo, rank_of = [0.0] * world.size, {}
     for i in sorted(range(len(rows)), key=lambda i: -cost(rows[i])):
-        rank = todo.index(min(todo))
-        todo[rank] += cost(rows[i])
-        if rank == world.rank:
-            mine.append(i)
-    return [rows[i] for i in sorted(mine)]
+        rank_of[i] = todo.index(min(todo))
+        todo[rank_of[i]] += cost(rows[i])
+    return [row for i, row in enumerate(rows) if rank_of[i] == world.rank]
 
 
 def even_out(packs, world):
-    """[(pack, weight)], as many on every rank: a rank with fewer packs repeats its smallest with weight 0.
-
-    Under FSDP each forward is a meeting of all ranks, so a rank without a pack would keep the others waiting.
-    """
+    """[(pack, weight)], as many on every rank: a rank with fewer packs repeats its smallest with weight 0,
+    because under FSDP each forward is a meeting of all ranks."""
     most = int(total([len(packs)], world, "max")[0])
     smallest = min(packs, key=lambda pack: len(pack.ids))
     return [(pack, 1.0) for pack in packs] + [(smallest, 0.0)] * (most - len(packs))
@@ -240,21 +225,19 @@ def deal(groups, steps, matters, max_tokens, world):
         two steps   A B C | D E F
         left out    A B   | D F                       those that do not matter, but every rank keeps one
         cut         A B   | D F1 F2                   long groups, into parts of about max_tokens
-        dealt       rank 0: A | D F1  rank 1: B | F2  the longest first, to the rank with least to do
+        balanced    rank 0: A | D F1  rank 1: B | F2  the longest first, to the rank with least to do
     """
     def cost(group):
         return len(group.prompt.full) + sum(len(r.ids) for r in group.rollouts)
 
     everyone = [group for of_ranks in zip(*gather(groups, world)) for group in of_ranks]
     size, dealt = len(everyone) // steps, []
-    for i in range(0, len(everyone), size):
-        step = everyone[i:i + size]
-        tokens = sum(len(r.ids) for group in step for r in group.rollouts)
+    for step in (everyone[i:i + size] for i in range(0, len(everyone), size)):
         keep = max(world.size, sum(map(matters, step)))  # every rank keeps something to do
         parts = []
         for group in sorted(step, key=matters, reverse=True)[:keep]:
             n, cuts = len(group.rollouts), math.ceil(cost(group) / max_tokens)
             ends = [k * n // cuts for k in range(cuts + 1)]
             parts += [replace(group, rollouts=group.rollouts[a:b]) for a, b in zip(ends, ends[1:]) if a < b]
-        dealt.append((share(parts, cost, world), tokens))
+        dealt.append((share(parts, cost, world), sum(len(r.ids) for group in step for r in group.rollouts)))
     return dealt

@@ -1,4 +1,4 @@
-"""Files of rows -> rows of one schema (docs/your_data.md) -> the fields of a Record. No torch here.
+"""Files of rows -> rows of one schema (docs/your_data.md) -> the fields of a Record, and pictures. No torch.
 
 MMMU's own columns are converted here, everything else by a few lines of the user's. A row that cannot be used
 is named and counted; what looks like a picture or options and is not read is said.
@@ -6,24 +6,26 @@ is named and counted; what looks like a picture or options and is not read is sa
 import ast
 import csv
 import hashlib
+import io
 import json
 import math
 import os
 import re
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
 
-from machinery.files import Refused, hub_name, say
-from machinery.pictures import image_size
+import numpy as np
+from PIL import Image, ImageOps
+
+from machinery.files import Refused, hub_name, json_lines, say
 
 FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "turns")
 # MMMU writes <image 1>, MathVision <image1>, OlympiadBench <image_1>
 IMAGE_MARK = re.compile(r"<image(?:[ _]?(\d+))?>")
-# half a pair of UTF-16, which no tokenizer takes (CSV's bytes that are no UTF-8 are read as such), and code
-# points that are no characters, with one of which data.PlainText hides control tokens
+# half a pair of UTF-16, which no tokenizer takes (bytes that are no UTF-8 are read as such), and code points
+# that are no characters, with one of which data.PlainText hides control tokens
 NO_TEXT = re.compile("[\ud800-\udfff\ufdd0-\ufdef]")
 # how people name files and folders of splits: train-0-of-2.parquet, data/test.parquet, val/0.parquet
 SPLIT = re.compile(
@@ -40,20 +42,19 @@ def read_rows(source, split="train", image_root="", subset=None, revision=None):
     """Yield (name for messages, folder that paths of images are relative to, dictionary or BadRow) of each
     row of a file, a folder's Parquet files of the split, or a hub data set. subset: a folder in the folder,
     or the hub's configuration. image_root: that folder; "": the one given, or that of the file."""
-    path, source = Path(source), str(source)
+    path = Path(source)
     if path.is_dir():
         tables = [(file, rows_of_file(file)) for file in files_of_split(path, split, subset)]
     elif path.is_file():
         tables = [(path, rows_of_file(path))]
-    elif hub_name(source):
-        tables = [(source, hub_rows(source, split, subset, revision))]
+    elif hub_name(str(source)):
+        tables = [(source, hub_rows(str(source), split, subset, revision))]
     else:
         raise Refused(f"{source or '--data (empty)'}: no such file or folder. For the tiny world run `make "
                       f"tiny` (or python tiny/make.py) first; a hub data set is named as owner/name.")
     folder = Path(image_root or (path if path.is_dir() else path.parent))
     for name, rows in tables:
-        for i, row in enumerate(rows, 1):
-            yield f"{name} row {i}", folder, row
+        yield from ((f"{name} row {i}", folder, row) for i, row in enumerate(rows, 1))
 
 
 def files_of_split(folder, split, subset=None):
@@ -65,8 +66,8 @@ def files_of_split(folder, split, subset=None):
     kept = [f for f in files if names[f] == split] or [f for f in files if not names[f]]
     if not kept:
         there = ", ".join(sorted(set(names.values()))) or "none"
-        raise Refused(f"{folder} holds no Parquet file of the split {split!r}; there are {there}"
-                      + f" (--subset {subset})" * bool(subset) + ". A file of another kind is named itself.")
+        raise Refused(f"{folder} holds no Parquet file of the split {split!r}; there are {there}. "
+                      f"A file of another kind is named itself.")
     if left := [str(f.relative_to(folder)) for f in files if f not in kept]:
         say(f"{folder}: {len(kept)} of {len(files)} files are read; not of the split {split!r}: "
             f"{', '.join(left[:5])}" + ", ..." * (len(left) > 5))
@@ -79,44 +80,28 @@ def rows_of_file(path):
         raise Refused(f"{path}: data files are {', '.join(kinds)}. Convert it (docs/your_data.md).")
     try:
         yield from kinds[path.suffix.lower()](path)
-    except (OSError, ValueError) as error:  # pyarrow's are of these, too
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's are of these, too
         raise Refused(f"{path} cannot be read to its end: {' '.join(str(error).split())[:300]}") from error
 
 
 def json_rows(path):
     """One object a line, or one array over the whole file"""
-    content = path.read_bytes()
-    if path.suffix.lower() == ".json" and re.match(rb"[\xef\xbb\xbf\s]*\[", content):
+    if path.suffix.lower() == ".json" and re.match(rb"[\xef\xbb\xbf\s]*\[", content := path.read_bytes()):
         yield from json.loads(content)
         return
-    for line in content.split(b"\n"):  # a text may hold other line breaks (U+2028)
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield BadRow(f"no JSON: {error}")
+    for _, row in json_lines(path, errors="surrogateescape"):
+        yield BadRow(f"no JSON: {row}") if isinstance(row, ValueError) else row
 
 
 def csv_rows(path):
     csv.field_size_limit(2 ** 31 - 1)
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        header = next(rows, [])
-        if len(set(header)) < len(header):
+        rows = csv.DictReader(file, strict=True)
+        if len(set(rows.fieldnames or ())) < len(rows.fieldnames or ()):
             raise ValueError("two columns have the same name")
-        row = header
-        while row is not None:
-            try:
-                row = next(rows, None)
-            except csv.Error as error:
-                if "end of data" in str(error):  # it has swallowed the rows behind it
-                    raise ValueError("a quoted cell is open at the end") from error
-                yield BadRow(f"no CSV: {error}")
-            else:
-                if row and len(row) != len(header):
-                    yield BadRow(f"{len(row)} cells, but the header has {len(header)}")
-                elif row:
-                    yield dict(zip(header, row))
+        for row in rows:  # None stands for a name or a cell that is missing
+            yield BadRow(f"it has more or fewer cells than the header's {len(rows.fieldnames)}") \
+                if None in row or None in row.values() else row
 
 
 def parquet_rows(path):
@@ -146,12 +131,10 @@ def subsets_of(source, revision=None):
 
 def parse_columns(columns):
     """("answer=ground_truth", ...) or a dictionary -> {"answer": "ground_truth"}"""
-    if not isinstance(columns, dict):
-        columns = dict(c.partition("=")[::2] for c in columns or ())
+    columns = dict(columns if isinstance(columns, dict) else (c.partition("=")[::2] for c in columns or ()))
     for ours, theirs in columns.items():
         if ours not in FIELDS or not theirs:
-            raise Refused(f"--columns {ours}={theirs}: write OURS=THEIRS, "
-                          f"where OURS is one of {', '.join(FIELDS)}")
+            raise Refused(f"--columns {ours}={theirs}: write OURS=THEIRS; ours are {', '.join(FIELDS)}")
     return columns
 
 
@@ -162,8 +145,8 @@ def renamed(row, columns):
     if lost := [theirs for theirs in columns.values() if theirs not in row]:
         raise BadRow(f"no column {lost[0]!r} (--columns); its columns are {', '.join(row)}"[:400])
     other = {"image": "images", "images": "image"}  # where one of them is given, the other is not meant
-    kept = {name: value for name, value in row.items() if other.get(name) not in columns}
-    return {**kept, **{ours: row[theirs] for ours, theirs in columns.items()}}
+    return {**{name: value for name, value in row.items() if other.get(name) not in columns},
+            **{ours: row[theirs] for ours, theirs in columns.items()}}
 
 
 def of_mmmu(row):
@@ -173,16 +156,13 @@ def of_mmmu(row):
     if not any(row.get(f"image_{n}") for n in range(1, 10)) or row.get("image") or row.get("images"):
         return row
     choice = row.get("question_type") in (None, "", "multiple-choice")  # MMMU-Pro says nothing
-    texts = [text(row, "question"), *(parse_options(row.get("options") or []) if choice else [])]
+    texts = [text(row, "question"), *(parse_options(row.get("options")) if choice else [])]
     named = {int(number) for each in texts for number in IMAGE_MARK.findall(each) if number}
     columns = [n for n in range(1, 10) if row.get(f"image_{n}") and (n in named or not named)]
     if lost := sorted(named.difference(columns)):
         raise BadRow(f"its text names <image {lost[0]}>, and the column image_{lost[0]} is empty")
-
-    def renumber(mark):
-        return f"<image {columns.index(int(mark[1])) + 1}>" if mark[1] else mark[0]
-
-    question, *options = [IMAGE_MARK.sub(renumber, each) for each in texts]
+    question, *options = [IMAGE_MARK.sub(lambda mark: mark[1] and f"<image {columns.index(int(mark[1])) + 1}>"
+                                         or mark[0], each) for each in texts]
     return {**row, "images": [row[f"image_{n}"] for n in columns], "question": question, "options": options}
 
 
@@ -191,7 +171,7 @@ def fields_of(row, folder, need):
     to. A BadRow says what cannot be used; a field that is not needed and of an odd type is left out."""
     row = of_mmmu(row)
     question, answer = text(row, "question"), answer_of(row, "answer" in need)
-    options = parse_options(row.get("options") or [])
+    options = parse_options(row.get("options"))
     own = [OWN_LETTER.match(option) for option in options]
     if [m and m[1] for m in own] == list(LETTERS[:len(options)]):  # "A. 52"
         options = [option[m.end():] for m, option in zip(own, options)]
@@ -224,12 +204,12 @@ def text(row, name, needed=True):
 def answer_of(row, needed=True):
     """The answer of a row as text; of a list, each is accepted, and several stay a list in print, as MMMU has
     them. "" where there is none, or where one of them is empty."""
-    if not isinstance(row.get("answer"), list):
-        return text(row, "answer", needed)
-    several = [text({"answer": answer}, "answer", needed) for answer in row["answer"]]
-    if not several or not all(map(str.strip, several)):
+    given = row.get("answer")
+    several = [text({"answer": answer}, "answer", needed)
+               for answer in (given if isinstance(given, list) else [given])]
+    if not all(map(str.strip, several)):
         return ""
-    return str(several) if len(several) > 1 else several[0]
+    return str(several) if len(several) > 1 else "".join(several)
 
 
 def listed(given):
@@ -255,12 +235,12 @@ STATED = (re.compile(r"\(([A-Z])\)"), re.compile(r"(?<!\S)([A-Z])[.):：．、]\
 
 def parse_options(options):
     """The texts of a row's options, a list or one in print (MMMU's). A BadRow says what is wrong."""
-    given = listed(options)
-    if not isinstance(given, (list, tuple, type(None))) or len(given or ()) > len(LETTERS):
+    given = listed(options) or []
+    if not isinstance(given, (list, tuple)) or len(given) > len(LETTERS):
         raise BadRow(f"its options are no list of at most {len(LETTERS)}, but {given!r}"[:200])
-    if wrong := [o for o in given or [] if o is None or isinstance(o, (bool, dict)) or o != o]:
+    if wrong := [o for o in given if o is None or isinstance(o, (bool, dict)) or o != o]:
         raise BadRow(f"one of its options is {wrong[0]!r}, text or a number was expected"[:200])
-    return [str(option) for option in given or []]
+    return [str(option) for option in given]
 
 
 def stated_options(question):
@@ -277,10 +257,10 @@ def stated_options(question):
 
 def images_of(row, folder):
     found = [listed(row[name]) for name in ("images", "image") if row.get(name)]
-    found = [images if isinstance(images, list) else [images] for images in found]
-    if len(found) == 2 and found[0] != found[1]:
+    found = [images if isinstance(images, list) else [images] for images in found] or [[]]
+    if found[0] != found[-1]:
         raise BadRow("it has a column image and a column images: which is meant? (--columns)")
-    return [image_source(image, folder) for image in (found[0] if found else [])]
+    return [image_source(image, folder) for image in found[0]]
 
 
 def image_source(image, folder):
@@ -310,31 +290,26 @@ def turns_of(row):
 PICTURE = re.compile(r"(data:image|iVBORw0KGgo|/9j/).*|\S[^\n]*\.(png|jpe?g|gif|webp|bmp|tiff?)", re.I | re.S)
 
 
-def unread(row, columns, record):
-    """Columns that look like pictures or options and are not read, of a record that has none: {(ours,
-    theirs)}; theirs is "" where the answer is a letter and no column looks like options."""
-    found = set()
-    for name in row.keys() - {*FIELDS, *columns.values()}:
-        value = listed(row[name])
-        first = value[0] if isinstance(value, list) and value else value
+def remarks(row, columns, record):
+    """What is to be said of a row that is used: a column looks like pictures or options that the record lacks
+    and is not read, its answer is a letter without options, marks are parts of one picture."""
+    found = {}
+    for name in sorted(row.keys() - {*FIELDS, *columns.values()}):
+        first = listed(row[name])
+        first = first[0] if isinstance(first, list) and first else first
         picture = first.keys() & {"bytes", "path"} if isinstance(first, dict) else isinstance(first, bytes)
-        if picture or isinstance(first, str) and PICTURE.fullmatch(first):
-            found.add(("image", name))
-        elif value and re.search("option|choice", name, re.I):
-            found.add(("options", name))
-    if record.answer.strip("(). ") in list(LETTERS[:10]) and not any(ours == "options" for ours, _ in found):
-        found.add(("options", ""))
-    has = {"image": record.images, "options": record.options}
-    return {(ours, theirs) for ours, theirs in found if not has[ours]}
-
-
-def say_unread(source, found, columns):
-    """found: `unread` of every row"""
-    for (ours, theirs), n in Counter(key for keys in found for key in sorted(keys)).items():
-        what = f"a column {theirs} that looks like {ours} and is not read" if theirs else \
-            "a letter as the answer, and no options"
-        typed = " ".join(f"{a}={b}" for a, b in {**columns, ours: theirs or "COLUMN"}.items())
-        say(f"{source}: {n} of {len(found)} rows have {what}: --columns {typed} (docs/your_data.md)")
+        if (picture or isinstance(first, str) and PICTURE.fullmatch(first)) and not record.images:
+            found["image", name] = f"a column {name} that looks like image and is not read"
+        elif first and re.search("option|choice", name, re.I) and not record.options:
+            found["options", name] = f"a column {name} that looks like options and is not read"
+    if not record.options and record.answer.strip("(). ") in list(LETTERS[:10]) and not any(
+            ours == "options" for ours, _ in found):
+        found["options", "COLUMN"] = "a letter as the answer, and no options"
+    for (ours, theirs), what in found.items():
+        typed = " ".join(f"{a}={b}" for a, b in {**columns, ours: theirs}.items())
+        yield f"{what}: --columns {typed} (docs/your_data.md)"
+    if len(record.images) == 1 and not record.named_images() and len(IMAGE_MARK.findall(record.text())) > 1:
+        yield "one picture and several marks: these stay as text, and the picture stands first"
 
 
 def check_images(records):
@@ -355,26 +330,22 @@ def check_images(records):
 
 def report_bad(source, good, bad, limit_bad):
     """Say which rows were skipped, or refuse when they are too many. good: the number of the others."""
-    if not good and not bad:
-        raise Refused(f"{source} holds no rows")
+    rows = good + len(bad)
+    told = "\n".join([f"  {name}: {why}" for name, why in bad[:5]] + ["  ..."] * (len(bad) > 5))
+    told = told.encode("utf-8", "backslashreplace").decode()  # it may not be printable
+    if not good or len(bad) > limit_bad * rows:
+        other = f", or allow such a share with --limit_bad (now {limit_bad})" * bool(good and limit_bad)
+        raise Refused(f"{len(bad)} of {rows} rows of {source} cannot be used:\n{told}\n"
+                      f"Mend or convert them (docs/your_data.md){other}.")
     if bad:
-        rows, more = good + len(bad), "\n  ..." * (len(bad) > 5)
-        told = "\n".join(f"  {name}: {why}" for name, why in bad[:5]) + more
-        told = told.encode("utf-8", "backslashreplace").decode()  # it may not be printable
-        if not good or len(bad) > limit_bad * rows:
-            other = f", or allow such a share with --limit_bad (now {limit_bad})" * bool(good and limit_bad)
-            raise Refused(f"{len(bad)} of {rows} rows of {source} cannot be used:\n{told}\n"
-                          f"Mend or convert them (docs/your_data.md){other}.")
         say(f"skipped {len(bad)} of {rows} rows of {source}:\n{told}")
 
-
-# --------------------------------------------------------------------------- data that changed between starts
 
 def rows_fingerprint(records):
     """Tells whether a run's data are still the same: {"rows": their number, "sha256": of all fields}.
 
-    An image counts with its bytes where the data hold them, else with its file's name and size, its height
-    and its width: reading all files once more would take long."""
+    An image counts with its bytes where the data hold them, else with its file's name, size, height, width:
+    reading all files once more would take long."""
     total = hashlib.sha256()
     for r in records:
         fields = [r.id, r.question, r.options, r.answer, r.solution, r.subject, r.turns, r.sizes]
@@ -387,10 +358,49 @@ def rows_fingerprint(records):
     return {"rows": len(records), "sha256": total.hexdigest()}
 
 
-def refuse_other_rows(before, now, source, made):
-    """Refuse to go on with other data: an epoch, or a file, would be half of these and half of those.
-    before, now: fingerprints; source: flag and data set; made: what was begun."""
-    if before != now:
-        raise Refused(f"{source}: its rows or images are not those with which {made} was begun "
-                      f"({before['rows']} rows then, {now['rows']} now). Put the old ones back to go on, or "
-                      f"use another --out to start afresh.")
+# --------------------------------------------------------------------------------------------------- pictures
+
+def open_image(image):
+    """A path, the bytes of a file or a PIL image as RGB, turned as EXIF says. Nothing is clipped: more than
+    eight bits are scaled down, and what is transparent is laid on white."""
+    image = ImageOps.exif_transpose(opened(image))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def opened(image):
+    if isinstance(image, Image.Image):
+        return image
+    return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+
+
+def eight_bits(image):
+    """Grey of 16 or 32 bits, or of floats, as 8 bits. Where a file does not say its range, it is the smallest
+    usual one that holds all values, else from the least to the greatest value."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = values.min(), values.max()
+    if not np.isfinite([low, high]).all():
+        raise ValueError("it has pixels that are no finite numbers")
+    usual = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
+    fits = [most for most in usual if low >= 0 and high <= most]
+    low, high = (0, fits[0]) if fits else (low, max(high, low + 1))
+    return Image.fromarray(((values - low) / (high - low) * 255 + 0.5).astype(np.uint8))
+
+
+def image_size(image):
+    """(height, width) of an image that can be decoded, else a text that says why it cannot be used."""
+    name = ascii(image)[1:-1][-80:] if isinstance(image, str) else "(bytes)"
+    try:
+        image = opened(image)
+        if max(image.size) > 200 * min(image.size):  # Qwen-VL's processor refuses it
+            return f"image {name} has {image.width} x {image.height} pixels: 200 times longer than wide"
+        # of several frames one would be taken. A camera's MPO holds a photo, and smaller ones behind it
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            return f"image {name} is animated or has several pages: name one of them as a file of its own"
+        return open_image(image).size[::-1]
+    except Exception as error:  # Pillow's readers raise anything on broken files
+        return f"image {name} cannot be read ({type(error).__name__}: {str(error)[:200]})"

@@ -6,7 +6,6 @@ resume exact. On a CPU it is so bit for bit; on a GPU index_select's backward an
 no fixed order, with or without a resume. trainer/ is unpickled by torch: take it only from people you trust.
 """
 import dataclasses
-import errno
 import fcntl
 import json
 import math
@@ -25,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from machinery.files import (
     TRAINER, Refused, append_jsonl, changed_settings, checkpoints, newest_checkpoint, read_json, read_jsonl,
-    say, versions, write_text)
+    say, versions, write_json, write_text)
 from machinery.metrics import Watch, open_logger
 from machinery.rows import rows_fingerprint
 
@@ -65,9 +64,8 @@ def learning_rate(step, steps, peak, warmup, schedule):
 
 
 def ahead(make, first, last):
-    """(step, make(step)) for each step. While one step trains, a thread makes the next one (images are read,
-    cut and laid into packs). make must not talk to other processes: their collectives need the same order
-    everywhere."""
+    """(step, make(step)) for each step. While one step trains, a thread makes the next one. make must not
+    talk to other processes: their collectives need the same order everywhere."""
     with ThreadPoolExecutor(1) as thread:
         soon = thread.submit(make, first)
         for step in range(first, last):
@@ -100,32 +98,24 @@ class Run:
             raise Refused(f"{self.dir} was made by a run with other settings ({changed}). Use the same flags "
                           f"to go on, another --out to start afresh, or delete the folder.")
         if not self.last and (other := newest_checkpoint(self.dir)):
-            raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run cannot go on. "
-                          f"Put that back, use another --out to start afresh, or delete {self.dir}.")
+            raise Refused(f"{other} is there, but without its {TRAINER}/ folder the run cannot go on: put "
+                          f"that back, or use another --out")
         self.about = {"id": before.get("id") or secrets.token_hex(4), "config": config,
                       "command": " ".join(sys.argv), "processes": world.size, "device": str(world.device),
                       **versions(), "data": before.get("data", {})}
         self.state = {}
-        for what in ("git", "torch", "transformers") if self.last else ():
-            if before.get(what) != self.about[what]:
-                say(f"{what} changed since step {self.step}: {before.get(what)} -> {self.about[what]}")
         world.barrier()  # nobody writes before everybody has read
         if self.rank == 0:
             self.dir.mkdir(parents=True, exist_ok=True)
             self.lock = hold(self.dir / ".lock", self.dir)
-            write_text(path, json.dumps(self.about, indent=1))
-            for name in ("metrics.jsonl", "rollouts.jsonl"):
-                self._forget_later_steps(self.dir / name)
-
-    def _forget_later_steps(self, path):
-        """Remove the lines of steps that are going to be computed again, and a torn last line."""
-        if path.exists():
-            rows = [row for row in read_jsonl(path) if row["step"] <= self.step]
-            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_json(path, self.about)
+            for log in filter(Path.exists, (self.dir / "metrics.jsonl", self.dir / "rollouts.jsonl")):
+                # without a torn last line, and those of steps that are going to be computed again
+                rows = [row for row in read_jsonl(log) if row["step"] <= self.step]
+                write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
 
     def refuse_other_data(self, **data):
-        """Refuse to go on with data that are not those of the first start. data: {flag: records}; their
-        fingerprints stand in config.json."""
+        """Refuse to go on with data that are not those of the first start. data: {flag: records}"""
         for flag, records in data.items():
             now = rows_fingerprint(records)
             if (before := self.about["data"].setdefault(flag, now)) != now:
@@ -133,7 +123,7 @@ class Run:
                               f"which {self.dir} was begun ({before['rows']} rows then, {now['rows']} now). "
                               f"Put the old ones back to go on, or use another --out to start afresh.")
         if self.rank == 0:
-            write_text(self.dir / "config.json", json.dumps(self.about, indent=1))
+            write_json(self.dir / "config.json", self.about)
 
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
@@ -174,7 +164,7 @@ class Run:
                      no_dist=world.size == 1)
         if world.rank == 0:
             trains = [name for name in vlm.parts() if name not in vlm.frozen]
-            write_text(part / TRAINER / "state.json", json.dumps({"train": trains, "state": self.state}))
+            write_json(part / TRAINER / "state.json", {"train": trains, "state": self.state})
             shutil.rmtree(final, ignore_errors=True)
             os.rename(part, final)
             for old in self.dir.glob(f"step_*/{TRAINER}"):
@@ -214,8 +204,8 @@ class Run:
         best = f"step_{step:06d}"
         if step == 0:
             best = os.path.relpath(start, self.dir) if Path(start).exists() else start
-        write_text(self.dir / "selected.json", json.dumps(
-            {"step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss}))
+        write_json(self.dir / "selected.json", {
+            "step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss})
         for old in checkpoints(self.dir):
             if old.name != best and old != newest_checkpoint(self.dir):
                 gone = old.with_name(f".{old.name}.part")  # killed half way, it is no checkpoint any more
@@ -229,29 +219,18 @@ def hold(path, what):
     lock = open(path, "w")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: file systems without locks
-            raise Refused(f"another process is writing to {what}: wait until it ends, or use another --out"
-                          ) from error
+    except (BlockingIOError, PermissionError) as error:  # others: file systems without locks
+        raise Refused(f"another process is writing to {what}: wait, or use another --out") from error
+    except OSError:
+        pass
     return lock
 
 
 def _jsonable(x):
     """Tensors and arrays as lists, floats with six decimals (tiny ones and NaN as they are)."""
+    x = x.tolist() if hasattr(x, "tolist") else x
     if isinstance(x, dict):
         return {k: _jsonable(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return [_jsonable(v) for v in x]
-    if hasattr(x, "tolist"):
-        return _jsonable(x.tolist())
     return round(x, 6) if isinstance(x, float) and math.isfinite(x) and abs(x) > 1e-3 else x
-
-
-def say_other_words(checkpoint, **words):
-    """Say when a run's checkpoint is now to be used with another instruction or system prompt than it learned
-    with: the model has seen no other. words: {flag: its text now}."""
-    config = Path(checkpoint).parent / "config.json"
-    if Path(checkpoint).name.startswith("step_") and config.exists():
-        learned = read_json(config)["config"]
-        if changed := changed_settings({flag: learned.get(flag, "") for flag in words}, words):
-            say(f"note: {config.parent} was made with other words ({changed})")

@@ -1,15 +1,13 @@
 """The vLLM engine behind `--rollout vllm`: prompts in, token ids and log-probs out; weights in memory.
 
 Nearly every silent failure of reinforcement learning on images is sampler and trainer drifting apart. So this
-file mostly checks, and stops with a sentence: the prompt ids that vLLM reports are the trainer's, for every
-prompt; a sync loaded every tensor of the parts that train, and their checksums agree; caches of prompts and
-images are emptied with every sync, because a connector that learns makes them wrong; nothing is sampled after
-an optimizer step without a sync. What no check here can see (other pixels, another temperature) is in the gap
-of log-probs, which grpo.py logs at every step.
+file mostly checks: the prompt ids that vLLM reports are the trainer's; a sync loaded every tensor of the
+parts that train, and their checksums agree; caches of prompts and images are emptied with every sync, because
+a connector that learns makes them wrong; nothing is sampled after an optimizer step without a sync. What no
+check here can see (other pixels, another temperature) is in the gap of log-probs, which grpo.py logs.
 
-Under torchrun each process holds an engine, or --tensor_parallel of them share one; prompts are dealt out as
-ever. A GPU takes vLLM's Model Runner V2, which our tests, on CPUs, do not: if it fails there alone, set
-VLLM_USE_V2_MODEL_RUNNER=0. A reader of the recipe may skip this file; stages see rollout.VLLMSampler.
+Under torchrun each process holds an engine, or --tensor_parallel of them share one. A GPU takes vLLM's Model
+Runner V2, which our tests, on CPUs, do not: if it fails there alone, set VLLM_USE_V2_MODEL_RUNNER=0.
 """
 import atexit
 import gc
@@ -31,9 +29,9 @@ from torch.distributed.tensor import DTensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from transformers.utils import logging as hf_logging  # noqa: E402
 
+from machinery.families import PARTS  # noqa: E402
 from machinery.files import Refused  # noqa: E402
-from machinery.lora import merged  # noqa: E402
-from machinery.model_folder import read_decided, set_tied  # noqa: E402
+from machinery.model_folder import merged, read_decided, set_tied  # noqa: E402
 from machinery.parallel import compute_dtype  # noqa: E402
 from machinery.run import seed_of  # noqa: E402
 
@@ -41,8 +39,8 @@ try:
     from vllm import LLM, SamplingParams
     from vllm.device_allocator.alloc_conf import current_alloc_conf, set_alloc_conf, with_conf_flag
 except ImportError as error:
-    raise Refused(f"--rollout vllm: vLLM can not be imported ({error}). Install requirements-gpu.txt, on a "
-                  f"machine without a GPU see requirements-vllm-cpu.txt, or take --rollout torch.") from error
+    raise Refused(f"--rollout vllm: vLLM cannot be imported ({error}). Install requirements-gpu.txt (without "
+                  f"a GPU requirements-vllm-cpu.txt), or take --rollout torch.") from error
 
 if not torch.cuda.is_available():
     torch._dynamo.config.disable = True  # or every process compiles a one-line function for ten seconds
@@ -57,11 +55,9 @@ class Engine:
         """world: given by a trainer, which shares its device with the engine and calls sync. Without it the
         engine keeps the weights of chat's folder until somebody calls sync, and vlm may be None. memory:
         share of a GPU's memory."""
-        size = dist.get_world_size() if dist.is_initialized() else 1
-        if tensor_parallel < 1 or size % tensor_parallel:
-            raise Refused(f"--tensor_parallel {tensor_parallel}: {size} process(es) can not be divided into "
-                          f"groups of that size")
-        gpu = torch.cuda.is_available()
+        size, gpu = dist.get_world_size() if dist.is_initialized() else 1, torch.cuda.is_available()
+        if size % tensor_parallel:
+            raise Refused(f"--tensor_parallel {tensor_parallel}: there are {size} process(es)")
         self.vlm, self.chat, self.tensor_parallel = vlm, chat, tensor_parallel
         self.dtype = compute_dtype(dtype, "cuda" if gpu else "cpu") or torch.float32
         self.sleeps, self.asleep = gpu and world is not None, set()
@@ -69,11 +65,11 @@ class Engine:
         theirs = self.llm.renderer.get_mm_processor().info.get_hf_processor().image_processor
         if type(theirs) is not type(chat.processor):
             raise Refused(f"vLLM would prepare images with {type(theirs).__name__}, the trainer does with "
-                          f"{type(chat.processor).__name__}: their pixels differ (vllm_engine.py, use_fast)")
+                          f"{type(chat.processor).__name__}: their pixels differ")
         self.room = min(chat.context, self.llm.llm_engine.model_config.max_model_len)
         self.synced = checksums(vlm) if vlm else None
         if world is not None:
-            self.sync(vlm)  # a resumed run is not at its first weights any more
+            self.sync(vlm)  # a resumed run is not at its first weights
 
     def _start(self, memory, size, gpu):
         chat, more = self.chat, {}
@@ -97,7 +93,7 @@ class Engine:
                 logprobs_mode="processed_logprobs", use_tqdm_on_load=False, **more,
                 generation_config="vllm")  # the folder's top_p and penalties would bias the gradient
         torch.set_num_threads(threads)  # vLLM leaves one, too few for an optimizer in host memory
-        # an engine that wakes up can not use the fragments that torch keeps, so it shall keep none
+        # an engine that wakes up cannot use the fragments that torch keeps, so it shall keep none
         # (SkyRL#1768). Set behind the engine: CUDA graphs of several GPUs do not work in them (vllm#42609)
         set_alloc_conf(with_conf_flag(current_alloc_conf(), "expandable_segments", True))
         # or vLLM destroys the trainer's process groups when it is collected
@@ -108,8 +104,7 @@ class Engine:
 
     @torch.no_grad()
     def sample(self, prompts, n, max_new_tokens, temperature, seed, ban, progress):
-        """Yield (number of the prompt, [(ids, log-probs, finish), ...]) as prompts are complete: n responses
-        each."""
+        """Yield (number of the prompt, [(ids, log-probs, finish), ...]) as prompts are complete."""
         self._refuse(prompts, max_new_tokens, temperature)
         self._wake("weights", "kv_cache")
         everyone, own = self._gather([(p, seed_of(seed, i)) for i, p in enumerate(prompts)])
@@ -138,45 +133,35 @@ class Engine:
 
     def _refuse(self, prompts, max_new_tokens, temperature):
         if 0 < temperature < 0.01:
-            raise Refused(f"temperature {temperature}: vLLM would sample at 0.01 instead; "
-                          f"take 0 for the most likely token")
+            raise Refused(f"temperature {temperature}: vLLM would sample at 0.01 instead")
         if self.vlm and checksums(self.vlm) != self.synced:
             raise Refused("the trainer's weights are not those that vLLM holds: sampler.sync(vlm) belongs "
                           "behind every optimizer step")
         for p in prompts:
-            if len(p.record.shown) > IMAGES:
-                raise Refused(f"{p.record.name()} has {len(p.record.shown)} images; vLLM was started for "
-                              f"{IMAGES} (machinery/vllm_engine.py, IMAGES)")
             longest = min(len(p.full) + max_new_tokens, self.chat.context)
             if longest > self.room:
                 raise Refused(f"{p.record.name()}: prompt and response may take {longest} tokens, vLLM's "
-                              f"memory holds {self.room}. Give it more (--tensor_parallel, grpo.py's "
-                              f"--vllm_memory), or take fewer (--max_new_tokens).")
+                              f"memory holds {self.room} (--vllm_memory, --max_new_tokens)")
 
     def _enqueue(self, prompt, how):
-        """Token ids go in, one placeholder an image, with the images beside them. Returns the id of the
-        request."""
+        """Token ids go in, one placeholder an image, with the images beside them. Returns the request's id"""
         request = {"prompt_token_ids": prompt.ids}
         if prompt.record.shown:
             request["multi_modal_data"] = {"image": self.chat.images(prompt)}
-        try:
-            name, = self.llm.enqueue(request, how, use_tqdm=False)
-            return name.partition("-")[0]  # "12-5f3a" is reported as "12"
-        except ValueError as error:
-            raise Refused(f"{prompt.record.name()}: vLLM refuses the prompt ({error})") from error
+        name, = self.llm.enqueue(request, how, use_tqdm=False)
+        return name.partition("-")[0]  # "12-5f3a" is reported as "12"
 
     def _responses(self, prompt, output):
         if output.prompt_token_ids != prompt.full:
-            theirs = len(output.prompt_token_ids)
-            raise Refused(f"{prompt.record.name()}: vLLM read a prompt of {theirs} tokens, the trainer one "
-                          f"of {len(prompt.full)}, and they differ. Image placeholders expanded twice, or "
-                          f"other tile or pixel limits?")
+            raise Refused(f"{prompt.record.name()}: vLLM read a prompt of {len(output.prompt_token_ids)} "
+                          f"tokens, the trainer one of {len(prompt.full)}, and they differ. Image "
+                          f"placeholders expanded twice, or other tile or pixel limits?")
         return [(list(o.token_ids), torch.tensor(o.logprobs.logprobs), o.finish_reason)
                 for o in output.outputs]
 
     def _gather(self, mine):
-        """The requests of all processes that share this engine, which all have to feed it the same, and the
-        place of our own among them."""
+        """The requests of all processes that share this engine, which have to feed it the same, and the place
+        of our own among them"""
         if self.tensor_parallel == 1:
             return mine, 0
         from vllm.distributed import get_tp_group
@@ -195,8 +180,7 @@ class Engine:
 
     @torch.no_grad()
     def sync(self, vlm):
-        """Hand the parts that train to the engine. Every rank must call it: sharded tensors are gathered one
-        at a time."""
+        """Hand the parts that train to the engine. Every rank must call it: tensors are gathered."""
         self._wake("weights")
         parts = {part: tensors for part, tensors in vlm.parts().items() if part not in vlm.frozen}
         self.llm.collective_rpc(receive, args=(vlm, parts, self.dtype))
@@ -242,33 +226,24 @@ def receive(worker, vlm, parts, dtype):
         del model.load_weights
     here = dict(model.named_parameters())
     check_names(here, loaded, parts, vlm, rename)
-    check_sums(here, sent, parts)
+    # checksums of each part's vectors, because vLLM fuses, cuts and repacks matrices
+    for part in parts:
+        both = [(total, here[name]) for name, (of, shape, total) in sent.items()
+                if of == part and name in here and here[name].shape == shape]
+        if not both or any(theirs.double().sum().item() != ours for ours, theirs in both):
+            raise Refused(f"the {part}'s tensors in vLLM are not those that the trainer sent")
     check_tie(model, vlm, rename)
 
 
 def check_names(here, loaded, parts, vlm, rename):
     """Every tensor of these parts was loaded, and of no other."""
-    prefixes = [prefix for part in ("encoder", "connector", "llm") for prefix in getattr(vlm.family, part)]
+    prefixes = [prefix for part in PARTS for prefix in getattr(vlm.family, part)]
     part_of = {rename(prefix + "."): vlm.family.part_of(prefix + ".") for prefix in prefixes}
-    expected = set()
-    for name in here:
-        longest = max((prefix for prefix in part_of if name.startswith(prefix)), key=len)
-        if part_of[longest] in parts:
-            expected.add(name)
+    expected = {name for name in here
+                if part_of[max((prefix for prefix in part_of if name.startswith(prefix)), key=len)] in parts}
     if wrong := sorted(expected ^ (loaded & here.keys())):
         raise Refused(f"{len(wrong)} tensors of vLLM were not what the sync of {', '.join(parts)} should "
                       f"load, e.g. {wrong[0]}: names or parts of the family differ between the two")
-
-
-def check_sums(here, sent, parts):
-    """Checksums of each part are equal: of its vectors, because vLLM fuses, cuts and repacks matrices."""
-    for part in parts:
-        both = [(total, here[name]) for name, (of, shape, total) in sent.items()
-                if of == part and name in here and here[name].shape == shape]
-        ours, theirs = [total for total, _ in both], [p.double().sum().item() for _, p in both]
-        if not both or theirs != ours:
-            raise Refused(f"the {part}'s tensors in vLLM are not those that the trainer sent: "
-                          f"{sum(theirs)} against {sum(ours)}")
 
 
 def check_tie(model, vlm, rename):
@@ -284,8 +259,8 @@ def check_tie(model, vlm, rename):
 
 
 def checksums(vlm):
-    """One number for each tensor of the parts that a sync hands over (of this rank's shard): they change with
-    every optimizer step."""
+    """One number for each tensor of the parts that train (of this rank's shard): an optimizer step changes
+    them."""
     own = [p.detach() for name, p in vlm.hf.named_parameters() if vlm.family.part_of(name) not in vlm.frozen]
     own = [p.to_local() if isinstance(p, DTensor) else p for p in own]
     return torch.stack([p.sum(dtype=torch.float64) for p in own]).tolist()

@@ -37,8 +37,8 @@ from PIL import Image
 from data import Record, find_records, refuse_unusable
 from distill import image_path
 from machinery.files import Refused, append_jsonl, changed_settings, main, new_folder, say, write_json
-from machinery.pictures import image_size, open_image
-from machinery.rows import IMAGE_MARK, BadRow, fields_of, read_rows, report_bad, subsets_of
+from machinery.rows import (
+    IMAGE_MARK, BadRow, fields_of, image_size, open_image, read_rows, report_bad, subsets_of)
 from recipes.sets import SCIENCES, SETS, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")

@@ -1,5 +1,4 @@
 """--ask and --system: the same words in every stage, where the chat template puts them."""
-import json
 
 import pytest
 
@@ -73,13 +72,3 @@ def test_every_stage_says_them(tiny, tmp_path, monkeypatch, stage, command, rows
     with pytest.raises(Made) as seen:
         command(cfg)
     assert seen.value.args == (BOX, "Think.")
-
-
-def test_a_checkpoint_that_learned_with_other_words(model_path, tmp_path, capsys):
-    (tmp_path / "step_000005").symlink_to(model_path)
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"ask": BOX}}))
-    Chat(str(tmp_path), ask=BOX)
-    assert capsys.readouterr().out == ""
-    Chat(str(tmp_path), system="Think.")
-    assert capsys.readouterr().out == (f"note: {tmp_path} was made with other words (--ask was {BOX!r}, "
-                                       "now ''; --system was '', now 'Think.')\n")

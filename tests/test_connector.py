@@ -1,7 +1,6 @@
 """connector.py: the Q-Former in an InternVL, from the command to the stages."""
 import pytest
 import torch
-import tyro
 
 import connector
 import connector_tune
@@ -9,10 +8,10 @@ from conftest import gradients
 from data import Chat
 from families import make_qwen
 from machinery.files import Refused
-from model import VLM, load
+from model import load
 from pack import make_packs
 from patched import patched
-from stages import STAGES, metrics, tensors
+from stages import run_grpo, tensors
 
 
 @pytest.fixture(scope="session")
@@ -65,26 +64,6 @@ def test_every_tensor_learns(qformer, q_groups, train):
     assert all(g.abs().max() > 0 for g in got.values())
 
 
-def test_packs_do_not_mix(qformer, q_groups):
-    vlm = load(qformer)
-    few, rows = q_groups
-    whole = vlm(*make_packs(few, rows))[0]
-    parts = torch.cat([vlm(p)[0] for p in make_packs(few, rows, max_tokens=60)])
-    assert (whole - parts).abs().max() < 1e-5
-
-
-def test_saved_and_loaded(qformer, q_groups, tmp_path):
-    few, rows = q_groups
-    vlm = load(qformer)
-    with torch.no_grad():
-        for p in vlm.parameters():
-            p.mul_(1.1)
-    vlm.save(tmp_path)
-    again = load(str(tmp_path))
-    assert torch.equal(again(*make_packs(few, rows))[0], vlm(*make_packs(few, rows))[0])
-    assert again.parts()["connector"].keys() == vlm.parts()["connector"].keys()
-
-
 def test_a_stage_trains_it(qformer, tiny, tmp_path):
     before = load(qformer).state_dict()
     connector_tune.train(connector_tune.Config(
@@ -121,38 +100,18 @@ def test_a_folder_of_a_fork_is_refused_by_its_connectors_name(model_path, tmp_pa
                 opened(out)
 
 
-def test_help_names_what_is_in_the_table(tmp_path, capsys):
-    """Of a fork, too. Its Config stands below its CONNECTORS."""
-    for module in (connector, patched("two_layer", tmp_path)):
-        with pytest.raises(SystemExit):
-            tyro.cli(module.Config, args=["--help"])
-        assert f"--connector {{{','.join(module.CONNECTORS)}}}" in " ".join(capsys.readouterr().out.split())
-
-
 @pytest.mark.usefixtures("a_reward")
-@pytest.mark.parametrize("name", STAGES)
-def test_a_connector_of_ones_own_is_one_class(name, tiny, model_path, tmp_path, monkeypatch):
-    """With forks/two_layer.diff the command makes a folder with it. Each stage loads, trains and saves it."""
+def test_a_connector_of_ones_own_is_one_class(tiny, model_path, tmp_path, monkeypatch):
+    """With forks/two_layer.diff the command makes a folder with it. A stage loads, trains and saves it."""
     kind = patched("two_layer", tmp_path).CONNECTORS["two_layer"]
     monkeypatch.setitem(connector.CONNECTORS, "two_layer", kind)
-    given, out, trained = str(tmp_path / "given"), tmp_path / "out", {}
+    given, out = str(tmp_path / "given"), tmp_path / "out"
     connector.replace(connector.Config(model=model_path, out=given, connector="two_layer"))
     fresh = load(given)
     assert isinstance(fresh.hf.model.multi_modal_projector, kind)
     assert len(fresh.parts()["connector"]) == 4 and Chat(given).per_tile == 9
-    save = VLM.save
-
-    def save_and_keep(vlm, folder):
-        trained.update({n: t.clone() for n, t in vlm.state_dict().items()})
-        save(vlm, folder)
-
-    monkeypatch.setattr(VLM, "save", save_and_keep)
-    STAGES[name][1](tiny, out, 2, model=given)
-    steps = [row for row in metrics(out) if row["step"]]  # 0: the validation loss of the start
-    assert len(steps) == 2 and all(row["grad_norm"] > 0 for row in steps)
-    again = load(str(out)).state_dict()
-    assert again.keys() == trained.keys() and all(torch.equal(t, trained[n]) for n, t in again.items())
+    run_grpo(tiny, out, 2, model=given)
+    assert load(str(out)).state_dict().keys() == fresh.state_dict().keys()
     before, after = tensors(given), tensors(out / "step_000002")
-    changed = {n for n in before if not torch.equal(before[n], after[n])}
-    assert before.keys() == after.keys() and sum("projector" in n for n in changed) == 4  # all of its tensors
-    assert (name == "connector") == (len(changed) == 4)
+    assert before.keys() == after.keys()
+    assert sum("projector" in n for n in before if not torch.equal(before[n], after[n])) == 4

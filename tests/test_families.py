@@ -8,22 +8,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import (AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLProcessor,
-                          Qwen3VLProcessor)
+from transformers import AutoImageProcessor, Qwen2_5_VLProcessor, Qwen3VLProcessor
 
 import connector_tune
-import grpo
-import pack as packs
-from conftest import gradients, plain, write_jsonl
-from data import Chat, Record, open_image, read_records
-from families import make_internvl35, make_llava, make_qwen, make_qwen3
 import pack as attention
+from conftest import gradients, plain, write_jsonl
+from data import Chat, Record, read_records
+from families import make_internvl35, make_llava, make_qwen, make_qwen3
 from machinery.families import FAMILIES
 from machinery.files import Refused
 from model import PARTS, load
 from pack import make_packs
 from patched import patched
-from reward import Reward
 from rollout import TorchSampler
 
 
@@ -143,9 +139,8 @@ def test_fused_attention_gets_the_same_layout(path, chat, groups, monkeypatch):
     vlm = load(path)
     out = {}
     for fused in (False, True):
-        for module in (packs, attention):  # the LLM's and the encoder's
-            monkeypatch.setattr(module, "fused", lambda x, fused=fused: fused)
-            monkeypatch.setattr(module, "varlen", reference_varlen)
+        monkeypatch.setattr(attention, "fused", lambda x, fused=fused: fused)  # the LLM's and the encoder's
+        monkeypatch.setattr(attention, "varlen", reference_varlen)
         pack, = make_packs(chat, groups)
         logp, entropy = vlm(pack)
         vlm.zero_grad()
@@ -189,14 +184,6 @@ def test_only_the_trained_part_gets_gradients(path, chat, groups, part):
     for name, values in vlm.parts().items():
         for tensor, p in values.items():
             assert (p.grad is not None and p.grad.abs().max() > 0) if name == part else p.grad is None, tensor
-
-
-def test_wrong_image_changes_log_probs(path, chat, groups):
-    vlm = load(path)
-    pack, = make_packs(chat, groups[:1])
-    right = vlm(pack)[0]
-    pack.images = {**pack.images, "pixel_values": pack.images["pixel_values"].flip(-1)}
-    assert (right - vlm(pack)[0]).abs().min() > 1e-6
 
 
 def test_saved_model_is_plain_transformers(path, chat, groups, tmp_path):
@@ -264,9 +251,7 @@ def test_grid_is_the_processors(qwen):
         least, most = chat.processor.size["shortest_edge"], chat.processor.size["longest_edge"]
         unit = {"qwen2_5_vl": 8, "qwen3_vl": 32}[chat.config.model_type]
         for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
-            if max(h, w) > 200 * min(h, w):
-                with pytest.raises(Refused, match="200 times"):
-                    chat.family.grid(chat.processor, (h, w))
+            if max(h, w) > 200 * min(h, w):  # rows of such pictures are not used
                 continue
             theirs = smart_resize(h, w, unit, least, most)
             assert tuple(unit * x for x in chat.family.grid(chat.processor, (h, w))) == theirs
@@ -277,19 +262,6 @@ def test_grid_is_the_processors(qwen):
             patches = chat.processor.get_number_of_image_patches(h, w, {})
             tokens = chat.family.image_tokens(chat.processor, (h, w), chat.per_tile)
             assert tokens * 4 == patches == len(got["pixel_values"])
-
-
-def test_names_in_the_file_are_the_published_ones(tmp_path):
-    """Of Qwen3-VL, as vLLM looks for them (Qwen2.5-VL's files have visual.* and model.layers.* instead)."""
-    for name in ("given", "saved"):
-        (tmp_path / name).mkdir()
-    load(str(make_qwen3(tmp_path / "given"))).save(tmp_path / "saved")
-    names = load_file(tmp_path / "saved" / "model.safetensors").keys()
-    assert {re.match(r"model\.visual\.\w+|model\.language_model\.\w+|.*", n)[0] for n in names} == {
-        "lm_head.weight", "model.visual.merger", "model.visual.deepstack_merger_list",
-        *(f"model.visual.{n}" for n in ("patch_embed", "pos_embed", "blocks")),
-        *(f"model.language_model.{n}" for n in ("embed_tokens", "layers", "norm"))}
-    assert CONNECTORS["qwen3"] <= names
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -309,8 +281,12 @@ def test_template_that_begins_to_think_itself(tmp_path, thinking):
 def test_prompt_is_the_real_processors(qwen, groups):
     """The processors want torchvision for their videos; their own method that expands an image does not."""
     chat = Chat(qwen)
+    own = AutoImageProcessor.from_pretrained(qwen, backend="pil")
     for prompt in chat.prompts([p.record for p, _ in groups]):
         inputs, at = chat.pixels(prompt), iter(range(9))
+        if inputs:
+            whole = own(chat.images(prompt), return_tensors="pt")
+            assert all(torch.equal(inputs[name], value) for name, value in whole.items())
         real = SimpleNamespace(image_processor=chat.processor, image_token=chat.image_mark)
         text = chat._text(prompt.record, True)
         kind = {"qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[chat.config.model_type]
@@ -319,57 +295,18 @@ def test_prompt_is_the_real_processors(qwen, groups):
         assert chat.tokenizer(text, add_special_tokens=False)["input_ids"] == prompt.full
 
 
-def test_pixels_equal_the_processor_on_all_images_at_once(qwen, groups):
-    chat = Chat(qwen)
-    prompt = chat.prompts([groups[3][0].record])[0]
-    own = AutoImageProcessor.from_pretrained(qwen, backend="pil")
-    want = own([open_image(i) for i in prompt.record.images], return_tensors="pt")
-    for key, value in want.items():
-        assert torch.equal(chat.pixels(prompt)[key], value), key
+# ------------------------------------------------------------------------------------------- connector tuning
 
-
-# ---------------------------------------------------------------------------------------- three steps of GRPO
-
-@pytest.fixture(scope="session")
-def fifty(tmp_path_factory):
-    """Fifty rows as real sets have them: one image, two, none, wide, tall; multiple choice and open."""
-    folder, g = tmp_path_factory.mktemp("fifty"), torch.Generator().manual_seed(3)
-    rows = []
-    for i in range(50):
-        names = [f"{i}-{k}.png" for k in range((1, 1, 2, 0, 1)[i % 5])]
-        for name in names:
-            h, w = torch.randint(16, 120, (2,), generator=g).tolist()
-            noise(h, w, g).save(folder / name)
-        mark, choice = "<image> " * (len(names) == 1), i % 3 == 0
-        rows.append({"id": f"r{i}", "question": mark + "What is the sum?", "images": names,
-                     "options": ["1", "2", "3"] if choice else [], "answer": "B" if choice else str(i)})
-    write_jsonl(folder / "rows.jsonl", rows)
-    return folder / "rows.jsonl"
-
-
-def test_three_steps_of_grpo(path, fifty, tmp_path, monkeypatch):
-    def score(texts, *_):
-        return [Reward(len(t) % 2, 0.0, float(len(t) % 2), None, "") for t in texts]
-    monkeypatch.setattr(grpo, "score_batch", score)
-    cfg = grpo.Config(model=path, data=str(fifty), out=str(tmp_path / "run"), steps=3, prompts=4, samples=3,
-                      lr=1e-3, max_new_tokens=16, max_tiles=3, dtype="fp32", max_tokens=400, save_every=3)
-    grpo.train(cfg)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows] == [1, 2, 3] and all(r["grad_norm"] > 0 for r in rows)
-    assert all(r["gap"] < 1e-5 and r["ratio_max"] == 1.0 for r in rows)
-    AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "step_000003")
-
-
-def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path):
+def test_connector_tuning_moves_only_the_connector(path, family, groups, tmp_path):
     """Byte for byte, with the encoder's features kept or computed, and with rows without images."""
-    taught = fifty.parent / "taught.jsonl"
-    rows = [json.loads(line) for line in fifty.read_text().splitlines()[:8]]
-    write_jsonl(taught, [{**row, "solution": "So it is.\n</think>\n\n\\boxed{3}"} for row in rows])
-    losses = []
+    taught, losses = tmp_path / "taught.jsonl", []
+    rows = [p.record for p, _ in groups]
+    write_jsonl(taught, [{"question": r.question, "images": r.images, "answer": "3",
+                          "solution": "So it is.\n</think>\n\n\\boxed{3}"} for r in rows])
     for name, gib in {"kept": 1.0, "computed": 0.0}.items():
         out = tmp_path / name
         connector_tune.train(connector_tune.Config(
-            model=path, data=str(taught), val=str(taught), out=str(out), batch=4, lr=1e-3, epochs=2,
+            model=path, data=str(taught), val=str(taught), out=str(out), batch=3, lr=1e-3, epochs=2,
             save_every=4, max_tiles=3, dtype="fp32", features_gib=gib))
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         losses.append([row["loss"] if row["step"] else row["val_loss"] for row in rows])
@@ -383,7 +320,7 @@ def test_connector_tuning_moves_only_the_connector(path, family, fifty, tmp_path
 
 # -------------------------------------------------------------------------------------- a family of one's own
 
-def test_a_family_of_ones_own_is_one_class(model_path, fifty, tmp_path, monkeypatch):
+def test_a_family_of_ones_own_is_one_class(model_path, rows, tmp_path, monkeypatch):
     """Refused before forks/llava.diff. With it: loaded, equal to plain transformers, trained, saved."""
     given, saved = str(make_llava(tmp_path, model_path)), tmp_path / "saved"
     fork = patched("llava", tmp_path)
@@ -392,7 +329,7 @@ def test_a_family_of_ones_own_is_one_class(model_path, fifty, tmp_path, monkeypa
     monkeypatch.setitem(FAMILIES, "llava", fork.FAMILIES["llava"])
     vlm, chat = load(given), Chat(given)
     assert vlm.parts()["connector"].keys() == tensors(*(f"multi_modal_projector.linear_{i}" for i in (1, 2)))
-    prompts = chat.prompts(read_records(fifty)[:5])  # of one image, two and none
+    prompts = chat.prompts(rows[:3])  # of one image, two and none
     groups = [(p, [[5, 6, 7 + i], [8, 9 + i]]) for i, p in enumerate(prompts)]
     pack, = make_packs(chat, groups)
     assert len(pack.visual_at) == 36 * len(pack.images["pixel_values"])

@@ -12,9 +12,8 @@ import model
 from conftest import gradients, plain
 from data import Chat
 from families import copy_all_but_weights, hub_shaped, make_qwen, make_qwen3, tie_weights_of
-from machinery.files import Refused
-from machinery.lora import is_adapter, merged
-from model import load, make_optimizer
+from machinery.model_folder import is_adapter, merged
+from model import load
 from pack import make_packs
 
 RANK = 8
@@ -70,9 +69,8 @@ def test_merged_checkpoint_equals_base_and_adapters(folder, rows, tmp_path):
                      and n.endswith("proj.weight")}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_adapters_get_a_gradient_and_nothing_else_of_the_llm(folder, rows, checkpointing):
-    vlm = learned(load(folder, train=("connector", "llm"), lora=RANK, checkpointing=checkpointing))
+def test_adapters_get_a_gradient_and_nothing_else_of_the_llm(folder, rows):
+    vlm = learned(load(folder, train=("connector", "llm"), lora=RANK, checkpointing=True))
     logp, entropy = vlm(packed(folder, rows))
     (logp.sum() + entropy.sum()).backward()
     got = {part: {n for n, p in named.items() if p.grad is not None and float(p.grad.abs().max()) > 0}
@@ -82,16 +80,8 @@ def test_adapters_get_a_gradient_and_nothing_else_of_the_llm(folder, rows, check
     assert got["llm"] == {f"{n}.lora_{which}.default.weight" for n in linear for which in "AB"}
     assert len(linear) == 7 * vlm.hf.config.text_config.num_hidden_layers
     for name, p in vlm.parts()["llm"].items():
-        assert p.requires_grad == is_adapter(name) and (p.grad is None) == (not is_adapter(name)), name
+        assert p.requires_grad == is_adapter(name) == (p.grad is not None), name
     assert all(RANK in p.shape for n, p in vlm.parts()["llm"].items() if is_adapter(n))
-
-
-def test_a_rank_above_the_smallest_side_is_refused(model_path):
-    llm = load(model_path).hf.model.language_model
-    most = min(min(p.shape) for name, p in llm.named_parameters() if name.endswith("proj.weight"))
-    assert load(model_path, lora=most).lora == most
-    with pytest.raises(Refused, match=f"--lora {most + 1}: .* a higher rank than {most} adds"):
-        load(model_path, lora=most + 1)
 
 
 @pytest.mark.parametrize("train, lora", [(("connector", "llm"), RANK), (("connector",), 0)])
@@ -124,27 +114,11 @@ def test_what_is_frozen_waits_in_bf16_and_changes_no_number(folder, rows, tmp_pa
         assert all(p.dtype == torch.float32 for p in vlm.parameters())
 
 
-def test_parts_and_the_table_say_what_trains(model_path):
-    whole, vlm = load(model_path), load(model_path, train=("connector", "llm"), lora=RANK)
-    adapters = {n: p for n, p in vlm.parts()["llm"].items() if is_adapter(n)}
-    size = sum(p.numel() for p in adapters.values())
-    t = vlm.hf.config.text_config
-    wide, ff = t.hidden_size, t.intermediate_size
-    kv = wide * t.num_key_value_heads // t.num_attention_heads
-    per_layer = 2 * (wide + wide) + 2 * (wide + kv) + 3 * (wide + ff)  # q and o, k and v, gate up down
-    assert size == RANK * t.num_hidden_layers * per_layer
+def test_fresh_adapters_follow_the_seed_and_are_counted(model_path):
+    vlm = load(model_path, train=("connector", "llm"), lora=RANK)
+    size = sum(p.numel() for n, p in vlm.parts()["llm"].items() if is_adapter(n))
     assert f" {size:,} of them train: adapters of rank {RANK}" in vlm.table().splitlines()[3]
-    assert "frozen" in vlm.table().splitlines()[1] and vlm.table().splitlines()[2].endswith("trains")
-    for part, named in whole.parts().items():
-        back = dict(merged(vlm.parts()[part]))
-        assert back.keys() == named.keys() and all(torch.equal(back[n], p) for n, p in named.items())
-    optimizer = make_optimizer(vlm, 0.0)
-    learning = sum(p.numel() for group in optimizer.param_groups for p in group["params"]
-                   if p.requires_grad)
-    assert learning == size + sum(p.numel() for p in vlm.parts()["connector"].values())
 
-
-def test_fresh_adapters_follow_the_seed(model_path):
     def first(seed):
         torch.manual_seed(seed)
         torch.rand(seed)  # whatever was drawn before

@@ -6,7 +6,7 @@ import torch
 
 import plan
 from conftest import ROOT
-from machinery.lora import add_adapters
+from machinery.model_folder import add_adapters
 from machinery.parallel import half_will_do
 from model import PARTS, load
 from pack import make_packs

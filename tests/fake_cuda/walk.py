@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 
 from connector import make_connectors, visual_tokens  # noqa: E402
-from machinery.lora import add_adapters  # noqa: E402
+from machinery.model_folder import add_adapters  # noqa: E402
 from machinery.model_folder import blank_hf, read_decided  # noqa: E402
 from machinery.parallel import World, half_will_do  # noqa: E402
 from machinery.parallel import replace_tensors, shard  # noqa: E402

@@ -1,7 +1,7 @@
 """The real vLLM against the trainer: `make test-vllm` runs these in an environment of their own.
 
 Small random checkpoints of every family, fp32. Their generation_config.json asks for top-p, penalties and
-another temperature, which must not reach a sample. The file is also the worker of its tests that are killed.
+another temperature, which must not reach a sample.
 """
 import importlib.util
 import json
@@ -21,7 +21,6 @@ from PIL import ImageOps
 from transformers import GenerationConfig
 
 import chat_release
-import distill
 import entropy_select
 import eval_mmmu
 import families
@@ -30,11 +29,11 @@ import rollout
 from conftest import ENV, ROOT, write_jsonl
 from data import Chat
 from machinery import vllm_engine
-from machinery.files import Refused, main, newest_checkpoint, read_jsonl
+from machinery.files import Refused, read_jsonl
 from machinery.parallel import World
 from machinery.run import seed_of
-from machinery.vllm_engine import Engine, checksums
-from model import PARTS, VLM, load, make_optimizer
+from machinery.vllm_engine import checksums
+from model import PARTS, load, make_optimizer
 from pack import make_packs
 from recipes import convert
 from rollout import VLLMSampler, add_entropy, make_sampler
@@ -195,12 +194,9 @@ def test_seeds(internvl):
 
     def ids(seed):
         return [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts[:3], 3, 6, seed=seed)]
-    first = ids(seed_of(0, 7, rank=0))
-    assert first == ids(seed_of(0, 7, rank=0))
-    flat = [tuple(r) for g in first for r in g]
-    assert len(set(flat)) == len(flat)
-    for other in (seed_of(0, 7, rank=1), seed_of(0, 8, rank=0), seed_of(1, 7, rank=0)):
-        assert ids(other) != first
+    first = ids(seed_of(0, 7))
+    assert first == ids(seed_of(0, 7)) != ids(seed_of(0, 7, rank=1))
+    assert len({tuple(r) for g in first for r in g}) == 9
 
 
 def test_ids_that_are_never_written(internvl):
@@ -243,18 +239,10 @@ def test_each_part_follows_with_the_same_images(setting, part):
     vlm, s = setting.fresh(train=(part,)), setting
     pictures = s.prompts[:2] + s.prompts[4:5]
     assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
-    disturb(vlm, [part])
-    s.sampler.sync(vlm)
-    assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
-
-
-def test_frozen_parts_stay_as_they_are(setting):
-    """A sync of the connector alone leaves the others' tensors in place, tied ones tied."""
-    vlm, s = setting.fresh(train=("connector",)), setting
-    for k in range(3):
-        disturb(vlm, ["connector"], seed=k)
+    for k in range(2):  # tensors that do not train stay in place, tied ones tied
+        disturb(vlm, [part], seed=k)
         s.sampler.sync(vlm)
-    assert gap(vlm, s.chat, s.sampler.generate(s.prompts, 2, 8, seed=1)) < EXACT
+    assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
 
 
 def test_sync_that_leaves_a_tensor_out_is_refused(setting, monkeypatch):
@@ -387,15 +375,6 @@ def test_a_temperature_on_one_side_stops_the_run(internvl, tmp_path, monkeypatch
         run_grpo(internvl, tmp_path / "a", monkeypatch, temperature=0.7)
 
 
-def test_importance_weights_are_on_by_default(internvl, tmp_path, monkeypatch):
-    """Off changes nothing here, where both sides agree; a small cut does, so the weights are there."""
-    norms = [run_grpo(internvl, tmp_path / str(clip), monkeypatch, is_clip=clip, samples=8, prompts=8)[0]
-             for clip in (None, 0.0, 0.5)]
-    monkeypatch.undo()
-    default, off, half = (m["loss"] for m in norms)
-    assert default == pytest.approx(off, abs=1e-6) and half == pytest.approx(off / 2, abs=1e-6)
-
-
 def test_q_former_is_refused(internvl, monkeypatch):
     monkeypatch.setattr(rollout, "chosen", lambda config: "qformer")
     with pytest.raises(Refused, match="vLLM does not know the qformer connector"):
@@ -404,8 +383,8 @@ def test_q_former_is_refused(internvl, monkeypatch):
 
 # ---------------------------------------------------------------------------------------------- other scripts
 
-def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch):
-    """Each loads nothing but what it needs: distill and eval_mmmu have no trainer beside the engine."""
+def test_selection_and_evaluation(internvl, tiny, tmp_path, monkeypatch):
+    """Each loads nothing but what it needs: eval_mmmu has no trainer beside the engine."""
     asked = []
 
     def engine(kind, vlm, chat, *_, **__):
@@ -419,27 +398,18 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
         disturb(vlm, PARTS, size=0.01 * (k - 1))
         (run / f"step_{k:06d}").mkdir(parents=True)
         vlm.save(run / f"step_{k:06d}")
-    monkeypatch.setattr(entropy_select, "make_sampler", engine)
-    entropy_select.select(entropy_select.Config(folder=str(run), data=str(tiny / "val.jsonl"), probe=6,
-                                                samples=2, max_new_tokens=12, rollout="vllm", dtype="fp32",
-                                                max_tiles=4))
+    for module in (entropy_select, rollout):
+        monkeypatch.setattr(module, "make_sampler", engine)
+    how = dict(max_new_tokens=12, rollout="vllm", dtype="fp32", max_tiles=4)
+    entropy_select.select(entropy_select.Config(
+        folder=str(run), data=str(tiny / "val.jsonl"), probe=6, samples=2, **how))
     probes = [read_jsonl(run / "probe" / f"step_{k:06d}.jsonl")[1:] for k in (1, 2)]
     assert all(len(r["entropy"]) == len(r["tokens"]) for p in probes for r in p) and probes[0] != probes[1]
-    assert (run / "selected.json").exists()
-
     internvl.fresh()
-    monkeypatch.setattr(distill, "make_sampler", engine)
-    distill.distill(distill.Config(model=internvl.path, data=str(tiny / "rl.jsonl"),
-                                   out=str(tmp_path / "set.jsonl"), samples=3, limit=4, max_new_tokens=8,
-                                   rollout="vllm", dtype="fp32", max_tiles=4))
-    assert len(read_jsonl(f"{tmp_path / 'set.jsonl'}.pass_rates.jsonl")) == 4
-
-    monkeypatch.setattr(rollout, "make_sampler", engine)
     eval_mmmu.evaluate(eval_mmmu.Config(
-        model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, max_new_tokens=12,
-        rollout="vllm", dtype="fp32", max_tiles=4))
+        model=internvl.path, data=str(tiny / "mmmu"), out=str(tmp_path / "eval"), limit=8, **how))
     assert json.loads((tmp_path / "eval" / "scores.json").read_text())["n"] == 8
-    assert asked[0] is not None and asked[1:] == [None, None]
+    assert asked[0] is not None and asked[1:] == [None]
 
 
 # ---------------------------------------------------------------------------------- processes, and their ends
@@ -447,7 +417,7 @@ def test_selection_distillation_evaluation(internvl, tiny, tmp_path, monkeypatch
 def flags_of(tiny, out):
     return ["grpo.py", "--model", str(tiny / "model"), "--data", str(tiny / "rl.jsonl"), "--out", str(out),
             "--rollout", "vllm", "--dtype", "fp32", "--prompts", "4", "--samples", "3", "--max_new_tokens",
-            "12", "--steps", "3", "--lr", "1e-3", "--save_every", "1", "--max_tiles", "4"]
+            "12", "--lr", "1e-3", "--save_every", "1", "--max_tiles", "4"]
 
 
 WAITING = {**ENV, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
@@ -466,72 +436,16 @@ def ended(command, limit=240):
 
 
 def test_two_processes_with_an_engine_each_or_one_for_both(tiny, tmp_path):
-    """FSDP2 in two processes, tensors gathered for the sync; then two halves of one engine."""
+    """FSDP2 in two processes, tensors gathered for the sync; then two halves of one engine. Both runs are
+    stopped after a step and go on: the engine has the weights of the checkpoint."""
     found = []
     for parallel in ("1", "2"):
-        out = tmp_path / parallel
-        code, text = ended([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
-                            "2", *flags_of(tiny, out), "--tensor_parallel", parallel])
-        assert code == 0, text[-3000:]
-        rows = read_jsonl(out / "metrics.jsonl")
+        for steps in ("1", "3"):
+            code, text = ended([
+                sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                *flags_of(tiny, tmp_path / parallel), "--tensor_parallel", parallel, "--steps", steps])
+            assert code == 0, text[-3000:]
+        rows = read_jsonl(tmp_path / parallel / "metrics.jsonl")
         assert [m["step"] for m in rows] == [1, 2, 3] and all(m["gap"] < EXACT for m in rows)
         found.append([m["entropy"] for m in rows])
     assert found[0] == pytest.approx(found[1], abs=1e-3)  # the same responses
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_while_sampling_and_while_syncing(tiny, tmp_path, processes):
-    """kill -9 in the middle of the second step's sampling, then of its sync; the same command goes on."""
-    many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
-
-    def run(out, where="-"):
-        return ended([sys.executable, *many, __file__, where, *flags_of(tiny, out)])
-    code, text = run(tmp_path / "straight")
-    assert code == 0, text[-3000:]
-    for where in ("sampling", "sync"):
-        out = tmp_path / where
-        code, text = run(out, where)
-        assert code == -signal.SIGKILL if processes == 1 else code == 1 and "SIGKILL" in text, text[-3000:]
-        assert newest_checkpoint(out).name == "step_000001"
-        code, text = run(out)
-        assert code == 0 and "resumed" in text, text[-3000:]
-        both = [read_jsonl(path / "metrics.jsonl") for path in (tmp_path / "straight", out)]
-        for a, b in zip(*both, strict=True):
-            assert all(a[k] == pytest.approx(b[k], abs=1e-5)
-                       for k in ("step", "entropy", "length", "reward", "grad_norm")), where
-
-
-def suicide(where):
-    """Make grpo.py kill itself with signal 9 at its second step."""
-    import vllm.v1.engine.llm_engine as engine
-    calls = dict(generate=0, sync=0)
-    generate, sync, step, parts = VLLMSampler.generate, Engine.sync, engine.LLMEngine.step, VLM.parts
-
-    def counted(name, method):
-        def inner(*args, **kwargs):
-            calls[name] += 1
-            return method(*args, **kwargs)
-        return inner
-
-    def step_and_die(self):
-        out = step(self)
-        if where == "sampling" and calls["generate"] == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return out
-
-    class Tensors(dict):
-        def items(self):
-            for i, item in enumerate(super().items()):
-                yield item
-                if where == "sync" and calls["sync"] == 3 and i == 10:  # the first is that of the start
-                    os.kill(os.getpid(), signal.SIGKILL)
-    VLLMSampler.generate, Engine.sync = counted("generate", generate), counted("sync", sync)
-    engine.LLMEngine.step = step_and_die
-    VLM.parts = lambda self: {part: Tensors(tensors) for part, tensors in parts(self).items()}
-
-
-if __name__ == "__main__":
-    where = sys.argv.pop(1)
-    sys.argv.pop(1)
-    suicide(where)
-    main(grpo.train, grpo.Config)
