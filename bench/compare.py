@@ -2,7 +2,6 @@
 
     against TRL    a GRPO step (short and long setting), supervised steps (short rows, mixed lengths)
     of our own     a step of `make tiny`, stage 3 with kept features beside one of all parts
-    an update      against group size, response length, vocabulary; a group beside as many prompts; FLOP/s
 
 Sides that are compared are processes with the same model folder, rows, pictures, reward, threads and lengths.
 They work in turn, one measurement each, so that both meet the same machine; the first measurement of each
@@ -18,7 +17,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -98,11 +96,7 @@ def against_trl(name, task, folder, setting, cfg):
 def grpo(setting, cfg, folder):
     s = SETTINGS[setting]
     make_rows(folder, make_model(folder / "model", s.visual), 64)
-    rows = against_trl(f"GRPO {setting}", "grpo", folder, setting, cfg)
-    work = update_of(cfg, prompts=s.prompts, samples=s.samples, tokens=s.tokens, visual=s.visual)
-    for row in rows.values():
-        row["update_gflops"] = work["gflop"] / row["ours_update_s"]
-    return rows
+    return against_trl(f"GRPO {setting}", "grpo", folder, setting, cfg)
 
 
 def sft(lengths, cfg, folder):
@@ -124,37 +118,10 @@ def parts(cfg, folder):
     return {f"supervised step, {name}": alone(rows) for name, rows in alternate(folder, sides, cfg).items()}
 
 
-def update_of(cfg, **point):
-    """bench.scale in a process of its own, because peak memory is a process's"""
-    words = [word for name, value in point.items() for word in (f"--{name}", str(value))]
-    done = subprocess.run([sys.executable, "-m", "bench.scale", *words, "--threads", str(cfg.threads)],
-                          cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def updates(cfg, folder):
-    """Of bench.scale; what is not said is as in the long setting, 4 responses a prompt where they are long"""
-    groups = {f"update, 1 prompt x {n}": {"prompts": 1, "samples": n} for n in (1, 4, 16, 64)}
-    lengths = {f"update, responses of {n} tokens": {"tokens": n, "samples": 4} for n in (64, 256, 1024, 2048)}
-    vocabularies = {f"update, vocabulary of {n}": {"vocabulary": n} for n in (4096, 32768, 152064)}
-    points = {**groups, "update, 64 prompts x 1": {"prompts": 64, "samples": 1}, **lengths, **vocabularies}
-    return {name: point | update_of(cfg, **point) for name, point in points.items()}
-
-
 WORK = {  # functions of cfg and an empty folder that return {setting: numbers}
     **{f"GRPO {setting}": partial(grpo, setting) for setting in SETTINGS},
     **{f"SFT {lengths}": partial(sft, lengths) for lengths in LENGTHS},
-    "step of make tiny": tiny, "supervised step of parts": parts, "update": updates}
-
-
-def peak_gflops(n=2048, repeats=9):
-    """What the matrix product reaches here in fp32."""
-    a, b, best = torch.randn(n, n), torch.randn(n, n), 0.0
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        a @ b
-        best = max(best, 2 * n ** 3 / (time.perf_counter() - begin))
-    return best / 1e9
+    "step of make tiny": tiny, "supervised step of parts": parts}
 
 
 def machine(cfg):
@@ -171,11 +138,10 @@ def compare(cfg):
     results = read_json(out) if cfg.only and out.exists() else {}
     results["machine"] = machine(cfg)
     for name in todo:
-        peak = peak_gflops()  # beside each setting, because a shared machine changes
         with tempfile.TemporaryDirectory() as where:
             rows = WORK[name](cfg, Path(where))
         for setting, row in rows.items():
-            results[setting] = row = {**row, "peak_gflops": (peak + peak_gflops()) / 2}
+            results[setting] = row
             peer = f", TRL {row['peer_s']:.2f} s: {row['ratio']:.2f} times" if "ratio" in row else ""
             say(f"{setting}: {row['ours_s']:.3f} s{peer} (spread {row['spread']:.0%})")
         write_json(out, results)

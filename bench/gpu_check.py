@@ -34,7 +34,6 @@ from torch.utils import benchmark, collect_env
 
 import pack
 import plan
-from bench.scale import flops
 from connector import make_connectors, visual_tokens
 from data import Chat, Prompt, Record, read_records
 from machinery.families import family_of
@@ -61,6 +60,17 @@ class Config:
     model: str = "out/tiny/cold_start"  # of (e), (f) and (g): `make tiny` makes it
     data: str = "data/tiny/rl.jsonl"    # their prompts, likewise
     out: str = "bench/gpu"              # a JSON file for each part
+
+
+def flops(shape, packs, patches):
+    """Model FLOPs of an update; patches: of a picture"""
+    total = 0
+    for row in packs:
+        segments = row.layout.segments.tolist()
+        pairs = sum(n * prefix + n * (n + 1) // 2 for _, n, _, prefix in segments)
+        seen = patches * len(row.images["pixel_values"])
+        total += plan.flops(shape, len(row.ids), pairs, len(row.source), seen, patches)
+    return total
 
 
 def seconds(work, cfg):  # a mean of five calls, behind two that warm up
