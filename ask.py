@@ -17,7 +17,7 @@ from itertools import count
 
 import tyro
 
-from data import Chat, Record, read_records
+from data import Processor, Record, read_records
 from machinery.files import Refused, main
 from machinery.rows import image_size
 from machinery.parallel import start
@@ -52,8 +52,8 @@ class Config:
 class Writer:
     """Writes a response to the terminal token by token, as TorchSampler.generate calls it."""
 
-    def __init__(self, chat, cfg):
-        self.chat, self.cfg, self.ids, self.entropies, self.written = chat, cfg, [], [], 0
+    def __init__(self, processor, cfg):
+        self.processor, self.cfg, self.ids, self.entropies, self.written = processor, cfg, [], [], 0
 
     def __call__(self, id, entropy):
         self.ids.append(id)
@@ -62,7 +62,7 @@ class Writer:
 
     def write(self, behind=0):
         """Write what was not written yet, but for the last tokens."""
-        pieces = self.chat.pieces(self.ids)
+        pieces = self.processor.pieces(self.ids)
         if behind and "".join(pieces).endswith("\ufffd"):
             return  # a part of a character
         critical = set()
@@ -118,10 +118,10 @@ def questions(cfg):
             return
 
 
-def answer(record, sampler, chat, cfg, seed):
+def answer(record, sampler, processor, cfg, seed):
     """Sample a response and write it."""
-    prompt, = chat.prompts([record], cfg.thinking)
-    writer, begin = Writer(chat, cfg), time.time()
+    prompt, = processor.prompts([record], cfg.thinking)
+    writer, begin = Writer(processor, cfg), time.time()
     (response,), = sampler.generate([prompt], 1, cfg.max_new_tokens, cfg.temperature, seed, listen=writer)
     writer.write()
     told = [f"{len(response.ids)} tokens", f"{time.time() - begin:.1f} s"]
@@ -134,15 +134,15 @@ def answer(record, sampler, chat, cfg, seed):
 
 def ask(cfg):
     world = start(cfg.seed)
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+    processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     vlm = load(cfg.model, world.device, cfg.dtype)
-    sampler, seeds = TorchSampler(vlm, chat), count(cfg.seed)
+    sampler, seeds = TorchSampler(vlm, processor), count(cfg.seed)
     for record in questions(cfg):
         for image in record.images:
             print(image if isinstance(image, str) else "(a picture)")
         print(f"{record.text()}\n")
         try:
-            answer(record, sampler, chat, cfg, next(seeds))
+            answer(record, sampler, processor, cfg, next(seeds))
         except KeyboardInterrupt:
             print("\n[stopped]")
 

@@ -2,8 +2,8 @@
 them into packs.
 
     records = read_records("data/tiny/rl.jsonl")      # JSON, CSV, Parquet, a folder or a hub name
-    chat    = Chat("out/tiny/cold_start")             # tokenizer, image processor, chat template of a model
-    prompts = chat.prompts(records, thinking=True)    # the prompt ends with <think> (paper section 6.2)
+    processor = Processor("out/tiny/cold_start")     # tokenizer, image processor, chat template of a model
+    prompts = processor.prompts(records, thinking=True)  # the prompt ends with <think> (paper section 6.2)
 
 docs/your_data.md has the schema of rows, machinery/rows.py reads them. What can be wrong with data is found
 here, before the first step, and named by file and row; `python plan.py data` says what they are to a model.
@@ -162,7 +162,7 @@ class PlainText:
         return ids
 
 
-class Chat:
+class Processor:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and
     sampler."""
 
@@ -175,14 +175,14 @@ class Chat:
         self.family, self.image_id = family_of(self.config), self.config.image_token_id
         self.tokenizer = AutoTokenizer.from_pretrained(self.path)
         self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
-        self.processor = AutoImageProcessor.from_pretrained(self.path, backend="pil")
+        self.image_processor = AutoImageProcessor.from_pretrained(self.path, backend="pil")
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
         if self.image_mark is None or not self.tokenizer.chat_template:  # transformers makes empty tokenizers
             raise Refused(f"{flag} {path}: no token {self.image_id} for images (is tokenizer.json lost?), or "
                           f"no chat template: neither chat_template.jinja nor chat_template in "
                           f"tokenizer_config.json (chat_template.json is not read)")
         self.stop_ids = self._stop_ids()
-        self.family.limit_images(self.processor, max_tiles, pixels)
+        self.family.limit_images(self.image_processor, max_tiles, pixels)
         self.marks = self.family.marks(self.tokenizer)
         self.plain = PlainText(self.tokenizer, self.image_mark)
         self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
@@ -256,7 +256,7 @@ class Chat:
         sizes, full = iter(self.shown_sizes(record)), []
         for i in ids:
             if i == self.image_id:
-                n = self.family.image_tokens(self.processor, next(sizes), self.per_tile)
+                n = self.family.image_tokens(self.image_processor, next(sizes), self.per_tile)
                 full += begin + [i] * n + end
             else:
                 full.append(i)
@@ -268,7 +268,7 @@ class Chat:
     def positions(self, prompt):
         """Positions of the prompt's tokens for the rotary embedding: (P,), or (3, P) in a family that counts
         rows and columns"""
-        return self.family.positions(self.processor, prompt.full, self.shown_sizes(prompt.record))
+        return self.family.positions(self.image_processor, prompt.full, self.shown_sizes(prompt.record))
 
     def images(self, prompt):
         """The prompt's images as PIL images, in the order in which they stand there"""
@@ -285,7 +285,7 @@ class Chat:
         is_file = isinstance(image, (str, bytes))
         if is_file and image in self.cache:
             return self.cache[image]
-        made = self.processor(open_image(image), return_tensors="pt")
+        made = self.image_processor(open_image(image), return_tensors="pt")
         made = {name: t for name, t in made.items() if name != "num_patches"}  # pixel_values shows the number
         size = sum(t.nbytes for t in made.values())
         if is_file and size <= self.cache_left:
@@ -336,12 +336,12 @@ def of_mode(records, thinking, source, limit_bad):
     return good
 
 
-def rows_with_solutions(records, chat, thinking, max_length, source="the data", limit_bad=0.0):
+def rows_with_solutions(records, processor, thinking, max_length, source="the data", limit_bad=0.0):
     """Records -> [Row], those that are of the mode and fit max_length (with prompt and solution)."""
-    prompts = chat.prompts(of_mode(records, thinking, source, limit_bad), thinking, max_length)
-    ids = chat.plain.encode([chat.plain.hide(p.record.solution) for p in prompts])
-    rows = [Row(p, i + [chat.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
-    longest = min(max_length, chat.context)
+    prompts = processor.prompts(of_mode(records, thinking, source, limit_bad), thinking, max_length)
+    ids = processor.plain.encode([processor.plain.hide(p.record.solution) for p in prompts])
+    rows = [Row(p, i + [processor.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
+    longest = min(max_length, processor.context)
     fits = [row for row in rows if len(row) <= longest]
     if len(fits) < len(rows):
         say(f"left out: {len(rows) - len(fits)} of {len(rows)} rows are longer than {longest} tokens with "

@@ -26,7 +26,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from data import Chat, read_records
+from data import Processor, read_records
 from machinery.asking import Asking
 from machinery.files import (
     Refused, append_jsonl, changed_settings, main, read_json, read_jsonl, say, write_json, write_text)
@@ -125,8 +125,8 @@ def distill(cfg):
     rows, records = rows_fingerprint(records), records[:cfg.limit or None]
     if len({r.id for r in records}) < len(records):
         raise Refused(f"--data {cfg.data}: an id stands there more than once, and pass rates are kept by id")
-    chat, done = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system), None
-    prompts = chat.prompts(records, thinking=cfg.thinking)
+    processor, done = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system), None
+    prompts = processor.prompts(records, thinking=cfg.thinking)
     if world.rank == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = hold(out.with_name(f".{out.name}.lock"), out)  # noqa: F841 (until the end)
@@ -139,7 +139,8 @@ def distill(cfg):
     if chunks:
         # vLLM loads the model itself
         vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype)
-        sampler = make_sampler(cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel)
+        sampler = make_sampler(cfg.rollout, vlm, processor, dtype=cfg.dtype,
+                               tensor_parallel=cfg.tensor_parallel)
         verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{len(done)} of {len(prompts)} questions are done already")
     bar = tqdm(chunks, desc="distill", unit="chunk", dynamic_ncols=True, disable=world.rank > 0)

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import Chat, read_records
+from data import Processor, read_records
 from machinery.asking import Asking
 from machinery.files import Refused, checkpoints, main, read_jsonl, write_json, write_text
 from machinery.intervals import mean_and_error, pearson, spearman
@@ -141,7 +141,7 @@ def sample_probe(cfg, prompts, sampler, world, name):
     groups = sampler.generate([prompts[i] for i in mine], cfg.samples, cfg.max_new_tokens, cfg.temperature,
                               seed=seed_of(cfg.seed, 0, world.rank), progress=None if world.rank else name)
     if any(r.entropy is None for group in groups for r in group):  # vLLM gives none
-        add_entropy(groups, sampler.vlm, sampler.chat, cfg.temperature, world=world)
+        add_entropy(groups, sampler.vlm, sampler.processor, cfg.temperature, world=world)
     numbers = [i for i, group in zip(mine, groups) for _ in group]  # of each response's question
     responses, records = [r for group in groups for r in group], [prompts[i].record for i in numbers]
     rewards = score_batch([r.text for r in responses], [record.answer for record in records], cfg.thinking,
@@ -189,14 +189,16 @@ def select(cfg):
         rows = gather(read_probe(path, settings), world)[0]  # rank 0 decides for all
         if rows is None:
             if sampler is None:  # one model and one sampler (vLLM: one engine) take all checkpoints' weights
-                chat = Chat(str(checkpoint), cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system, "--folder")
-                prompts = chat.prompts(records, thinking=cfg.thinking)
+                processor = Processor(
+                    str(checkpoint), cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system, "--folder")
+                prompts = processor.prompts(records, thinking=cfg.thinking)
                 vlm = read(str(checkpoint)).requires_grad_(False)
                 vlm.file_dtype = vlm.autocast_dtype  # nobody saves it: what bf16 rounds waits rounded
                 # beside vLLM, which knows no entropies, shards compute them; the torch sampler needs it whole
                 vlm = shard(vlm, world, whole=world.size == 1 or cfg.rollout == "torch")
                 sampler = make_sampler(  # memory: of the GPU for vLLM, because vlm stands there, too
-                    cfg.rollout, vlm, chat, dtype=cfg.dtype, tensor_parallel=cfg.tensor_parallel, memory=0.45)
+                    cfg.rollout, vlm, processor, dtype=cfg.dtype,
+                    tensor_parallel=cfg.tensor_parallel, memory=0.45)
             else:
                 send_weights(vlm, tensors(read(str(checkpoint))), world)
             sampler.sync(vlm)

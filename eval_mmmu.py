@@ -208,12 +208,12 @@ def fingerprint(folder):
 
 # ----------------------------------------------------------------------------------------- run: the responses
 
-def banned_ids(chat, words):
+def banned_ids(processor, words):
     """(ids, words that no id spells): every id that spells one of the words as a whole, in any case, alone or
     with spaces and marks around it ("Wait", " wait", "Wait,"). Each id is decoded for that, so that it does
     not matter how the tokenizer itself writes a space."""
-    special = set(chat.tokenizer.all_special_ids)
-    texts = chat.tokenizer.batch_decode([[i] for i in range(len(chat.tokenizer))])
+    special = set(processor.tokenizer.all_special_ids)
+    texts = processor.tokenizer.batch_decode([[i] for i in range(len(processor.tokenizer))])
     found = {i: {word for _, _, word in critical_spans(text, words)} for i, text in enumerate(texts)}
     found = {i: hits for i, hits in found.items() if hits and i not in special}
     return sorted(found), sorted(set(words).difference(*found.values()))
@@ -226,7 +226,7 @@ def evaluate(cfg: Config):
             say(f"{step}:")
             evaluate(replace(cfg, model=str(step), out=f"{cfg.out}/{step.name}", checkpoints=False))
         return
-    from data import Chat
+    from data import Processor
     from machinery.parallel import gather, start
     from machinery.run import Run, seed_of
     from model import load
@@ -256,19 +256,19 @@ def evaluate(cfg: Config):
     chunks = [(number, k, part) for number, (k, part) in enumerate(chunks)
               if any((r.id, k) not in have for r in part)]
     if chunks:
-        chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-        prompts = {p.record.id: p for p in chat.prompts(records, thinking=cfg.mode != "nothink")}
+        processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+        prompts = {p.record.id: p for p in processor.prompts(records, thinking=cfg.mode != "nothink")}
         if long := [r.id for r in records if r.id not in prompts]:
-            raise Refused(f"{len(long)} questions are longer than the model's context of {chat.context} "
+            raise Refused(f"{len(long)} questions are longer than the model's context of {processor.context} "
                           f"tokens, e.g. {long[0]}. Leaving them out would change the score: lower "
                           f"--max_tiles (now {cfg.max_tiles}) or --pixels.")
         words = cfg.ban or NOWAIT_WORDS * (cfg.mode == "nowait")
-        ban, missing = banned_ids(chat, words) if words else ((), ())
+        ban, missing = banned_ids(processor, words) if words else ((), ())
         if missing:
             say(f"no token spells {', '.join(missing)} on its own: these can still be written in pieces")
         # vLLM loads the model itself; every process has a whole model and asks its own chunks
         vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype).eval()
-        sampler = make_sampler(cfg.rollout, vlm, chat, batch=cfg.rollout_batch, dtype=cfg.dtype,
+        sampler = make_sampler(cfg.rollout, vlm, processor, batch=cfg.rollout_batch, dtype=cfg.dtype,
                                tensor_parallel=cfg.tensor_parallel)
     say(f"{len(records)} questions x {cfg.runs} runs, {len(have)} answers there already; {cfg.mode}")
     bar = tqdm(total=len(records) * cfg.runs, initial=len(have), desc="answers", disable=world.rank > 0,

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from data import Chat, read_records
+from data import Processor, read_records
 from machinery.files import Refused, main, say
 from machinery.metrics import count, sample_rows, summary
 from machinery.optimizer import rates_of_parts
@@ -148,21 +148,23 @@ def setup(cfg):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
                       f"{cfg.minibatches} minibatches, and --samples {cfg.samples} at least 2")
     run = Run(cfg.out, cfg, world, may_change=["steps"] if cfg.schedule == "constant" else [])
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    pool, hard = (load_prompts(cfg, source, chat) if source else [] for source in (cfg.data, cfg.curriculum))
+    processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+    pool = load_prompts(cfg, cfg.data, processor)
+    hard = load_prompts(cfg, cfg.curriculum, processor) if cfg.curriculum else []
     run.refuse_other_data(data=[p.record for p in pool], curriculum=[p.record for p in hard])
     run.open_log(cfg.logger)
     vlm = load_for(cfg, world)
     reference = load_for(cfg, world, reference=True) if cfg.kl else None
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = run.resume(vlm, optimizer, world)
-    sampler = make_sampler(cfg.rollout, vlm, chat, world, cfg.rollout_batch, cfg.dtype, cfg.tensor_parallel,
-                           cfg.vllm_memory)
+    sampler = make_sampler(cfg.rollout, vlm, processor, world, cfg.rollout_batch, cfg.dtype,
+                           cfg.tensor_parallel, cfg.vllm_memory)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
         f"{world.size} process(es) on {world.device}")
-    return SimpleNamespace(world=world, run=run, chat=chat, pool=pool, hard=hard, vlm=vlm, sampler=sampler,
-                           reference=reference, optimizer=optimizer, first=first, verifier=verifier)
+    return SimpleNamespace(world=world, run=run, processor=processor, pool=pool, hard=hard, vlm=vlm,
+                           sampler=sampler, first=first, reference=reference, optimizer=optimizer,
+                           verifier=verifier)
 
 
 def train(cfg):
@@ -176,7 +178,7 @@ def train(cfg):
         groups, time_reward = collect(s, cfg, step)
         time_sample = time.time() - begin - time_reward
         if step == s.first:
-            refuse_gap(groups, s.vlm, s.chat, cfg, s.world)
+            refuse_gap(groups, s.vlm, s.processor, cfg, s.world)
 
         # --------------------------------------------------------- advantage: each response against its group
         reward = set_advantages(groups)                                                    # (P, n)
@@ -294,7 +296,7 @@ def make_batches(s, cfg, groups):
     for mine, tokens in deal(groups, cfg.minibatches, matters, cfg.max_tokens, s.world):
         rollouts = [r for group in mine for r in group.rollouts]
         length = torch.tensor([len(r.ids) for r in rollouts])
-        packs = make_packs(s.chat, [group.with_ids() for group in mine], cfg.max_tokens, cfg.temperature)
+        packs = make_packs(s.processor, [group.with_ids() for group in mine], cfg.max_tokens, cfg.temperature)
         batches.append([])
         for pack, real in even_out(packs, s.world):
             own = [rollouts[i] for i in pack.owner.unique_consecutive().tolist()]  # all of them whole
@@ -308,11 +310,11 @@ def make_batches(s, cfg, groups):
     return batches
 
 
-def load_prompts(cfg, source, chat):
+def load_prompts(cfg, source, processor):
     """Rows -> prompts. Gold answers that the rule cannot read are reported now, not at step 412."""
     records = read_records(source, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
     report_unreadable(source, records, cfg.limit_bad, cfg.verifier)
-    return chat.prompts(records, cfg.thinking, cfg.max_prompt)
+    return processor.prompts(records, cfg.thinking, cfg.max_prompt)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Packs: prompts, each followed by its responses, laid into one row of tokens without padding.
 
-    packs = make_packs(chat, [(prompt, [ids, ids, ...]), ...])
+    packs = make_packs(processor, [(prompt, [ids, ids, ...]), ...])
 
 Every response attends to its own prompt and to itself, and to nothing else; its positions continue from the
 prompt's end. So a prompt and its images are computed once for a whole group of GRPO samples. Supervised rows
@@ -56,13 +56,13 @@ class Pack(OnDevice):
         return replace(super().to(device), images=images)
 
 
-def make_packs(chat, groups, max_tokens=16384, temperature=1.0, pixels=True):
+def make_packs(processor, groups, max_tokens=16384, temperature=1.0, pixels=True):
     """[(prompt, [response ids, ...]), ...] -> Packs of at most max_tokens tokens each, in order.
 
     Responses are numbered 0, 1, ... over all groups; Pack.owner holds these numbers. pixels=False leaves the
     images out (their features are known already).
     """
-    return [make_pack(chat, row, temperature, pixels) for row in fill_rows(groups, max_tokens)]
+    return [make_pack(processor, row, temperature, pixels) for row in fill_rows(groups, max_tokens)]
 
 
 def fill_rows(groups, max_tokens):
@@ -89,7 +89,7 @@ def fill_rows(groups, max_tokens):
     return rows
 
 
-def make_pack(chat, row, temperature=1.0, images=True):
+def make_pack(processor, row, temperature=1.0, images=True):
     """[(prompt, [(number, ids), ...]), ...] -> one Pack.
 
     What predicts a token is the hidden state of the token before it. For the first token of a response that
@@ -105,10 +105,10 @@ def make_pack(chat, row, temperature=1.0, images=True):
         begin, length = len(ids), len(prompt.full)
         ids += prompt.full
         segments.append((begin, length, 0, 0))
-        own = chat.positions(prompt)                                             # (length,) or (3, length)
+        own = processor.positions(prompt)                                        # (length,) or (3, length)
         positions.append(own)
         if images:
-            pixels.append(chat.pixels(prompt))
+            pixels.append(processor.pixels(prompt))
         for number, response in responses:
             if not response:
                 continue  # an empty response has no token to learn from
@@ -123,7 +123,7 @@ def make_pack(chat, row, temperature=1.0, images=True):
     source, target, owner = (torch.tensor(x, dtype=torch.long) for x in (source, target, owner))
     pixels = [p for p in pixels if p]  # {} of a prompt without images
     images = {name: torch.cat([p[name] for p in pixels]) for name in pixels[0]} if pixels else {}
-    visual_at = (ids == chat.image_id).nonzero()[:, 0]
+    visual_at = (ids == processor.image_id).nonzero()[:, 0]
     return Pack(ids, torch.cat(positions, -1), visual_at, images, Layout(segments), source, target, owner,
                 temperature, [prompt for prompt, _ in row])
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from connector import make_connectors
-from data import Chat, of_mode, read_records, subjects
+from data import Processor, of_mode, read_records, subjects
 from machinery.files import main, say
 from machinery.model_folder import add_adapters
 from machinery.model_folder import blank_hf, read_decided
@@ -277,30 +277,30 @@ class DataConfig:
 def report(cfg):
     """What a data set will be to a model: rows that drop out and why, images, lengths. Rows are those that a
     stage would train on: with solutions those of the thinking mode, with answers those the rule reads."""
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+    processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     records = read_records(cfg.data, cfg.columns, cfg.need, limit_bad=1.0, image_root=cfg.image_root)
     if "solution" in cfg.need:
         records = of_mode(records, cfg.thinking, cfg.data, 1.0)
     elif "answer" in cfg.need:
         unreadable = report_unreadable(cfg.data, records, 1.0, "")
         records = [r for i, r in enumerate(records) if i not in unreadable]
-    prompts = chat.prompts(records, cfg.thinking)
+    prompts = processor.prompts(records, cfg.thinking)
     sizes = [size for r in records for size in r.sizes]
-    solutions = [chat.plain.hide(r.solution) for r in records if r.solution]
+    solutions = [processor.plain.hide(r.solution) for r in records if r.solution]
     table = {"images of a row": [len(r.images) for r in records],
              "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
-             "visual tokens of a row": [p.full.count(chat.image_id) for p in prompts],
+             "visual tokens of a row": [p.full.count(processor.image_id) for p in prompts],
              "prompt tokens": [len(p.full) for p in prompts],
-             "solution tokens": [len(ids) for ids in chat.plain.encode(solutions)],
+             "solution tokens": [len(ids) for ids in processor.plain.encode(solutions)],
              "options": [len(r.options) for r in records], "earlier turns": [len(r.turns) for r in records]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
-        f"{chat.context:,} tokens; subjects: {subjects(records)}")
+        f"{processor.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")
     for what, n in table.items():
         n = sorted(n) or [0]
         say(f"  {what:<24} {n[0]:>8,} {n[len(n) // 2]:>8,} {n[int(0.99 * len(n))]:>8,} {n[-1]:>8,}")
     for prompt in prompts[:1]:
-        say(f"\nthe first prompt, as the model reads it:\n{chat.tokenizer.decode(prompt.ids)}\n"
+        say(f"\nthe first prompt, as the model reads it:\n{processor.tokenizer.decode(prompt.ids)}\n"
             f"answer: {prompt.record.answer!r}")
         if "solution" in cfg.need:
             say(f"solution: {prompt.record.solution!r}")

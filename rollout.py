@@ -68,8 +68,8 @@ class Group:
         return len({r.reward.accuracy for r in self.rollouts}) > 1
 
 
-def make_rollout(chat, prompt, ids, logp, entropy, finish):
-    pieces = chat.pieces(ids)
+def make_rollout(processor, prompt, ids, logp, entropy, finish):
+    pieces = processor.pieces(ids)
     return Rollout(prompt, ids, logp, entropy, "".join(pieces), pieces, finish)
 
 
@@ -86,8 +86,8 @@ class TorchSampler:
 
     exact = True  # same modules, same numbers as the trainer: no importance correction is needed
 
-    def __init__(self, vlm, chat, batch=512, world=None):
-        self.vlm, self.chat, self.batch = vlm, chat, batch
+    def __init__(self, vlm, processor, batch=512, world=None):
+        self.vlm, self.processor, self.batch = vlm, processor, batch
         self.replica = world is not None and world.size > 1
         if self.replica:
             dtype = "bf16" if vlm.autocast_dtype else "fp32"
@@ -136,18 +136,18 @@ class TorchSampler:
         """B = P * n responses at a time: every prompt and its images once, then one token for every response
         at a time."""
         vlm, device, B = self.vlm, self.vlm.hf.device, len(prompts) * n
-        pack = make_pack(self.chat, [(p, []) for p in prompts], draw.temperature).to(device)
+        pack = make_pack(self.processor, [(p, []) for p in prompts], draw.temperature).to(device)
         prefill = Prefill(pack.layout)
         hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)), prefill)                      # (N, d)
         last = pack.layout.segments[:, :2].sum(1).to(device) - 1                          # start + length - 1
         hidden = hidden[last].repeat_interleave(n, 0)                                          # (B, d)
         cache = Decode(prefill, n, device)
 
-        limit = [min(max_new_tokens, self.chat.context - len(p.full)) for p in prompts]
+        limit = [min(max_new_tokens, self.processor.context - len(p.full)) for p in prompts]
         longest, limit = max(limit), torch.tensor(limit, device=device).repeat_interleave(n)
-        behind = [self.chat.positions(p).max() + 1 for p in prompts]             # position of the first token
+        behind = [self.processor.positions(p).max() + 1 for p in prompts]        # position of the first token
         behind = torch.stack(behind).to(device).repeat_interleave(n)
-        stop = torch.tensor(self.chat.stop_ids, device=device)
+        stop = torch.tensor(self.processor.stop_ids, device=device)
         ids = torch.zeros(B, longest, dtype=torch.long, device=device)                 # what was drawn so far
         logps, entropies = torch.zeros(B, longest, device=device), torch.zeros(B, longest, device=device)
         length, stopped = torch.zeros_like(limit), torch.zeros_like(limit, dtype=torch.bool)  # 0: runs
@@ -181,7 +181,7 @@ class TorchSampler:
         ids, logps, entropies = ids.tolist(), logps.cpu(), entropies.cpu()
         out = [[] for _ in prompts]
         for j, (T, stop) in enumerate(zip(length.tolist(), stopped.tolist())):
-            out[j // n].append(make_rollout(self.chat, prompts[j // n], ids[j][:T], logps[j, :T].clone(),
+            out[j // n].append(make_rollout(self.processor, prompts[j // n], ids[j][:T], logps[j, :T].clone(),
                                             entropies[j, :T].clone(), "stop" if stop else "length"))
         return out
 
@@ -321,12 +321,12 @@ class VLLMSampler:
 
     exact = False  # other kernels, other rounding: grpo.py truncates importance weights (--is_clip)
 
-    def __init__(self, vlm, chat, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
-        if chosen(chat.config):
-            raise Refused(f"--rollout vllm: vLLM does not know the {chosen(chat.config)} connector of "
-                          f"{chat.path}; use --rollout torch")
+    def __init__(self, vlm, processor, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
+        if chosen(processor.config):
+            raise Refused(f"--rollout vllm: vLLM does not know the {chosen(processor.config)} connector of "
+                          f"{processor.path}; use --rollout torch")
         from machinery.vllm_engine import Engine  # vLLM need not be installed
-        self.chat, self.engine = chat, Engine(vlm, chat, world, dtype, tensor_parallel, memory)
+        self.processor, self.engine = processor, Engine(vlm, processor, world, dtype, tensor_parallel, memory)
 
     @property
     def vlm(self):
@@ -340,23 +340,23 @@ class VLLMSampler:
         """As TorchSampler.generate"""
         out = [None] * len(prompts)
         for i, drawn in self.engine.sample(prompts, n, max_new_tokens, temperature, seed, ban, progress):
-            out[i] = [make_rollout(self.chat, prompts[i], ids, logp, None, finish)
+            out[i] = [make_rollout(self.processor, prompts[i], ids, logp, None, finish)
                       for ids, logp, finish in drawn]
             if done:
                 done(i, out[i])
         return out
 
 
-def make_sampler(kind, vlm, chat, world=None, batch=512, dtype="auto", tensor_parallel=1, memory=0.85):
+def make_sampler(kind, vlm, processor, world=None, batch=512, dtype="auto", tensor_parallel=1, memory=0.85):
     """The sampler "torch" or "vllm".
 
     world: given by a trainer under torchrun. batch is the torch sampler's; dtype, tensor_parallel (processes
     that share an engine) and memory (share of the GPU's) are vLLM's, which needs no vlm when nothing is
-    trained: it reads chat's folder.
+    trained: it reads the processor's folder.
     """
     if kind == "vllm":
-        return VLLMSampler(vlm, chat, world, dtype, tensor_parallel, memory)
-    return TorchSampler(vlm, chat, batch, world)
+        return VLLMSampler(vlm, processor, world, dtype, tensor_parallel, memory)
+    return TorchSampler(vlm, processor, batch, world)
 
 
 def sample_and_reward(generate, reward):
@@ -392,30 +392,30 @@ def sample_and_reward(generate, reward):
 
 
 @torch.no_grad()
-def add_entropy(groups, vlm, chat, temperature=1.0, max_tokens=16384, world=World(0, 1, None)):
+def add_entropy(groups, vlm, processor, temperature=1.0, max_tokens=16384, world=World(0, 1, None)):
     """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all responses.
     world: of a sharded model; every rank must call it, and have such responses."""
     missing = [g for g in groups if g and any(r.entropy is None for r in g)]
     groups = [Group(g[0].prompt, g) for g in missing]
-    _, entropies = computed(groups, vlm, chat, max_tokens, temperature or 1.0, world)
+    _, entropies = computed(groups, vlm, processor, max_tokens, temperature or 1.0, world)
     rollouts = [r for g in missing for r in g]
     for r, entropy in zip(rollouts, entropies.split([len(r.ids) for r in rollouts])):
         r.entropy = entropy
 
 
 @torch.no_grad()
-def computed(groups, vlm, chat, max_tokens, temperature, world):
+def computed(groups, vlm, processor, max_tokens, temperature, world):
     """[Group] -> what the model itself computes of all their responses: logp (R,), entropy (R,)"""
-    packs = make_packs(chat, [group.with_ids() for group in groups], max_tokens, temperature)
+    packs = make_packs(processor, [group.with_ids() for group in groups], max_tokens, temperature)
     device = world.device or vlm.hf.device
     both = [(vlm(pack.to(device)), real) for pack, real in even_out(packs, world)]
     return (torch.cat([numbers[i].cpu() for numbers, real in both if real]) for i in (0, 1))
 
 
-def refuse_gap(groups, vlm, chat, cfg, world):
+def refuse_gap(groups, vlm, processor, cfg, world):
     """Refuse to go on when the log-probs of sampler and trainer differ by more than --max_gap nats a token,
     as a mean over every response of the groups. Returns the mean."""
-    logp, _ = computed(groups, vlm, chat, cfg.max_tokens, cfg.temperature, world)
+    logp, _ = computed(groups, vlm, processor, cfg.max_tokens, cfg.temperature, world)
     sampled = torch.cat([r.logp for group in groups for r in group.rollouts])
     gap, tokens = total([(logp - sampled).abs().sum().item(), len(logp)], world)
     gap /= max(1, tokens)

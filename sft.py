@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from data import Chat, read_records, rows_with_solutions, subjects
+from data import Processor, read_records, rows_with_solutions, subjects
 from machinery.features import keep_features
 from machinery.files import Refused, main, read_jsonl, say
 from machinery.optimizer import rates_of_parts
@@ -67,17 +67,17 @@ class Config:
     seed: int = 0                           # of the order of the rows
 
 
-def read_rows(source, cfg, chat):
+def read_rows(source, cfg, processor):
     """The rows of a file that fit, with their solutions"""
     records = read_records(source, cfg.columns, ("question", "solution"), cfg.limit_bad,
                            image_root=cfg.image_root)
-    return rows_with_solutions(records, chat, cfg.thinking, cfg.max_length, source, cfg.limit_bad)
+    return rows_with_solutions(records, processor, cfg.thinking, cfg.max_length, source, cfg.limit_bad)
 
 
-def packs_of(rows, chat, cfg, features=None):
+def packs_of(rows, processor, cfg, features=None):
     """Packs of rows; with kept features the images need not be read."""
     groups = [(row.prompt, [row.ids]) for row in rows]
-    return make_packs(chat, groups, cfg.max_tokens, pixels=features is None)
+    return make_packs(processor, groups, cfg.max_tokens, pixels=features is None)
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def validation_loss(s, cfg):
     """Mean of minus log-prob over all response tokens of the validation rows."""
     loss = tokens = 0.0
     rows = s.val[s.world.rank::s.world.size]
-    for pack, real in even_out(packs_of(rows, s.chat, cfg, s.features), s.world):
+    for pack, real in even_out(packs_of(rows, s.processor, cfg, s.features), s.world):
         logp, _ = s.vlm(pack.to(s.world.device), s.features(pack) if s.features else None)
         loss, tokens = loss - real * logp.double().sum().item(), tokens + real * len(logp)
     loss, tokens = total([loss, tokens], s.world)
@@ -96,8 +96,8 @@ def setup(cfg):
     """What a run works with, by name; `first` is the step that it begins with, of `steps`."""
     world = start(cfg.seed)
     run = Run(cfg.out, cfg, world)
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
-    rows, val = (read_rows(source, cfg, chat) if source else [] for source in (cfg.data, cfg.val))
+    processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+    rows, val = (read_rows(source, cfg, processor) if source else [] for source in (cfg.data, cfg.val))
     records, val_records = ([row.prompt.record for row in some] for some in (rows, val))
     run.refuse_other_data(data=records, val=val_records)
     run.open_log(cfg.logger)
@@ -109,8 +109,8 @@ def setup(cfg):
     first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, "
         f"{world.size} process(es) on {world.device}")
-    return SimpleNamespace(world=world, run=run, chat=chat, rows=rows, val=val, vlm=vlm, optimizer=optimizer,
-                           first=first, steps=steps, features=None)
+    return SimpleNamespace(world=world, run=run, processor=processor, rows=rows, val=val, vlm=vlm,
+                           optimizer=optimizer, first=first, steps=steps, features=None)
 
 
 def train(cfg, patience=None, features_gib=0.0):
@@ -120,12 +120,12 @@ def train(cfg, patience=None, features_gib=0.0):
     s = setup(cfg)
     file = s.run.dir / "features.bin"  # of a frozen encoder they are the same in every epoch
     if features_gib and "encoder" in s.vlm.frozen:
-        s.features = keep_features(file, s.vlm, s.chat, s.rows + s.val,
-                                   lambda rows: packs_of(rows, s.chat, cfg), features_gib, s.world)
+        s.features = keep_features(file, s.vlm, s.processor, s.rows + s.val,
+                                   lambda rows: packs_of(rows, s.processor, cfg), features_gib, s.world)
 
     def batch_of(step):
         batch = [s.rows[i] for i in batch_indices(len(s.rows), cfg.batch, step, cfg.seed)]
-        return batch, packs_of(share(batch, len, s.world), s.chat, cfg, s.features)
+        return batch, packs_of(share(batch, len, s.world), s.processor, cfg, s.features)
 
     before = read_jsonl(s.run.dir / "metrics.jsonl")
     losses = [(m["val_loss"], m["step"]) for m in before if m.get("val_loss") is not None]
@@ -136,7 +136,8 @@ def train(cfg, patience=None, features_gib=0.0):
                disable=s.world.rank > 0, dynamic_ncols=True)
     begin = time.time()
     for step, (batch, packs) in bar:  # the next is made while this one trains
-        if patience is not None and losses[-1][1] == step and s.run.keep_best(losses, s.chat.path, patience):
+        measured = patience is not None and losses[-1][1] == step
+        if measured and s.run.keep_best(losses, s.processor.path, patience):
             say(f"stopped early: {patience} validation losses without a new best")
             break
 
@@ -166,7 +167,7 @@ def train(cfg, patience=None, features_gib=0.0):
         bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}", refresh=False)
         begin = time.time()
     if patience is not None:
-        s.run.keep_best(losses, s.chat.path, patience)
+        s.run.keep_best(losses, s.processor.path, patience)
     if s.world.rank == 0:
         file.unlink(missing_ok=True)
     say(f"done: {s.run.last}")

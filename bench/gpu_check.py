@@ -35,7 +35,7 @@ from torch.utils import benchmark, collect_env
 import pack
 import plan
 from connector import make_connectors, visual_tokens
-from data import Chat, Prompt, Record, read_records
+from data import Processor, Prompt, Record, read_records
 from machinery.families import family_of
 from machinery.files import (
     Refused, main, newest_checkpoint, read_json, read_jsonl, say, versions, write_json)
@@ -94,8 +94,9 @@ def parity(make, cfg):
         records.append(Record(str(i), "What is the sum?", noise, sizes=sizes))
 
     def computed(device, dtype, kernel):
-        chat, vlm = Chat(where, max_tiles=4), load(where, device, dtype)
-        row, = pack.make_packs(chat, [(p, [[*range(n)] for n in (5, 30, 17)]) for p in chat.prompts(records)])
+        processor, vlm = Processor(where, max_tiles=4), load(where, device, dtype)
+        responses = [[*range(n)] for n in (5, 30, 17)]
+        row, = pack.make_packs(processor, [(p, responses) for p in processor.prompts(records)])
         with patch.object(pack, "fused", KERNELS[kernel]):
             logp, entropy = vlm(row.to(device))
             (logp.sum() + entropy.sum()).backward()
@@ -136,7 +137,7 @@ def synthetic(config, tokens, samples=8, tiles=3):
     visual, tile = tiles * visual_tokens(config), family_of(config).blank()["pixel_values"].shape[1:]
     P = visual + tokens // 64
     n = (tokens // 2 - P) // samples
-    chat = SimpleNamespace(image_id=config.image_token_id, positions=lambda prompt: torch.arange(P),
+    processor = SimpleNamespace(image_id=config.image_token_id, positions=lambda prompt: torch.arange(P),
                            pixels=lambda prompt: {"pixel_values": torch.randn(tiles, *tile)})
     row = []
     for k in range(2):
@@ -144,7 +145,7 @@ def synthetic(config, tokens, samples=8, tiles=3):
         ids[4:4 + visual] = config.image_token_id
         responses = torch.randint(0, 500, (samples, n)).tolist()
         row.append((Prompt(None, [], ids.tolist()), list(enumerate(responses, start=k * samples))))
-    return pack.make_pack(chat, row)
+    return pack.make_pack(processor, row)
 
 
 def step_of(shape, compiled, cfg):
@@ -216,22 +217,22 @@ def killed(cfg):
 def sampling(cfg):
     from rollout import VLLMSampler
     say("where the engine's Model Runner V2 makes trouble: VLLM_USE_V2_MODEL_RUNNER=0")
-    chat, vlm, found = Chat(cfg.model, max_tiles=1), load(cfg.model, cfg.device, "bf16"), {}
+    processor, vlm, found = Processor(cfg.model, max_tiles=1), load(cfg.model, cfg.device, "bf16"), {}
 
     def note(phase):  # what all processes hold of the GPU
         free, whole = torch.cuda.mem_get_info() if cfg.device == "cuda" else (0, 0)
         found[f"GiB {phase}"] = (whole - free) / plan.GIB
         return time.time()
     note("trainer alone")
-    sampler = VLLMSampler(vlm, chat, World(0, 1, torch.device(cfg.device)), "bf16", memory=0.35)
+    sampler = VLLMSampler(vlm, processor, World(0, 1, torch.device(cfg.device)), "bf16", memory=0.35)
     for p in vlm.parameters():  # so the gap also says whether what is new in them arrives
         p.mul_(1 + 0.05 * torch.randn_like(p))
     begin = note("engine awake")
     sampler.sync(vlm)
     synced = note("synced")
-    groups = sampler.generate(chat.prompts(read_records(cfg.data)[:cfg.tokens // 256]), 16, 160, seed=1)
+    groups = sampler.generate(processor.prompts(read_records(cfg.data)[:cfg.tokens // 256]), 16, 160, seed=1)
     tokens, took = sum(len(r.ids) for g in groups for r in g), note("asleep") - synced
-    row, = pack.make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in groups[:4]])
+    row, = pack.make_packs(processor, [(g[0].prompt, [r.ids for r in g]) for g in groups[:4]])
     sampled = torch.cat([r.logp for g in groups[:4] for r in g])
     gap = float((vlm(row.to(cfg.device))[0].cpu() - sampled).abs().mean())
     note("trainer at work")

@@ -63,18 +63,18 @@ def own_folder(cfg):
 def our_grpo(cfg, line):
     import grpo
     from reward import Reward
-    s, chat_of = SETTINGS[cfg.setting], grpo.Chat
+    s, processor_of = SETTINGS[cfg.setting], grpo.Processor
 
     def without_end(*args, **more):
-        chat = chat_of(*args, **more)
-        chat.stop_ids = [-1]  # every response has its full length
-        return chat
+        processor = processor_of(*args, **more)
+        processor.stop_ids = [-1]  # every response has its full length
+        return processor
 
     def rewarded(rollouts, **_):
         for r in rollouts:
             r.reward = Reward(1.0, 1.0, pay(r.text), None, "bench")
 
-    grpo.Chat, grpo.set_rewards = without_end, rewarded
+    grpo.Processor, grpo.set_rewards = without_end, rewarded
     train_when_asked(line, grpo.Config(
         model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=own_folder(cfg),
         prompts=s.prompts, samples=s.samples, max_new_tokens=s.tokens, steps=cfg.steps, save_every=cfg.steps,

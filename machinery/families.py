@@ -60,7 +60,7 @@ class Family:
 
     # ---- prompts
 
-    def limit_images(self, processor, max_tiles, pixels):
+    def limit_images(self, image_processor, max_tiles, pixels):
         """Set the limits of an image in its processor: at most max_tiles tiles, or pixels = (fewest, most);
         0: its own."""
 
@@ -68,15 +68,15 @@ class Family:
         """Ids that stand before and behind an image's tokens and are not written by the chat template."""
         return [], []
 
-    def image_tokens(self, processor, size, per_tile):
+    def image_tokens(self, image_processor, size, per_tile):
         """Visual tokens of an image of (height, width). per_tile: what the connector makes of a tile."""
         raise NotImplementedError
 
-    def positions(self, processor, ids, sizes):
+    def positions(self, image_processor, ids, sizes):
         """Positions of a prompt's (expanded) tokens for the rotary embedding. sizes: of its images"""
         return torch.arange(len(ids))
 
-    def vllm_limits(self, processor):
+    def vllm_limits(self, image_processor):
         """The limits of images as vLLM's processor wants to be told them."""
         return {}
 
@@ -101,21 +101,23 @@ class InternVL(Family):
     def patches_per_token(self):
         return round(1 / self.config.downsample_ratio) ** 2
 
-    def limit_images(self, processor, max_tiles, pixels):
-        processor.max_patches = max_tiles or processor.max_patches
-        processor.crop_to_patches = processor.max_patches > 1
+    def limit_images(self, image_processor, max_tiles, pixels):
+        image_processor.max_patches = max_tiles or image_processor.max_patches
+        image_processor.crop_to_patches = image_processor.max_patches > 1
 
     def marks(self, tokenizer):
         begin, end = tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
         return [begin], [end]
 
-    def image_tokens(self, processor, size, per_tile):
+    def image_tokens(self, image_processor, size, per_tile):
         """One tile, or the tiling of the closest shape and a thumbnail. Tested against the real processor."""
-        tiles = int(processor.get_number_of_image_patches(*size, {})) if processor.crop_to_patches else 1
-        return per_tile * tiles
+        if not image_processor.crop_to_patches:
+            return per_tile
+        return per_tile * int(image_processor.get_number_of_image_patches(*size, {}))
 
-    def vllm_limits(self, processor):
-        return {"crop_to_patches": processor.crop_to_patches, "max_patches": processor.max_patches}
+    def vllm_limits(self, image_processor):
+        return {"crop_to_patches": image_processor.crop_to_patches,
+                "max_patches": image_processor.max_patches}
 
 
 class Qwen2_5VL(Family):
@@ -143,20 +145,20 @@ class Qwen2_5VL(Family):
     def patches_per_token(self):
         return self.config.vision_config.spatial_merge_size ** 2
 
-    def limit_images(self, processor, max_tiles, pixels):
+    def limit_images(self, image_processor, max_tiles, pixels):
         edges = ("shortest_edge", "longest_edge")
-        size = {edge: given or processor.size[edge] for edge, given in zip(edges, pixels)}
-        processor.size = type(processor.size)(**size)
+        size = {edge: given or image_processor.size[edge] for edge, given in zip(edges, pixels)}
+        image_processor.size = type(image_processor.size)(**size)
 
-    def image_tokens(self, processor, size, per_tile):
-        return math.prod(self.grid(processor, size))
+    def image_tokens(self, image_processor, size, per_tile):
+        return math.prod(self.grid(image_processor, size))
 
-    def grid(self, processor, size):
+    def grid(self, image_processor, size):
         """Rows and columns of visual tokens: the image is scaled to multiples of 28 pixels (Qwen3-VL: 32)
         within the pixel limits. Tested against the real processor."""
         height, width = size
-        unit = processor.patch_size * processor.merge_size
-        least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
+        unit = image_processor.patch_size * image_processor.merge_size
+        least, most = image_processor.size["shortest_edge"], image_processor.size["longest_edge"]
         rows, columns = round(height / unit), round(width / unit)
         if rows * columns * unit ** 2 > most:
             shrink = math.sqrt(height * width / most)
@@ -166,7 +168,7 @@ class Qwen2_5VL(Family):
             rows, columns = (math.ceil(x * grow / unit) for x in size)
         return rows, columns
 
-    def positions(self, processor, ids, sizes):
+    def positions(self, image_processor, ids, sizes):
         """(3, P) of M-RoPE: text counts on in all three rows; an image stands still in time and counts its
         rows and columns. Text behind an image goes on after the larger of the two.
 
@@ -177,7 +179,7 @@ class Qwen2_5VL(Family):
         """
         out, i, at = [], 0, 0  # i: place in the prompt, at: next position
         for size in sizes:
-            rows, columns = self.grid(processor, size)
+            rows, columns = self.grid(image_processor, size)
             j = ids.index(self.config.image_token_id, i)
             out.append((torch.arange(j - i) + at).expand(3, -1))
             at, i = at + j - i, j + rows * columns
@@ -187,8 +189,8 @@ class Qwen2_5VL(Family):
             at += max(rows, columns)
         return torch.cat(out + [(torch.arange(len(ids) - i) + at).expand(3, -1)], 1)
 
-    def vllm_limits(self, processor):
-        return {"size": {edge: processor.size[edge] for edge in ("shortest_edge", "longest_edge")}}
+    def vllm_limits(self, image_processor):
+        return {"size": {edge: image_processor.size[edge] for edge in ("shortest_edge", "longest_edge")}}
 
 
 class Qwen3VL(Qwen2_5VL):

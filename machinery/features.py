@@ -10,18 +10,18 @@ from machinery.parallel import even_out, gather
 
 
 @torch.no_grad()
-def keep_features(path, vlm, chat, rows, packs_of, limit_gib, world):
+def keep_features(path, vlm, processor, rows, packs_of, limit_gib, world):
     """A function: pack -> features of its images, in order, read from a memory-mapped file; or None where
     nothing is gained: there is no image, or the file would be larger than limit_gib. packs_of(rows) lays rows
     into packs. Every rank must call it; each computes a part of them, at every start of a run anew."""
     places, count = {}, 0  # id of a prompt -> its slice of the file
     for row in rows:
-        n = row.prompt.full.count(chat.image_id) // chat.per_tile
+        n = row.prompt.full.count(processor.image_id) // processor.per_tile
         places[id(row.prompt)] = slice(count, count + n)
         count += n
     if not count:
         return None
-    first = next(row for row in rows if chat.image_id in row.prompt.full)
+    first = next(row for row in rows if processor.image_id in row.prompt.full)
     like = vlm(packs_of([first])[0].to(world.device), only_features=True)
     shape = (count, *like.shape[1:])
     size = math.prod(shape) * like.element_size()

@@ -51,33 +51,33 @@ IMAGES = 32  # of one prompt
 class Engine:
     """One vLLM engine, or this process's part of one."""
 
-    def __init__(self, vlm, chat, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
+    def __init__(self, vlm, processor, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
         """world: given by a trainer, which shares its device with the engine and calls sync. Without it the
-        engine keeps the weights of chat's folder until somebody calls sync, and vlm may be None. memory:
-        share of a GPU's memory."""
+        engine keeps the weights of the processor's folder until somebody calls sync, and vlm may be None.
+        memory: share of a GPU's memory."""
         size, gpu = dist.get_world_size() if dist.is_initialized() else 1, torch.cuda.is_available()
         if size % tensor_parallel:
             raise Refused(f"--tensor_parallel {tensor_parallel}: there are {size} process(es)")
-        self.vlm, self.chat, self.tensor_parallel = vlm, chat, tensor_parallel
+        self.vlm, self.processor, self.tensor_parallel = vlm, processor, tensor_parallel
         self.dtype = compute_dtype(dtype, "cuda" if gpu else "cpu") or torch.float32
         self.sleeps, self.asleep = gpu and world is not None, set()
         self._start(memory, size, gpu)
         theirs = self.llm.renderer.get_mm_processor().info.get_hf_processor().image_processor
-        if type(theirs) is not type(chat.processor):
+        if type(theirs) is not type(processor.image_processor):
             raise Refused(f"vLLM would prepare images with {type(theirs).__name__}, the trainer does with "
-                          f"{type(chat.processor).__name__}: their pixels differ")
-        self.room = min(chat.context, self.llm.llm_engine.model_config.max_model_len)
+                          f"{type(processor.image_processor).__name__}: their pixels differ")
+        self.room = min(processor.context, self.llm.llm_engine.model_config.max_model_len)
         self.synced = checksums(vlm) if vlm else None
         if world is not None:
             self.sync(vlm)  # a resumed run is not at its first weights
 
     def _start(self, memory, size, gpu):
-        chat, more = self.chat, {}
-        limits = chat.family.vllm_limits(chat.processor)
+        processor, more = self.processor, {}
+        limits = processor.family.vllm_limits(processor.image_processor)
         limits["use_fast"] = False  # PIL like ours: torchvision rounds resized pixels in other places
         if not gpu:  # seeds and prompts in chunks do not go together on a CPU (vLLM 0.32)
-            more = dict(enable_chunked_prefill=False, max_num_batched_tokens=max(8192, chat.context))
-        path = self.vlm.source if self.vlm else chat.path
+            more = dict(enable_chunked_prefill=False, max_num_batched_tokens=max(8192, processor.context))
+        path = self.vlm.source if self.vlm else processor.path
         tied = read_decided(path).tie_word_embeddings  # what vLLM would read may be missing or wrong
         hf_logging.set_verbosity_error()
         gpus, threads = [torch.cuda.current_device()] if gpu else [], torch.get_num_threads()
@@ -109,14 +109,15 @@ class Engine:
         self._wake("weights", "kv_cache")
         everyone, own = self._gather([(p, seed_of(seed, i)) for i, p in enumerate(prompts)])
         draws = n if temperature else 1  # the most likely response is the same n times, and vLLM insists
-        config = self.chat.config
+        config = self.processor.config
         never = {*ban, config.image_token_id, getattr(config, "video_token_id", None)} - {None}
         number = {}  # id of a request -> number of its prompt; those of others lie outside of ours
         for k, (p, own_seed) in enumerate(everyone, start=-own):
             how = SamplingParams(
                 n=draws, temperature=temperature, seed=own_seed, logprobs=0, flat_logprobs=True,
-                max_tokens=min(max_new_tokens, self.chat.context - len(p.full)), ignore_eos=True,
-                logit_bias=dict.fromkeys(never, -1e9), stop_token_ids=self.chat.stop_ids, detokenize=False)
+                max_tokens=min(max_new_tokens, self.processor.context - len(p.full)), ignore_eos=True,
+                logit_bias=dict.fromkeys(never, -1e9), stop_token_ids=self.processor.stop_ids,
+                detokenize=False)
             number[self._enqueue(p, how)] = k
         with tqdm(total=n * len(everyone), desc=progress, disable=progress is None, unit="response",
                   leave=False, dynamic_ncols=True) as bar:
@@ -138,7 +139,7 @@ class Engine:
             raise Refused("the trainer's weights are not those that vLLM holds: sampler.sync(vlm) belongs "
                           "behind every optimizer step")
         for p in prompts:
-            longest = min(len(p.full) + max_new_tokens, self.chat.context)
+            longest = min(len(p.full) + max_new_tokens, self.processor.context)
             if longest > self.room:
                 raise Refused(f"{p.record.name()}: prompt and response may take {longest} tokens, vLLM's "
                               f"memory holds {self.room} (--vllm_memory, --max_new_tokens)")
@@ -147,7 +148,7 @@ class Engine:
         """Token ids go in, one placeholder an image, with the images beside them. Returns the request's id"""
         request = {"prompt_token_ids": prompt.ids}
         if prompt.record.shown:
-            request["multi_modal_data"] = {"image": self.chat.images(prompt)}
+            request["multi_modal_data"] = {"image": self.processor.images(prompt)}
         name, = self.llm.enqueue(request, how, use_tqdm=False)
         return name.partition("-")[0]  # "12-5f3a" is reported as "12"
 

@@ -56,9 +56,9 @@ def model_path(tiny):
 
 
 @pytest.fixture(scope="session")
-def chat(model_path):
-    from data import Chat
-    return Chat(model_path, max_tiles=4)
+def processor(model_path):
+    from data import Processor
+    return Processor(model_path, max_tiles=4)
 
 
 @pytest.fixture
@@ -97,18 +97,18 @@ def rows(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def prompts(chat, rows):
-    return chat.prompts(rows)
+def prompts(processor, rows):
+    return processor.prompts(rows)
 
 
 @pytest.fixture(scope="session")
-def groups(chat, prompts):
+def groups(processor, prompts):
     """[(prompt, [ids, ...])]: random responses of different lengths, 0 to 3 of them a prompt"""
     g = torch.Generator().manual_seed(1)
     lengths = [(5, 9, 1), (7, 3), (6, 2, 4), (8,), (3, 12), (), (4, 1), (10, 10, 2)]
 
     def draw(n):
-        return torch.randint(0, chat.image_id - 10, (n,), generator=g).tolist()
+        return torch.randint(0, processor.image_id - 10, (n,), generator=g).tolist()
     return [(p, [draw(n) for n in ns]) for p, ns in zip(prompts, lengths)]
 
 
@@ -119,10 +119,10 @@ def mixed(rows, tmp_path):
 
 
 @pytest.fixture
-def sampler(monkeypatch, chat):
+def sampler(monkeypatch, processor):
     import grpo
     from stages import Given
-    given = Given(chat)
+    given = Given(processor)
     monkeypatch.setattr(grpo, "make_sampler", lambda *_: given)
     return given
 
@@ -170,12 +170,12 @@ def plain_logits(hf, prompt, response, pixels=None, temperature=1.0):
                       logits[:, hf.config.image_token_id + 1:]], 1)
 
 
-def plain_forward(hf, chat, groups, temperature=1.0):
+def plain_forward(hf, processor, groups, temperature=1.0):
     """logp (R,) and entropy (R,) of all responses of all groups, one at a time."""
     logps, entropies = [], []
     for prompt, responses in groups:
         for ids in responses:
-            logp = plain_logits(hf, prompt, ids, chat.pixels(prompt), temperature).log_softmax(-1)
+            logp = plain_logits(hf, prompt, ids, processor.pixels(prompt), temperature).log_softmax(-1)
             logps.append(logp[range(len(ids)), ids])
             entropies.append(-(logp.exp() * logp).sum(-1))
     return torch.cat(logps), torch.cat(entropies)

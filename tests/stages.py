@@ -44,8 +44,8 @@ def all_get(reward):
 class Given:
     """A sampler whose responses depend on the prompt alone: not on rank, step or weights."""
 
-    def __init__(self, chat, old=-3.0):
-        self.chat, self.old, self.asked, self.seeds = chat, old, [], []
+    def __init__(self, processor, old=-3.0):
+        self.processor, self.old, self.asked, self.seeds = processor, old, [], []
 
     def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
         self.asked += [p.record.id for p in prompts]
@@ -58,8 +58,8 @@ class Given:
     def rollout(self, prompt, k):
         g = torch.Generator().manual_seed(zlib.crc32(f"{prompt.record.id} {k}".encode()))
         n = int(torch.randint(1, 12, (1,), generator=g))
-        ids = torch.randint(0, self.chat.image_id - 10, (n,), generator=g).tolist()
-        pieces = self.chat.pieces(ids)
+        ids = torch.randint(0, self.processor.image_id - 10, (n,), generator=g).tolist()
+        pieces = self.processor.pieces(ids)
         old, text = torch.full((n,), self.old), "".join(pieces)
         return Rollout(prompt, ids, old, torch.zeros(n), text, pieces, "stop")
 

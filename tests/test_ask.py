@@ -10,7 +10,7 @@ import eval_mmmu
 import grpo
 import plan
 import sft
-from data import Chat, Record
+from data import Processor, Record
 from machinery.files import Refused
 
 BOX = "Put the final answer in \\boxed{}."
@@ -20,13 +20,13 @@ You are a helpful assistant.<|im_end|>
 {% endif -%}"""
 
 
-def text_of(chat, thinking=True, **fields):
-    [prompt] = chat.prompts([Record("r", **fields)], thinking)
-    return chat.tokenizer.decode(prompt.ids, clean_up_tokenization_spaces=False)
+def text_of(processor, thinking=True, **fields):
+    [prompt] = processor.prompts([Record("r", **fields)], thinking)
+    return processor.tokenizer.decode(prompt.ids, clean_up_tokenization_spaces=False)
 
 
 def test_the_words_of_a_prompt(model_path):
-    plain, both = Chat(model_path), Chat(model_path, ask=BOX, system="Think first.")
+    plain, both = Processor(model_path), Processor(model_path, ask=BOX, system="Think first.")
     fields = {"question": "Which?", "options": ["4", "5"]}
     user = "<|im_start|>user\nWhich?\nA. 4\nB. 5{}<|im_end|>\n<|im_start|>assistant\n{}"
     assert text_of(plain, **fields) == user.format("", "<think>\n")
@@ -34,15 +34,15 @@ def test_the_words_of_a_prompt(model_path):
     assert text_of(both, **fields) == system + user.format(f"\n{BOX}", "<think>\n")
     # the self-incentive prompt: asked to think, and free to
     assert text_of(both, thinking=False, **fields) == system + user.format(f"\n{BOX}", "")
-    assert text_of(Chat(model_path, ask="Never write <image>."), question="Why?").count("<image>") == 1
+    assert text_of(Processor(model_path, ask="Never write <image>."), question="Why?").count("<image>") == 1
 
 
 def test_a_template_with_a_system_turn_of_its_own(model_path):
-    chat, own = Chat(model_path), Chat(model_path, system="Be brief.")
-    for c in (chat, own):
+    processor, own = Processor(model_path), Processor(model_path, system="Be brief.")
+    for c in (processor, own):
         c.tokenizer.chat_template = OWN_SYSTEM + c.tokenizer.chat_template
     system = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user"
-    assert text_of(chat, question="Why?").startswith(system.format("You are a helpful assistant."))
+    assert text_of(processor, question="Why?").startswith(system.format("You are a helpful assistant."))
     assert text_of(own, question="Why?").startswith(system.format("Be brief."))
     own.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
     with pytest.raises(Refused, match="the chat template of .* leaves a turn of the system out"):
@@ -62,7 +62,7 @@ def made(path, max_tiles, pixels, ask, system, flag="--model"):
     (connector_tune, connector_tune.train, "connector.jsonl"), (eval_mmmu, eval_mmmu.evaluate, "mmmu"),
     (distill, distill.distill, "cold_start.jsonl"), (entropy_select, entropy_select.select, "val.jsonl")])
 def test_every_stage_says_them(tiny, tmp_path, monkeypatch, stage, command, rows):
-    monkeypatch.setattr({connector_tune: sft, eval_mmmu: data}.get(stage, stage), "Chat", made)
+    monkeypatch.setattr({connector_tune: sft, eval_mmmu: data}.get(stage, stage), "Processor", made)
     config = getattr(stage, "DataConfig", None) or stage.Config
     (tmp_path / "step_000001").mkdir()
     flags = {"model": str(tiny / "model"), "data": str(tiny / rows), "out": str(tmp_path / "out"),

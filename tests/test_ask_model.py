@@ -8,7 +8,7 @@ import tyro
 from PIL import Image
 
 import ask
-from data import Chat
+from data import Processor
 from machinery.files import Refused, read_jsonl
 from model import load
 from rollout import TorchSampler
@@ -27,9 +27,9 @@ def said(capsys, cfg):
 
 
 def test_a_response_is_written_as_it_was_sampled(cfg, model_path, capsys):
-    chat = Chat(model_path)
-    prompts = chat.prompts([ask.asked(cfg.question, cfg.image)])
-    sampler = TorchSampler(load(model_path, dtype=cfg.dtype), chat)  # bf16 where the processor has it
+    processor = Processor(model_path)
+    prompts = processor.prompts([ask.asked(cfg.question, cfg.image)])
+    sampler = TorchSampler(load(model_path, dtype=cfg.dtype), processor)  # bf16 where the processor has it
     (response,), = sampler.generate(prompts, 1, 12, 1.0, 3)
     assert said(capsys, cfg).startswith(f"{cfg.image[0]}\nAdd the digits in the top row.\n\n{response.text}"
                                         f"\n[{len(response.ids)} tokens, 0.0 s")
@@ -109,8 +109,8 @@ def test_pictures(cfg, tmp_path, monkeypatch, capsys):
     assert said(capsys, dataclasses.replace(cfg, image=(), world="")).startswith("Add the digits")
     Image.new("RGB", (640, 480), "white").save(tmp_path / "photo.png")
     counts = []
-    monkeypatch.setattr(ask, "answer", lambda record, sampler, chat, *_: counts.append(
-        len(chat.prompts([record])[0].full)))
+    monkeypatch.setattr(ask, "answer", lambda record, sampler, processor, *_: counts.append(
+        len(processor.prompts([record])[0].full)))
     for tiles in (0, 1, 12):
         ask.ask(dataclasses.replace(cfg, image=(str(tmp_path / "photo.png"),), max_tiles=tiles))
     assert counts[0] == counts[1] < counts[2]

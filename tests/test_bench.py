@@ -11,7 +11,7 @@ import grpo
 import pack
 import plan
 from bench import compare, gpu_check, table, workload
-from data import Chat
+from data import Processor
 from grpo import load_prompts
 import pack as attention
 from machinery.files import Refused
@@ -50,11 +50,11 @@ def test_flops_of_packs(tmp_path):
     visual = 4
     size = workload.make_model(tmp_path / "model", visual)
     file = workload.make_rows(tmp_path, size, 1)
-    chat = Chat(str(tmp_path / "model"), 1)
-    prompt, = load_prompts(grpo.Config(), str(file), chat)
+    processor = Processor(str(tmp_path / "model"), 1)
+    prompt, = load_prompts(grpo.Config(), str(file), processor)
     P, shape, patches = len(prompt.full), plan.shape(str(tmp_path / "model")), visual * 4
-    one = make_packs(chat, [(prompt, [[5, 6, 7], [5, 6]])])
-    two = make_packs(chat, [(prompt, [[5, 6, 7], [5, 6]])], max_tokens=P + 3)
+    one = make_packs(processor, [(prompt, [[5, 6, 7], [5, 6]])])
+    two = make_packs(processor, [(prompt, [[5, 6, 7], [5, 6]])], max_tokens=P + 3)
     assert (len(one), len(two)) == (1, 2)
     pairs = sum(range(P + 1)) + (P + 1) + (P + 2) + (P + 3) + (P + 1) + (P + 2)
     assert gpu_check.flops(shape, one, patches) == plan.flops(shape, P + 5, pairs, 5, patches, patches)

@@ -5,7 +5,7 @@ import torch
 import connector
 import connector_tune
 from conftest import gradients
-from data import Chat
+from data import Processor
 from families import make_qwen
 from machinery.files import Refused
 from model import load
@@ -23,21 +23,21 @@ def qformer(tmp_path_factory, model_path):
 
 @pytest.fixture(scope="session")
 def q_groups(qformer, groups):
-    chat = Chat(qformer, max_tiles=4)
-    prompts = chat.prompts([p.record for p, _ in groups])
-    return chat, [(p, rs) for p, (_, rs) in zip(prompts, groups)]
+    processor = Processor(qformer, max_tiles=4)
+    prompts = processor.prompts([p.record for p, _ in groups])
+    return processor, [(p, rs) for p, (_, rs) in zip(prompts, groups)]
 
 
-def test_queries_are_the_visual_tokens(qformer, q_groups, chat):
+def test_queries_are_the_visual_tokens(qformer, q_groups, processor):
     few, rows = q_groups
-    assert few.per_tile == 5 and chat.per_tile == 9
+    assert few.per_tile == 5 and processor.per_tile == 9
     vlm = load(qformer)
     pack, = make_packs(few, rows)
     tiles = len(pack.images["pixel_values"])
     assert len(pack.visual_at) == 5 * tiles == len(vlm.connect(vlm.encode(pack)))
 
 
-def test_starts_sane(qformer, q_groups, model_path, chat, groups):
+def test_starts_sane(qformer, q_groups, model_path, processor, groups):
     """Fresh visual tokens are as large as word embeddings and different from each other; the loss is no worse
     than with the family's own fresh connector."""
     vlm, own = load(qformer), load(model_path)
@@ -48,7 +48,7 @@ def test_starts_sane(qformer, q_groups, model_path, chat, groups):
     assert 0.5 < visual.square().mean().sqrt() / size < 2
     a, b = visual[:5].unbind()[:2]
     assert torch.cosine_similarity(a, b, dim=0) < 0.9
-    assert -vlm(pack)[0].mean() < 1.2 * -own(*make_packs(chat, groups))[0].mean()
+    assert -vlm(pack)[0].mean() < 1.2 * -own(*make_packs(processor, groups))[0].mean()
 
 
 @pytest.mark.parametrize("train", [("connector",), ("encoder", "connector", "llm")])
@@ -76,7 +76,7 @@ def test_a_stage_trains_it(qformer, tiny, tmp_path):
 
 def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
     connector.replace(connector.Config(model=qformer, out=str(tmp_path / "mlp"), connector="mlp"))
-    assert Chat(str(tmp_path / "mlp")).per_tile == 9
+    assert Processor(str(tmp_path / "mlp")).per_tile == 9
     mlp, own = (load(path).parts()["connector"] for path in (str(tmp_path / "mlp"), model_path))
     assert mlp.keys() == own.keys()
     with pytest.raises(Refused, match="only an InternVL"):
@@ -95,7 +95,7 @@ def test_a_folder_of_a_fork_is_refused_by_its_connectors_name(model_path, tmp_pa
             connector.replace(connector.Config(model=model_path, out=out, connector=name))
             load(out)
     for name, out in given.items():
-        for opened in (load, Chat):
+        for opened in (load, Processor):
             with pytest.raises(Refused, match=f"{out}: its config.json names the connector '{name}', and"):
                 opened(out)
 
@@ -109,7 +109,7 @@ def test_a_connector_of_ones_own_is_one_class(tiny, model_path, tmp_path, monkey
     connector.replace(connector.Config(model=model_path, out=given, connector="two_layer"))
     fresh = load(given)
     assert isinstance(fresh.hf.model.multi_modal_projector, kind)
-    assert len(fresh.parts()["connector"]) == 4 and Chat(given).per_tile == 9
+    assert len(fresh.parts()["connector"]) == 4 and Processor(given).per_tile == 9
     run_grpo(tiny, out, 2, model=given)
     assert load(str(out)).state_dict().keys() == fresh.state_dict().keys()
     before, after = tensors(given), tensors(out / "step_000002")

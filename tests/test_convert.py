@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import chat_release as release
 from conftest import ROOT, plain, write_jsonl
-from data import Chat, read_records
+from data import Processor, read_records
 from machinery.files import Refused
 from model import load
 from pack import make_packs
@@ -56,18 +56,18 @@ def test_forward_is_the_published_formula(both, tmp_path):
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
     write_jsonl(tmp_path / "rows.jsonl", [{"question": "What is it?", "images": ["a.png"], "answer": "1"},
                                           {"question": "Why?", "answer": "2"}])
-    chat, vlm = Chat(str(out), max_tiles=4), load(str(out))
-    prompts = chat.prompts(read_records(tmp_path / "rows.jsonl"))
+    processor, vlm = Processor(str(out), max_tiles=4), load(str(out))
+    prompts = processor.prompts(read_records(tmp_path / "rows.jsonl"))
     groups = [(p, [[7, 8, 9, 30 + i], [5]]) for i, p in enumerate(prompts)]
     weights = {name: t.float() for name, t in published(source).items()}
     want = []
     for prompt, responses in groups:
-        images = chat.pixels(prompt).get("pixel_values")
+        images = processor.pixels(prompt).get("pixel_values")
         for ids in responses:
-            logp = release.log_probs(weights, torch.tensor(prompt.full + ids), images, chat.image_id)
+            logp = release.log_probs(weights, torch.tensor(prompt.full + ids), images, processor.image_id)
             logp = logp.index_fill(-1, torch.tensor(vlm.never), -1e9).log_softmax(-1)
             want.append(logp[len(prompt.full) - 1:-1][range(len(ids)), ids])
-    pack, = make_packs(chat, groups)
+    pack, = make_packs(processor, groups)
     assert len(pack.images["pixel_values"]) == 3
     assert (vlm(pack)[0] - torch.cat(want)).abs().max() < 1e-4
     hf = plain(out)  # and it is a folder like any other
@@ -76,30 +76,30 @@ def test_forward_is_the_published_formula(both, tmp_path):
 
 def test_tokens_pixels_and_template(both, tmp_path):
     source, out = both
-    chat = Chat(str(out), max_tiles=1)
+    processor = Processor(str(out), max_tiles=1)
     g = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (48, 48, 3), generator=g, dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
     write_jsonl(tmp_path / "rows.jsonl", [{"question": "Is it \u00e9?", "images": ["a.png"], "answer": "1"}])
-    prompt, = chat.prompts(read_records(tmp_path / "rows.jsonl"))
+    prompt, = processor.prompts(read_records(tmp_path / "rows.jsonl"))
     text = "<|im_start|>user\n<img>" + 9 * "<IMG_CONTEXT>" + "</img>\nIs it \u00e9?<|im_end|>\n" \
            "<|im_start|>assistant\n<think>\n"
-    assert chat.tokenizer.decode(prompt.full) == text
+    assert processor.tokenizer.decode(prompt.full) == text
     vocabulary, added = (json.loads((source / n).read_text()) for n in ("vocab.json", "added_tokens.json"))
     marks = [added[t] for t in ("<|im_start|>", "<img>", "<IMG_CONTEXT>", "</img>")]
     user = [vocabulary[c] for c in "user"]
     assert prompt.full[:6] == [marks[0], *user, vocabulary["\u010a"]]
     assert prompt.full[6:17] == [marks[1], *9 * [marks[2]], marks[3]]
-    assert chat.image_id == marks[2] and chat.stop_ids == [added["<|im_end|>"]]
+    assert processor.image_id == marks[2] and processor.stop_ids == [added["<|im_end|>"]]
     mean, std = (torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     want = (pixels.permute(2, 0, 1) / 255 - mean) / std
-    assert torch.allclose(chat.pixels(prompt)["pixel_values"][0], want, atol=1e-5)
+    assert torch.allclose(processor.pixels(prompt)["pixel_values"][0], want, atol=1e-5)
     settings = json.loads((out / "preprocessor_config.json").read_text())
     assert settings["max_patches"] == 12 and settings["crop_to_patches"]
     # what transformers' own processor and vLLM make of an image
-    assert chat.config.image_seq_length == chat.per_tile == 9
+    assert processor.config.image_seq_length == processor.per_tile == 9
     roles = ("start_image_token", "end_image_token", "context_image_token", "video_token")
-    tokens = [getattr(chat.tokenizer, role) for role in roles]
+    tokens = [getattr(processor.tokenizer, role) for role in roles]
     assert tokens == ["<img>", "</img>", "<IMG_CONTEXT>", "<|video_pad|>"]
 
 
@@ -116,7 +116,7 @@ def test_command(tmp_path, monkeypatch, capsys):
 
 def test_system_message_of_the_release(tmp_path):
     source = edited(tmp_path, {}, system_message="Du bist 'R1V'.")
-    template = Chat(str(convert(source, tmp_path / "ours"))).tokenizer.apply_chat_template
+    template = Processor(str(convert(source, tmp_path / "ours"))).tokenizer.apply_chat_template
     said, system = [{"role": "user", "content": "x"}], [{"role": "system", "content": "y"}]
     own = "<|im_start|>system\nDu bist 'R1V'.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n"
     assert template(said, tokenize=False) == own

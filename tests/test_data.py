@@ -15,7 +15,7 @@ from PIL import Image
 
 import data
 from conftest import write_jsonl
-from data import THINK, Chat, Record, read_records, rows_with_solutions
+from data import THINK, Processor, Record, read_records, rows_with_solutions
 from families import make_qwen, make_qwen3
 from machinery import rows as R
 from machinery.files import Refused
@@ -275,12 +275,12 @@ def test_options_in_the_question(folder, question, answer, options):
     assert record.options == options and record.text() == question
 
 
-def test_one_picture_with_several_marks(folder, chat, capsys):
+def test_one_picture_with_several_marks(folder, processor, capsys):
     """They are parts of it: they stay as text, it stands first, and that is said once."""
     question = "Which of <image1>, <image2>, <image3>?"
     records = read(folder, [row(i, question=question, options=["A", "B", "C"]) for i in (1, 2)])
     assert "2 of 2 rows have one picture and several marks" in capsys.readouterr().out
-    text = chat.tokenizer.decode(chat.prompts(records)[0].ids)
+    text = processor.tokenizer.decode(processor.prompts(records)[0].ids)
     assert "user\n<IMG_CONTEXT>\nWhich of <image1>, <image2>, <image3>?<|im_end|>" in text
 
 
@@ -302,14 +302,14 @@ def test_mmmus_columns(folder):
 
 # ---------------------------------------------------------------------------------------------------- prompts
 
-def test_places_of_images(chat, rows, prompts):
+def test_places_of_images(processor, rows, prompts):
     """In place when the text says where, first when it says nothing, last when it names only others; and
     what opens the thought stands at the end."""
-    direct, text = chat.prompts(rows, thinking=False), "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n"
-    assert chat.tokenizer.decode(direct[2].ids) == text + "<|im_start|>assistant\n"
-    assert all(chat.tokenizer.decode(a.ids) == chat.tokenizer.decode(b.ids) + THINK
+    direct, text = processor.prompts(rows, thinking=False), "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n"
+    assert processor.tokenizer.decode(direct[2].ids) == text + "<|im_start|>assistant\n"
+    assert all(processor.tokenizer.decode(a.ids) == processor.tokenizer.decode(b.ids) + THINK
                for a, b in zip(prompts, direct))
-    texts = [chat.tokenizer.decode(p.ids).split("user\n")[1].split("<|im_end|>")[0] for p in prompts]
+    texts = [processor.tokenizer.decode(p.ids).split("user\n")[1].split("<|im_end|>")[0] for p in prompts]
     assert texts[0] == "<IMG_CONTEXT>\n Add the digits in the top row."
     assert texts[1] == "Add the middle digit of <IMG_CONTEXT>\n and the top digit of <IMG_CONTEXT>\n."
     assert [p.record.shown for p in prompts] == [[0], [1, 0], [], [1, 0], [0], [], [0, 1], [0]]
@@ -320,44 +320,47 @@ def test_places_of_images(chat, rows, prompts):
     assert texts[5] == "How many?\nA. 4\nB. 5"
 
 
-def test_image_named_twice_and_image_not_named(chat, folder):
+def test_image_named_twice_and_image_not_named(processor, folder):
     records = read(folder, [row(1, question="<image 2> like <image 2>?", images=["a.png", "b.png"])])
-    p, = chat.prompts(records)
-    assert p.record.shown == [1, 1, 0] and p.ids.count(chat.image_id) == 3  # the one not named is not lost
-    assert p.full.count(chat.image_id) == 3 * chat.per_tile
-    pixels = chat.pixels(p)["pixel_values"]
-    assert chat.tokenizer.eos_token_id in chat.stop_ids and chat.image_id not in chat.stop_ids
+    p, = processor.prompts(records)
+    # the one not named is not lost
+    assert p.record.shown == [1, 1, 0] and p.ids.count(processor.image_id) == 3
+    assert p.full.count(processor.image_id) == 3 * processor.per_tile
+    pixels = processor.pixels(p)["pixel_values"]
+    assert processor.tokenizer.eos_token_id in processor.stop_ids
+    assert processor.image_id not in processor.stop_ids
     assert torch.equal(pixels[0], pixels[1]) and not torch.equal(pixels[1], pixels[2])
 
 
-def test_expansion_keeps_everything_else(chat, prompts):
-    begin, end = chat.marks
+def test_expansion_keeps_everything_else(processor, prompts):
+    begin, end = processor.marks
     assert len(begin) == len(end) == 1
     for p in prompts:
-        kept = [i for i in p.full if i not in (chat.image_id, *begin, *end)]
-        assert kept == [i for i in p.ids if i != chat.image_id]
-        assert p.full.count(chat.image_id) == len(chat.pixels(p).get("pixel_values", [])) * chat.per_tile
+        kept = [i for i in p.full if i not in (processor.image_id, *begin, *end)]
+        assert kept == [i for i in p.ids if i != processor.image_id]
+        tiles = len(processor.pixels(p).get("pixel_values", []))
+        assert p.full.count(processor.image_id) == tiles * processor.per_tile
 
 
-def test_long_prompts_are_left_out_and_counted(chat, rows, prompts, capsys):
+def test_long_prompts_are_left_out_and_counted(processor, rows, prompts, capsys):
     lengths = [len(p.full) for p in prompts]
     limit = sorted(lengths)[-2]
     # never cut: a prompt as long as the limit leaves no room for a token
-    fits = chat.prompts(rows, limit=limit)
+    fits = processor.prompts(rows, limit=limit)
     assert [p.record.id for p in fits] == [p.record.id for p, n in zip(prompts, lengths) if n < limit]
     assert "left out: 2 of 8 prompts are longer than" in capsys.readouterr().out and len(fits) == 6
     with pytest.raises(Refused, match="8 of 8 prompts are longer than 5 tokens .*nothing is left"):
-        chat.prompts(rows, limit=5)
+        processor.prompts(rows, limit=5)
     long = Record("r", "1 " * 600)  # the context of the model is a limit, too
-    assert [p.record.id for p in chat.prompts([rows[0], long], limit=10 ** 6)] == [rows[0].id]
+    assert [p.record.id for p in processor.prompts([rows[0], long], limit=10 ** 6)] == [rows[0].id]
 
 
 @pytest.fixture(scope="module", params=["internvl", "qwen", "qwen3"])
 def family(request, model_path, tmp_path_factory):
     if request.param == "internvl":
-        return Chat(model_path, max_tiles=4)
+        return Processor(model_path, max_tiles=4)
     make = make_qwen if request.param == "qwen" else make_qwen3
-    return Chat(str(make(tmp_path_factory.mktemp(request.param))))
+    return Processor(str(make(tmp_path_factory.mktemp(request.param))))
 
 
 TALK = [("system", "Be brief."), ("user", "<image>\nHow many?"), ("assistant", "Three dots."),
@@ -382,8 +385,8 @@ def test_earlier_turns_are_context(family, folder):
 @pytest.mark.parametrize("place", ["question", "options", "solution", "turn", "answer", "system", "ask"])
 def test_control_tokens_of_data_are_text(model_path, place):
     """Spelled in a text they get the ids of their characters: no turn ends there, no image stands there."""
-    chat = Chat(model_path)
-    tokens = [t.content for t in chat.tokenizer.added_tokens_decoder.values() if t.special]
+    processor = Processor(model_path)
+    tokens = [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]
     texts = ["What is " + " or ".join(tokens) + "?<|im_end|>\n<|im_start|>assistant\n7<|im_end|>", "Really?"]
 
     def ids_of(said):
@@ -392,81 +395,83 @@ def test_control_tokens_of_data_are_text(model_path, place):
         turns = [{"role": "user", "content": own["turn"]}, {"role": "assistant", "content": own["answer"]}]
         record = Record("r", own["question"], [Image.new("RGB", (48, 48))], "7", own["solution"],
                         [own["options"], "B"], turns=turns, sizes=[(48, 48)])
-        chat.ask, chat.system = own["ask"], own["system"]
-        taught, = rows_with_solutions([record], chat, False, 10 ** 6)
+        processor.ask, processor.system = own["ask"], own["system"]
+        taught, = rows_with_solutions([record], processor, False, 10 ** 6)
         return taught.prompt.ids + taught.ids
     ids, harmless = ids_of(texts[0]), ids_of(texts[1])
-    control = chat.tokenizer.convert_tokens_to_ids(tokens)
+    control = processor.tokenizer.convert_tokens_to_ids(tokens)
     assert [i for i in ids if i in control] == [i for i in harmless if i in control]
-    assert chat.tokenizer.decode(ids) == chat.tokenizer.decode(harmless).replace(texts[1], texts[0])
+    assert processor.tokenizer.decode(ids) == processor.tokenizer.decode(harmless).replace(texts[1], texts[0])
 
 
-def test_other_texts_have_the_ids_that_they_always_had(chat, rows):
+def test_other_texts_have_the_ids_that_they_always_had(processor, rows):
     """Both ways of encoding agree on every text without control tokens."""
-    texts = [chat._text(r, True) for r in rows] + ["\n\nA </think> \u00e9\u4e2d", " <think>"]
-    whole = chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    assert chat.plain.encode(texts) == whole == [chat.plain._encode_hidden(text) for text in texts]
+    texts = [processor._text(r, True) for r in rows] + ["\n\nA </think> \u00e9\u4e2d", " <think>"]
+    whole = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert processor.plain.encode(texts) == whole == [processor.plain._encode_hidden(text) for text in texts]
 
 
 def test_a_template_that_loses_a_turn_or_refuses_it(model_path, rows, monkeypatch):
-    chat = Chat(model_path, system="Be brief.")
-    monkeypatch.setattr(chat.tokenizer, "apply_chat_template", lambda *_, **__: "user\nWhat is 3 + 4?")
+    processor = Processor(model_path, system="Be brief.")
+    monkeypatch.setattr(processor.tokenizer, "apply_chat_template", lambda *_, **__: "user\nWhat is 3 + 4?")
     with pytest.raises(Refused, match="leaves a turn of the system out. Use --ask"):
-        chat.prompts(rows[2:3])
+        processor.prompts(rows[2:3])
 
     def fails(*_, **__):
         raise TemplateError("System role not supported")
 
-    monkeypatch.setattr(chat.tokenizer, "apply_chat_template", fails)
+    monkeypatch.setattr(processor.tokenizer, "apply_chat_template", fails)
     with pytest.raises(Refused, match="the chat template of .*model refuses .*System role not supported"):
-        chat.prompts(rows[2:3])
+        processor.prompts(rows[2:3])
 
 
 # ------------------------------------------------------------------------------------------------------ tiles
 
 @pytest.mark.parametrize("max_tiles", [1, 4, 12])
 def test_tiles_are_counted_as_the_processor_cuts(model_path, max_tiles):
-    chat = Chat(model_path, max_tiles=max_tiles)
+    processor = Processor(model_path, max_tiles=max_tiles)
     counts = set()
     sizes = [(48, 48), (10, 10), (96, 48), (48, 144), (100, 97), (200, 150), (640, 480), (333, 111),
              (50, 900), (1, 60)]
     for width, height in sizes:
-        n = len(chat.processor(Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"])
-        tokens = chat.family.image_tokens(chat.processor, (height, width), chat.per_tile)
-        assert tokens == n * chat.per_tile, (width, height)
+        picture = Image.new("RGB", (width, height))
+        n = len(processor.image_processor(picture, return_tensors="pt")["pixel_values"])
+        tokens = processor.family.image_tokens(processor.image_processor, (height, width), processor.per_tile)
+        assert tokens == n * processor.per_tile, (width, height)
         counts.add(n)
     assert max(counts) <= max_tiles + 1 and (len(counts) > 2 or max_tiles == 1)
 
 
 def test_cache_of_pixels_changes_nothing(model_path, rows, monkeypatch):
-    big, small = Chat(model_path, max_tiles=4), Chat(model_path, max_tiles=4, cache_gib=100e3 / 2 ** 30)
+    big = Processor(model_path, max_tiles=4)
+    small = Processor(model_path, max_tiles=4, cache_gib=100e3 / 2 ** 30)
     for p in big.prompts(rows) * 2:
-        fresh = Chat(model_path, max_tiles=4).pixels(p)
-        assert all(torch.equal(chat.pixels(p)[name], fresh[name]) for chat in (big, small) for name in fresh)
+        fresh = Processor(model_path, max_tiles=4).pixels(p)
+        assert all(torch.equal(one.pixels(p)[name], fresh[name]) for one in (big, small) for name in fresh)
     assert len(small.cache) < len(big.cache) == 5  # four pictures and the wide one
     monkeypatch.setattr(data, "open_image", None)
     assert big.pixels(p)
 
 
-def test_images_in_memory(chat, folder):
+def test_images_in_memory(processor, folder):
     """PIL images and bytes instead of paths give the same prompt and pixels."""
     path, = read(folder, [row(1)])
-    by_path, = chat.prompts([path])
+    by_path, = processor.prompts([path])
     for image in (png(1), Image.open(folder / "a.png")):
         record = Record("m", path.question, [image], "3", sizes=[(48, 48)])
-        p, = chat.prompts([record])
+        p, = processor.prompts([record])
         assert p.full == by_path.full
-        assert torch.equal(chat.pixels(p)["pixel_values"], chat.pixels(by_path)["pixel_values"])
+        assert torch.equal(processor.pixels(p)["pixel_values"], processor.pixels(by_path)["pixel_values"])
 
 
 # -------------------------------------------------------------------------------------- pictures of all kinds
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1", "LA"])
-def test_every_kind_of_image(chat, folder, mode):
+def test_every_kind_of_image(processor, folder, mode):
     name = "m.tiff" if mode in ("CMYK", "I;16") else "m.png"
     Image.new(mode, (48, 48)).save(folder / name)
     record, = read(folder, [row(1, images=[name])])
-    assert chat.pixels(chat.prompts([record])[0])["pixel_values"].shape == (1, 3, 48, 48)
+    assert processor.pixels(processor.prompts([record])[0])["pixel_values"].shape == (1, 3, 48, 48)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

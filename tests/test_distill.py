@@ -68,7 +68,7 @@ class Teacher:
 
         monkeypatch.setattr(d, "load", lambda *_: None)
         monkeypatch.setattr(d, "make_sampler", lambda *_, **__: self)
-        monkeypatch.setattr(d, "Chat", lambda *_: SimpleNamespace(prompts=prompts))
+        monkeypatch.setattr(d, "Processor", lambda *_: SimpleNamespace(prompts=prompts))
 
     def generate(self, prompts, n, max_new_tokens, temperature, seed):
         if self.calls == self.stop_after:

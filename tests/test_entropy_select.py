@@ -120,7 +120,7 @@ class World:
 
         records = [Record(f"q{i}", "?", answer="4") for i in range(40)]
         monkeypatch.setattr(es, "load", load)
-        monkeypatch.setattr(es, "Chat", lambda *_, **__: SimpleNamespace(prompts=prompts))
+        monkeypatch.setattr(es, "Processor", lambda *_, **__: SimpleNamespace(prompts=prompts))
         monkeypatch.setattr(es, "make_sampler", lambda *_, **__: self)
         monkeypatch.setattr(es, "read_records", lambda *_, **__: records)
 

@@ -401,7 +401,7 @@ def world(data, monkeypatch):
     import rollout
     (data.parent / "m").mkdir()
     (data.parent / "m" / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(data_py, "Chat", FakeChat)
+    monkeypatch.setattr(data_py, "Processor", FakeChat)
     monkeypatch.setattr(model, "load", lambda *a, **k: SimpleNamespace(eval=lambda: None))
 
     def run(sampler, **more):

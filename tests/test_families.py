@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, Qwen2_5_VLProcessor, Qwen3VLProcess
 import connector_tune
 import pack as attention
 from conftest import gradients, plain, write_jsonl
-from data import Chat, Record, read_records
+from data import Processor, Record, read_records
 from families import make_internvl35, make_llava, make_qwen, make_qwen3
 from machinery.families import FAMILIES
 from machinery.files import Refused
@@ -53,8 +53,8 @@ def path(family, tmp_path_factory, model_path):
 
 
 @pytest.fixture(scope="session")
-def chat(path):
-    return Chat(path, max_tiles=4)
+def processor(path):
+    return Processor(path, max_tiles=4)
 
 
 def noise(h, w, g):
@@ -62,7 +62,7 @@ def noise(h, w, g):
 
 
 @pytest.fixture(scope="session")
-def groups(chat, tmp_path_factory):
+def groups(processor, tmp_path_factory):
     """One image, several, none, several tiles, an odd shape, mixed: [(prompt, [ids, ...])]"""
     folder = tmp_path_factory.mktemp("images")
     g = torch.Generator().manual_seed(0)
@@ -73,24 +73,25 @@ def groups(chat, tmp_path_factory):
              ("<image 1> or once more <image 1>?", ["c"]), ("Why?", [])]
     write_jsonl(folder / "rows.jsonl",
                 [{"question": q, "images": [f"{n}.png" for n in names], "answer": "7"} for q, names in table])
-    prompts = chat.prompts(read_records(folder / "rows.jsonl"))
+    prompts = processor.prompts(read_records(folder / "rows.jsonl"))
     lengths = [(5, 9), (7, 3, 2), (6,), (8, 4), (3, 11), (2,)]
     drawn = [[torch.randint(0, 250, (n,), generator=g).tolist() for n in ns] for ns in lengths]
     return list(zip(prompts, drawn))
 
 
-def oracle_inputs(hf, chat, prompt, response):
+def oracle_inputs(hf, processor, prompt, response):
     ids = torch.tensor([prompt.full + response])
-    extra = {"mm_token_type_ids": (ids == chat.image_id).int()} if hasattr(chat.family, "grid") else {}
-    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **chat.pixels(prompt), **extra)
+    places = {"mm_token_type_ids": (ids == processor.image_id).int()}
+    extra = places if hasattr(processor.family, "grid") else {}
+    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **processor.pixels(prompt), **extra)
 
 
-def oracle(hf, chat, groups, never):
+def oracle(hf, processor, groups, never):
     """logp and entropy of all responses, each computed alone by plain transformers"""
     logps, entropies = [], []
     for prompt, responses in groups:
         for ids in responses:
-            logits = hf(**oracle_inputs(hf, chat, prompt, ids)).logits[0, len(prompt.full) - 1:-1]
+            logits = hf(**oracle_inputs(hf, processor, prompt, ids)).logits[0, len(prompt.full) - 1:-1]
             logp = logits.index_fill(-1, torch.tensor(never), -1e9).log_softmax(-1)
             logps.append(logp[range(len(ids)), ids])
             entropies.append(-(logp.exp() * logp).sum(-1))
@@ -104,11 +105,11 @@ def close(a, b, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_pack_equals_plain_transformers(path, chat, groups, checkpointing):
+def test_pack_equals_plain_transformers(path, processor, groups, checkpointing):
     vlm, hf = load(path, checkpointing=checkpointing), plain(path)
-    pack, = make_packs(chat, groups)
+    pack, = make_packs(processor, groups)
     logp, entropy = vlm(pack)
-    logp_1, entropy_1 = oracle(hf, chat, groups, vlm.never)
+    logp_1, entropy_1 = oracle(hf, processor, groups, vlm.never)
     close(logp, logp_1)
     close(entropy, entropy_1)
     a, b = torch.randn(2, len(logp), generator=torch.Generator().manual_seed(7))
@@ -134,14 +135,14 @@ def reference_varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causa
     return torch.cat(outs)
 
 
-def test_fused_attention_gets_the_same_layout(path, chat, groups, monkeypatch):
+def test_fused_attention_gets_the_same_layout(path, processor, groups, monkeypatch):
     """The kernels run on a GPU alone (bench/gpu_check.py). Here: are they handed the right rows?"""
     vlm = load(path)
     out = {}
     for fused in (False, True):
         monkeypatch.setattr(attention, "fused", lambda x, fused=fused: fused)  # the LLM's and the encoder's
         monkeypatch.setattr(attention, "varlen", reference_varlen)
-        pack, = make_packs(chat, groups)
+        pack, = make_packs(processor, groups)
         logp, entropy = vlm(pack)
         vlm.zero_grad()
         (logp.sum() + entropy.square().sum()).backward()
@@ -174,9 +175,9 @@ def test_connector_by_name(path, family):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_only_the_trained_part_gets_gradients(path, chat, groups, part):
+def test_only_the_trained_part_gets_gradients(path, processor, groups, part):
     vlm = load(path, train=(part,))
-    pack, = make_packs(chat, groups)
+    pack, = make_packs(processor, groups)
     features = vlm.encode(pack)
     assert features.requires_grad == (part == "encoder")
     logp, entropy = vlm(pack)
@@ -186,37 +187,37 @@ def test_only_the_trained_part_gets_gradients(path, chat, groups, part):
             assert (p.grad is not None and p.grad.abs().max() > 0) if name == part else p.grad is None, tensor
 
 
-def test_saved_model_is_plain_transformers(path, chat, groups, tmp_path):
+def test_saved_model_is_plain_transformers(path, processor, groups, tmp_path):
     vlm = load(path)
     with torch.no_grad():
         for p in vlm.parameters():
             p.mul_(1.1)
     vlm.save(tmp_path)
     hf = plain(tmp_path)
-    close(vlm(*make_packs(chat, groups))[0], oracle(hf, chat, groups, vlm.never)[0])
+    close(vlm(*make_packs(processor, groups))[0], oracle(hf, processor, groups, vlm.never)[0])
     assert load_file(f"{path}/model.safetensors").keys() == load_file(tmp_path / "model.safetensors").keys()
     tied = hf.lm_head.weight is hf.model.language_model.embed_tokens.weight
     assert tied == json.loads((tmp_path / "config.json").read_text()).get("tie_word_embeddings", False)
-    close(load(str(tmp_path))(*make_packs(chat, groups))[0], vlm(*make_packs(chat, groups))[0], 0)
+    close(load(str(tmp_path))(*make_packs(processor, groups))[0], vlm(*make_packs(processor, groups))[0], 0)
 
 
-def test_sampler_and_trainer_agree(path, chat, groups):
+def test_sampler_and_trainer_agree(path, processor, groups):
     vlm = load(path)
     prompts = [p for p, _ in groups]
-    rollouts = TorchSampler(vlm, chat).generate(prompts, n=3, max_new_tokens=24, seed=1)
-    pack, = make_packs(chat, [(p, [r.ids for r in g]) for p, g in zip(prompts, rollouts)])
+    rollouts = TorchSampler(vlm, processor).generate(prompts, n=3, max_new_tokens=24, seed=1)
+    pack, = make_packs(processor, [(p, [r.ids for r in g]) for p, g in zip(prompts, rollouts)])
     logp, entropy = vlm(pack)
     close(torch.cat([r.logp for g in rollouts for r in g]), logp)
     close(torch.cat([r.entropy for g in rollouts for r in g]), entropy)
     assert not {i for r in sum(rollouts, []) for i in r.ids} & set(vlm.never)
 
 
-def test_greedy_is_generate(path, chat, groups):
+def test_greedy_is_generate(path, processor, groups):
     """The positions of sampled tokens, too, are transformers' own."""
     vlm, hf = load(path), plain(path)
     for prompt, _ in groups[1:4]:
-        (ours,), = TorchSampler(vlm, chat).generate([prompt], n=1, max_new_tokens=12, temperature=0)
-        theirs = hf.generate(**oracle_inputs(hf, chat, prompt, []), max_new_tokens=12, do_sample=False,
+        (ours,), = TorchSampler(vlm, processor).generate([prompt], n=1, max_new_tokens=12, temperature=0)
+        theirs = hf.generate(**oracle_inputs(hf, processor, prompt, []), max_new_tokens=12, do_sample=False,
                              suppress_tokens=vlm.never)[0]
         assert theirs[len(prompt.full):].tolist()[:len(ours.ids)] == ours.ids
 
@@ -229,15 +230,15 @@ def qwen(request, tmp_path_factory):
 
 
 def test_positions_are_those_of_get_rope_index(qwen, groups):
-    chat = Chat(qwen)
+    processor = Processor(qwen)
     hf = plain(qwen)
-    for prompt in chat.prompts([p.record for p, _ in groups]):
+    for prompt in processor.prompts([p.record for p, _ in groups]):
         ids = torch.tensor([prompt.full])
-        theirs, delta = hf.model.get_rope_index(ids, mm_token_type_ids=(ids == chat.image_id).int(),
-                                                image_grid_thw=chat.pixels(prompt).get("image_grid_thw"))
-        ours = chat.positions(prompt)
+        theirs, delta = hf.model.get_rope_index(ids, mm_token_type_ids=(ids == processor.image_id).int(),
+                                                image_grid_thw=processor.pixels(prompt).get("image_grid_thw"))
+        ours = processor.positions(prompt)
         assert torch.equal(ours, theirs[:, 0])
-        pack, = make_packs(chat, [(prompt, [[5, 6], [7, 8, 9]])])
+        pack, = make_packs(processor, [(prompt, [[5, 6], [7, 8, 9]])])
         behind = len(prompt.full) + int(delta)  # responses go on where generation would
         follow = [behind, behind + 1, behind, behind + 1, behind + 2]
         assert pack.positions[:, len(prompt.full):].tolist() == [follow] * 3
@@ -247,52 +248,52 @@ def test_grid_is_the_processors(qwen):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
     g = torch.Generator().manual_seed(0)
     for pixels in ((0, 0), (2000, 9000), (64, 64)):
-        chat = Chat(qwen, pixels=pixels)
-        least, most = chat.processor.size["shortest_edge"], chat.processor.size["longest_edge"]
-        unit = {"qwen2_5_vl": 8, "qwen3_vl": 32}[chat.config.model_type]
+        processor = Processor(qwen, pixels=pixels)
+        least, most = (processor.image_processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
+        unit = {"qwen2_5_vl": 8, "qwen3_vl": 32}[processor.config.model_type]
         for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
             if max(h, w) > 200 * min(h, w):  # rows of such pictures are not used
                 continue
             theirs = smart_resize(h, w, unit, least, most)
-            assert tuple(unit * x for x in chat.family.grid(chat.processor, (h, w))) == theirs
+            assert tuple(unit * x for x in processor.family.grid(processor.image_processor, (h, w))) == theirs
         for h, w in [(30, 200), (64, 64), (7, 9)]:
-            got = chat.processor(Image.new("RGB", (w, h)), return_tensors="pt")
-            grid = chat.family.grid(chat.processor, (h, w))
+            got = processor.image_processor(Image.new("RGB", (w, h)), return_tensors="pt")
+            grid = processor.family.grid(processor.image_processor, (h, w))
             assert got["image_grid_thw"].tolist() == [[1, *(2 * x for x in grid)]]
-            patches = chat.processor.get_number_of_image_patches(h, w, {})
-            tokens = chat.family.image_tokens(chat.processor, (h, w), chat.per_tile)
+            patches = processor.image_processor.get_number_of_image_patches(h, w, {})
+            tokens = processor.family.image_tokens(processor.image_processor, (h, w), processor.per_tile)
             assert tokens * 4 == patches == len(got["pixel_values"])
 
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_template_that_begins_to_think_itself(tmp_path, thinking):
     """Qwen3-VL-Thinking's template ends with <think>: once in the prompt, not at all without thinking."""
-    chat = Chat(str(make_qwen3(tmp_path)))
+    processor = Processor(str(make_qwen3(tmp_path)))
     record = Record("a", "Why?")
-    usual = chat._text(record, thinking)
-    old = chat.tokenizer.chat_template
-    chat.tokenizer.chat_template = old.replace("assistant\\n", "assistant\\n<think>\\n")
+    usual = processor._text(record, thinking)
+    old = processor.tokenizer.chat_template
+    processor.tokenizer.chat_template = old.replace("assistant\\n", "assistant\\n<think>\\n")
     turn = [{"role": "user", "content": []}]
-    text = chat.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    text = processor.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     assert text.endswith("<think>\n")
-    assert chat._text(record, thinking) == usual and usual.count("<think>") == thinking
+    assert processor._text(record, thinking) == usual and usual.count("<think>") == thinking
 
 
 def test_prompt_is_the_real_processors(qwen, groups):
     """The processors want torchvision for their videos; their own method that expands an image does not."""
-    chat = Chat(qwen)
+    processor = Processor(qwen)
     own = AutoImageProcessor.from_pretrained(qwen, backend="pil")
-    for prompt in chat.prompts([p.record for p, _ in groups]):
-        inputs, at = chat.pixels(prompt), iter(range(9))
+    for prompt in processor.prompts([p.record for p, _ in groups]):
+        inputs, at = processor.pixels(prompt), iter(range(9))
         if inputs:
-            whole = own(chat.images(prompt), return_tensors="pt")
+            whole = own(processor.images(prompt), return_tensors="pt")
             assert all(torch.equal(inputs[name], value) for name, value in whole.items())
-        real = SimpleNamespace(image_processor=chat.processor, image_token=chat.image_mark)
-        text = chat._text(prompt.record, True)
-        kind = {"qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[chat.config.model_type]
-        mark = re.escape(chat.image_mark)
+        real = SimpleNamespace(image_processor=processor.image_processor, image_token=processor.image_mark)
+        text = processor._text(prompt.record, True)
+        kind = {"qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[processor.config.model_type]
+        mark = re.escape(processor.image_mark)
         text = re.sub(mark, lambda _: kind.replace_image_token(real, inputs, next(at)), text)
-        assert chat.tokenizer(text, add_special_tokens=False)["input_ids"] == prompt.full
+        assert processor.tokenizer(text, add_special_tokens=False)["input_ids"] == prompt.full
 
 
 # ------------------------------------------------------------------------------------------- connector tuning
@@ -327,16 +328,16 @@ def test_a_family_of_ones_own_is_one_class(model_path, rows, tmp_path, monkeypat
     with pytest.raises(Refused, match="is a 'llava' model; the families are internvl"):
         load(given)
     monkeypatch.setitem(FAMILIES, "llava", fork.FAMILIES["llava"])
-    vlm, chat = load(given), Chat(given)
+    vlm, processor = load(given), Processor(given)
     assert vlm.parts()["connector"].keys() == tensors(*(f"multi_modal_projector.linear_{i}" for i in (1, 2)))
-    prompts = chat.prompts(rows[:3])  # of one image, two and none
+    prompts = processor.prompts(rows[:3])  # of one image, two and none
     groups = [(p, [[5, 6, 7 + i], [8, 9 + i]]) for i, p in enumerate(prompts)]
-    pack, = make_packs(chat, groups)
+    pack, = make_packs(processor, groups)
     assert len(pack.visual_at) == 36 * len(pack.images["pixel_values"])
     blank = replace(pack, images=vlm.family.blank())  # of ranks without images
     assert vlm.encode(blank).shape == (36, 64)
     before = vlm(pack)[0]
-    close(before, oracle(plain(given), chat, groups, vlm.never)[0])
+    close(before, oracle(plain(given), processor, groups, vlm.never)[0])
     before.mean().neg().backward()
     assert all(any(p.grad is not None and p.grad.abs().max() > 0 for p in part.values())
                for part in vlm.parts().values())
@@ -347,4 +348,4 @@ def test_a_family_of_ones_own_is_one_class(model_path, rows, tmp_path, monkeypat
     vlm.save(saved)
     assert load_file(saved / "model.safetensors").keys() == load_file(f"{given}/model.safetensors").keys()
     close(load(str(saved))(pack)[0], after, 0)
-    close(oracle(plain(saved), chat, groups, vlm.never)[0], after)
+    close(oracle(plain(saved), processor, groups, vlm.never)[0], after)

@@ -121,26 +121,26 @@ def test_response_mean(forks):
 
 # --------------------------------------------------------------------------------------- three steps of each
 
-def steps(module, tiny, chat, out, reward=reward_of, **flags):
+def steps(module, tiny, processor, out, reward=reward_of, **flags):
     """Metrics of three steps on given responses of 1 to 11 tokens."""
     given = dict(model=str(tiny / "model"), data=str(tiny / "rl.jsonl"), prompts=4, samples=4, steps=3,
                  lr=1e-3, max_new_tokens=20, dtype="fp32", max_gap=9.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "score_batch", reward)
-        patch.setattr(module, "make_sampler", lambda *_: Given(chat))
+        patch.setattr(module, "make_sampler", lambda *_: Given(processor))
         module.train(module.Config(out=str(out), **{**given, **flags}))
     return metrics(out)
 
 
 @pytest.fixture(scope="session")
-def plain_steps(tiny, chat, tmp_path_factory):
-    return steps(grpo, tiny, chat, tmp_path_factory.mktemp("plain") / "run")
+def plain_steps(tiny, processor, tmp_path_factory):
+    return steps(grpo, tiny, processor, tmp_path_factory.mktemp("plain") / "run")
 
 
 @pytest.mark.parametrize("fork", OF_GRPO)
-def test_three_steps_of_grpo(fork, forks, tiny, chat, plain_steps, tmp_path):
+def test_three_steps_of_grpo(fork, forks, tiny, processor, plain_steps, tmp_path):
     """They run, and differ from plain GRPO in what they promise. The responses are the same."""
-    rows = steps(forks[fork], tiny, chat, tmp_path / "run")
+    rows = steps(forks[fork], tiny, processor, tmp_path / "run")
     assert [row["step"] for row in rows] == [1, 2, 3] and all(row["grad_norm"] > 0 for row in rows)
     first, plain = rows[0], plain_steps[0]
     assert all(first[name] == plain[name] for name in ("accuracy", "length", "format", "gap"))
@@ -151,15 +151,15 @@ def test_three_steps_of_grpo(fork, forks, tiny, chat, plain_steps, tmp_path):
         assert first["loss"] == pytest.approx(-0.01 * first["entropy"], rel=0.1)
 
 
-def test_gspo_with_one_gradient_step_is_plain_grpo(forks, tiny, chat, plain_steps, tmp_path):
-    rows = steps(forks["gspo"], tiny, chat, tmp_path / "run", minibatches=1)
+def test_gspo_with_one_gradient_step_is_plain_grpo(forks, tiny, processor, plain_steps, tmp_path):
+    rows = steps(forks["gspo"], tiny, processor, tmp_path / "run", minibatches=1)
     for row, plain in zip(rows, plain_steps, strict=True):
         assert row["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4)
 
 
-def test_the_bonus_reaches_groups_without_spread(forks, tiny, chat, tmp_path):
+def test_the_bonus_reaches_groups_without_spread(forks, tiny, processor, tmp_path):
     same = all_get(Reward(1.0, 1.0, 1.0, "3", "rule"))
-    row, = steps(forks["entropy_bonus"], tiny, chat, tmp_path / "run", same, steps=1)
+    row, = steps(forks["entropy_bonus"], tiny, processor, tmp_path / "run", same, steps=1)
     assert row["grad_norm"] > 0 and row["tokens"] == pytest.approx(16 * row["length"])
-    row, = steps(grpo, tiny, chat, tmp_path / "plain", same, steps=1)
+    row, = steps(grpo, tiny, processor, tmp_path / "plain", same, steps=1)
     assert row["grad_norm"] == 0

@@ -26,7 +26,7 @@ def sums(folder):
     return out
 
 
-def test_five_updates(tiny, mixed, chat, tmp_path, monkeypatch):
+def test_five_updates(tiny, mixed, processor, tmp_path, monkeypatch):
     golden, flags = json.loads(GOLDEN.read_text()), dict(
         data=mixed, prompts=4, samples=4, max_tiles=4, minibatches=2, kl=0.05, is_clip=2.0, clip_high=0.3,
         lr=1e-4, lr_connector=3e-4, schedule="cosine", warmup=1, temperature=0.9, weight_decay=0.1,
@@ -37,7 +37,7 @@ def test_five_updates(tiny, mixed, chat, tmp_path, monkeypatch):
         for i, prompt in enumerate(prompts):
             out.append([])
             for ids, logp, right, neat in golden["responses"][prompt.record.id]:
-                pieces = chat.pieces(ids)
+                pieces = processor.pieces(ids)
                 out[-1].append(Rollout(prompt, ids, torch.tensor(logp), torch.zeros(len(ids)),
                                        "".join(pieces), pieces, "stop"))
                 out[-1][-1].given = Reward(right, neat, 0.8 * right + 0.2 * neat, None, "given")

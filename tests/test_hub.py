@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 import plan
 from conftest import plain
 from connector import make_connectors
-from data import Chat
+from data import Processor
 from families import hub_shaped, make_qwen, make_qwen3, save_blank_model, tie_weights_of
 from machinery.families import read_config
 from machinery.files import Refused
@@ -95,8 +95,8 @@ def test_all_ranks_and_the_saved_folder_agree_on_ties(published, how, rows, tmp_
     if how == "own":  # old names of the rotary embedding, of the precision, of the encoder's sizes
         logp = []
         for folder in (path, str(published["before"])):
-            chat = Chat(folder, max_tiles=4)
-            pack, = make_packs(chat, [(p, [[5, 6, 7], [8]]) for p in chat.prompts(rows[:3])])
+            processor = Processor(folder, max_tiles=4)
+            pack, = make_packs(processor, [(p, [[5, 6, 7], [8]]) for p in processor.prompts(rows[:3])])
             logp.append(load(folder)(pack)[0])
         assert torch.equal(*logp)
         assert vlm.file_dtype == stored_dtype(path) == torch.float32
@@ -121,7 +121,8 @@ def test_vllm_is_told_whether_weights_are_tied(published, how, monkeypatch):
     engine = importlib.import_module("machinery.vllm_engine")
     monkeypatch.delitem(sys.modules, "machinery.vllm_engine")
     one = object.__new__(engine.Engine)
-    one.vlm, one.chat, one.dtype, one.tensor_parallel, one.sleeps = None, Chat(path), torch.float32, 1, False
+    one.vlm, one.processor, one.dtype = None, Processor(path), torch.float32
+    one.tensor_parallel, one.sleeps = 1, False
     one._start(0.5, 1, False)
     made["hf_overrides"](PreTrainedConfig())  # so it asks first
     config = made["hf_overrides"](read_config(path))

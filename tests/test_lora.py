@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import model
 from conftest import gradients, plain
-from data import Chat
+from data import Processor
 from families import copy_all_but_weights, hub_shaped, make_qwen, make_qwen3, tie_weights_of
 from machinery.model_folder import is_adapter, merged
 from model import load
@@ -44,9 +44,9 @@ def learned(vlm, size=0.05):
 
 def packed(path, rows):
     """A pack of one image, two, none."""
-    chat = Chat(path, max_tiles=4)
-    groups = [(p, [[7, 8, 9, 10 + i], [11] * (1 + i)]) for i, p in enumerate(chat.prompts(rows[:3]))]
-    return make_packs(chat, groups)[0]
+    processor = Processor(path, max_tiles=4)
+    groups = [(p, [[7, 8, 9, 10 + i], [11] * (1 + i)]) for i, p in enumerate(processor.prompts(rows[:3]))]
+    return make_packs(processor, groups)[0]
 
 
 def test_merged_checkpoint_equals_base_and_adapters(folder, rows, tmp_path):

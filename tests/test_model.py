@@ -14,7 +14,7 @@ import connector
 import model
 import sft
 from conftest import gradients, plain, plain_forward
-from data import Chat, open_image
+from data import Processor, open_image
 from machinery import head
 from machinery.run import Run
 from machinery.files import Refused, newest_checkpoint
@@ -42,11 +42,11 @@ def close(a, b, tolerance=1e-5):
 # ------------------------------------------------------------------------------------------------------ packs
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_pack_equals_one_by_one(vlm, chat, groups, model_path, temperature):
-    pack, = make_packs(chat, groups, temperature=temperature)
+def test_pack_equals_one_by_one(vlm, processor, groups, model_path, temperature):
+    pack, = make_packs(processor, groups, temperature=temperature)
     logp, entropy = vlm(pack)
     hf = plain(model_path)
-    logp_1, entropy_1 = plain_forward(hf, chat, groups, temperature)
+    logp_1, entropy_1 = plain_forward(hf, processor, groups, temperature)
     close(logp, logp_1)
     close(entropy, entropy_1)
     a, b = weights_for(len(logp))
@@ -58,18 +58,18 @@ def test_pack_equals_one_by_one(vlm, chat, groups, model_path, temperature):
         close(ours[name], theirs[name])
 
 
-def test_pack_computes_a_prompt_once(chat, groups):
-    pack, = make_packs(chat, groups)
+def test_pack_computes_a_prompt_once(processor, groups):
+    pack, = make_packs(processor, groups)
     assert len(pack.ids) == sum(len(p.full) + sum(map(len, rs)) for p, rs in groups)
-    visual = sum(p.full.count(chat.image_id) for p, _ in groups)
-    assert len(pack.images["pixel_values"]) == visual // chat.per_tile
+    visual = sum(p.full.count(processor.image_id) for p, _ in groups)
+    assert len(pack.images["pixel_values"]) == visual // processor.per_tile
     assert pack.target.tolist() == [t for _, rs in groups for t in sum(rs, [])]
 
 
-def test_owner_numbers_responses_over_all_packs(chat, groups):
+def test_owner_numbers_responses_over_all_packs(processor, groups):
     numbered = [r for _, rs in groups for r in rs]
     for limit in (10 ** 6, 90, 40, 1):
-        packs = make_packs(chat, groups, max_tokens=limit)
+        packs = make_packs(processor, groups, max_tokens=limit)
         owner = torch.cat([p.owner for p in packs]).tolist()
         target = torch.cat([p.target for p in packs]).tolist()
         assert owner == [i for i, r in enumerate(numbered) for _ in r]
@@ -79,9 +79,9 @@ def test_owner_numbers_responses_over_all_packs(chat, groups):
 
 
 @pytest.mark.parametrize("limit", [150, 60])
-def test_several_packs_equal_one(vlm, chat, groups, limit):
-    whole = vlm(*make_packs(chat, groups))
-    packs = make_packs(chat, groups, max_tokens=limit)
+def test_several_packs_equal_one(vlm, processor, groups, limit):
+    whole = vlm(*make_packs(processor, groups))
+    packs = make_packs(processor, groups, max_tokens=limit)
     assert len(packs) > 2
     parts = [vlm(p) for p in packs]
     close(torch.cat([p[0] for p in parts]), whole[0])
@@ -115,29 +115,29 @@ def test_layout_by_brute_force():
         assert torch.allclose(out, torch.einsum("hij,jhd->ihd", weight, V), atol=1e-5)
 
 
-def test_wrong_image_changes_log_probs(vlm, chat, groups):
-    pack, = make_packs(chat, groups[:1])
+def test_wrong_image_changes_log_probs(vlm, processor, groups):
+    pack, = make_packs(processor, groups[:1])
     right = vlm(pack)[0]
-    pack.images = chat.pixels(groups[7][0])
+    pack.images = processor.pixels(groups[7][0])
     wrong = vlm(pack)[0]
     assert (right - wrong).abs().min() > 1e-4
 
 
-def test_order_of_two_images_matters(vlm, chat, groups):
+def test_order_of_two_images_matters(vlm, processor, groups):
     """Row b names <image 2> before <image 1>: its second image stands first."""
     (prompt, responses), = groups[1:2]
     assert prompt.record.shown == [1, 0]
-    first, both = chat.pixels(groups[0][0])["pixel_values"], chat.pixels(prompt)["pixel_values"]
+    first, both = processor.pixels(groups[0][0])["pixel_values"], processor.pixels(prompt)["pixel_values"]
     pixels = torch.cat([first, both[:1]])  # 0.png, 1.png
     assert torch.equal(both, pixels.flip(0))
-    pack, = make_packs(chat, [(prompt, responses)])
+    pack, = make_packs(processor, [(prompt, responses)])
     right = vlm(pack)[0]
     pack.images = {"pixel_values": pixels}
     assert (vlm(pack)[0] - right).abs().min() > 1e-5
 
 
-def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
-    pack, = make_packs(chat, groups[:1])
+def test_visual_tokens_must_fit_their_places(vlm, processor, groups):
+    pack, = make_packs(processor, groups[:1])
     pack.images = {"pixel_values": pack.images["pixel_values"].repeat(2, 1, 1, 1)}
     with pytest.raises(Refused, match=r"18 visual tokens for 9 places in the prompts of a\b"):
         vlm(pack)
@@ -146,7 +146,7 @@ def test_visual_tokens_must_fit_their_places(vlm, chat, groups):
 # ----------------------------------------------------------------------------------------------- chunked head
 
 @pytest.mark.parametrize("beside, precision", [(None, "ieee"), (torch.bfloat16, "tf32")])
-def test_the_heads_products_alone_are_in_tf32(vlm, chat, groups, beside, precision):
+def test_the_heads_products_alone_are_in_tf32(vlm, processor, groups, beside, precision):
     """Whatever vLLM's worker has set: forward, backward and the sampler's; not the entropy's."""
     torch.set_float32_matmul_precision("highest")
     (V, d), heads, others, vlm.autocast_dtype = vlm.hf.lm_head.weight.shape, [], set(), beside
@@ -159,15 +159,15 @@ def test_the_heads_products_alone_are_in_tf32(vlm, chat, groups, beside, precisi
             return op(*args, **(kwargs or {}))
 
     with Watch():
-        logp, entropy = vlm(make_packs(chat, groups)[0])
+        logp, entropy = vlm(make_packs(processor, groups)[0])
         (logp.sum() + entropy.sum()).backward()
         vlm.logits(torch.zeros(2, d))
     assert heads == [precision] * 4 and others == {"ieee"}
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 10 ** 6])
-def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
-    pack, = make_packs(chat, groups, temperature=0.8)
+def test_chunked_head_equals_fp64(vlm, processor, groups, monkeypatch, tokens):
+    pack, = make_packs(processor, groups, temperature=0.8)
     V, d = vlm.hf.lm_head.weight.shape
     monkeypatch.setattr(model, "CHUNK", {"cpu": V * tokens + 1})
     monkeypatch.setattr(head, "KEEP", V * tokens)
@@ -185,7 +185,7 @@ def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
     hidden64 = hidden.detach().double().requires_grad_()
     weight = vlm.hf.lm_head.weight.detach().double().requires_grad_()
     logits = hidden64[pack.source] @ weight.T / 0.8
-    keep = [i for i in range(V) if i != chat.image_id]
+    keep = [i for i in range(V) if i != processor.image_id]
     logits = torch.full_like(logits, -1e9).index_copy(1, torch.tensor(keep), logits[:, keep])
     p = logits.log_softmax(-1)
     logp64, entropy64 = p.gather(1, pack.target[:, None])[:, 0], -(p.exp() * p).sum(1)
@@ -195,22 +195,23 @@ def test_chunked_head_equals_fp64(vlm, chat, groups, monkeypatch, tokens):
         close(ours.double(), oracle)
 
 
-def test_head_without_responses(vlm, chat, prompts):
+def test_head_without_responses(vlm, processor, prompts):
     """A pack of prompts alone: nothing to predict, and the backward of its sum is 0, not NaN."""
-    logp, entropy = vlm(make_pack(chat, [(p, []) for p in prompts]))
+    logp, entropy = vlm(make_pack(processor, [(p, []) for p in prompts]))
     assert logp.shape == entropy.shape == (0,)
     logp.sum().backward()
     assert all(float(g.abs().sum()) == 0 for g in gradients(vlm).values())
 
 
-def test_image_placeholder_is_impossible(vlm, chat, groups):
+def test_image_placeholder_is_impossible(vlm, processor, groups):
     logits = vlm.logits(torch.randn(5, vlm.hf.lm_head.weight.shape[1]))
-    assert (logits.softmax(-1)[:, chat.image_id] == 0).all() and logits.argmin(-1).eq(chat.image_id).all()
+    assert (logits.softmax(-1)[:, processor.image_id] == 0).all()
+    assert logits.argmin(-1).eq(processor.image_id).all()
 
 
-def test_bf16_keeps_fp32_logits(model_path, chat, groups):
+def test_bf16_keeps_fp32_logits(model_path, processor, groups):
     """Compute in bf16 over fp32 weights: close to fp32, and log-prob and entropy come out in fp32."""
-    pack, = make_packs(chat, groups)
+    pack, = make_packs(processor, groups)
     exact = load(model_path, dtype="fp32")(pack)
     vlm = load(model_path, dtype="bf16")
     rough = vlm(pack)
@@ -253,9 +254,9 @@ def test_parts_by_name(vlm):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("train", [("encoder",), ("connector",), ("llm",), ("encoder", "llm"), PARTS])
-def test_frozen_get_nothing_and_the_others_do(model_path, chat, groups, train, checkpointing):
+def test_frozen_get_nothing_and_the_others_do(model_path, processor, groups, train, checkpointing):
     vlm = load(model_path, dtype="fp32", train=train, checkpointing=checkpointing)
-    pack, = make_packs(chat, groups)
+    pack, = make_packs(processor, groups)
     features = vlm.encode(pack)
     assert features.requires_grad == ("encoder" in train)
     assert (features.grad_fn is None) == ("encoder" not in train)
@@ -272,23 +273,23 @@ def test_frozen_get_nothing_and_the_others_do(model_path, chat, groups, train, c
                 assert p.grad is not None and float(p.grad.abs().max()) > 0, name
 
 
-def test_gradients_do_not_depend_on_checkpointing(model_path, chat, groups):
+def test_gradients_do_not_depend_on_checkpointing(model_path, processor, groups):
     grads = []
     for checkpointing in (False, True):
         vlm = load(model_path, dtype="fp32", checkpointing=checkpointing)
-        vlm(*make_packs(chat, groups))[0].sum().backward()
+        vlm(*make_packs(processor, groups))[0].sum().backward()
         grads.append(gradients(vlm))
     assert grads[0].keys() == grads[1].keys()
     assert all(torch.equal(g, grads[1][n]) for n, g in grads[0].items())
 
 
-def test_compiled_blocks_compute_the_same_without_compiling_again(model_path, chat, groups):
+def test_compiled_blocks_compute_the_same_without_compiling_again(model_path, processor, groups):
     """From pack to pack, whatever their lengths; the machinery of torch.compile with kernels as they are."""
     vlm, again = (load(model_path, dtype="fp32", checkpointing=True) for _ in range(2))
     counter = CompileCounter()
     again.compile_blocks(counter)
     for n, some in enumerate((groups, groups[1:3], groups[::-1])):
-        pack, = make_packs(chat, some)
+        pack, = make_packs(processor, some)
         graphs = counter.frame_count
         for one in (vlm, again):
             one.zero_grad()
@@ -297,12 +298,12 @@ def test_compiled_blocks_compute_the_same_without_compiling_again(model_path, ch
         assert all(torch.equal(p.grad, q.grad) for p, q in zip(vlm.parameters(), again.parameters()))
 
 
-def test_known_features_take_the_encoders_place(vlm, chat, groups):
-    pack, = make_packs(chat, groups)
+def test_known_features_take_the_encoders_place(vlm, processor, groups):
+    pack, = make_packs(processor, groups)
     with torch.no_grad():
         features = vlm(pack, only_features=True)
         assert features.shape == (len(pack.images["pixel_values"]), 36, 128)
-        without, = make_packs(chat, groups, pixels=False)
+        without, = make_packs(processor, groups, pixels=False)
         assert not without.images
         assert torch.equal(vlm(without, features)[0], vlm(pack)[0])
 
@@ -316,45 +317,46 @@ def test_unknown_part_is_refused(vlm, names, what):
 
 # ---------------------------------------------------------------------------------------------- save and load
 
-def test_saved_model_loads_in_plain_transformers(vlm, chat, groups, model_path, tmp_path):
+def test_saved_model_loads_in_plain_transformers(vlm, processor, groups, model_path, tmp_path):
     with torch.no_grad():  # something to save: not the weights it came from
         for p in vlm.parameters():
             p.add_(0.02 * torch.randn_like(p))
     vlm.save(tmp_path)
     hf, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
-    logp, entropy = plain_forward(hf, chat, groups)
-    ours = vlm(*make_packs(chat, groups))
+    logp, entropy = plain_forward(hf, processor, groups)
+    ours = vlm(*make_packs(processor, groups))
     close(ours[0], logp)
     close(ours[1], entropy)
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == load_file(f"{model_path}/model.safetensors").keys()  # the family's own names
-    assert AutoTokenizer.from_pretrained(tmp_path).encode("3 + 4") == chat.tokenizer.encode("3 + 4")
-    again = Chat(str(tmp_path), max_tiles=4)
+    assert AutoTokenizer.from_pretrained(tmp_path).encode("3 + 4") == processor.tokenizer.encode("3 + 4")
+    again = Processor(str(tmp_path), max_tiles=4)
     assert again.prompts([p.record for p, _ in groups])[4].full == groups[4][0].full
-    assert again.stop_ids == chat.stop_ids
+    assert again.stop_ids == processor.stop_ids
     assert AutoConfig.from_pretrained(tmp_path).model_type == "internvl"
 
 
-def test_expanded_prompt_is_what_the_familys_processor_makes(chat, prompts, model_path):
+def test_expanded_prompt_is_what_the_familys_processor_makes(processor, prompts, model_path):
     """Ids and pixels of every prompt are those of transformers' own processor, thumbnails included."""
     class Family(InternVLProcessor):
         def check_argument_for_proper_class(self, *_):
             pass  # goes without its video processor, which would want torchvision
 
     of_images = AutoImageProcessor.from_pretrained(model_path, backend="pil")
-    processor = Family(of_images, chat.tokenizer, None, chat.per_tile)
+    theirs = Family(of_images, processor.tokenizer, None, processor.per_tile)
     for p in prompts:
         images = [open_image(p.record.images[i]) for i in p.record.shown]
-        text = chat.tokenizer.decode(p.ids)
-        out = processor(images=images or None, text=text, crop_to_patches=True, max_patches=4,
-                        return_tensors="pt")
+        text = processor.tokenizer.decode(p.ids)
+        out = theirs(images=images or None, text=text, crop_to_patches=True, max_patches=4,
+                     return_tensors="pt")
         assert out["input_ids"][0].tolist() == p.full, p.record.id
         if images:
-            assert torch.allclose(out["pixel_values"], chat.pixels(p)["pixel_values"], atol=2e-2), p.record.id
+            ours = processor.pixels(p)["pixel_values"]
+            assert torch.allclose(out["pixel_values"], ours, atol=2e-2), p.record.id
 
 
-def test_tied_embeddings_stay_tied(model_path, chat, groups, tmp_path):
+def test_tied_embeddings_stay_tied(model_path, processor, groups, tmp_path):
     hf = plain(model_path)
     hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = True
     hf.tie_weights()
@@ -363,7 +365,7 @@ def test_tied_embeddings_stay_tied(model_path, chat, groups, tmp_path):
     vlm = load(str(tmp_path / "tied"), dtype="fp32")
     assert vlm.hf.lm_head.weight is vlm.hf.model.language_model.embed_tokens.weight
     oracle = plain(tmp_path / "tied")
-    close(vlm(*make_packs(chat, groups))[0], plain_forward(oracle, chat, groups)[0])
+    close(vlm(*make_packs(processor, groups))[0], plain_forward(oracle, processor, groups)[0])
     with torch.no_grad():
         vlm.hf.lm_head.weight.add_(0.01)
     (tmp_path / "again").mkdir()
@@ -387,7 +389,7 @@ def test_missing_model_says_what_to_run_first(tmp_path):
         with pytest.raises(Refused, match="no checkpoint there.*Run make tiny first"):
             load(path)
         with pytest.raises(Refused, match="--model .*Run make tiny first"):
-            Chat(path)
+            Processor(path)
 
 
 def test_other_architecture_is_refused(model_path, tmp_path):
@@ -395,7 +397,7 @@ def test_other_architecture_is_refused(model_path, tmp_path):
     config = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 32,
               "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100}
     (folder / "config.json").write_text(json.dumps(config))
-    for start in (lambda: load(str(folder)), lambda: Chat(str(folder))):
+    for start in (lambda: load(str(folder)), lambda: Processor(str(folder))):
         with pytest.raises(Refused, match="qwen2.*the families are .*internvl"):
             start()
 

@@ -82,12 +82,12 @@ def test_rows_of_a_sampler(gpus, batch, rows):
     assert vllm[name.format(16)] == 4 * token * 16 * (8192 + cfg.visual)
 
 
-def test_flops_against_torch(model_path, chat, groups):
+def test_flops_against_torch(model_path, processor, groups):
     """The formula's matrices against torch's own count of a forward and backward of the tiny world's model
     (attention apart, which computes whole squares: SDPA, or bmm for short rows)."""
     from torch.utils.flop_counter import FlopCounterMode
     vlm, s = load(model_path), plan.shape(model_path)
-    pack, = make_packs(chat, groups)
+    pack, = make_packs(processor, groups)
     with FlopCounterMode(display=False) as counter:
         logp, entropy = vlm(pack)
         (logp.sum() + entropy.sum()).backward()

@@ -21,7 +21,7 @@ import connector_tune
 import grpo
 import sft
 from conftest import ENV, ROOT, plain, write_mixed
-from data import Chat, read_records
+from data import Processor, read_records
 from machinery import features
 from machinery.files import Refused, newest_checkpoint, read_jsonl
 from machinery.parallel import start
@@ -65,8 +65,9 @@ def draws_together(given, rank):
         dist.monitored_barrier(timeout=timedelta(seconds=20))
         return Given.generate(sampler, *args, **how)
 
-    chat, cfg = Chat(given / "model", max_tiles=4), grpo.Config(prompts=4, samples=3, dynamic_sampling=True)
-    sampler, prompts = Given(chat), chat.prompts(read_records(given / "mixed.jsonl"))
+    processor = Processor(given / "model", max_tiles=4)
+    cfg = grpo.Config(prompts=4, samples=3, dynamic_sampling=True)
+    sampler, prompts = Given(processor), processor.prompts(read_records(given / "mixed.jsonl"))
     sampler.generate, grpo.score_batch = meet, score
     s = SimpleNamespace(world=start(0), pool=prompts, hard=[], sampler=sampler, verifier=None,
                         run=SimpleNamespace(step=0))
@@ -103,7 +104,7 @@ def jobs(folder, given, rank=0):
     if dist.is_initialized():
         draws_together(given, rank)
     make_sampler, grpo.score_batch = grpo.make_sampler, reward_of
-    grpo.make_sampler = lambda kind, vlm, chat, *_: Given(chat)
+    grpo.make_sampler = lambda kind, vlm, processor, *_: Given(processor)
     for name in GRPO:
         run_grpo(folder, given, name)
 
@@ -209,7 +210,7 @@ def test_frozen_parts_stay_as_they_are_in_two_processes(both):
 
 def test_run_of_two_processes_goes_on_in_one(both, tmp_path, monkeypatch):
     """One step by two processes, the second by one: as if nothing had happened."""
-    monkeypatch.setattr(grpo, "make_sampler", lambda kind, vlm, chat, *_: Given(chat))
+    monkeypatch.setattr(grpo, "make_sampler", lambda kind, vlm, processor, *_: Given(processor))
     monkeypatch.setattr(grpo, "score_batch", reward_of)
     run_grpo(both[2], both["given"], "handed_over", steps=2)
     same_metrics(both[2] / "handed_over", both[1] / "grpo")

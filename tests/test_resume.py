@@ -228,29 +228,29 @@ def test_long_rows_are_counted(name, tiny, tmp_path, capsys):
         STAGES[name][1](tiny, tmp_path / "other", **{limit: 10})
 
 
-def test_solutions_that_can_not_be_learned(chat, rows, capsys):
+def test_solutions_that_can_not_be_learned(processor, rows, capsys):
     def supervised(solution, thinking=True, limit=10 ** 6):
         record = dataclasses.replace(rows[0], solution=solution)
-        return rows_with_solutions([record], chat, thinking, limit)
+        return rows_with_solutions([record], processor, thinking, limit)
 
     with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has no </think>.*--no-thinking"):
         supervised("\\boxed{4}")
     with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has a </think>"):
         supervised("t</think>\\boxed{4}", thinking=False)
     literal, = supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")  # characters, no image
-    assert chat.image_id not in literal.ids
+    assert processor.image_id not in literal.ids
     with pytest.raises(Refused, match="no row fits --max_length"):
         supervised("1 " * 30 + "</think>\\boxed{4}", limit=60)
     # a share of them may be skipped, and is counted
     pair = [dataclasses.replace(rows[0], solution=s) for s in ("\\boxed{4}", "t</think>\\boxed{4}")]
-    kept, = rows_with_solutions(pair, chat, True, 10 ** 6, "cold.jsonl", limit_bad=0.5)
-    assert chat.tokenizer.decode(kept.ids).startswith("t</think>")
+    kept, = rows_with_solutions(pair, processor, True, 10 ** 6, "cold.jsonl", limit_bad=0.5)
+    assert processor.tokenizer.decode(kept.ids).startswith("t</think>")
     assert "skipped 1 of 2 rows of cold.jsonl" in capsys.readouterr().out
     with pytest.raises(Refused, match="1 of 2 rows of cold.jsonl cannot be used"):
-        rows_with_solutions(pair, chat, True, 10 ** 6, "cold.jsonl", limit_bad=0.4)
+        rows_with_solutions(pair, processor, True, 10 ** 6, "cold.jsonl", limit_bad=0.4)
     # the opening tag is the prompt's: a row that repeats it does not teach it
     opened, = supervised("<think>\nt\n</think>\\boxed{4}")
-    assert chat.tokenizer.decode(opened.ids) == "t\n</think>\\boxed{4}<|im_end|>"
+    assert processor.tokenizer.decode(opened.ids) == "t\n</think>\\boxed{4}<|im_end|>"
 
 
 @pytest.mark.parametrize("changes, pattern", [

@@ -19,15 +19,16 @@ ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model h
 
 
 @pytest.fixture
-def quick(chat, monkeypatch):
+def quick(processor, monkeypatch):
     """A chat in which a response ends after about fifteen tokens."""
-    monkeypatch.setattr(chat, "stop_ids", ENDS)
-    return chat
+    monkeypatch.setattr(processor, "stop_ids", ENDS)
+    return processor
 
 
-def trainer(vlm, chat, rollouts, temperature):
+def trainer(vlm, processor, rollouts, temperature):
     """The trainer's logp and entropy of each rollout of each group."""
-    pack, = make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in rollouts], temperature=temperature)
+    groups = [(g[0].prompt, [r.ids for r in g]) for g in rollouts]
+    pack, = make_packs(processor, groups, temperature=temperature)
     with torch.no_grad():
         logp, entropy = vlm(pack)
     lengths = [len(r.ids) for g in rollouts for r in g]
@@ -87,9 +88,9 @@ def test_greedy_equals_plain_generate(vlm, quick, prompts, model_path):
     assert all(r.ids == ours[i][0].ids for i, g in enumerate(twice) for r in g)
 
 
-def test_continued_prompt(vlm, chat, prompts):
+def test_continued_prompt(vlm, processor, prompts):
     """A prompt with the beginning of a response appended goes on as if the sampler had written it."""
-    sampler = TorchSampler(vlm, chat)
+    sampler = TorchSampler(vlm, processor)
     whole = sampler.generate(prompts[1:2], 1, max_new_tokens=12, temperature=0)[0][0]
     rest = sampler.generate([prompts[1].continued(whole.ids[:5])], 1, max_new_tokens=7, temperature=0)[0][0]
     assert rest.ids == whole.ids[5:] and torch.allclose(rest.logp, whole.logp[5:], atol=1e-5)
@@ -130,12 +131,12 @@ def test_responses_that_ended_are_dropped_by_hand():
 
 # ---------------------------------------------------------------------------------------------------- samples
 
-def test_first_tokens_follow_their_probabilities(vlm, chat, prompts):
+def test_first_tokens_follow_their_probabilities(vlm, processor, prompts):
     """Chi-square over the likely tokens of one distribution, 6,000 draws in one call."""
     n, prompt = 6000, prompts[0]
-    group, = TorchSampler(vlm, chat).generate([prompt], n, 1, 0.7, seed=11)
+    group, = TorchSampler(vlm, processor).generate([prompt], n, 1, 0.7, seed=11)
     drawn = torch.tensor([r.ids[0] for r in group])
-    pack, = make_packs(chat, [(prompt, [[0]])], temperature=0.7)
+    pack, = make_packs(processor, [(prompt, [[0]])], temperature=0.7)
     with torch.no_grad():
         hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)))
         p = vlm.logits(hidden[pack.source], 0.7)[0].double().softmax(-1)
@@ -154,8 +155,8 @@ def test_later_tokens_follow_their_probabilities(vlm, quick, prompts):
     assert abs(float((logp + entropy).mean())) < 4 * float((logp + entropy).std()) / len(logp) ** 0.5
 
 
-def test_seeds(vlm, chat, prompts):
-    sampler = TorchSampler(vlm, chat)
+def test_seeds(vlm, processor, prompts):
+    sampler = TorchSampler(vlm, processor)
 
     def ids(seed):
         return [[r.ids for r in g] for g in sampler.generate(prompts[:3], 3, 6, seed=seed)]
@@ -167,28 +168,28 @@ def test_seeds(vlm, chat, prompts):
     assert all(ids(other) != first for other in others)
 
 
-def test_image_placeholder_is_never_written(vlm, chat, prompts):
+def test_image_placeholder_is_never_written(vlm, processor, prompts):
     """Even by a model that wants nothing else."""
-    pack = make_pack(chat, [(prompts[0], [])])
+    pack = make_pack(processor, [(prompts[0], [])])
     with torch.no_grad():
         last = vlm.decode(pack, vlm.connect(vlm.encode(pack)))[-1]
-        vlm.hf.lm_head.weight[chat.image_id] = 100 * last / last.norm()
-        assert (last @ vlm.hf.lm_head.weight.T).argmax() == chat.image_id
+        vlm.hf.lm_head.weight[processor.image_id] = 100 * last / last.norm()
+        assert (last @ vlm.hf.lm_head.weight.T).argmax() == processor.image_id
     for temperature in (0, 1.0):
-        rollouts = [r for g in TorchSampler(vlm, chat).generate(prompts, 8, 8, temperature) for r in g]
-        assert all(chat.image_id not in r.ids for r in rollouts)
+        rollouts = [r for g in TorchSampler(vlm, processor).generate(prompts, 8, 8, temperature) for r in g]
+        assert all(processor.image_id not in r.ids for r in rollouts)
         assert all(torch.isfinite(r.logp).all() and torch.isfinite(r.entropy).all() for r in rollouts)
 
 
-def test_banned_ids(vlm, chat, prompts):
-    sampler = TorchSampler(vlm, chat)
+def test_banned_ids(vlm, processor, prompts):
+    sampler = TorchSampler(vlm, processor)
     free = sampler.generate(prompts[:2], 1, 10, temperature=0)
     ban = {r.ids[0] for g in free for r in g} | {5, 6}
     for temperature in (0, 1.0):
         groups = sampler.generate(prompts[:2], 20, 10, temperature, ban=ban)
         assert not any(ban & set(r.ids) for g in groups for r in g)
-    allowed = [i for i in range(len(chat.tokenizer)) if i not in ban]  # log-probs are of these alone
-    pack, = make_packs(chat, [(prompts[0], [[0]])])
+    allowed = [i for i in range(len(processor.tokenizer)) if i not in ban]  # log-probs are of these alone
+    pack, = make_packs(processor, [(prompts[0], [[0]])])
     with torch.no_grad():
         hidden = vlm.decode(pack, vlm.connect(vlm.encode(pack)))
         p = vlm.logits(hidden[pack.source])[0, allowed].log_softmax(-1)
@@ -199,57 +200,59 @@ def test_banned_ids(vlm, chat, prompts):
 
 # ----------------------------------------------------------------------------------------------------- limits
 
-def test_length_limits(vlm, chat, prompts, monkeypatch):
-    sampler = TorchSampler(vlm, chat)
+def test_length_limits(vlm, processor, prompts, monkeypatch):
+    sampler = TorchSampler(vlm, processor)
     rollouts = sum(sampler.generate(prompts, 2, 3, seed=1), [])
-    assert {(len(r.ids), r.finish) for r in rollouts if r.ids[-1] not in chat.stop_ids} == {(3, "length")}
+    goes_on = [r for r in rollouts if r.ids[-1] not in processor.stop_ids]
+    assert {(len(r.ids), r.finish) for r in goes_on} == {(3, "length")}
     longest = max(len(p.full) for p in prompts)
-    monkeypatch.setattr(chat, "context", longest + 2)  # of the model: prompt and response together
+    monkeypatch.setattr(processor, "context", longest + 2)  # of the model: prompt and response together
     for g in sampler.generate(prompts, 2, 10, seed=2):
         room = min(10, longest + 2 - len(g[0].prompt.full))
         for r in g:
             assert len(r.ids) <= room if r.finish == "stop" else len(r.ids) == room and r.finish == "length"
-    monkeypatch.setattr(chat, "stop_ids", list(range(len(chat.tokenizer))))  # the last token may be the end
+    # the last token may be the end
+    monkeypatch.setattr(processor, "stop_ids", list(range(len(processor.tokenizer))))
     assert {(len(r.ids), r.finish) for g in sampler.generate(prompts, 2, 1) for r in g} == {(1, "stop")}
 
 
 @pytest.mark.parametrize("ends, found", [(3, [3]), ([3, 5], [3, 5]), (None, [])])
-def test_all_tokens_that_end_a_response(chat, monkeypatch, ends, found):
+def test_all_tokens_that_end_a_response(processor, monkeypatch, ends, found):
     """Qwen's generation_config.json lists two; the tokenizer's own always ends one."""
     monkeypatch.setattr(GenerationConfig, "from_pretrained", lambda _: GenerationConfig(eos_token_id=ends))
-    assert chat._stop_ids() == sorted([*found, chat.tokenizer.eos_token_id])
+    assert processor._stop_ids() == sorted([*found, processor.tokenizer.eos_token_id])
 
 
-def test_end_token_is_no_text(vlm, chat, prompts):
-    likely = [g[0].ids[0] for g in TorchSampler(vlm, chat).generate(prompts, 1, 1, temperature=0)]
+def test_end_token_is_no_text(vlm, processor, prompts):
+    likely = [g[0].ids[0] for g in TorchSampler(vlm, processor).generate(prompts, 1, 1, temperature=0)]
     with torch.no_grad():  # ending becomes as likely as they are
-        vlm.hf.lm_head.weight[chat.tokenizer.eos_token_id] = vlm.hf.lm_head.weight[likely].mean(0)
-    rollouts = sum(TorchSampler(vlm, chat).generate(prompts, 30, 12, seed=3), [])
+        vlm.hf.lm_head.weight[processor.tokenizer.eos_token_id] = vlm.hf.lm_head.weight[likely].mean(0)
+    rollouts = sum(TorchSampler(vlm, processor).generate(prompts, 30, 12, seed=3), [])
     stopped = [r for r in rollouts if r.finish == "stop"]
     assert stopped
     for r in stopped:
-        assert r.ids[-1] == chat.tokenizer.eos_token_id and "<|im_end|>" not in r.text
+        assert r.ids[-1] == processor.tokenizer.eos_token_id and "<|im_end|>" not in r.text
         assert r.pieces[-1] == "" or r.text.endswith("\ufffd")  # a broken character waits for the last id
-        assert r.text == chat.tokenizer.decode(r.ids, skip_special_tokens=True)
+        assert r.text == processor.tokenizer.decode(r.ids, skip_special_tokens=True)
 
 
 # ------------------------------------------------------------------------------------------------------- text
 
-def rollout_of(chat, ids):
-    pieces = chat.pieces(ids)
+def rollout_of(processor, ids):
+    pieces = processor.pieces(ids)
     return Rollout(None, ids, torch.zeros(len(ids)), torch.zeros(len(ids)), "".join(pieces), pieces, "stop")
 
 
-def spell(chat, text):
+def spell(processor, text):
     """Ids of a text one byte at a time, as a model may write it but a tokenizer would not."""
     from tokenizers import pre_tokenizers
     byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return chat.tokenizer.convert_tokens_to_ids(list(byte.pre_tokenize_str(text)[0][0]))
+    return processor.tokenizer.convert_tokens_to_ids(list(byte.pre_tokenize_str(text)[0][0]))
 
 
-def test_spans_of_characters_over_several_tokens(chat):
+def test_spans_of_characters_over_several_tokens(processor):
     text = "d\u00e9j\u00e0 \U0001f642 \u7b49\u7b49 7"
-    r = rollout_of(chat, spell(chat, text) + [chat.tokenizer.eos_token_id])
+    r = rollout_of(processor, spell(processor, text) + [processor.tokenizer.eos_token_id])
     assert len(r.ids) == len(text.encode()) + 1 and r.text == text
     at = 0
     for piece in r.pieces:
@@ -260,80 +263,82 @@ def test_spans_of_characters_over_several_tokens(chat):
     assert done == list(text)  # a character belongs to the token that completes it
 
 
-def test_critical_tokens(chat):
+def test_critical_tokens(processor):
     words = ("wait", "\u7b49\u7b49")
     text = "3 + 4 = 8. Wait, 7. \u00e9 \u7b49\u7b49 await. wait"
-    whole = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-    r = rollout_of(chat, whole)
+    whole = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    r = rollout_of(processor, whole)
     found = r.critical(words)
     assert len(found) == 3 and "Wait" in r.pieces[found[0]]
-    letters = rollout_of(chat, spell(chat, text))
+    letters = rollout_of(processor, spell(processor, text))
     # however a word is cut, its first letter's token counts
     assert [letters.pieces[k] for k in letters.critical(words)] == ["W", "\u7b49", "w"]
-    assert rollout_of(chat, []).critical(words) == []
+    assert rollout_of(processor, []).critical(words) == []
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 10 ** 6), max_size=25))
-def test_pieces_join_to_the_text(model_path_chat, ids):
+def test_pieces_join_to_the_text(lasting_processor, ids):
     """Any ids, broken characters included."""
-    ids = [i % len(model_path_chat.tokenizer) for i in ids]
-    pieces = model_path_chat.pieces(ids)
+    ids = [i % len(lasting_processor.tokenizer) for i in ids]
+    pieces = lasting_processor.pieces(ids)
     assert len(pieces) == len(ids)
-    assert "".join(pieces) == model_path_chat.tokenizer.decode(ids, skip_special_tokens=True)
+    assert "".join(pieces) == lasting_processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("abB .\u00e9"), max_size=20))
-def test_pieces_of_any_text(model_path_chat, text):
+def test_pieces_of_any_text(lasting_processor, text):
     """An id is a byte here: a word of one letter stands at the number of bytes before it."""
-    chat = model_path_chat
-    ids = spell(chat, text) if text else []
-    assert "".join(chat.pieces(ids)) == text
+    processor = lasting_processor
+    ids = spell(processor, text) if text else []
+    assert "".join(processor.pieces(ids)) == text
     words = [i for i, _, _ in critical_spans(text, tuple("ab"))]
-    assert rollout_of(chat, ids).critical(tuple("ab")) == [len(text[:i].encode()) for i in words]
+    assert rollout_of(processor, ids).critical(tuple("ab")) == [len(text[:i].encode()) for i in words]
 
 
 @pytest.fixture(scope="session")
-def model_path_chat(chat):  # hypothesis wants fixtures that live longer than a test
-    return chat
+def lasting_processor(processor):  # hypothesis wants fixtures that live longer than a test
+    return processor
 
 
 # ------------------------------------------------------------------------------------------------------- sync
 
-def test_replica_follows_the_trainer(model_path, chat, prompts):
+def test_replica_follows_the_trainer(model_path, processor, prompts):
     """As under torchrun: the sampler holds its own weights. A change of the connector alone must reach it."""
     vlm = load(model_path, dtype="fp32")
-    sampler = make_sampler("torch", vlm, chat, World(0, 2, torch.device("cpu")))
+    sampler = make_sampler("torch", vlm, processor, World(0, 2, torch.device("cpu")))
     assert sampler.vlm is not vlm
     with torch.no_grad():
         vlm.hf.model.multi_modal_projector.linear_2.weight.mul_(1.5)
     stale = sampler.generate(prompts[:2], 2, 8, seed=4)
-    theirs, ours = torch.cat([r.logp for g in stale for r in g]), torch.cat(trainer(vlm, chat, stale, 1.0)[0])
+    theirs = torch.cat([r.logp for g in stale for r in g])
+    ours = torch.cat(trainer(vlm, processor, stale, 1.0)[0])
     assert (theirs - ours).abs().mean() > 1e-3
     sampler.sync(vlm)
     fresh = sampler.generate(prompts[:2], 2, 8, seed=4)
-    theirs, ours = torch.cat([r.logp for g in fresh for r in g]), torch.cat(trainer(vlm, chat, fresh, 1.0)[0])
+    theirs = torch.cat([r.logp for g in fresh for r in g])
+    ours = torch.cat(trainer(vlm, processor, fresh, 1.0)[0])
     assert torch.allclose(theirs, ours, atol=1e-5, rtol=0)
     theirs = dict(sampler.vlm.named_parameters())
     assert all(torch.equal(p, theirs[n]) and p is not theirs[n] for n, p in vlm.named_parameters())
     assert not any(p.grad_fn or p.grad is not None for p in theirs.values())
 
 
-def test_sync_refuses_other_tensors(vlm, chat):
-    sampler = make_sampler("torch", vlm, chat, World(0, 2, torch.device("cpu")))
+def test_sync_refuses_other_tensors(vlm, processor):
+    sampler = make_sampler("torch", vlm, processor, World(0, 2, torch.device("cpu")))
     sampler.vlm.hf.lm_head = torch.nn.Linear(192, 557, bias=True)
     with pytest.raises(Refused, match="different tensors.*lm_head.bias"):
         sampler.sync(vlm)
 
 
-def test_one_process_samples_with_the_trained_modules(vlm, chat):
-    assert make_sampler("torch", vlm, chat, World(0, 1, torch.device("cpu"))).vlm is vlm
+def test_one_process_samples_with_the_trained_modules(vlm, processor):
+    assert make_sampler("torch", vlm, processor, World(0, 1, torch.device("cpu"))).vlm is vlm
 
 
-def test_sampling_leaves_no_trace_in_the_trainer(vlm, chat, prompts):
+def test_sampling_leaves_no_trace_in_the_trainer(vlm, processor, prompts):
     before = torch.get_rng_state()
-    r = TorchSampler(vlm, chat).generate(prompts[:2], 2, 4)[0][0]
+    r = TorchSampler(vlm, processor).generate(prompts[:2], 2, 4)[0][0]
     assert torch.equal(before, torch.get_rng_state()) and not r.logp.requires_grad
     assert all(p.grad is None for p in vlm.parameters())
     assert vlm.training

@@ -26,7 +26,7 @@ import grpo
 import sft
 from chat_release import make_release
 from conftest import ENV, ROOT, plain, write_jsonl
-from data import Chat, read_records
+from data import Processor, read_records
 from families import hub_shaped, make_qwen, make_qwen3, save_blank_model
 from machinery.files import Refused, newest_checkpoint, read_json, read_jsonl
 from machinery.parallel import World, even_out, shard, share, start
@@ -62,10 +62,10 @@ def one_step(model, data, world, way):
 
 
 def gradient_step(vlm, model, data, world):
-    chat = Chat(model)
-    rows = [(p, [[7, 8, 9, 10 + i]]) for i, p in enumerate(chat.prompts(read_records(data)))]
+    processor = Processor(model)
+    rows = [(p, [[7, 8, 9, 10 + i]]) for i, p in enumerate(processor.prompts(read_records(data)))]
     loss = torch.zeros(())
-    for pack, weight in even_out(make_packs(chat, rows[world.rank::world.size], max_tokens=1), world):
+    for pack, weight in even_out(make_packs(processor, rows[world.rank::world.size], max_tokens=1), world):
         logp, entropy = vlm(pack)
         part = weight * (entropy.sum() - logp.sum())
         part.backward()
@@ -106,11 +106,11 @@ def jobs(folder, given, world):
                 folder=str(folder / way), data=data, probe=5, max_new_tokens=6, min_count=4, **how))
 
 
-def saved(kind, vlm, chat, **how):
+def saved(kind, vlm, processor, **how):
     """In vLLM's place responses that depend on the question alone, without entropies"""
     def generate(prompts, n, *_, **__):
-        ids = chat.tokenizer.encode("Wait, it is. But")
-        return [[make_rollout(chat, p, ids[k:], None, None, "stop") for k in range(n)] for p in prompts]
+        ids = processor.tokenizer.encode("Wait, it is. But")
+        return [[make_rollout(processor, p, ids[k:], None, None, "stop") for k in range(n)] for p in prompts]
 
     def sync(vlm):
         vlm.state_dict()  # lets go of what is gathered: only the shards count from here on
@@ -118,16 +118,16 @@ def saved(kind, vlm, chat, **how):
         assert hasattr(weight, "placements") == torch.distributed.is_initialized()
         assert weight.dtype == (vlm.autocast_dtype or torch.float32)
     if kind == "torch":
-        return make_sampler(kind, vlm, chat, **how)
-    return SimpleNamespace(vlm=vlm, chat=chat, generate=generate, sync=sync)
+        return make_sampler(kind, vlm, processor, **how)
+    return SimpleNamespace(vlm=vlm, processor=processor, generate=generate, sync=sync)
 
 
 def refuse_nan(vlm, folder, world, data):
     """One rank alone holds a NaN: all of them refuse to save, and none waits for another. The forward without
     backward leaves the root gathered."""
-    chat, last = Chat(vlm.source), list(vlm.parameters())[-1]
+    processor, last = Processor(vlm.source), list(vlm.parameters())[-1]
     with torch.no_grad():
-        vlm(*make_packs(chat, [(p, [[7]]) for p in chat.prompts(read_records(data))]))
+        vlm(*make_packs(processor, [(p, [[7]]) for p in processor.prompts(read_records(data))]))
     if world.rank == 1:
         last.to_local().data.flatten()[:1] = math.nan
     try:

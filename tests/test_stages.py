@@ -70,11 +70,11 @@ def test_grpo_loss_by_hand():
 
 
 
-def test_any_cut_has_the_same_loss_and_gradient(chat, prompts, monkeypatch):
+def test_any_cut_has_the_same_loss_and_gradient(processor, prompts, monkeypatch):
     """Responses of 1 to 40 tokens: a mean over each one's own tokens, then over responses, however they are
     cut into packs and dealt to ranks; a repeated pack adds nothing. The models are tables of log-probs."""
     g = torch.Generator().manual_seed(0)
-    now, old, ref = torch.randn(3, len(chat.tokenizer), generator=g) * 0.3 - 3
+    now, old, ref = torch.randn(3, len(processor.tokenizer), generator=g) * 0.3 - 3
     now.requires_grad_()
     groups = random_groups(prompts, old, g)
     cfg = grpo.Config(prompts=8, samples=3, minibatches=2, is_clip=1.5, kl=0.1, max_tokens=10 ** 6)
@@ -100,7 +100,7 @@ def test_any_cut_has_the_same_loss_and_gradient(chat, prompts, monkeypatch):
         monkeypatch.setattr(parallel, "total", lambda values, *_: [values[0] + 1])  # a pack to repeat
         for rank in range(ranks):
             world = World(rank, ranks, torch.device("cpu"))
-            s = SimpleNamespace(vlm=table(old), reference=table(ref), chat=chat, world=world)
+            s = SimpleNamespace(vlm=table(old), reference=table(ref), processor=processor, world=world)
             micro_batches = make_batches(s, cfg, groups[rank::ranks])[0]
             for micro in micro_batches:
                 loss = loss + micro.real * grpo_loss(now[micro.pack.target], None, micro, cfg)[0]
@@ -253,7 +253,7 @@ def same_gradients(a, b, tolerance=1e-5):
         assert (a[name] - b[name]).abs().max() <= tolerance * max(scale, float(b[name].abs().max())), name
 
 
-def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, chat, prompts, monkeypatch, tmp_path):
+def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, processor, prompts, monkeypatch, tmp_path):
     """One step of grpo.py = the gradient of mean over responses of mean over tokens of A * logp, one response
     at a time in plain transformers, images and all; in one pack, and in many with split groups."""
     ways = {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1),
@@ -266,7 +266,7 @@ def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, chat, prompts, monkey
         r = torch.tensor([x.total for x in reward_of([g.text for g in group], None)])
         adv = (r - r.mean()) / (r.std() + 1e-6)
         for g, a in zip(group, adv):
-            loss = loss - a * plain_forward(hf, chat, [(p, [g.ids])], 0.8)[0].mean() / 24
+            loss = loss - a * plain_forward(hf, processor, [(p, [g.ids])], 0.8)[0].mean() / 24
     loss.backward()
     for name, more in ways.items():
         caught = gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / name, 1, **options, **more))
@@ -276,11 +276,11 @@ def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, chat, prompts, monkey
     assert all(a[k] == b[k] or a[k] == pytest.approx(b[k], abs=1e-5, rel=1e-4) for k in a)
 
 
-def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, chat, prompts, monkeypatch, tmp_path):
+def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, processor, prompts, monkeypatch, tmp_path):
     hf = plain(tiny / "model")
-    taught = [chat.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"] for p in prompts]
-    pairs = [(p, [ids + [chat.tokenizer.eos_token_id]]) for p, ids in zip(prompts, taught)]
-    loss = -plain_forward(hf, chat, pairs)[0].mean()
+    taught = [processor.tokenizer(p.record.solution, add_special_tokens=False)["input_ids"] for p in prompts]
+    pairs = [(p, [ids + [processor.tokenizer.eos_token_id]]) for p, ids in zip(prompts, taught)]
+    loss = -plain_forward(hf, processor, pairs)[0].mean()
     loss.backward()
     options = dict(data=mixed, val=mixed, batch=8, epochs=1, max_tiles=4)
     for name, more in {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1)}.items():
@@ -290,14 +290,14 @@ def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, chat, prompts, monkey
         assert row["loss"] == pytest.approx(loss.item(), abs=1e-5)
         assert row["tokens"] == sum(len(ids) for _, (ids,) in pairs)
     after = plain(tmp_path / "one" / "step_000001")
-    loss = -plain_forward(after, chat, pairs)[0].mean()
+    loss = -plain_forward(after, processor, pairs)[0].mean()
     assert row["val_loss"] == pytest.approx(loss.item(), abs=1e-4)  # after the step
 
 
-def test_solutions_are_learned_as_they_stand(chat, rows):
-    for row in rows_with_solutions(rows, chat, True, 10 ** 6):
-        assert chat.tokenizer.decode(row.ids) == row.prompt.record.solution + "<|im_end|>"
-        assert chat.tokenizer.decode(row.prompt.ids).endswith("<think>\n")
+def test_solutions_are_learned_as_they_stand(processor, rows):
+    for row in rows_with_solutions(rows, processor, True, 10 ** 6):
+        assert processor.tokenizer.decode(row.ids) == row.prompt.record.solution + "<|im_end|>"
+        assert processor.tokenizer.decode(row.prompt.ids).endswith("<think>\n")
 
 
 # --------------------------------------------------------------------------------------- the optimizer's step
@@ -416,7 +416,7 @@ def test_kl_starts_at_zero(tiny, tmp_path):
     assert some[1]["grad_norm"] != free[1]["grad_norm"]
 
 
-def test_kl_gradient_is_the_penaltys(tiny, mixed, sampler, chat, prompts, monkeypatch, tmp_path):
+def test_kl_gradient_is_the_penaltys(tiny, mixed, sampler, processor, prompts, monkeypatch, tmp_path):
     """A step that moves the policy, then one in which all advantages are zero: only the penalty is left,
     against the model that the run started from, mean over tokens, then over responses."""
     options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9, kl=0.5, max_tiles=4)
@@ -425,7 +425,7 @@ def test_kl_gradient_is_the_penaltys(tiny, mixed, sampler, chat, prompts, monkey
     loss = 0.0
     for p in prompts:
         for ids in (sampler.rollout(p, k).ids for k in range(3)):
-            logp, ref = (plain_forward(hf, chat, [(p, [ids])])[0] for hf in (policy, reference))
+            logp, ref = (plain_forward(hf, processor, [(p, [ids])])[0] for hf in (policy, reference))
             loss = loss + 0.5 * ((ref.detach() - logp).exp() - (ref.detach() - logp) - 1).mean() / 24
     loss.backward()
     monkeypatch.setattr(grpo, "score_batch", all_get(Reward(0.0, 0.0, 0.0, None, "no")))
@@ -481,7 +481,7 @@ def tokens_of(group):
 
 @pytest.mark.parametrize("size, minibatches, kl, limit", [
     (1, 1, 0.0, 10 ** 6), (2, 1, 0.0, 10 ** 6), (2, 2, 0.0, 100), (4, 1, 0.1, 100), (8, 2, 0.0, 100)])
-def test_deal(chat, prompts, monkeypatch, size, minibatches, kl, limit):
+def test_deal(processor, prompts, monkeypatch, size, minibatches, kl, limit):
     """16 groups, a third of them without spread, sampled by `size` ranks: what each of them trains."""
     g = torch.Generator().manual_seed(0)
 
@@ -546,7 +546,7 @@ def test_deal_by_hand(monkeypatch):
     assert names(zero) == ["A0 A1", "F0 F1 C0 C1"] and names(one) == ["B0 B1", "F2 F3"]
 
 
-def test_rewards_are_computed_while_others_are_sampled(tiny, chat, tmp_path, monkeypatch):
+def test_rewards_are_computed_while_others_are_sampled(tiny, processor, tmp_path, monkeypatch):
     """The sampler finishes one group and goes on only when its reward is there."""
     there = threading.Event()
 
@@ -557,10 +557,10 @@ def test_rewards_are_computed_while_others_are_sampled(tiny, chat, tmp_path, mon
                 assert there.wait(20), "nothing was rewarded before everything was sampled"
             return super().generate(prompts, n, max_new_tokens, temperature, seed, first_then_wait)
 
-    monkeypatch.setattr(grpo, "make_sampler", lambda *_: Slow(chat))
+    monkeypatch.setattr(grpo, "make_sampler", lambda *_: Slow(processor))
     monkeypatch.setattr(grpo, "score_batch", lambda *a: there.set() or reward_of(*a))
     run_grpo(tiny, tmp_path / "run", 1, max_gap=1e9)
-    straight = Given(chat)
+    straight = Given(processor)
     monkeypatch.setattr(grpo, "make_sampler", lambda *_: straight)
     run_grpo(tiny, tmp_path / "straight", 1, max_gap=1e9)
     assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")  # each reward belongs to its response
@@ -609,7 +609,7 @@ def test_verifier_that_goes_away_loses_nothing(tiny, straight, tmp_path, monkeyp
     assert weights(tmp_path / "run") == weights(straight["grpo"])
 
 
-def test_critical_words_are_logged(tiny, tmp_path, monkeypatch, chat):
+def test_critical_words_are_logged(tiny, tmp_path, monkeypatch, processor):
     """A word that the model writes for certain is found, and its entropy is that of its tokens."""
     run_grpo(tiny, tmp_path / "run", 1, words=tuple("abcdefghijklmnopqrstuvwxyz0123456789"), high_entropy=0.0)
     row, = metrics(tmp_path / "run")

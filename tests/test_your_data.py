@@ -17,7 +17,7 @@ import plan
 import reward
 import sft
 from conftest import ROOT
-from data import Chat
+from data import Processor
 from machinery import rows
 from machinery.files import Refused
 
@@ -79,11 +79,11 @@ def run(command, model_path):
     if module is plan:
         plan.report(cfg)
         return
-    chat = Chat(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
+    processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     if module is grpo:
-        assert grpo.load_prompts(cfg, cfg.data, chat)
+        assert grpo.load_prompts(cfg, cfg.data, processor)
     else:
-        assert sft.read_rows(cfg.data, cfg, chat)
+        assert sft.read_rows(cfg.data, cfg, processor)
 
 
 def printed(language, text, scope, model_path, may_refuse):

@@ -100,10 +100,11 @@ def synthetic(config, family, tokens, samples=8):
     tiles, row = (6, ()) if family.tiled else (0, (3,))
     images = {"pixel_values": torch.zeros(tiles, *family.blank()["pixel_values"].shape[1:])} if tiles else {}
     ids = [config.image_token_id] * (tiles * visual_tokens(config)) + [1] * (tokens // 64)
-    chat = SimpleNamespace(image_id=config.image_token_id, pixels=lambda _: images,
+    processor = SimpleNamespace(image_id=config.image_token_id, pixels=lambda _: images,
                            positions=lambda _: torch.arange(len(ids)).expand(*row, -1))
     n = (tokens - len(ids)) // samples
-    return make_pack(chat, [(SimpleNamespace(full=ids, learned=()), [(i, [2] * n) for i in range(samples)])])
+    prompt = SimpleNamespace(full=ids, learned=())
+    return make_pack(processor, [(prompt, [(i, [2] * n) for i in range(samples)])])
 
 
 def walk(model, tokens=16384, gpus=1, train=PARTS, lora=0, checkpointing=True):

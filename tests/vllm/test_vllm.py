@@ -27,7 +27,7 @@ import families
 import grpo
 import rollout
 from conftest import ENV, ROOT, write_jsonl
-from data import Chat
+from data import Processor
 from machinery import vllm_engine
 from machinery.files import Refused, read_jsonl
 from machinery.parallel import World
@@ -58,14 +58,14 @@ class Setting:
 
     def __init__(self, path, rows):
         self.path, self.records = path, rows
-        self.chat = Chat(path, max_tiles=4)
-        self.prompts = self.chat.prompts(rows)
-        self.sampler = VLLMSampler(load(path), self.chat, ONE, "fp32")
+        self.processor = Processor(path, max_tiles=4)
+        self.prompts = self.processor.prompts(rows)
+        self.sampler = VLLMSampler(load(path), self.processor, ONE, "fp32")
 
     def fresh(self, train=PARTS, lora=0):
         """The trainer at its first weights, and the engine with it."""
         vlm = load(self.path, train=train, lora=lora)
-        self.chat.stop_ids = self.chat._stop_ids()
+        self.processor.stop_ids = self.processor._stop_ids()
         self.sampler.sync(load(self.path))
         self.sampler.sync(vlm)
         return vlm
@@ -98,9 +98,10 @@ def internvl(model_path, rows, tmp_path_factory):
     return Setting(misleading(folder), rows)
 
 
-def gap(vlm, chat, groups, temperature=1.0):
+def gap(vlm, processor, groups, temperature=1.0):
     """Largest difference of a token's log-prob between sampler and trainer."""
-    pack, = make_packs(chat, [(g[0].prompt, [r.ids for r in g]) for g in groups], temperature=temperature)
+    pairs = [(g[0].prompt, [r.ids for r in g]) for g in groups]
+    pack, = make_packs(processor, pairs, temperature=temperature)
     with torch.no_grad():
         logp, _ = vlm(pack)
     return float((logp - torch.cat([r.logp for g in groups for r in g])).abs().max())
@@ -126,9 +127,9 @@ def test_numbers_are_the_trainers(setting, temperature, lora):
         groups = s.sampler.generate(s.prompts, 3, 20, temperature, seed=step)
         assert [g[0].prompt.record.id for g in groups] == list("abcdefgh")
         assert all(len(g) == 3 for g in groups)
-        assert gap(vlm, s.chat, groups, temperature) < EXACT, step
+        assert gap(vlm, s.processor, groups, temperature) < EXACT, step
         ids = [(g[0].prompt, [r.ids for r in g]) for g in groups]
-        pack, = make_packs(s.chat, ids, temperature=temperature)
+        pack, = make_packs(s.processor, ids, temperature=temperature)
         vlm(pack)[0].mean().backward()
         for group in optimizer.param_groups:
             group["lr"] = 3e-3
@@ -142,21 +143,21 @@ def test_samples_follow_the_distribution(internvl):
     vlm = internvl.fresh()
     groups = internvl.sampler.generate(internvl.prompts, 40, 20, seed=3)
     assert all(r.entropy is None for g in groups for r in g)
-    add_entropy(groups, vlm, internvl.chat)
+    add_entropy(groups, vlm, internvl.processor)
     logp, entropy = (torch.cat([getattr(r, what) for g in groups for r in g]) for what in ("logp", "entropy"))
     assert len(logp) > 4000
     assert abs(float((logp + entropy).mean())) < 4 * float((logp + entropy).std()) / len(logp) ** 0.5
 
 
 def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
-    vlm, chat = internvl.fresh(), internvl.chat
-    monkeypatch.setattr(chat, "stop_ids", ENDS)
+    vlm, processor = internvl.fresh(), internvl.processor
+    monkeypatch.setattr(processor, "stop_ids", ENDS)
     for g in internvl.sampler.generate(internvl.prompts, 4, 30, seed=1):
         for r in g:
             assert r.finish == ("stop" if r.ids[-1] in ENDS else "length") and not set(r.ids[:-1]) & set(ENDS)
             assert len(r.ids) == len(r.logp) == len(r.pieces) <= 30 and "".join(r.pieces) == r.text
     greedy = [[r.ids for r in g] for g in internvl.sampler.generate(internvl.prompts, 2, 30, temperature=0)]
-    groups = make_sampler("torch", vlm, chat).generate(internvl.prompts, 2, 30, temperature=0)
+    groups = make_sampler("torch", vlm, processor).generate(internvl.prompts, 2, 30, temperature=0)
     plain = [[r.ids for r in g] for g in groups]
     assert greedy == plain
     with pytest.raises(Refused, match="temperature 0.001"):
@@ -166,7 +167,7 @@ def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
 def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
     """Each once, as it is returned in the end, and the first before the last response exists."""
     internvl.fresh()
-    monkeypatch.setattr(internvl.chat, "stop_ids", ENDS)
+    monkeypatch.setattr(internvl.processor, "stop_ids", ENDS)
     given, left = {}, []
 
     def done(i, group):
@@ -180,7 +181,7 @@ def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
 def test_what_memory_does_not_hold_is_refused(internvl, monkeypatch):
     """A context may be longer than the keys and values that fit: vLLM would cut responses without a word."""
     internvl.fresh()
-    assert internvl.sampler.engine.room == internvl.chat.context
+    assert internvl.sampler.engine.room == internvl.processor.context
     longest = max(len(p.full) for p in internvl.prompts)
     monkeypatch.setattr(internvl.sampler.engine, "room", longest + 8)
     internvl.sampler.generate(internvl.prompts, 1, 8)
@@ -204,11 +205,11 @@ def test_ids_that_are_never_written(internvl):
     vlm = internvl.fresh()
     with torch.no_grad():
         row = 50 * vlm.hf.lm_head.weight.mean(0)
-        vlm.hf.lm_head.weight[internvl.chat.image_id] = row * torch.sign(row)
+        vlm.hf.lm_head.weight[internvl.processor.image_id] = row * torch.sign(row)
     internvl.sampler.sync(vlm)
     groups = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2)
     drawn = {i for r in sum(groups, []) for i in r.ids}
-    assert internvl.chat.image_id not in drawn and gap(vlm, internvl.chat, groups) < 10 * EXACT
+    assert internvl.processor.image_id not in drawn and gap(vlm, internvl.processor, groups) < 10 * EXACT
     again = internvl.sampler.generate(internvl.prompts, 4, 10, seed=2, ban=list(drawn)[:50])
     assert not {i for r in sum(again, []) for i in r.ids} & set(list(drawn)[:50])
 
@@ -222,12 +223,12 @@ def test_bf16_engine_and_what_it_leaves_behind(internvl, monkeypatch):
     real, threads, vlm = vllm_engine.LLM, [], load(internvl.path, dtype="bf16")
     noise = torch.manual_seed(7).get_state()
     monkeypatch.setattr(vllm_engine, "LLM", make)
-    s = VLLMSampler(vlm, internvl.chat, ONE, "bf16")
+    s = VLLMSampler(vlm, internvl.processor, ONE, "bf16")
     assert threads == [torch.get_num_threads()] and torch.equal(torch.get_rng_state(), noise)
     assert "expandable_segments:True" in torch._C._accelerator_getAllocatorSettings()
     layers = s.engine.llm.collective_rpc(lambda worker: [*worker.model_runner.get_model().modules()])[0]
     assert [layer.head_dtype for layer in layers if hasattr(layer, "head_dtype")] == [torch.float32]
-    assert 1e-3 < gap(vlm, internvl.chat, s.generate(internvl.prompts, 3, 20)) < 0.1
+    assert 1e-3 < gap(vlm, internvl.processor, s.generate(internvl.prompts, 3, 20)) < 0.1
     assert s.generate([], 2, 5) == []
 
 
@@ -238,11 +239,11 @@ def test_each_part_follows_with_the_same_images(setting, part):
     """The connector alone, the encoder alone, the LLM alone. Images were seen before: no cache may answer."""
     vlm, s = setting.fresh(train=(part,)), setting
     pictures = s.prompts[:2] + s.prompts[4:5]
-    assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
+    assert gap(vlm, s.processor, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
     for k in range(2):  # tensors that do not train stay in place, tied ones tied
         disturb(vlm, [part], seed=k)
         s.sampler.sync(vlm)
-    assert gap(vlm, s.chat, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
+    assert gap(vlm, s.processor, s.sampler.generate(pictures, 2, 8, seed=1)) < EXACT
 
 
 def test_sync_that_leaves_a_tensor_out_is_refused(setting, monkeypatch):
@@ -288,15 +289,15 @@ def test_sleep_and_wake(internvl, monkeypatch):
     monkeypatch.setattr(llm, "sleep", lambda level: log.append(f"sleep {level}") or sleep(level))
     monkeypatch.setattr(llm, "wake_up", lambda tags: log.append(*tags) or wake(tags))
     for _ in range(2):
-        assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
+        assert gap(vlm, internvl.processor, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
         assert llm.llm_engine.is_sleeping()
-        assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
+        assert gap(vlm, internvl.processor, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
         disturb(vlm, PARTS)
         s.sync(vlm)
     assert log == ["sleep 1", "weights", "kv_cache"] * 3 + ["sleep 1", "weights"]
     monkeypatch.undo()
     s.engine._wake("weights", "kv_cache")
-    assert gap(vlm, internvl.chat, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
+    assert gap(vlm, internvl.processor, s.generate(internvl.prompts, 2, 8, seed=1)) < EXACT
 
 
 # ----------------------------------------------------------------------------------------------------- guards
@@ -327,7 +328,7 @@ def test_doubled_placeholders_are_refused(setting):
 def test_other_tile_limits_are_refused(setting, rows):
     """The trainer's chat allows another number of tiles, or of pixels, than the engine was started with."""
     setting.fresh()
-    other = Chat(setting.path, max_tiles=1, pixels=(16 * 16, 16 * 16))
+    other = Processor(setting.path, max_tiles=1, pixels=(16 * 16, 16 * 16))
     with pytest.raises(Refused, match="tile or pixel limits"):
         setting.sampler.generate(other.prompts(rows)[4:5], 1, 3)
 
@@ -359,9 +360,9 @@ def test_grpo_on_it(internvl, tmp_path, monkeypatch):
 
 def test_swapped_images_stop_the_run(internvl, tmp_path, monkeypatch):
     """Same size, other pixels: no check of ids can see it, the gap does."""
-    chat = internvl.chat  # the engine's; grpo.py makes one of its own for the trainer
-    images = chat.images
-    monkeypatch.setattr(chat, "images", lambda prompt: [ImageOps.invert(im) for im in images(prompt)])
+    processor = internvl.processor  # the engine's; grpo.py makes one of its own for the trainer
+    images = processor.images
+    monkeypatch.setattr(processor, "images", lambda prompt: [ImageOps.invert(im) for im in images(prompt)])
     with pytest.raises(Refused, match="disagree by .* other pixels"):
         run_grpo(internvl, tmp_path / "a", monkeypatch)
 
@@ -378,7 +379,7 @@ def test_a_temperature_on_one_side_stops_the_run(internvl, tmp_path, monkeypatch
 def test_q_former_is_refused(internvl, monkeypatch):
     monkeypatch.setattr(rollout, "chosen", lambda config: "qformer")
     with pytest.raises(Refused, match="vLLM does not know the qformer connector"):
-        VLLMSampler(None, internvl.chat)
+        VLLMSampler(None, internvl.processor)
 
 
 # ---------------------------------------------------------------------------------------------- other scripts
@@ -387,7 +388,7 @@ def test_selection_and_evaluation(internvl, tiny, tmp_path, monkeypatch):
     """Each loads nothing but what it needs: eval_mmmu has no trainer beside the engine."""
     asked = []
 
-    def engine(kind, vlm, chat, *_, **__):
+    def engine(kind, vlm, processor, *_, **__):
         asked.append(vlm)
         s = internvl.sampler
         s.engine.vlm, s.engine.synced = vlm, vlm and checksums(vlm)
