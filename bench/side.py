@@ -63,10 +63,10 @@ def own_folder(cfg):
 def our_grpo(cfg, line):
     import grpo
     from reward import Reward
-    s, processor_of = SETTINGS[cfg.setting], grpo.Processor
+    s, make_processor = SETTINGS[cfg.setting], grpo.Processor
 
     def without_end(*args, **more):
-        processor = processor_of(*args, **more)
+        processor = make_processor(*args, **more)
         processor.stop_ids = [-1]  # every response has its full length
         return processor
 
