@@ -20,7 +20,7 @@ import tyro
 from data import Processor, Record, read_records
 from machinery.files import Refused, main
 from machinery.rows import image_size
-from machinery.parallel import start
+from machinery.parallel import start_processes
 from model import load
 from reward import score_batch
 from rollout import TorchSampler
@@ -133,7 +133,7 @@ def answer(record, sampler, processor, cfg, seed):
 
 
 def ask(cfg):
-    world = start(cfg.seed)
+    world = start_processes(cfg.seed)
     processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     vlm = load(cfg.model, world.device, cfg.dtype)
     sampler, seeds = TorchSampler(vlm, processor), count(cfg.seed)

@@ -1,4 +1,4 @@
-"""The connector, the hero of the paper: what turns the encoder's features into tokens that the LLM can read.
+"""The connector, which the paper studies most: it turns the encoder's features into tokens for the LLM.
 
 Freeze it during reinforcement learning and the paper's run collapses; train it alone afterwards and breadth
 comes back (sections 5.2 and 3.4). InternVL's connector is written out here with the names and shapes of its

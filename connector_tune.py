@@ -2,7 +2,7 @@
 
 Only the connector learns, supervised, on samples of many subjects: the reasoning that the LLM has learned
 stays as it is. In the paper this lifts MMMU from 74.5 to 76.0, while tuning the LLM too lowers it to 73.2,
-and the encoder as well to 69.7 (--train connector llm does the comparison). Two epochs, global batch 64, lr
+and the encoder as well to 69.7 (compare with --train connector llm). Two epochs, global batch 64, lr
 1e-5, cosine, warm-up 0.03, early stopping on the validation loss; the best checkpoint is kept and written to
 selected.json.
 

@@ -30,7 +30,7 @@ from data import Processor, read_records
 from machinery.asking import Asking
 from machinery.files import (
     Refused, append_jsonl, changed_settings, main, read_json, read_jsonl, say, write_json, write_text)
-from machinery.parallel import gather, start
+from machinery.parallel import gather, start_processes
 from machinery.rows import rows_fingerprint
 from machinery.run import hold, seed_of
 from model import load
@@ -120,7 +120,7 @@ def begin(cfg, world, rows):
 
 
 def distill(cfg):
-    world, out, rates = start(cfg.seed), Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
+    world, out, rates = start_processes(cfg.seed), Path(cfg.out), Path(f"{cfg.out}.pass_rates.jsonl")
     records = read_records(cfg.data, cfg.columns, limit_bad=cfg.limit_bad, image_root=cfg.image_root)
     rows, records = rows_fingerprint(records), records[:cfg.limit or None]
     if len({r.id for r in records}) < len(records):

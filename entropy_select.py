@@ -37,7 +37,7 @@ from data import Processor, read_records
 from machinery.asking import Asking
 from machinery.files import Refused, checkpoints, main, read_jsonl, write_json, write_text
 from machinery.intervals import mean_and_error, pearson, spearman
-from machinery.parallel import compute_dtype, gather, send_weights, shard, start, tensors
+from machinery.parallel import compute_dtype, gather, send_weights, shard, start_processes, tensors
 from machinery.rows import rows_fingerprint
 from machinery.run import hold, permutation, seed_of
 from machinery.tables import percent, print_table
@@ -171,7 +171,7 @@ def read_probe(path, settings):
 
 
 def select(cfg):
-    world, run = start(cfg.seed), Path(cfg.folder)
+    world, run = start_processes(cfg.seed), Path(cfg.folder)
     steps = checkpoints(run)
     if not steps:
         raise Refused(f"--folder {cfg.folder}: no step_* folder there. Run grpo.py with this --out first.")

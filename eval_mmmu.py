@@ -227,12 +227,12 @@ def evaluate(cfg: Config):
             evaluate(replace(cfg, model=str(step), out=f"{cfg.out}/{step.name}", checkpoints=False))
         return
     from data import Processor
-    from machinery.parallel import gather, start
+    from machinery.parallel import gather, start_processes
     from machinery.run import Run, seed_of
     from model import load
     from rollout import make_sampler
 
-    world, checkpoint = start(cfg.seed), resolve(cfg.model)
+    world, checkpoint = start_processes(cfg.seed), resolve(cfg.model)
     records, about = read_questions(cfg)
     about |= {"checkpoint": checkpoint, "max_new_tokens": cfg.max_new_tokens,
               "weights": fingerprint(checkpoint) if Path(checkpoint).exists() else None}

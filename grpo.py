@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from data import Processor, read_records
 from machinery.files import Refused, main, say
-from machinery.metrics import count, sample_rows, summary
-from machinery.optimizer import rates_of_parts
-from machinery.parallel import deal, even_out, gather, start
+from machinery.metrics import add_up, rollout_rows, summary
+from machinery.optimizer import learning_rates
+from machinery.parallel import deal, even_out, gather, start_processes
 from machinery.run import Run, batch_indices, seed_of
-from model import PARTS, load_for, make_optimizer, update
+from model import PARTS, load_model, make_optimizer, update
 from pack import OnDevice, Pack, make_packs
 from reward import Verifier, rates, report_unreadable, score_batch
-from rollout import Group, make_sampler, refuse_gap, sample_and_reward
+from rollout import Group, make_sampler, check_gap, sample_and_reward
 from signals import CRITICAL_WORDS
 
 
@@ -43,14 +43,14 @@ class Config:
     image_root: str = ""                    # folder that image paths start from; "": the data file's
     out: str = "out/grpo"                   # run folder; the same command again goes on where it stopped
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
-    lora: int = 0                           # the LLM learns by adapters of this rank (8 is enough); 0: whole
-    steps: int = 528                        # gradient batches; the released evaluation hints at step 528
+    lora: int = 0                           # rank of the LLM's LoRA adapters (8 is enough); 0: none
+    steps: int = 528                        # training steps; the released checkpoint may be that of step 528
     prompts: int = 32                       # prompts of a step, over all processes [3.3]
     samples: int = 32                       # responses to each prompt: the group [3.3]
     lr: float = 1e-5                        # actor learning rate [3.3]; 1e-6 is slower and lasts longer [5.4]
-    lr_encoder: float | None = None         # of the encoder, where it is not --lr
-    lr_connector: float | None = None       # of the connector
-    lr_llm: float | None = None             # of the LLM
+    lr_encoder: float | None = None         # the encoder's learning rate; None: --lr
+    lr_connector: float | None = None       # the connector's
+    lr_llm: float | None = None             # the LLM's
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls after the warm-up
     warmup: int = 0                         # steps of linear warm-up
     temperature: float = 1.0                # of sampling; the trainer divides its logits by it too
@@ -66,10 +66,10 @@ class Config:
     minibatches: int = 1                    # gradient steps a batch; 1 is on-policy
     dynamic_sampling: bool = False          # replace groups that are all right or all wrong by new prompts
     kl: float = 0.0                         # weight of KL(policy || starting model); 0 loads no second model
-    is_clip: float | None = None            # largest importance weight; 0: none; None: 2 with vLLM, else 0
+    is_clip: float | None = None            # largest importance weight; 0: off; None: 2 with vLLM, else 0
     curriculum: str = ""                    # a second data file (harder problems) ...
     curriculum_at: int = 0                  # ... that replaces the first from this step on
-    verifier: str = ""                      # OpenAI-compatible server for the rule's no: http://host:8000/v1
+    verifier: str = ""                      # OpenAI-compatible server, asked when the rule says no
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model that it serves
     rollout: Literal["torch", "vllm"] = "torch"  # the sampler: exact and slow, or requirements-gpu.txt
     tensor_parallel: int = 1                # processes that share one vLLM engine
@@ -78,11 +78,11 @@ class Config:
     max_tokens: int = 16384                 # tokens of one pack: what a forward holds at a time
     max_gap: float = 0.1                    # nats a token that sampler and trainer may differ at first
     weight_decay: float = 0.0               # of AdamW
-    clip: float = 1.0                       # gradient norm at most
+    clip: float = 1.0                       # largest gradient norm
     dtype: Literal["auto", "bf16", "fp32"] = "auto"  # bf16: over fp32 weights; auto: bf16 where it is native
     checkpointing: bool = False             # recompute activations: less memory, a third more time
     compile: bool = False                   # torch.compile of the blocks: minutes at the start, then faster
-    hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
+    hybrid: bool = False                    # several nodes: shard inside each, replicate across them (HSDP)
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     words: tuple[str, ...] = CRITICAL_WORDS  # critical words whose entropy is logged [5.1]
     high_entropy: float = 6.8               # counted as high entropy [6.5]; too much for a tiny vocabulary
@@ -107,7 +107,7 @@ class MicroBatch(OnDevice):
     """What one forward and backward consume: a pack, and what the loss needs for each of its R response
     tokens. Responses are whole; what belongs to a response is repeated for each of its tokens."""
     pack: Pack                          # pack.owner (R,): the number of the response that a token belongs to
-    real: float                         # 0 of a repeat that keeps this rank in step with the others, else 1
+    real: float                         # 0 of a dummy pack, else 1: FSDP wants as many on every rank
     rollouts: list                      # the pack's responses, in order
     adv: torch.Tensor                   # (R,) advantage of the token
     length: torch.Tensor                # (R,) |y|, tokens of the response
@@ -142,8 +142,8 @@ def grpo_loss(logp, entropy, micro, cfg):
 # --------------------------------------------------------------------------------------------------- training
 
 def setup(cfg):
-    """What a run works with, by name. `first`: the step that it begins with, behind the last saved one."""
-    world = start(cfg.seed)
+    """What a run works with, by name. `first`: the first step to run, after the last checkpoint."""
+    world = start_processes(cfg.seed)
     if cfg.prompts % (world.size * cfg.minibatches) or cfg.samples < 2:
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
                       f"{cfg.minibatches} minibatches, and --samples {cfg.samples} at least 2")
@@ -153,17 +153,16 @@ def setup(cfg):
     hard = load_prompts(cfg, cfg.curriculum, processor) if cfg.curriculum else []
     run.refuse_other_data(data=[p.record for p in pool], curriculum=[p.record for p in hard])
     run.open_log(cfg.logger)
-    vlm = load_for(cfg, world)
-    reference = load_for(cfg, world, reference=True) if cfg.kl else None
+    vlm = load_model(cfg, world)
+    reference = load_model(cfg, world, reference=True) if cfg.kl else None
     optimizer = make_optimizer(vlm, cfg.weight_decay)
     first = run.resume(vlm, optimizer, world)
     sampler = make_sampler(cfg.rollout, vlm, processor, world, cfg.rollout_batch, cfg.dtype,
                            cfg.tensor_parallel, cfg.vllm_memory)
     verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
-    say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps of {cfg.prompts} x {cfg.samples} responses, "
-        f"{world.size} process(es) on {world.device}")
-    return SimpleNamespace(world=world, run=run, processor=processor, pool=pool, hard=hard, vlm=vlm,
-                           sampler=sampler, first=first, reference=reference, optimizer=optimizer,
+    say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps, {world.size} process(es) on {world.device}")
+    return SimpleNamespace(world=world, run=run, processor=processor, pool=pool, hard=hard, first=first,
+                           vlm=vlm, reference=reference, optimizer=optimizer, sampler=sampler,
                            verifier=verifier)
 
 
@@ -178,7 +177,7 @@ def train(cfg):
         groups, time_reward = collect(s, cfg, step)
         time_sample = time.time() - begin - time_reward
         if step == s.first:
-            refuse_gap(groups, s.vlm, s.processor, cfg, s.world)
+            check_gap(groups, s.vlm, s.processor, cfg, s.world)
 
         # --------------------------------------------------------- advantage: each response against its group
         reward = set_advantages(groups)                                                    # (P, n)
@@ -195,10 +194,10 @@ def train(cfg):
                 loss, ratio, kl = grpo_loss(logp, entropy, micro, cfg)
                 (loss * micro.real).backward()
                 if micro.real:
-                    count(m, loss, ratio, kl, entropy.detach().cpu(), micro, cfg)
+                    add_up(m, loss, ratio, kl, entropy.detach().cpu(), micro, cfg)
 
             # ------------------------------------------------------------------------------------------- step
-            lr = rates_of_parts(cfg, step, cfg.steps, cfg.warmup)
+            lr = learning_rates(cfg, step, cfg.steps, cfg.warmup)
             names = [r.prompt.record.id for micro in micro_batches for r in micro.rollouts]
             m["grad_norm"] = max(m["grad_norm"], update(s.vlm, s.optimizer, lr, cfg.clip, s.run, names))
 
@@ -214,7 +213,7 @@ def train(cfg):
             verdicts = rates([r.reward for group in groups for r in group.rollouts])  # rank 0's
             m.update({f"{name}_rate": value for name, value in verdicts.items()})
         s.run.log(step + 1, m)
-        s.run.append("rollouts.jsonl", *sample_rows(step + 1, groups[0].rollouts, batches[0][0].rollouts))
+        s.run.append("rollouts.jsonl", *rollout_rows(step + 1, groups[0].rollouts, batches[0][0].rollouts))
         s.run.watch(step + 1, m)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "
                             f"entropy {m['entropy']:.2f}", refresh=False)
@@ -228,9 +227,9 @@ def train(cfg):
 # ------------------------------------------------------------------------------------- what a step is made of
 
 def next_prompts(s, cfg, step, draw=0):
-    """The step's prompts, for all ranks; draw: of dynamic sampling. CHANGE THE CHOICE HERE. It may read and
-    write s.run.state, a dictionary that is saved with every checkpoint (plain JSON, the same on every rank);
-    while that stays empty, the prompts are a function of (seed, step)."""
+    """The step's prompts, for all ranks. CHANGE THE CHOICE HERE. It may read and write s.run.state, a
+    dictionary that is saved with every checkpoint (plain JSON, the same on every rank); while that stays
+    empty, the prompts are a function of (seed, step). draw: the round of dynamic sampling."""
     source = s.hard if cfg.curriculum and step >= cfg.curriculum_at else s.pool
     order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
     return [source[i] for i in order]
@@ -241,7 +240,7 @@ def collect(s, cfg, step):
     waiting for rewards after the last response. If any rank lost the verifier, all ranks save and stop.
 
     Dynamic sampling replaces groups that are all right or all wrong (up to four more draws, until every rank
-    has enough). That is judged by accuracy alone: a spread of format would let empty groups pass.
+    has enough). Accuracy alone decides: groups that differ in format only teach no maths.
     """
     groups, waited, wanted = [], 0.0, cfg.prompts // s.world.size
     for draw in range(5 if cfg.dynamic_sampling else 1):

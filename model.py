@@ -9,7 +9,7 @@ responses (pack.py).
     hidden   = vlm.decode(pack, visual)    # visual tokens take their places among the embeddings; (N, d)
     logp, entropy = vlm.head(hidden, pack) # response positions only, in chunks; (R,), (R,)
 
-The paper's hero, the connector, is written out in connector.py. What differs between families is in
+The connector, which the paper studies most, is in connector.py. What differs between families is in
 machinery/families.py. Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under
 torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts; `python plan.py`
 says what a run needs of memory.
@@ -27,7 +27,7 @@ from machinery.head import LogProbAndEntropy, sampled_logits
 from machinery.model_folder import add_adapters, is_adapter
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
-from machinery.parallel import compute_dtype, half_will_do, read_dtypes_again, shard
+from machinery.parallel import compute_dtype, bf16_weights, refresh_dtypes, shard
 from pack import layout_attention  # noqa: F401 (importing it registers the ways to attend that VLM names)
 
 # logits that exist at once in the head, whatever the vocabulary: 16 MiB in fp32, about what a processor
@@ -47,7 +47,7 @@ class VLM(nn.Module):
         for encoder in self.family.encoder:
             hf.get_submodule(encoder).config._attn_implementation = "layout_flash_windows"
         hf.model.language_model.config._attn_implementation = "layout"
-        # ids that the policy can not write: the placeholders of images and videos (see `logits`)
+        # ids that the policy must never sample: the placeholders of images and videos (see `logits`)
         placeholders = (self.image_id, getattr(hf.config, "video_token_id", None))
         self.never = [i for i in placeholders if i is not None]
         self.file_dtype = file_dtype  # what trains is fp32 in memory; save() writes it as it was found
@@ -68,11 +68,11 @@ class VLM(nn.Module):
 
     def train_only(self, names):
         """Freeze by name: `names` train, everything else does not. Also in the middle of a run: a part that
-        is opened there waits in fp32 from then on, and the optimizer knows it already."""
+        is opened there is kept in fp32 from then on; the optimizer already holds it."""
         self.freeze(names)
         if any(p.requires_grad and p.dtype != torch.float32 for p in self.parameters()):
             self.float()
-            read_dtypes_again(self)
+            refresh_dtypes(self)
         return self
 
     def freeze(self, names):
@@ -213,12 +213,12 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
         vlm.compile_blocks()
     vlm.freeze(train)
     vlm.train()
-    for weight in half_will_do(vlm):
+    for weight in bf16_weights(vlm):
         weight.data = weight.data.bfloat16()
     return vlm if together else vlm.to(device)
 
 
-def load_for(cfg, world, reference=False):
+def load_model(cfg, world, reference=False):
     """The model of a stage by its flags, sharded under torchrun. reference: the one that the run started
     from, frozen and without adapters."""
     vlm = load(cfg.model, world.device, cfg.dtype, cfg.train, checkpointing=cfg.checkpointing, world=world,

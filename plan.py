@@ -81,7 +81,7 @@ def trained(s, cfg):
 
 
 def weights(s, cfg):
-    """{what: bytes} of one copy of the weights: see half_will_do."""
+    """{what: bytes} of one copy of the weights: see bf16_weights."""
     frozen = set(PARTS) - set(cfg.train) | ({"llm"} if cfg.lora else set())
     half = sum(s["linear"][part] for part in frozen) * (s["file"] == 2)
     return {"weights, fp32": 4 * (s["total"] - half + cfg.lora * s["ends"]["llm"]),

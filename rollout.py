@@ -412,7 +412,7 @@ def computed(groups, vlm, processor, max_tokens, temperature, world):
     return (torch.cat([numbers[i].cpu() for numbers, real in both if real]) for i in (0, 1))
 
 
-def refuse_gap(groups, vlm, processor, cfg, world):
+def check_gap(groups, vlm, processor, cfg, world):
     """Refuse to go on when the log-probs of sampler and trainer differ by more than --max_gap nats a token,
     as a mean over every response of the groups. Returns the mean."""
     logp, _ = computed(groups, vlm, processor, cfg.max_tokens, cfg.temperature, world)

@@ -2,10 +2,9 @@
 
 The paper samples thought traces from an older reasoner, keeps those whose answer is right and that do not
 ramble (about 12K of 20K; here: distill.py), and finetunes on them. The loss is the usual one: minus the
-log-prob of the response, mean over all response tokens of the batch, prompts not learned. The paper gives no
+log-prob of the response, mean over all response tokens of the batch; prompts are masked. The paper gives no
 hyperparameters for this stage; the defaults are those of its other supervised runs (section 3.4). The tiny
-world's base model is trained with the same file, and stage 3 (connector_tune.py) with the same loop,
-`train`.
+world's base model is trained with the same file, and stage 3 (connector_tune.py) with the same `train`.
 
     laptop:  python sft.py --model data/tiny/model --data data/tiny/base.jsonl --no-thinking --out out/base
     8 GPUs:  torchrun --nproc_per_node 8 sft.py --model OpenGVLab/InternVL3-8B-hf --data cold_start.jsonl
@@ -21,10 +20,10 @@ from tqdm import tqdm
 from data import Processor, read_records, rows_with_solutions, subjects
 from machinery.features import keep_features
 from machinery.files import Refused, main, read_jsonl, say
-from machinery.optimizer import rates_of_parts
-from machinery.parallel import even_out, share, start, total
+from machinery.optimizer import learning_rates
+from machinery.parallel import even_out, share, start_processes, total
 from machinery.run import Run, ahead, batch_indices
-from model import PARTS, load_for, make_optimizer, update
+from model import PARTS, load_model, make_optimizer, update
 from pack import make_packs
 
 
@@ -37,16 +36,16 @@ class Config:
     out: str = "out/cold_start"             # run folder; the same command again goes on where it stopped
     val: str = ""                           # rows for a validation loss, measured with every save ("" = none)
     train: tuple[str, ...] = PARTS          # parts that train: encoder connector llm
-    lora: int = 0                           # the LLM learns by adapters of this rank (8 is enough); 0: whole
-    thinking: bool = True                   # the prompt ends with <think>, the solution has its </think>
+    lora: int = 0                           # rank of the LLM's LoRA adapters (8 is enough); 0: none
+    thinking: bool = True                   # the prompt ends with <think>, the solution contains </think>
     ask: str = ""                           # said below every question: "Put the final answer in \boxed{}."
     system: str = ""                        # system prompt; "": what the chat template has
     lr: float = 1e-5                        # peak learning rate [3.4]
-    lr_encoder: float | None = None         # of the encoder, where it is not --lr
-    lr_connector: float | None = None       # of the connector
-    lr_llm: float | None = None             # of the LLM
+    lr_encoder: float | None = None         # the encoder's learning rate; None: --lr
+    lr_connector: float | None = None       # the connector's
+    lr_llm: float | None = None             # the LLM's
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the rate falls after the warm-up
-    warmup: float = 0.03                    # share of the steps that warm up
+    warmup: float = 0.03                    # share of the steps that warm up (grpo.py: a number of steps)
     batch: int = 64                         # rows of an optimizer step, over all processes
     epochs: float = 2.0                     # passes over the data
     max_tokens: int = 16384                 # tokens of one pack: what a forward holds at a time
@@ -55,11 +54,11 @@ class Config:
     pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for a model from nothing, in one process
     weight_decay: float = 0.0               # of the optimizer
-    clip: float = 1.0                       # gradient norm at most
+    clip: float = 1.0                       # largest gradient norm
     dtype: Literal["auto", "bf16", "fp32"] = "auto"  # bf16: over fp32 weights; auto: bf16 where it is native
     checkpointing: bool = False             # recompute activations: less memory, a third more time
     compile: bool = False                   # torch.compile of the blocks: minutes at the start, then faster
-    hybrid: bool = False                    # several nodes: a whole copy on each, only gradients travel
+    hybrid: bool = False                    # several nodes: shard inside each, replicate across them (HSDP)
     offload: bool = False                   # weights, gradients, optimizer in host memory: slow, but it fits
     limit_bad: float = 0.01                 # share of unusable rows that is skipped; more is refused
     logger: str = ""                        # gets the metrics, too: wandb, trackio, swanlab
@@ -94,7 +93,7 @@ def validation_loss(s, cfg):
 
 def setup(cfg):
     """What a run works with, by name; `first` is the step that it begins with, of `steps`."""
-    world = start(cfg.seed)
+    world = start_processes(cfg.seed)
     run = Run(cfg.out, cfg, world)
     processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     rows, val = (read_rows(source, cfg, processor) if source else [] for source in (cfg.data, cfg.val))
@@ -104,7 +103,7 @@ def setup(cfg):
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
                       f"{world.size} processes")
-    vlm = load_for(cfg, world)
+    vlm = load_model(cfg, world)
     optimizer = make_optimizer(vlm, cfg.weight_decay, cfg.optimizer)
     first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, "
@@ -129,7 +128,7 @@ def train(cfg, patience=None, features_gib=0.0):
 
     before = read_jsonl(s.run.dir / "metrics.jsonl")
     losses = [(m["val_loss"], m["step"]) for m in before if m.get("val_loss") is not None]
-    if patience is not None and not losses:  # a tuning that only harms keeps its start
+    if patience is not None and not losses:  # if no checkpoint beats the start, the start is selected
         losses.append((round(validation_loss(s, cfg), 6), 0))
         s.run.log(0, {"val_loss": losses[0][0]})
     bar = tqdm(ahead(batch_of, s.first, s.steps), cfg.out, s.steps, initial=s.first, unit="step",
@@ -151,7 +150,7 @@ def train(cfg, patience=None, features_gib=0.0):
             loss += part.item()
 
         # ----------------------------------------------------------------------------------------------- step
-        lr = rates_of_parts(cfg, step, s.steps, cfg.warmup * s.steps)
+        lr = learning_rates(cfg, step, s.steps, cfg.warmup * s.steps)
         norm = update(s.vlm, s.optimizer, lr, cfg.clip, s.run, [row.prompt.record.id for row in batch])
 
         # ----------------------------------------------------------------------------- validate, log and save

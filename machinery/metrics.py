@@ -13,7 +13,7 @@ MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "denia
          "critical_count": ("critical_entropy",)}
 
 
-def count(m, loss, ratio, kl, entropy, micro, cfg):
+def add_up(m, loss, ratio, kl, entropy, micro, cfg):
     """Add what a forward shows to the sums m over tokens. loss and kl are means over a gradient step; here
     over all of them. entropy (R,) is the trainer's, of the distribution that produced each token. So the
     indicator of section 5.1 costs nothing here; entropy_select.py measures it on a fixed probe set."""
@@ -53,7 +53,7 @@ def summary(m, groups, reward, world):
     return {**sums, **dict(zip(peaks, total(peaks.values(), world, "max")))}
 
 
-def sample_rows(step, group, trained, most=4):
+def rollout_rows(step, group, trained, most=4):
     """Rows of rollouts.jsonl: up to `most` responses of one group, from the highest advantage to the lowest.
     They are spread evenly over the group's order of advantages, so they differ in reward if the group does.
 

@@ -69,7 +69,7 @@ def orthogonal(x, group):
     return x
 
 
-def rates_of_parts(cfg, step, steps, warmup):
+def learning_rates(cfg, step, steps, warmup):
     """{part: learning rate of this step}: --lr, or the part's own flag, by --schedule"""
     peaks = {part: getattr(cfg, f"lr_{part}") for part in PARTS}
     return {part: learning_rate(step, steps, cfg.lr if peak is None else peak, warmup, cfg.schedule)

@@ -32,7 +32,7 @@ class World:
             dist.barrier()
 
 
-def start(seed, device="auto"):
+def start_processes(seed, device="auto"):
     """Join the other processes when torchrun started us, be a world of one under plain python. Seeds torch"""
     size, gpu = int(os.environ.get("WORLD_SIZE", 1)), f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = torch.device((gpu if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -87,7 +87,7 @@ def compute_dtype(dtype, device):
     return torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and has_bf16(device)) else None
 
 
-def half_will_do(vlm):
+def bf16_weights(vlm):
     """Weights that wait in bf16: matrices of parts that cost no gradient, of a file in bf16, when bf16 is
     computed in. That takes half the memory of fp32 and changes no number: autocast rounds a matrix to bf16
     for every product, and of one that was read from bf16 nothing is lost. The output layer is multiplied in
@@ -112,7 +112,7 @@ def shard(vlm, world, hybrid=False, offload=False, whole=False):
     if world.size == 1 and not whole:
         return vlm
     weights = tensors(vlm)
-    half = {id(t): torch.bfloat16 for t in half_will_do(vlm)}
+    half = {id(t): torch.bfloat16 for t in bf16_weights(vlm)}
     replace_tensors(vlm, lambda t: torch.empty_like(
         t, device="meta", dtype=half.get(id(t), torch.float32) if t.is_floating_point() else None))
     if not whole:
@@ -147,7 +147,7 @@ def divide(vlm, world, hybrid, offload):
             module.set_force_sum_reduction_for_comms(True)
 
 
-def read_dtypes_again(vlm):
+def refresh_dtypes(vlm):
     """FSDP noted what its parameters were in at the first forward; some have become fp32 since."""
     for module in vlm.modules():
         if isinstance(module, FSDPModule):

@@ -94,7 +94,7 @@ def test_what_is_frozen_waits_in_bf16_and_changes_no_number(folder, rows, tmp_pa
     plain(folder).to(torch.bfloat16).save_pretrained(path)
     for half in (True, False):
         if not half:
-            monkeypatch.setattr(model, "half_will_do", lambda vlm: [])
+            monkeypatch.setattr(model, "bf16_weights", lambda vlm: [])
         vlm = learned(load(path, dtype="bf16", train=train, lora=lora))
         kept = {n for n, p in vlm.hf.named_parameters() if p.dtype == torch.bfloat16}
         assert not kept & {n for n, p in vlm.hf.named_parameters() if p.requires_grad}

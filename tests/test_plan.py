@@ -7,7 +7,7 @@ import torch
 import plan
 from conftest import ROOT
 from machinery.model_folder import add_adapters
-from machinery.parallel import half_will_do
+from machinery.parallel import bf16_weights
 from model import PARTS, load
 from pack import make_packs
 
@@ -59,7 +59,7 @@ def test_state_is_that_of_the_model(name, train, lora):
         add_adapters(s["vlm"], lora)
     weights = list(s["vlm"].train_only(train).parameters())
     learns = sum(p.numel() for p in weights if p.requires_grad)
-    half = sum(w.numel() for w in half_will_do(s["vlm"]))
+    half = sum(w.numel() for w in bf16_weights(s["vlm"]))
     whole = sum(p.numel() for p in weights) - half
     for gpus, hybrid, share in ((1, False, 1), (16, False, 16), (16, True, 8)):
         cfg = plan.Config(gpus=gpus, hybrid=hybrid, train=train, lora=lora, rollout="none")

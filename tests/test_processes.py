@@ -24,7 +24,7 @@ from conftest import ENV, ROOT, plain, write_mixed
 from data import Processor, read_records
 from machinery import features
 from machinery.files import Refused, newest_checkpoint, read_jsonl
-from machinery.parallel import start
+from machinery.parallel import start_processes
 from machinery.parallel import even_out
 from reward import Reward, VerifierDown
 from stages import Given, metrics, reward_of, tensors
@@ -69,7 +69,7 @@ def draws_together(given, rank):
     cfg = grpo.Config(prompts=4, samples=3, dynamic_sampling=True)
     sampler, prompts = Given(processor), processor.prompts(read_records(given / "mixed.jsonl"))
     sampler.generate, grpo.score_batch = meet, score
-    s = SimpleNamespace(world=start(0), pool=prompts, hard=[], sampler=sampler, verifier=None,
+    s = SimpleNamespace(world=start_processes(0), pool=prompts, hard=[], sampler=sampler, verifier=None,
                         run=SimpleNamespace(step=0))
     with pytest.raises(Refused, match="gone"):
         grpo.collect(s, cfg, 0)

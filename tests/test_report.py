@@ -17,7 +17,7 @@ from experiments.tables import gains_of_runs
 from machinery.figures import smooth
 from machinery.files import Refused
 from machinery.intervals import pooled
-from machinery.metrics import sample_rows
+from machinery.metrics import rollout_rows
 from machinery.page import evenly
 from machinery.scores import gain, stage_result
 
@@ -142,13 +142,13 @@ def sampled(prompt, advantage, entropy=(0.25, 0.00001)):
 def test_rows_of_a_group_reach_from_its_best_to_its_worst():
     p, q = SimpleNamespace(id="p"), SimpleNamespace(id="q")
     group = [sampled(p, a) for a in (-3.0, 5.0, -1.0, 1.0, 3.0, -5.0, 0.0)]
-    rows = sample_rows(9, group, [])
+    rows = rollout_rows(9, group, [])
     assert [row["advantage"] for row in rows] == [5.0, 1.0, -1.0, -5.0]
     assert {(row["step"], row["group"], row["group_right"], row["id"]) for row in rows} == {(9, 7, 3, "p")}
     assert rows[0]["entropy"] == [0.25, 0.0] and rows[0]["images"] == ["a.png"]
-    assert len(sample_rows(9, group[:2], [])) == 2
+    assert len(rollout_rows(9, group[:2], [])) == 2
     # vLLM gives no entropies: then responses that were trained
-    rows = sample_rows(9, [sampled(p, 1.0, None)], [sampled(q, 1.0), sampled(q, -1.0), sampled(p, 2.0)])
+    rows = rollout_rows(9, [sampled(p, 1.0, None)], [sampled(q, 1.0), sampled(q, -1.0), sampled(p, 2.0)])
     assert [(row["id"], row["advantage"]) for row in rows] == [("q", 1.0), ("q", -1.0)]
 
 

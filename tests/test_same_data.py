@@ -44,14 +44,14 @@ def test_a_run_goes_on_with_its_own_data_alone(stage, other, tiny, tmp_path, mon
     files = {name: str(folder / f"{name}.jsonl") for name in ("data", other)}
     again = partial(run, tiny, out, 1, **files, **how)
     with monkeypatch.context() as m:
-        m.setattr(module, "load_for", stop)
+        m.setattr(module, "load_model", stop)
         with pytest.raises(Stop):
             again()
         another_image(folder, "data", 9)  # without a checkpoint any data will do
     again()
     assert {name: about["rows"] for name, about in read_json(out / "config.json")["data"].items()} == {
         "data": 4, other: 4}
-    monkeypatch.setattr(module, "load_for", stop)
+    monkeypatch.setattr(module, "load_model", stop)
     shutil.copytree(folder, kept := tmp_path / "kept")
     for name in files:
         for change in (another_row, another_image, fewer_rows):

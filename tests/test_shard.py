@@ -29,7 +29,7 @@ from conftest import ENV, ROOT, plain, write_jsonl
 from data import Processor, read_records
 from families import hub_shaped, make_qwen, make_qwen3, save_blank_model
 from machinery.files import Refused, newest_checkpoint, read_json, read_jsonl
-from machinery.parallel import World, even_out, shard, share, start
+from machinery.parallel import World, even_out, shard, share, start_processes
 from machinery.run import Run
 from model import load
 from pack import make_packs
@@ -304,5 +304,5 @@ def test_share_balances_tokens():
 
 if __name__ == "__main__":
     os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if each process were a node of its own
-    jobs(Path(sys.argv[1]), Path(sys.argv[2]), start(0))
+    jobs(Path(sys.argv[1]), Path(sys.argv[2]), start_processes(0))
     torch.distributed.destroy_process_group()

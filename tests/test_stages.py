@@ -20,7 +20,7 @@ from conftest import gradients, plain, plain_forward, write_jsonl
 from grpo import advantages, grpo_loss, make_batches, set_advantages
 from machinery import parallel
 from machinery.files import Refused, main, read_jsonl
-from machinery.metrics import COMPARED, Watch, count
+from machinery.metrics import COMPARED, Watch, add_up
 from machinery.parallel import World, deal
 from machinery.run import Run, ahead, batch_indices, learning_rate, seed_of
 from data import rows_with_solutions
@@ -195,7 +195,7 @@ def test_count_by_hand():
     m, cfg = defaultdict(float), grpo.Config(words=("wait", "again"), high_entropy=1.5)
     for some, part in ((rollouts[:2], entropy[:7]), (rollouts[2:], entropy[7:])):  # sums over packs
         micro = SimpleNamespace(rollouts=some, old_logp=part, sampled_logp=part + 0.5)
-        count(m, torch.tensor(1.0), torch.tensor([0.7, 1.3, *[1.0] * 5])[:len(part)], None, part, micro, cfg)
+        add_up(m, torch.tensor(1.0), torch.tensor([0.7, 1.3, *[1.0] * 5])[:len(part)], None, part, micro, cfg)
     assert m["gap"] == pytest.approx(4.0) and m["loss"] == 2 and m["clip_fraction"] == 3
     assert (m["tokens"], m["entropy_high"], m["critical_count"]) == (8, 2, 2)
     assert m["entropy"] == pytest.approx(7.8) and m["critical_entropy"] == pytest.approx(5.0)

@@ -81,7 +81,7 @@ def encoder_of(model):
 
 def named(head, features, dark):
     """Logits of place, colour and value, (n, 9, ...) each. Light and dark paper have names of their own: what
-    has learned to read the one (the connector) can not read the other yet."""
+    has learned to read the one (the connector) cannot read the other yet."""
     place, light, night = head(features).split((SIZES[0], sum(SIZES[1:]), sum(SIZES[1:])), -1)
     return place, *torch.where(dark[:, None, None], night, light).split(SIZES[1:], -1)
 

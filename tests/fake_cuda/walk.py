@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 from connector import make_connectors, visual_tokens  # noqa: E402
 from machinery.model_folder import add_adapters  # noqa: E402
 from machinery.model_folder import blank_hf, read_decided  # noqa: E402
-from machinery.parallel import World, half_will_do  # noqa: E402
+from machinery.parallel import World, bf16_weights  # noqa: E402
 from machinery.parallel import replace_tensors, shard  # noqa: E402
 from model import PARTS, VLM, make_optimizer  # noqa: E402
 from pack import make_pack  # noqa: E402
@@ -117,7 +117,7 @@ def walk(model, tokens=16384, gpus=1, train=PARTS, lora=0, checkpointing=True):
     if checkpointing:
         vlm.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     vlm.train_only(train).train()
-    for weight in half_will_do(vlm):
+    for weight in bf16_weights(vlm):
         weight.data = weight.data.bfloat16()
     with gpu.fake, gpu:
         if gpus > 1:
