@@ -1,10 +1,10 @@
 """Stage 1, the cold start: supervised finetuning that teaches "think, then answer" (paper sections 2, 3.2).
 
 The paper samples thought traces from an older reasoner, keeps those whose answer is right and that do not
-ramble (about 12K of 20K; here: distill.py), and finetunes on them. The loss is the usual one: minus the
-log-prob of the response, mean over all response tokens of the batch; prompts are masked. The paper gives no
-hyperparameters for this stage; the defaults are those of its other supervised runs (section 3.4). The tiny
-world's base model is trained with the same file, and stage 3 (connector_tune.py) with the same `train`.
+ramble (12K of 20K; here: distill.py), and finetunes on them. The loss is the usual one: minus the log-prob,
+mean over all response tokens of the batch; prompts are masked. The paper gives no hyperparameters for this
+stage; the defaults are those of its other supervised runs (section 3.4). The tiny world's base model and
+stage 3 (connector_tune.py) go through the same `train`.
 
     laptop:  python sft.py --model data/tiny/model --data data/tiny/base.jsonl --no-thinking --out out/base
     8 GPUs:  torchrun --nproc_per_node 8 sft.py --model OpenGVLab/InternVL3-8B-hf --data cold_start.jsonl
@@ -101,13 +101,11 @@ def setup(cfg):
     run.refuse_other_data(data=records, val=val_records)
     run.open_log(cfg.logger)
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
-        raise Refused(f"--batch {cfg.batch} or the {len(val)} validation rows are fewer than the "
-                      f"{world.size} processes")
+        raise Refused(f"--batch {cfg.batch}, {len(val)} validation rows: fewer than {world.size} processes")
     vlm = load_model(cfg, world)
     optimizer = make_optimizer(vlm, cfg.weight_decay, cfg.optimizer)
     first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
-    say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps of {cfg.batch}, "
-        f"{world.size} process(es) on {world.device}")
+    say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps, {world.size} process(es)")
     return SimpleNamespace(world=world, run=run, processor=processor, rows=rows, val=val, vlm=vlm,
                            optimizer=optimizer, first=first, steps=steps, features=None)
 
@@ -127,12 +125,11 @@ def train(cfg, patience=None, features_gib=0.0):
         return batch, packs_of(share(batch, len, s.world), s.processor, cfg, s.features)
 
     before = read_jsonl(s.run.dir / "metrics.jsonl")
-    losses = [(m["val_loss"], m["step"]) for m in before if m.get("val_loss") is not None]
+    losses = [(m["val_loss"], m["step"]) for m in before if "val_loss" in m]
     if patience is not None and not losses:  # if no checkpoint beats the start, the start is selected
         losses.append((round(validation_loss(s, cfg), 6), 0))
         s.run.log(0, {"val_loss": losses[0][0]})
-    bar = tqdm(ahead(batch_of, s.first, s.steps), cfg.out, s.steps, initial=s.first, unit="step",
-               disable=s.world.rank > 0, dynamic_ncols=True)
+    bar = tqdm(ahead(batch_of, s.first, s.steps), cfg.out, s.steps, initial=s.first, disable=s.world.rank > 0)
     begin = time.time()
     for step, (batch, packs) in bar:  # the next is made while this one trains
         measured = patience is not None and losses[-1][1] == step
@@ -141,8 +138,7 @@ def train(cfg, patience=None, features_gib=0.0):
             break
 
         # ----------------------------------------------------------------------------------------------- loss
-        tokens = sum(len(row.ids) for row in batch)  # of all ranks, however they are packed
-        loss = 0.0
+        tokens, loss = sum(len(row.ids) for row in batch), 0.0  # of all ranks, however they are packed
         for pack, real in even_out(packs, s.world):
             logp, _ = s.vlm(pack.to(s.world.device), s.features(pack) if s.features else None)
             part = -real * logp.sum() / tokens
@@ -154,21 +150,19 @@ def train(cfg, patience=None, features_gib=0.0):
         norm = update(s.vlm, s.optimizer, lr, cfg.clip, s.run, [row.prompt.record.id for row in batch])
 
         # ----------------------------------------------------------------------------- validate, log and save
-        metrics = {"loss": total([loss], s.world)[0], "lr": max(lr.values()), "grad_norm": norm,
-                   "tokens": tokens}
+        m = {"loss": total([loss], s.world)[0], "lr": max(lr.values()), "grad_norm": norm, "tokens": tokens}
         measure = step + 1 == s.steps or (step + 1) % cfg.save_every == 0
         if measure and s.val:
-            metrics["val_loss"] = validation_loss(s, cfg)
-            losses.append((round(metrics["val_loss"], 6), step + 1))
-        s.run.log(step + 1, {**metrics, "time_step": time.time() - begin})
+            m["val_loss"] = validation_loss(s, cfg)
+            losses.append((round(m["val_loss"], 6), step + 1))
+        s.run.log(step + 1, {**m, "time_step": time.time() - begin})
         if measure:
             s.run.save(step + 1, s.vlm, s.optimizer, s.world)
-        bar.set_postfix(loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.1e}", refresh=False)
+        bar.set_postfix(loss=f"{m['loss']:.3f}", lr=f"{m['lr']:.1e}", refresh=False)
         begin = time.time()
     if patience is not None:
         s.run.keep_best(losses, s.processor.path, patience)
-    if s.world.rank == 0:
-        file.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
     say(f"done: {s.run.last}")
     return losses
 
