@@ -112,8 +112,7 @@ def setup(cfg):
 
 def train(cfg, patience=None, features_gib=0.0):
     """The loop of stages 1 and 3. patience: stop after so many validation losses without a new best, and keep
-    only the best checkpoint; None: neither. features_gib: while the encoder is frozen, keep its features in a
-    file of at most this size."""
+    only the best checkpoint; None: neither. features_gib: largest file of a frozen encoder's features."""
     s = setup(cfg)
     file = s.run.dir / "features.bin"  # of a frozen encoder they are the same in every epoch
     if features_gib and "encoder" in s.vlm.frozen:
