@@ -13,8 +13,8 @@ import plan
 from conftest import ROOT
 
 # layers: fewer than the model's, for the sake of time. Only the first was looked at for plan.py's sums
-CASES = [dict(model="InternVL3-8B"),
-         dict(model="Qwen2.5-VL-7B", train=["llm"]),
+CASES = [dict(model="InternVL3-8B", layers=12),
+         dict(model="Qwen2.5-VL-7B", layers=8, train=["llm"]),
          dict(model="InternVL3-2B", layers=8, tokens=6000, checkpointing=False),
          dict(model="InternVL3-1B", layers=8, tokens=8192, lora=8),
          dict(model="InternVL3-38B", layers=8, gpus=16),

@@ -47,16 +47,13 @@ def test_defaults_make_sense_and_the_input_is_not_the_output(tmp_path):
         check_flags(sft.Config(data=str(tmp_path / "a"), out=str(tmp_path / "a")))
 
 
-# another value of a flag, and whether the weights behind two steps are others for it
-GRPO = [(dict(seed=1), True), (dict(lr=2e-3), True), (dict(lr_connector=1e-2), True),
-        (dict(lr_llm=0.0), True), (dict(train=("connector",)), True), (dict(lora=2), True),
-        (dict(schedule="linear"), True),
-        (dict(warmup=2), True), (dict(weight_decay=0.5), True), (dict(clip=0.01), True),
-        (dict(temperature=0.5), True), (dict(thinking=False), True), (dict(ask="Box it."), True),
-        (dict(samples=3), True), (dict(prompts=2), True), (dict(max_new_tokens=4), True),
-        (dict(minibatches=2), True), (dict(minibatches=2, clip_low=0.0, clip_high=0.0), True),
-        (dict(kl=0.5), True), (dict(dtype="bf16"), True), (dict(max_tiles=1), False),
-        (dict(checkpointing=True), False), (dict(words=("wait",)), False), (dict(save_every=1), False)]
+# another value of a flag, and whether the weights after two steps differ. Those that the golden run
+# (test_golden.py) sets to other values than the defaults show there
+GRPO = [(dict(seed=1), True), (dict(lr_llm=0.0), True), (dict(train=("connector",)), True),
+        (dict(lora=2), True), (dict(clip=0.01), True), (dict(thinking=False), True),
+        (dict(ask="Box it."), True), (dict(samples=3), True), (dict(max_new_tokens=4), True),
+        (dict(minibatches=2, clip_low=0.0), True), (dict(dtype="bf16"), True), (dict(max_tiles=1), False),
+        (dict(checkpointing=True), False)]
 
 
 @pytest.fixture(scope="module")
