@@ -1,12 +1,13 @@
 """Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
 ours). It goes from cheap to dear:
 
-1. spelling.py  one form for the many ways to type the same thing                      microseconds, here
-2. numbers.py   exact fractions with units                                             microseconds, here
-3. shapes.py    lists, tuples, intervals, ratios, labels and chains, piece by piece    microseconds, here
-4. maths.py     expressions, equations, inequalities, matrices: math-verify parses    milliseconds, workers.py
+1. spelling.py  one form for the many ways to type the same thing                       microseconds, here
+2. values.py    each side becomes one typed value (numbers.py: numbers, units, times)   microseconds, here
+3. compare.py   by type, exactly; other types differ unless a named rule says so        microseconds, here
+4. maths.py     expressions, equations, inequalities, sets: sympy                     milliseconds, workers.py
 
-rule.py puts these together. Here is what others call; a reader may skip what checks the golds of data sets.
+rule.py puts these together, choice letters first. Here is what others call; a reader may skip what checks the
+golds of data sets.
 """
 import re
 import time
@@ -14,10 +15,12 @@ import unicodedata
 
 from machinery.files import Refused, say
 from machinery.rows import accepted_answers
+from scoring.compare import LATER, NeedsMaths
 from scoring.limits import MAX_CHARS, too_heavy
-from scoring.numbers import number, pair_or_decimal
-from scoring.rule import NEEDS_MATHS, SAME, choice, equal, names_an_option, needs_maths, verdict
-from scoring.spelling import key_of, plain, words_of
+from scoring.numbers import pair_or_decimal
+from scoring.rule import equal, names_an_option
+from scoring.spelling import key_of, plain
+from scoring.values import read
 from scoring.workers import POOL
 
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
@@ -54,75 +57,65 @@ def _same_pairs(pairs):
     done, hard = {}, []
     for key in dict.fromkeys(keys):
         start = time.perf_counter()
-        found, why = first_look(*key)
-        if found is NEEDS_MATHS:
+        try:
+            right, why = first_look(*key)
+            done[key] = (right, "rule" if right else why, time.perf_counter() - start)
+        except NeedsMaths:
             hard.append(key)
-        else:
-            done[key] = (found is SAME, "rule" if found is SAME else why, time.perf_counter() - start)
     done.update(zip(hard, POOL.map(hard)))
     return [done[key] for key in keys]
 
 
 def first_look(answer, gold, options):
-    """(Verdict, why) without mathematics."""
-    if answer is None:
-        return verdict(False), "no answer in a \\boxed{}"
+    """(right, why) without mathematics; raises NeedsMaths."""
     if answer == gold:
-        return verdict(answer.strip()), "rule"
+        return bool(answer.strip()), "rule"
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not options:
-        return verdict(int(answer) == int(gold)), "not equal"
+        return int(answer) == int(gold), "not equal"
     if len(answer) > 4 * MAX_CHARS or len(gold) > 4 * MAX_CHARS:
-        return verdict(False), "too long to compare"
+        return False, "too long to compare"
     a, g = plain(answer), plain(gold)
-    if a and key_of(a) == key_of(g):
-        return SAME, "rule"
+    if a and key_of(a) == key_of(g) and not options:
+        return True, "rule"
     reason = too_heavy(a) or too_heavy(g)
-    return (verdict(False), reason) if reason else (equal(a, g, options, needs_maths), "not equal")
+    return (False, reason) if reason else (equal(a, g, options, LATER), "not equal")
 
+
+# ---------------------------------------------------------------------------- golds that nothing can match
 
 def unreadable_golds(answers, options=None):
     """{index: reason} of the gold answers that the rule cannot compare with anything but themselves. A list
     of accepted answers is such a one when all of them are."""
-    several = [one_of(answer, options and options[i]) if isinstance(answer, str) else [answer]
-               for i, answer in enumerate(answers)]
-    of = [i for i, golds in enumerate(several) for _ in golds]  # whose each of them is
-    found = _unreadable_singles([gold for golds in several for gold in golds],
-                                [options[i] for i in of] if options else None)
+    options = options or [None] * len(answers)
+    golds = [(i, gold) for i, answer in enumerate(answers)
+             for gold in (one_of(answer, options[i]) if isinstance(answer, str) else [answer])]
+    whys, unsure = [], []  # one a gold, None: it can be compared; (position, task of a worker)
+    for i, gold in golds:
+        g = plain(str(gold)[:4 * MAX_CHARS])
+        whys.append(_unreadable(gold, g))
+        if not whys[-1] and options[i] and not names_an_option(g, options[i]):
+            unsure += [(len(whys) - 1, (str(option), str(gold), None)) for option in options[i]]
+            whys[-1] = (f"the answer {str(gold)[:60]!r} names none of its {len(options[i])} options: write "
+                        f"the letter (A to {chr(64 + len(options[i]))}) or the text of one")
+        elif not whys[-1] and not options[i] and ("\\" in g or read(g).kind not in _AT_SIGHT) and len(g) > 1:
+            unsure.append((len(whys) - 1, ("parse", g, None)))
+            whys[-1] = (f"the answer {str(gold)[:60]!r} is neither a text nor mathematics that the rule can "
+                        f"parse")
+    for parse in (True, False):
+        tasks = [(k, task) for k, task in unsure if (task[0] == "parse") is parse]
+        found = POOL.map([t for _, t in tasks], True) if parse else same_batch([t for _, t in tasks])
+        for (k, _), (right, why, _) in zip(tasks, found):
+            whys[k] = None if right or not whys[k] else whys[k] + f" ({why})" * (why == "time limit")
     bad = {}
-    for k, why in found.items():
-        bad.setdefault(of[k], []).append(why)
-    return {i: whys[0] for i, whys in bad.items() if len(whys) == len(several[i])}
+    for (i, _), why in zip(golds, whys):
+        bad.setdefault(i, []).append(why)
+    return {i: several[0] for i, several in bad.items() if all(several)}
 
 
-def _unreadable_singles(answers, options):
-    bad, unsure, strange = {}, {}, {}
-    for i, answer in enumerate(answers):
-        g = plain(str(answer)[:4 * MAX_CHARS])
-        reason = _unreadable(answer, g)
-        if reason:
-            bad[i] = reason
-        elif options and options[i] and not names_an_option(g, options[i]):
-            strange[i] = g
-        elif not _read_at_sight(g, options[i] if options else None):
-            unsure[i] = g
-    parsed = POOL.map([("parse", g, None) for g in unsure.values()], parse_only=True)
-    for i, (ok, why, _) in zip(unsure, parsed):
-        if not ok:
-            late = f" ({why})" if why == "time limit" else ""
-            bad[i] = (f"the answer {str(answers[i])[:60]!r} is neither a text nor mathematics that the rule "
-                      f"can parse{late}")
-    bad.update(_no_option(answers, options, strange))
-    return dict(sorted(bad.items()))
-
-
-def _no_option(answers, options, strange):
-    """{index: reason} of those golds (strange: their indices) that no option equals by mathematics either."""
-    pairs = [(i, str(option)) for i in strange for option in options[i]]
-    same = same_batch([(option, str(answers[i]), None) for i, option in pairs])
-    named = {i for (i, _), (right, _, _) in zip(pairs, same) if right}
-    return {i: f"the answer {str(answers[i])[:60]!r} names none of its {len(options[i])} options: write the "
-               f"letter (A to {chr(64 + len(options[i]))}) or the text of one"
-            for i in strange if i not in named}
+_AT_SIGHT = ("number", "text", "name", "formula", "time", "date")
+_NO_ANSWER = re.compile(
+    r"略|.*(?:见解析|证明略|答案不唯一|解析略).*|证明.*|(?:proof|answers? (?:may |will )?var(?:y|ies)|omitted"
+    r"|see (?:the )?(?:solution|explanation|figure|above|below)|n/?a)\b.*", re.I | re.S)
 
 
 def _unreadable(answer, g):
@@ -131,20 +124,18 @@ def _unreadable(answer, g):
         return "the answer is empty"
     if not isinstance(answer, (str, int, float)):
         return f"the answer is a {type(answer).__name__}, not a text"
-    if "</think>" in str(answer):  # a talk's last answer, where nothing else was given
+    if "</think>" in str(answer):  # a conversation's last answer, where nothing else was given
         return f"the answer {answer[:60]!r} is a whole solution: give the row an \"answer\" of its own"
     if "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
         return f"the answer {str(answer)[:40]!r} holds no letter, digit or symbol"
-    heavy = too_heavy(g)
-    if heavy:
+    if heavy := too_heavy(g):
         return f"the answer {'is' if heavy.startswith(('too', 'nested')) else 'holds'} {heavy}"
-    if len(g.split()) > 12 and words_of(g):
-        return f"the answer is a sentence of {len(g.split())} words: only a verifier can compare it"
+    if _NO_ANSWER.fullmatch(g):
+        return f"the answer {str(answer)[:60]!r} says that there is none to compare"
+    words = len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
+    if words > 12 and read(g).kind in ("text", "list"):
+        return f"the answer is a sentence of {words} words: only a verifier can compare it"
     return None
-
-
-def _read_at_sight(g, options):
-    return bool(number(g) or choice("A", g, options, needs_maths) or words_of(g) or len(g) == 1)
 
 
 def report_unreadable(source, records, limit_bad, verifier):

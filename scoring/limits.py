@@ -10,7 +10,7 @@ MAX_DIGITS = 300       # of one number
 MAX_EXPONENT = 10_000  # written as a number; 5^{5^{5}} has no business in an answer
 MAX_FACTORIAL = 1000
 
-_BRACKET = r"[\s{(\[]*"
+_BRACKET = r"[\s{}()\[\]]*"
 _POWER = rf"(?:\^|\*\*){_BRACKET}"  # ^ or **, then what opens the exponent
 _THREE_POWERS = re.compile(rf"{_POWER}(?:[\w.]+{_BRACKET})?{_POWER}(?:[\w.]+{_BRACKET})?(?:\^|\*\*)")
 _TWO_POWERS = re.compile(rf"{_POWER}(\d+)[\s)}}]*{_POWER}(\d+)")

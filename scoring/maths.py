@@ -1,145 +1,276 @@
-"""Expressions, compared by value. Only the worker processes import this file: it brings sympy along.
+"""Mathematics: expressions by value, equations and inequalities by their solutions. Only the worker processes
+import this file: it brings sympy along.
 
-The parser reads LaTeX alone, and nothing is ever evaluated as Python. A reader may skip `_latex`, which
-rewrites plain typing (sqrt(2), x**2) as LaTeX.
+Constants are compared exactly: 2^{2024}-1 is not 2^{2024}. Where there are variables, at random points, with
+as many digits as the sizes of the numbers need. What cannot be parsed or decided is not equal. The parser
+reads LaTeX alone, and nothing is ever evaluated as Python.
 """
 import re
 from functools import lru_cache
 
+import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
-from math_verify import verify
-from sympy import And, Basic, Expr, Float, I, MatrixBase, Or, Rational, Set, Union
-from sympy.core.relational import Eq, Relational
+from sympy import And, Eq, Expr, FiniteSet, Float, I, Interval, MatrixBase, Rational, S, Set, pi
 
-from scoring.numbers import number, rounds_to, split_unit
-from scoring.rule import verdict
-from scoring.shapes import OR, cut, shape, split_label
-from scoring.spelling import words_of
+from scoring.numbers import Number, number, rounds_to
+from scoring.values import FUNCTIONS, NAME, ORDER, Value, balanced, label_of, name_of, read
 
-_FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln"
-                        r"|exp|pi|sqrt)(?![A-Za-z])")
+_FUNCTIONS = re.compile(rf"(?<![\\A-Za-z])({FUNCTIONS})(?![a-z])")
+_TRIG = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_TIDY = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none",
+                            equations=False)
 
 
-def compare(a, g):
-    """The Verdict on two expressions."""
-    return verdict(_tried(same_maths, a, g))
+def _careful(function):
+    """False where the strings are no mathematics: the parser and sympy raise everything there is."""
+    def tried(*args):
+        try:
+            return function(*args)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception:
+            return False
+    return tried
 
 
-def _tried(function, *args):
-    """Its result; None where the string is no mathematics: the parser and sympy raise everything there is."""
-    try:
-        return function(*args)
-    except (RecursionError, MemoryError):
-        raise
-    except Exception:
-        return None
-
-
-def readable(gold):
-    """Can every part of this gold be parsed?"""
-    found = shape(gold)
-    if found.items != [gold]:
-        return all(map(readable, found.items))
-    x = split_unit(gold)[0]
-    return bool(number(x) or words_of(x) or _tried(_parse, x, True) is not None)
-
-
-def same_maths(a, g):
-    """Expressions are compared by their values at fixed points, equations up to a factor, inequalities and
-    intervals as sets, matrices cell by cell, the rest by math-verify."""
-    letters = re.sub(r"\\[A-Za-z]+", "", a), re.sub(r"\\[A-Za-z]+", "", g)
-    lower = not any(c.lower() in s for s in letters for c in set(s) - set(s.lower()))  # R, r: two things
-    sets = [_solutions(s, lower) for s in (a, g)]
-    if all(sets):
-        (x, names_x), (y, names_y) = sets
-        return (not names_x or not names_y or names_x == names_y) and bool(x == y or (x ^ y).is_empty)
-    x, y = _parse(a, lower), _parse(g, lower)
-    if isinstance(x, MatrixBase) and isinstance(y, MatrixBase):
-        return x.shape == y.shape and all(_same_values(p, q, []) for p, q in zip(x, y))
-    same = None
-    if isinstance(x, Eq) and isinstance(y, Eq):
-        same = _same_equations(x, y)
-    elif isinstance(x, Expr) and isinstance(y, Expr):
-        same = _same_values(x, y, [number(a), number(g)])
-    if same is not None:
-        return same
-    return isinstance(x, Basic) and bool(verify(y, x, float_rounding=12, timeout_seconds=None))
-
-
-def _solutions(s, lower):
-    """(set, names) of x > 5, 1 < x < 2, x < 1 or x > 2, (1, 2) \\cup (3, 4); None for anything else."""
-    sets, names = [], set()
-    for part in cut(s, OR):
-        body = split_label(part)[1][-1]
-        found = _parse(body, lower) if re.search(r"[<>()\[\]]|\\(?:le|ge|ne|setminus)\b", body) else None
-        relation = isinstance(found, (Relational, And, Or)) and not isinstance(found, Eq)
-        if relation and len(found.free_symbols) == 1:
-            names |= found.free_symbols
-            found = found.as_set()
-        if not isinstance(found, Set):
-            return None
-        sets.append(found)
-    return Union(*sets), names
-
-
-def _same_equations(x, y):
-    """True, False, or None when the values do not settle it. 2x = 4 is x = 2."""
-    f, h = x.lhs - x.rhs, y.lhs - y.rhs
-    symbols = sorted(f.free_symbols | h.free_symbols, key=str)
-    ratios = [p / q for p, q in _values(f, h, symbols) if p != 0 and q != 0]
-    if len(ratios) >= 3 and all(_near(ratio, ratios[0]) for ratio in ratios):
-        return True
-    return None if f.free_symbols and h.free_symbols else False
-
-
-def _same_values(x, y, numbers):
-    """True, False, or None when too few points are defined. numbers: the two as plain numbers or None."""
-    symbols = sorted(x.free_symbols | y.free_symbols, key=str)
-    both = _values(x, y, symbols)
-    if both and not symbols:
-        p, q = both[0]
-        exact = zip((q, p), numbers)  # 1.414214 for the root of 2
-        return _near(p, q) or any(n and n.places and v.is_real and rounds_to(v, n) for v, n in exact)
-    return all(_near(p, q) for p, q in both) if len(both) >= 3 else None
-
-
-_POINTS = (733, -1327, 2411, -389, 1801, 3571, -2203, 641, -911, 1447)  # over the prime 1009: none is special
-
-
-def _values(x, y, symbols):
-    """[(value of x, value of y)] at five points (one when there is no variable), complex numbers of 30
-    digits. Points where one of them is undefined are left out."""
-    pairs = []
-    for k in range(5 if symbols else 1):
-        at = {s: Rational(_POINTS[(2 * k + 3 * j) % 10] + 17 * j, 1009) for j, s in enumerate(symbols)}
-        values = [(expr.subs(at) if at else expr).evalf(30) for expr in (x, y)]
-        if all(value.is_number and value.is_finite for value in values):
-            pairs.append(values)
-    return pairs
-
-
-def _near(x, y):
-    scale = max(abs(x), abs(y))
-    return scale == 0 or abs(x - y) <= scale * 1e-13
-
-
-@lru_cache(maxsize=256)  # the responses to one question have one gold
-def _parse(s, lower):
-    """LaTeX -> sympy, by the parser of math-verify. It must read the whole string, or it is an error."""
-    if re.search(r"\d ?[_']", s):
-        raise ValueError("the parser would drop what stands behind the number")
-    tidy = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False,
-                               boxed="none", equations=False)
-    conversion = ConversionConfig(lowercase_symbols=lower)
-    expr = latex2sympy(_latex(s), normalization_config=tidy, conversion_config=conversion, is_real=True)
+@lru_cache(maxsize=512)  # the responses to one question have one gold
+def parse(s):
+    """LaTeX -> sympy, by the parser of math-verify. Names of figures become symbols before."""
+    expr = latex2sympy(_latex(s), normalization_config=_TIDY, is_real=True,
+                       conversion_config=ConversionConfig(lowercase_symbols=False))
+    if not isinstance(expr, (Expr, MatrixBase)):
+        raise ValueError("no expression")
     expr = expr.xreplace({decimal: Rational(str(decimal)) for decimal in expr.atoms(Float)})
-    return expr.subs({v: I for v in expr.free_symbols if v.name == "i"})
+    units = {"i", "j"} if {v.name for v in expr.free_symbols} == {"j"} and re.search(r"\d ?j", s) else {"i"}
+    expr = expr.subs({v: I for v in expr.free_symbols if v.name in units})
+    if expr.has(S.NaN, S.ComplexInfinity):
+        raise ValueError("undefined")
+    return expr
 
 
 def _latex(s):
-    s = s.replace("**", "^").replace("*", r"\cdot ").replace("°", "")
+    if _TRIG.search(s):
+        s = re.sub(r"(\d+(?:\.\d+)?)°", r"(\\frac{\1\\pi}{180})", s)
+    s = NAME.sub(_symbol, s.replace("°", "").replace("*", r"\cdot "))
     s = _FUNCTIONS.sub(r"\\\1 ", s)
     s = re.sub(r"(?<![\\A-Za-z])(?:inf|infinity|oo)(?![A-Za-z])", r"\\infty ", s)
     s = re.sub(r"(\\sqrt|\^) *\(([^()]*(?:\([^()]*\)[^()]*)*)\)", r"\1{\2}", s)  # one level of () inside
-    s = re.sub(r"\\sqrt *([a-zA-Z])", r"\\sqrt{\1}", s)
-    return re.sub(r"\^ *(-?\d+)(?![}\d])", r"^{\1}", s)
+    s = re.sub(r"(\\sqrt ?\[ ?\d*[13579] ?\] ?\{) ?-( ?[\d.]+ ?\})", r"-\1\2", s)  # the real root
+    return re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{9 * len(m[2])}}}", s)
+
+
+def _symbol(m):
+    name = name_of(m)
+    return f" {name} " if len(name) == 1 else f" z_{{{int.from_bytes(name.encode(), 'big')}}} "
+
+
+# ----------------------------------------------------------------------------------------------------- values
+
+def _number_of(value):
+    """The sympy number or expression of a Value, in the units of its dimension"""
+    if value.kind == "number":
+        n = value.items[0]
+        exact = Rational(n.value.numerator, n.value.denominator)
+        return exact / 100 if n.percent else exact
+    return parse(value.items[0] if value.kind == "expression" else value.mark)
+
+
+def _unit(value):
+    return value.items[0].unit if value.kind == "number" else value.mark or None
+
+
+@_careful
+def same_values(x, y):
+    """Two Values, numbers or expressions, with or without units"""
+    p, q, (unit_p, unit_q) = _number_of(x), _number_of(y), map(_unit, (x, y))
+    if unit_p and unit_q and unit_p[1] and unit_q[1]:
+        p, q = (v * Rational(u[0].numerator, u[0].denominator) for v, u in ((p, unit_p), (q, unit_q)))
+    degrees = [bool(unit) and unit[1] == (("°", 1),) for unit in (unit_p, unit_q)]
+    if degrees[0] != degrees[1] and (q if degrees[0] else p).has(pi):
+        p, q = (v * pi / 180 if in_degrees else v for v, in_degrees in zip((p, q), degrees))
+    numbers = [v.items[0] if v.kind == "number" else number(v.items[0]) for v in (x, y)]
+    return _same(p, q) or any(_rounds(v, n) for v, n in zip((q, p), numbers))
+
+
+def _rounds(exact, n):
+    """Is the number n, of six digits or more, the cut or rounded value of an expression?"""
+    if not n or not n.places or not isinstance(exact, Expr) or exact.free_symbols or exact.is_Rational:
+        return False
+    value = exact.evalf(n.places + 30)
+    return bool(value.is_real) and rounds_to(Rational(value), Number(Rational(str(n.value)), n.places))
+
+
+def _same(x, y):
+    if isinstance(x, MatrixBase) or isinstance(y, MatrixBase):
+        return x.shape == y.shape and all(_same(p, q) for p, q in zip(x, y))
+    if x == y:
+        return True
+    symbols = sorted(x.free_symbols | y.free_symbols, key=str)
+    if not symbols:
+        return _same_constants(x, y)
+    found = [_same_constants(x.subs(at), y.subs(at)) for at in _points(symbols)]
+    defined = [verdict for verdict in found if verdict is not None]
+    return len(defined) >= 3 and all(defined)
+
+
+def _points(symbols):
+    """Five points over the prime 1009: none is special."""
+    base = (733, -1327, 2411, -389, 1801, 3571, -2203, 641, -911, 1447)
+    for k in range(5):
+        yield {s: Rational(base[(2 * k + 3 * j) % 10] + 17 * j, 1009) for j, s in enumerate(symbols)}
+
+
+def _same_constants(x, y):
+    """True, False; None when one of them is undefined."""
+    x, y = x.doit(), y.doit()
+    if x.is_Rational and y.is_Rational:
+        return x == y
+    if x.is_infinite or y.is_infinite:
+        return x == y
+    digits = 60 + _digits(x) + _digits(y)
+    p, q = x.evalf(digits), y.evalf(digits)
+    if not (p.is_number and q.is_number and p.is_finite and q.is_finite):
+        return None
+    scale = max(abs(p), abs(q))
+    return scale == 0 or bool(abs(p - q) <= scale * Rational(1, 10 ** (digits - 20)))
+
+
+def _digits(expr):
+    """How many digits its numbers have, its powers and factorials included, so that no difference drowns"""
+    size = sum(len(str(abs(n.p))) + len(str(n.q)) for n in expr.atoms(Rational))
+    value = abs(expr.evalf(5))
+    size += abs(int(sympy.log(value, 10).evalf(5))) if value.is_finite and value > 0 else 0
+    return min(20_000, size)
+
+
+@_careful
+def proportional(xs, ys):
+    x, y = ([_number_of(v) for v in items] for items in (xs, ys))
+    return not any(v == 0 for v in x + y) and all(_same(x[0] * b, y[0] * a) for a, b in zip(x, y))
+
+
+@_careful
+def rounded(x, y):
+    """Is y, written with some digits, about x? Behind ≈, it may be rounded, or cut behind two places."""
+    if y.kind != "number" or x.kind not in ("number", "expression"):
+        return same_values(x, y)
+    n = y.items[0]
+    places = next(k for k in range(60) if (n.value * 10 ** k).denominator == 1)
+    difference = abs(_number_of(x).evalf(places + 30) - Rational(str(n.value)))
+    return bool(difference <= Rational(1 if places > 1 else "1/2") / 10 ** places)
+
+
+# -------------------------------------------------------------------------------------------------- equations
+
+@_careful
+def same_equations(x, y):
+    """Two equations, each as its two sides: equal up to a factor, or with the same solutions."""
+    f, g = (parse(s[0]) - parse(s[1]) for s in (x, y))
+    symbols = sorted(f.free_symbols | g.free_symbols, key=str)
+    if not f.free_symbols or f.free_symbols != g.free_symbols:
+        return False
+    if _ratio(f, g, symbols) is not None:
+        return True
+    for v in symbols:
+        found = []
+        for at in _points([s for s in symbols if s != v] or [v]):
+            at.pop(v, None)
+            roots = [_roots(h.subs(at), v) for h in (f, g)]
+            if roots[0] is None or roots[1] is None:
+                break
+            found.append(all(roots) and len(roots[0]) == len(roots[1]) and
+                         all(any(_same_constants(p, q) for q in roots[1]) for p in roots[0]))
+            if not found[-1] or len(symbols) == 1:
+                break
+        else:
+            return bool(found) and all(found)
+        if found and (not found[-1] or len(symbols) == 1):
+            return found[-1]
+    return False
+
+
+def _ratio(f, g, symbols):
+    """The constant f / g, or None: by its values at five points"""
+    values = [(f.subs(at), g.subs(at)) for at in _points(symbols)]
+    ratios = [p / q for p, q in values if p.is_finite and q.is_finite and 0 not in (q.evalf(20), p.evalf(20))]
+    return ratios[0] if len(ratios) >= 3 and all(_same_constants(r, ratios[0]) for r in ratios) else None
+
+
+def _roots(f, v):
+    """All of them, the complex ones too; None where sympy finds none to be sure of"""
+    z = sympy.Symbol("z")
+    try:
+        found = sympy.solve(f.subs(v, z), z)
+    except NotImplementedError:
+        return None
+    return found if all(root.is_number for root in found) else None
+
+
+# ---------------------------------------------------------------------------------------------- sets of reals
+
+_RELATIONS = {"<": sympy.Lt, ">": sympy.Gt, "\\le": sympy.Le, "\\ge": sympy.Ge, "\\ne": sympy.Ne, "=": Eq}
+
+
+@_careful
+def same_sets(x, y):
+    """Inequalities in one variable, intervals, unions: the same real numbers?"""
+    names = set()
+    p, q = _set_of(x, names), _set_of(y, names)
+    empty = [computed == S.EmptySet and v.kind != "set" for computed, v in ((p, x), (q, y))]
+    return len(names) <= 1 and not any(empty) and bool(p == q or (p ^ q).is_empty)
+
+
+def _set_of(value, names):
+    if value.kind == "relation" and value.mark == ("\\in",):
+        names.add(label_of(value)[0])
+        return _set_of(read(value.items[1]), names)
+    if value.kind == "relation":
+        sides = [parse(side) for side in value.items]
+        parts = [_RELATIONS[sign](a, b) for sign, a, b in zip(value.mark, sides, sides[1:])]
+        variables = set().union(*(side.free_symbols for side in sides))
+        if len(variables) != 1:
+            raise ValueError("not in one variable")
+        names.update(v.name for v in variables)
+        return And(*parts).as_set()
+    if value.kind == "tuple":
+        low, high = map(_number_of, value.items)
+        return Interval(low, high, value.mark[0] == "(", value.mark[1] == ")")
+    discrete = value.kind == "set"
+    sets = [FiniteSet(_number_of(item)) if discrete else _set_of(item, names) for item in value.items]
+    signs = value.mark if value.kind == "union" else [value.mark or "and"] * (len(sets) - 1)
+    signs = ["\\cup"] * (len(sets) - 1) if discrete else signs
+    result = sets[0] if sets else S.EmptySet
+    for sign, other in zip(signs, sets[1:]):
+        if sign == "\\setminus":
+            result = result - other
+        else:
+            result = result | other if sign in ("\\cup", "or") else result & other
+    if not isinstance(result, Set):
+        raise ValueError("no set")
+    return result
+
+
+@_careful
+def same_inequalities(x, y):
+    """In several variables, up to a factor, which turns the sign when it is negative"""
+    if len(x.items) != 2 or len(y.items) != 2:
+        return False
+    f, g = (parse(v.items[0]) - parse(v.items[1]) for v in (x, y))
+    ratio = _ratio(f, g, sorted(f.free_symbols | g.free_symbols, key=str)) if f.free_symbols else None
+    if ratio is None or not ratio.is_number or ratio.evalf(20) == 0:
+        return False
+    return x.mark[0] == (y.mark[0] if ratio > 0 else ORDER.get(y.mark[0], y.mark[0]))
+
+
+@_careful
+def readable(value):
+    """Can every part of a gold be parsed?"""
+    if value.kind == "relation":
+        return all(readable(read(side)) for side in value.items)
+    if value.kind == "expression":
+        return isinstance(parse(value.items[0]), (Expr, MatrixBase))
+    if value.kind == "text":
+        return "\\" not in value.mark or balanced(value.mark)
+    return all(readable(item) for item in value.items if isinstance(item, Value))
+
+

@@ -16,8 +16,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from scoring.rule import SAME, equal
+from scoring.rule import equal
 from scoring.spelling import plain
+from scoring.values import read
 
 TIME_LIMIT = 2.0         # seconds for a pair; of processor time: a busy machine must not change a verdict
 MEMORY_LIMIT = 4 << 30   # bytes of address space for one worker
@@ -167,7 +168,7 @@ def serve():
     try:
         from scoring import maths
         # this fills the parser's tables, before the clock runs
-        maths.same_maths(r"\frac{1}{\sqrt{2}}+x^{2}", r"\frac{\sqrt{2}}{2}+x^{2}")
+        maths.same_values(read(r"\frac{1}{\sqrt{2}}+x^{2}"), read(r"\frac{\sqrt{2}}{2}+x^{2}"))
     except ImportError as error:
         print(json.dumps({"missing": str(error)}), file=replies, flush=True)
         return
@@ -184,9 +185,8 @@ def serve():
 def _look(task, maths):
     try:
         if task["parse_only"]:
-            return maths.readable(task["gold"]), "not equal"
-        found = equal(plain(task["answer"]), plain(task["gold"]), task["options"], maths.compare)
-        return found is SAME, "not equal"
+            return bool(maths.readable(read(task["gold"]))), "not equal"
+        return bool(equal(plain(task["answer"]), plain(task["gold"]), task["options"], maths)), "not equal"
     except (RecursionError, MemoryError) as error:
         return False, type(error).__name__
 

@@ -23,12 +23,13 @@ from scoring import workers
 from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds
 from scoring.denial import denies_image
 from scoring.limits import too_heavy
-from scoring.numbers import number, split_unit
+from scoring.numbers import counted, date, number, split_unit
 from scoring.official import official_choice, official_open
 from scoring.responses import Claim, stated_answer
-from scoring.rule import choice, needs_maths, simple
-from scoring.shapes import shape
-from scoring.spelling import is_maths, plain, words_of
+from scoring.compare import AT_SIGHT
+from scoring.rule import choice, equal
+from scoring.spelling import plain, words_of
+from scoring.values import is_expression, read
 from scoring.verifier import askable, parse_verdict, second_opinions
 from reward import extract_answer, format_ok, rates, score, score_batch
 
@@ -276,10 +277,10 @@ def test_reading_is_linear():
 
 
 READERS = (  # everything with a pattern that meets what a model wrote
-    plain, words_of, is_maths, number, split_unit, shape, stated_answer, denies_image, askable, official_open,
-    lambda s: too_heavy(s[:1000]), lambda s: choice(s, "B", ["cat", "5"], needs_maths),
-    lambda s: simple(s, "5 cm"), lambda s: official_choice(s, ["cat", "dog"]),
-    lambda s: parse_verdict(s[:199]))
+    plain, words_of, is_expression, number, counted, date, split_unit, read.__wrapped__, stated_answer,
+    denies_image, askable, official_open, lambda s: too_heavy(s[:1000]), lambda s: parse_verdict(s[:199]),
+    lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT), lambda s: equal(s, "5 cm", None, AT_SIGHT),
+    lambda s: official_choice(s, ["cat", "dog"]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
          "answer: ", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{", "\\frac", "\\sqrt(", "**", "$",
          "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "image but it is ", "I cannot see the ", "图没有",

@@ -1,0 +1,244 @@
+"""Are two Values the same? RULES has a line for each pair of types that may be equal; all others differ.
+
+`maths` is the module scoring.maths in a worker process and LATER elsewhere: whatever needs mathematics raises
+NeedsMaths there, and the pair goes to a worker. `ordered`: a list counts in its order, as in options.
+"""
+import re
+
+from scoring.numbers import Number, same_dimensions, same_number, same_time
+from scoring.spelling import key_of
+from scoring.values import NAME, ORDER, Value, label_of, name_of, read
+
+
+class NeedsMaths(Exception):
+    """Spelling, numbers and shapes do not settle it; a worker has to look."""
+
+
+class Later:
+    """No mathematics: raises NeedsMaths when it is needed, or says no (At sight)."""
+
+    def __init__(self, settled=None):
+        self.settled = settled
+
+    def __getattr__(self, name):
+        if self.settled is None:
+            raise NeedsMaths
+        return lambda *args: self.settled
+
+
+LATER, AT_SIGHT = Later(), Later(False)
+
+
+def same(x, y, maths, ordered=False):
+    if x == y:
+        return True
+    for a, b in ((x, y), (y, x)):
+        if a.kind == "set" and len(a.items) == 1 and b.kind not in ("set", "list", "union", "relation"):
+            return same(a.items[0], b, maths)  # {(1, 2)} is (1, 2)
+        if a.kind == "time" and a.mark and b.kind in ("ratio", "range", "number"):
+            return same(a.mark, b, maths)  # 3:12 is 1:4, but 12:00 is a time
+        if rule := RULES.get(f"{a.kind} {b.kind}"):
+            return bool(rule(a, b, maths, ordered))
+    return False
+
+
+def same_text(a, g, maths, ordered=False):
+    return key_of(a) == key_of(g) or same(read(a), read(g), maths, ordered)
+
+
+# ------------------------------------------------------------------------------------------- several answers
+
+def _in_order(x, y, maths, ordered):
+    return len(x.items) == len(y.items) and all(same(p, q, maths, ordered) for p, q in zip(x.items, y.items))
+
+
+def _in_any_order(x, y, maths, ordered):
+    """Is there a partner for each? Equality is (nearly) transitive, so the first free one is good enough."""
+    free = list(y.items)
+    if len(x.items) != len(free):
+        return False
+    for p in x.items:
+        i = next((i for i, q in enumerate(free) if same(p, q, maths, ordered)), None)
+        if i is None:
+            return False
+        del free[i]
+    return True
+
+
+def _labels(value):
+    return [item.kind == "relation" and label_of(item)[0] or None for item in value.items]
+
+
+def _inequalities(value):
+    return all(item.kind == "relation" and set(item.mark) <= {*ORDER, "\\ne"} for item in value.items)
+
+
+def _roots(value):
+    """(x, values) of x = 2 or x = 3, and of x_1 = 2, x_2 = 3; (None, values) of 2 or 3"""
+    labels = _labels(value)
+    names = {re.sub(r"_\{\d\}$", "", str(name)) for name in labels}
+    if len(names) > 1 or None in labels:
+        return None, value
+    return names.pop(), Value("list", tuple(read(label_of(item)[1][0]) for item in value.items))
+
+
+def _lists(x, y, maths, ordered):
+    """"or" is not "and"; between relations a comma is "and", unless it is x = 1, x = 2."""
+    (p, values), (q, others) = _roots(x), _roots(y)
+    labels, said = [_labels(x), _labels(y)], {x.mark, y.mark}
+    if p and p == q and p in labels[0] + labels[1] or (p or q) and "or" in said and {p, q} >= {None}:
+        return "and" not in said and _in_any_order(values, others, maths, ordered)
+    distinct = max(len(set(of) - {None}) for of in labels) > 1
+    relations = _inequalities(x) or _inequalities(y) or distinct
+    if said >= {"and", "or"} or said == {"", "or"} and relations or (
+            ordered and len(said) > 1 and any(item.kind == "text" for item in x.items)):
+        return False
+    if ordered or "parts" in said or distinct and any(set(of) == {None} for of in labels):
+        return _in_order(x, y, maths, ordered)  # x = 1, y = 2 against 1, 2: nothing else says which is which
+    if _inequalities(x) and _inequalities(y) and sorted(map(str, x.items)) != sorted(map(str, y.items)):
+        return maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered)
+    return _in_any_order(x, y, maths, ordered)
+
+
+def _list_set(x, y, maths, ordered):
+    name, values = _roots(x)
+    return (name or set(_labels(x)) == {None}) and _in_any_order(values, y, maths, ordered)
+
+
+def _list_tuple(x, y, maths, ordered):
+    """x = 1, y = 2 is (1, 2), and 0, 2, 0 is [0, 2, 0]; but two roots are no point and no open interval."""
+    labels = set(_labels(x))
+    if _inequalities(x):
+        return maths.same_sets(x, y)
+    listed = y.mark == "[]" and len(y.items) > 2 and x.mark == "" and labels == {None}
+    return (listed or None not in labels and len(labels) > 1) and _in_order(x, y, maths, ordered)
+
+
+def _tuples(x, y, maths, ordered):
+    """Brackets count; a name may be left out on one side."""
+    names = x.mark[2:], y.mark[2:]
+    fit = x.mark[:2] == y.mark[:2] and (names[0] == names[1] or "" in names)
+    return fit and _in_order(x, y, maths, ordered)
+
+
+def _ratios(x, y, maths, ordered):
+    """1:2:3 is 2:4:6; a nought has no multiple"""
+    if len(x.items) != len(y.items):
+        return False
+    if all(item.kind == "number" for item in x.items + y.items):
+        p, q = ([item.items[0].value for item in v.items] for v in (x, y))
+        return p == q or all(p) and all(q) and all(p[0] * b == q[0] * a for a, b in zip(p, q))
+    return _in_order(x, y, AT_SIGHT, ordered) or maths.proportional(x.items, y.items)
+
+
+def _number_ratio(x, y, *more):
+    """3/4 is 3:4, because it is written as a fraction; 0.75 is not."""
+    n = x.items[0]
+    parts = tuple(Value("number", (Number(part),)) for part in n.value.as_integer_ratio())
+    return n.fraction and not n.unit[1] and _ratios(Value("ratio", parts), y, *more)
+
+
+# ------------------------------------------------------------------------------------ relations, expressions
+
+def _chain(value, maths):
+    """The values of x = 2+3 = 5 as Values; None when they contradict each other, or this is no equation."""
+    if not set(value.mark) <= {"=", "\\approx"} and value.mark != ("\\in",):
+        return None
+    _, sides = label_of(value)
+    values, signs = [*map(read, sides)], value.mark[len(value.items) - len(sides):]
+    agree = all(maths.rounded(p, q) if sign == "\\approx" else same(p, q, maths)
+                for p, q, sign in zip(values, values[1:], signs))
+    return values if agree else None
+
+
+def _relation_value(x, y, maths, ordered):
+    """x = 5 against 5: any of its values. Inequalities, against intervals and lists of these"""
+    sets = y.kind in ("tuple", "union", "set", "list")
+    if set(x.mark) & {*ORDER, "\\ne", "\\notin"} or x.mark == ("\\in",):
+        return sets and maths.same_sets(x, y)
+    values = _chain(x, maths)
+    return values is not None and any(same(value, y, maths, ordered) for value in values)
+
+
+def _relations(x, y, maths, ordered):
+    signs = {*x.mark, *y.mark}
+    if signs <= {"=", "\\approx"}:
+        return _equations(x, y, maths, ordered)
+    if _side_by_side(x, y, maths) or _side_by_side(x, _mirrored(y), maths):
+        return True
+    return signs <= {*ORDER, "\\ne", "\\in"} and (maths.same_sets(x, y) or maths.same_inequalities(x, y))
+
+
+def _mirrored(value):
+    """b > a of a < b; AB ⊥ CD may be turned round, x ∈ A may not."""
+    if {"\\in", "\\notin", "\\subseteq", "\\subset", "\\propto"} & set(value.mark):
+        return value
+    return Value("relation", value.items[::-1], tuple(ORDER.get(sign, sign) for sign in value.mark[::-1]))
+
+
+def _side_by_side(x, y, maths):
+    """The same signs between the same sides. Of similar or congruent figures corners correspond."""
+    if x.mark == y.mark and set(x.mark) <= {"\\sim", "\\cong"}:
+        corners = [[re.findall(r"[A-Z]'?(?:_\{\w+\})?", side) or [side] for side in v.items] for v in (x, y)]
+        return sorted(zip(*corners[0])) == sorted(zip(*corners[1]))
+    names = [[(m := NAME.fullmatch(side)) and name_of(m) for side in v.items] for v in (x, y)]
+    return x.mark == y.mark and all(m and m == n or same_text(p, q, maths) for m, n, p, q in zip(
+        *names, x.items, y.items))
+
+
+def _equations(x, y, maths, ordered):
+    """Same label and same value, or the same solutions: y = x + 1 is x = y - 1."""
+    (a, _), (b, _) = label_of(x), label_of(y)
+    if _side_by_side(x, y, AT_SIGHT) or _side_by_side(x, _mirrored(y), AT_SIGHT):
+        return len(x.items) == 2 or _chain(x, maths)
+    if a and (a == b or {a, b} == {"y", "f(x)"}):
+        p, q = _chain(x, maths), _chain(y, maths)
+        return p and q and any(same(v, w, maths, ordered) for v in p for w in q)
+    if len(x.items) == len(y.items) == 2:
+        return maths.same_equations(x.items, y.items)
+    return sorted(map(key_of, x.items)) == sorted(map(key_of, y.items))
+
+
+def _expressions(x, y, maths, ordered):
+    """Units off, then mathematics"""
+    unit, other = (v.items[0].unit if v.kind == "number" else v.mark or None for v in (x, y))
+    fit = not (unit and other and unit[1] and other[1]) or same_dimensions(unit, other)
+    return fit and maths.same_values(x, y)
+
+
+def _letters(x, y, maths, ordered):
+    """xy is a product only beside an expression, and e a number beside another; cat is not act."""
+    letters = "[a-z]{2,3}|[A-Za-z]" if y.kind == "expression" else "e"
+    return re.fullmatch(letters, x.mark) and maths.same_values(Value("expression", (x.mark,)), y)
+
+
+def _size_value(x, y, maths, ordered):
+    """2 × 3 is 6, where 2 x 3 and 2 by 3 are sides"""
+    sides = [item.items[0] for item in x.items]
+    product = Value("expression", ("\\times ".join(f"({n.value})" for n in sides),))
+    return x.mark == "\\times" and not any(n.unit[1] for n in sides) and maths.same_values(product, y)
+
+
+def _texts(x, y, *_):
+    """Words have no case already; short ones have none either, where ab and AB may be two quantities."""
+    a, b = x.items[0], y.items[0]
+    return a == b or a.casefold() == b.casefold() in "no on up in he it we us".split()
+
+
+def _sets(x, y, maths, ordered):
+    return maths.same_sets(x, y)
+
+
+RULES = {  # dates, names and formulas are the same when their Values are
+    "number number": lambda x, y, *_: same_number(x.items[0], y.items[0]),
+    "time time": lambda x, y, *_: same_time(x.items, y.items),
+    "range ratio": lambda x, y, *more: x.mark == "to" and _ratios(x, y, *more),
+    "number ratio": _number_ratio, "ratio ratio": _ratios, "range range": _in_order, "size size": _in_order,
+    "sequence sequence": _in_order, "tuple tuple": _tuples, "set set": _in_any_order, "list list": _lists,
+    "list set": _list_set, "list tuple": _list_tuple, "list union": _sets, "tuple union": _sets,
+    "union union": _sets, "set union": _sets, "relation relation": _relations,
+    "text text": _texts, "text formula": _texts, "text expression": _letters, "text number": _letters,
+    "size number": _size_value, "size expression": _size_value, "number expression": _expressions,
+    "expression expression": _expressions}
+RULES |= {f"relation {kind}": _relation_value for kind in "number time date range size ratio list sequence"
+          " union set tuple formula name expression text".split()}

@@ -1,0 +1,274 @@
+"""Types of answers: `read` turns a text (spelled by spelling.plain) into one typed Value.
+
+READERS holds the types in the order in which they are tried; what none of them reads is a text. No reader
+computes: an expression stays a text here, and maths.py parses it.
+"""
+import re
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+from scoring.numbers import Number, clock, date, number, split_unit
+from scoring.spelling import key_of, words_of
+
+
+class Value(NamedTuple):
+    kind: str          # number, time, date, range, size, list, sequence, relation, set, tuple, ratio, ...
+    items: tuple       # numbers, texts or Values
+    mark: object = ""  # what else distinguishes it: signs, brackets, "and" or "or", a unit
+
+
+def cut(s, separators, found=None):
+    """Split at separators that stand outside every bracket and environment; found collects these."""
+    parts, depth, last = [], 0, 0
+    for m in re.finditer(rf"\\begin|\\end|\\[{{}}]|[(\[{{}})\]]|{separators}", s):
+        token = m.group()
+        if token in ("\\begin", "\\{", *"([{"):
+            depth += 1
+        elif token in ("\\end", "\\}", *")]}"):
+            depth -= 1
+        elif depth == 0:
+            parts.append(s[last:m.start()].strip())
+            last = m.end()
+            if found is not None:
+                found.append(token.strip())
+    return [*parts, s[last:].strip()]
+
+
+def balanced(s):
+    """Does every bracket close, so that an outer pair belongs together? Not in (1, 2) and (3, 4)."""
+    depths = [0, *accumulate(1 if c in "([{" else -1 for c in s if c in "()[]{}")]
+    return min(depths) == depths[-1] == 0
+
+
+# ------------------------------------------------------------------------------ names of figures, expressions
+
+_CORNER = r"[A-Z]'?(?:_\{\w\})?"
+NAME = re.compile(
+    rf"m? ?\\(?P<sign>angle|triangle|odot|arc|parallelogram) ?(?P<of>\d{{1,2}}|{_CORNER}(?: ?{_CORNER}){{,4}}"
+    r"|\\[a-z]+)|\\vec\{(?P<vector>[A-Z]{2}|[A-Za-z])\}|(?<![A-Za-z\\])(?P<points>[A-Z]'?(?:[A-Z]'?){1,5})"
+    r"(?![A-Za-z])|(?<![A-Za-z\\])(?P<indexed>[A-Za-z])_\{(?P<index>[^{}]{2,20})\}")
+
+
+def name_of(m):
+    """The canonical form of a match of NAME: ∠ABC is ∠CBA and AB is BA, but no vector and no other order."""
+    if m["vector"]:
+        return m["vector"] if len(m["vector"]) == 1 else "vec" + m["vector"]
+    if m["indexed"]:
+        return m["indexed"] + "_" + re.sub(r"[\s\\]", "", m["index"])
+    letters = re.findall(_CORNER, m["points"] or m["of"]) or [m["of"]]
+    if m["sign"] in ("angle", "arc") or not m["sign"] and len(letters) == 2:
+        letters = min(letters, letters[::-1])
+    return (m["sign"] or "") + "".join(sorted(letters) if m["sign"] == "triangle" else letters)
+
+
+FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|sqrt"
+_COMMANDS = (FUNCTIONS + "|frac|cdot|times|div|infty|pm|mp|binom|overline|dot|lvert|rvert|lfloor|rfloor|lceil"
+             "|rceil|int|sum|prod|lim|to|alpha|beta|gamma|delta|theta|lambda|mu|omega|varphi|phi|rho|sigma|epsilon|eta|xi"
+             "|zeta|tau|kappa|nu|psi|Omega|Phi|Gamma|max|min|det")
+_TOKENS = re.compile(
+    rf"\\(?:{_COMMANDS})(?![A-Za-z])|(?<![A-Za-z\\])(?:{FUNCTIONS}|max|min|infinity|inf|oo)(?![a-z])"
+    r"|(?<![A-Za-z\\])[a-z]{2,3}(?![a-z])|(?<![A-Za-z])[A-Za-z](?![a-z])'*|(?<=[a-z])[A-Z](?![a-z])"
+    r"|\d+(?:\.\d+)?|\.\d+|[-+*/^_(){}\[\]|!,%°µΩ]|\\begin ?\{(?:[bpv]?matrix|array)\}(?: ?\{[lcr]+\})?"
+    r"|\\end ?\{(?:[bpv]?matrix|array)\}|\\\\|&|\s+")
+_LITTLE = re.compile(r"(?<!\S)(?:is|or|and|not|the|if|of|in|to|no|for|but|as|at|by|on|per|are|was)(?!\S)")
+
+
+def is_expression(s):
+    """Does it consist of what the mathematics of maths.py knows, and of more than letters?"""
+    prose = re.search(r"(?<![_\d])\d+\s+\d|\d ?[_']|__", s) or _LITTLE.search(s)
+    more = re.search(r"[\d\\^+*/|()-]", s) and not prose
+    return bool(more) and not _TOKENS.sub("", NAME.sub("1", s)).strip()
+
+
+# -------------------------------------------------------------------------------------------------- relations
+
+RELATION = (r"=|<|>|\\(?:approx|ne|le|ge|in|notin|parallel|nparallel|perp|sim|cong|subseteq|subset|equiv"
+            r"|propto)(?![A-Za-z])")
+ORDER = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}  # each with its mirror image
+_LABEL = re.compile(
+    r"(?:\\?[A-Za-z]'*|pH|\\(?!le\b|ge\b|ne\b|in\b|sqrt|frac|pi\b)[a-z]+|[A-Z]{2,3}|m? ?\\(?:angle|triangle)"
+    r" ?\w{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3}|[\u3400-\u9fff]{1,8}[A-Z]{0,4})(?:_\{[^{}]+\})?"
+    r"(?: ?\([^()=]{1,20}\))?|\( ?\w(?:_\{\w+\})? ?(?:, ?\w(?:_\{\w+\})? ?){1,3}\)")
+_MEASURES = re.compile(  # \cos A, \vec a, f(x), \alpha: names, as in \frac{AB}{BC}, AB + BC, |AB|, A : B
+    r"\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{?\\?[A-Za-z]+\}?|m? ?\\(?:angle|triangle|alpha|beta|gamma"
+    r"|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[a-zA-Z]\([A-Za-z]\)"
+    r"|(?<![A-Za-z])(?:[A-Z][a-z]|([a-z])\1)(?=:|$)")
+
+
+def _is_measure(s):
+    """Does it name a quantity of a figure, as AB + BC does? x + y does not: that is an equation."""
+    names = re.sub(r"\\(?:frac|cdot|times)(?![a-z])", "", _MEASURES.sub("A", s))
+    return bool(re.search("[A-Z]", names)) and not re.search(r"[a-z\\<>]", names)
+
+
+def label_of(value):
+    """(label, the other sides) of x = 5, 5 = x, \\cos A = 0.6, x = 2+3 = 5; (None, all sides) without one."""
+    sides = value.items
+    if set(value.mark) <= {"=", "\\approx"} or value.mark == ("\\in",):
+        for name, others in ((sides[0], sides[1:]), (sides[-1], sides[:-1])):
+            if _LABEL.fullmatch(name) or _is_measure(name) and not any(map(_is_measure, others)):
+                return key_of(name), others
+    return None, sides
+
+
+# ---------------------------------------------------------------------------------------------------- readers
+
+def several(kind, parts, mark=""):
+    """A Value of parts; None when there are not two, or one of them is empty."""
+    return Value(kind, tuple(map(read, parts)), mark) if len(parts) > 1 and all(parts) else None
+
+
+def _number(s):
+    return (found := number(s)) and Value("number", (found,))
+
+
+def _time(s):  # 12:00 is a time and no ratio; 3:12 may be both
+    return (found := clock(s)) and Value("time", found, None if re.search("m|:0|^0", s, re.I) else _ratio(s))
+
+
+def _date(s):
+    return (found := date(s)) and Value("date", found)
+
+
+_END = r"-?[$€£¥]? ?\d[\d,.]*(?::\d\d)?(?: ?[ap]\.?m\.?)?"
+_RANGE = re.compile(rf"({_END}) ?([^\d\s(){{}}\[\],;~+*/^=<>:-]{{0,12}}?) ?(-|~| to | through )"
+                    rf" ?({_END}(?: ?[^\d,;()~]{{1,20}})?)")
+
+
+def _range(s):
+    """100-200, 5~10 cm, 1990-1995, 3-2, 8:00-9:00, 1 to 4: two values, and no difference"""
+    m = _RANGE.fullmatch(s)
+    if not m or m[3] == "-" and "-" in m[1] + m[4]:
+        return None
+    low, high = read(f"{m[1]} {m[2]}".strip()), read(m[4])
+    if low.kind == high.kind == "number" and high.items[0].unit[1] and not low.items[0].unit[1]:
+        low = Value("number", (Number(low.items[0].value, unit=high.items[0].unit),))
+    if low.kind == high.kind in ("number", "time"):
+        return Value("range", (low, high), "to" * (m[3] == " to "))
+
+
+def _size(s):
+    """3 by 4, 1920x1080, 2 \\times 3: sides in order"""
+    signs = []
+    found = several("size", cut(s, r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)", signs), "\\times")
+    if found and {v.kind for v in found.items} == {"number"} and not re.search(r"[/^]|\\[^t]", s):
+        return found._replace(mark=signs[0])
+
+
+def _builder(s):
+    m = re.fullmatch(r"\\?\{ ?(\w) ?(?:\\in ?(?:\(-\\infty,\\infty\)|R) ?)?(?:\||\\mid|:) ?(.+)\\?\}", s)
+    return read(m[2].removesuffix("\\").strip()) if m and re.search(RELATION, m[2]) else None
+
+
+_BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[和与及]"
+            r"|(?<=[\u3400-\u9fff])[和与及](?=[^\u3400-\u9fff])")
+
+
+def _list(s):
+    """Answers between commas, "and", "or"; with ± two of them. mark: "and", "or", "" for commas alone"""
+    if re.match(r"\(1\) ?\S", s):  # (1) 20; (2) 30
+        parts = [part.strip(" ;,") for part in re.split(r"(?:^|[;,] ?| )\(\d\) ?", s)[1:]]
+        return Value("list", tuple(map(read, parts)), "parts") if parts and all(parts) else None
+    if condition := re.fullmatch(r"([^()]+?) ?\(([^()]*(?:[<>]|\\[lgn]e )[^()]*)\)", s):  # y = 2x (x > 0)
+        s = f"{condition[1]} and {condition[2]}"
+    signs, both = [], "," in s and len(cut(s, ";")) > 1
+    parts = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN, signs)
+    if len(parts) == 1 and re.fullmatch("[①-⑳]{2,}", s):
+        parts = list(s)
+    parts = [p.replace("\\pm", sign).replace("\\mp", "-" if sign == "+" else "+") for p in parts if p
+             for sign in ("+-" if "\\pm" in p else " ")]
+    parts = [re.sub(r"(^|[=({,]) *\+", r"\1", p).strip() for p in parts]
+    if len(parts) < 2:
+        return None
+    first = read(parts[0])
+    if first.kind == "relation" and len(first.items) == 2 and first.mark[0] in ("=", "\\ne") and not (
+            re.search(RELATION, "".join(parts[1:]))):  # x = 1, 2
+        parts = [parts[0], *(f"{first.items[0]}{first.mark[0]} {p}" for p in parts[1:])]
+    said = {"or" if sign in ("or", "\\lor", "\\vee") else "and" for sign in signs if sign not in ",;"}
+    return several("list", parts, "or" if "or" in said else "".join(said))
+
+
+_ATOM = r"[A-Z][a-z]?(?:_?\{?\d+\}?)?"
+
+
+def _sequence(s):
+    parts = cut(s, r"\\(?:to|Rightarrow|rightarrow)(?![a-z])")
+    sides = [[key_of(re.sub("[_{}]", "", term)) for term in cut(part, r"\+(?!$)")] for part in parts]
+    if parts[1:] and all(re.fullmatch(rf"\d*(?:\(?{_ATOM}\)?\d*)+", term) for side in sides for term in side):
+        return Value("sequence", tuple(Value("formula", tuple(sorted(side))) for side in sides))  # a reaction
+    return several("sequence", parts)
+
+
+def _relation(s):
+    signs = []
+    sides = cut(s, RELATION, signs)
+    return Value("relation", tuple(sides), tuple(signs)) if signs and all(sides) else None
+
+
+def _union(s):
+    signs = []
+    found = several("union", cut(s, r"\\(?:cup|cap|setminus)(?![a-z])", signs))
+    return found._replace(mark=tuple(signs)) if found else Value("set", ()) if s == "\\emptyset" else None
+
+
+_COLUMN = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?([^&]+)\\end ?\{\1\} ?[)\]]?")
+
+
+def _brackets(s):
+    """Sets, tuples, intervals, columns, points with a name. Brackets around a single thing are taken off."""
+    if column := _COLUMN.fullmatch(s):
+        rows = [p for p in cut(column[2], r"\\\\|\\cr(?![a-z])") if p]
+        return None if "\\begin" in column[2] else several("tuple", rows, "()")
+    point = re.match(r"([A-Z]'?(?:_\{\w+\})?|\\vec\{\w+\}) ?(?=\()", s)
+    body = s[point.end():] if point else s
+    size = 2 if body.startswith("\\{") else 1
+    kind, inside = (body[:size] + body[-size:]).replace("\\", ""), body[size:-size]
+    if kind not in ("{}", "()", "[]", "(]", "[)") or not inside or not balanced(inside):
+        return None
+    parts = [p for p in cut(inside, "[,;]") if p]
+    if kind == "{}" and parts and (len(parts) > 1 or size == 2):
+        inner = _list(inside)
+        return Value("set", inner.items if inner else (read(parts[0]),))
+    if len(parts) > 1:
+        return several("tuple", parts, kind + (point[1] if point else ""))
+    return read(parts[0]) if kind == "()" and parts and not point else None
+
+
+def _ratio(s):
+    words = re.search(r"[A-Za-z]{4}|[\u3400-\u9fff]", re.sub(r"\\[a-z]+", "", s))
+    return None if words else several("ratio", cut(s, ":"))
+
+
+_FORMULA = re.compile(rf"(?:\(?{_ATOM}\)?(?:_?\{{?\d+\}}?)?)+(?:\^?\{{?\d?[+-]\}}?)?|(?:([A-Za-z])(?i:\1))+")
+
+
+def _formula(s):
+    """Chemistry, genotypes, names such as AB: letters whose case matters, indices with and without _"""
+    found = len(s) > 1 and _FORMULA.fullmatch(re.sub(r"(?<=[})]) (?=[A-Z(])", "", s))
+    return Value("formula", (re.sub(r"[_^{} ]", "", s),)) if found else None
+
+
+def _name(s):
+    m = NAME.fullmatch(s)
+    return Value("name", (name_of(m),)) if m and not m["indexed"] else None
+
+
+def _expression(s):
+    body, unit = split_unit(s)
+    if body and is_expression(body) and not (s[-1] == "°" and re.search("sin|cos|tan|cot|sec|csc", s)):
+        return Value("expression", (body,), unit)
+    return Value("expression", (s,), None) if is_expression(s) else None
+
+
+READERS = (_date, _number, _time, _range, _size, _builder, _list, _sequence, _relation, _union, _brackets,
+           _ratio, _formula, _name, _expression)
+
+
+@lru_cache(maxsize=4096)
+def read(s):
+    """The typed Value of a plain text. Linear, but for what nests (limits.py bounds that)."""
+    for reader in READERS:
+        if found := reader(s):
+            return found
+    return Value("text", (words_of(s) or key_of(s),), s)
