@@ -70,7 +70,7 @@ def _labels(value):
 
 
 def _inequalities(value):
-    return all(item.kind == "relation" and set(item.mark) <= {*ORDER, "\\ne"} for item in value.items)
+    return all(item.kind == "relation" and set(item.mark) <= {*ORDER, "\\ne", "\\in"} for item in value.items)
 
 
 def _roots(value):
@@ -238,6 +238,7 @@ RULES = {  # dates, names and formulas are the same when their Values are
     "list set": _list_set, "list tuple": _list_tuple, "list union": _sets, "tuple union": _sets,
     "union union": _sets, "set union": _sets, "relation relation": _relations,
     "text text": _texts, "text formula": _texts, "text expression": _letters, "text number": _letters,
+    "text tuple": lambda x, y, *_: x.mark == "R" and y == read("(-\\infty,\\infty)"),
     "size number": _size_value, "size expression": _size_value, "number expression": _expressions,
     "expression expression": _expressions}
 RULES |= {f"relation {kind}": _relation_value for kind in "number time date range size ratio list sequence"

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 import sympy
-from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy import And, Eq, Expr, FiniteSet, Float, I, Interval, MatrixBase, Rational, S, Set, pi
 
 from scoring.numbers import Number, number, rounds_to
@@ -17,8 +17,7 @@ from scoring.values import FUNCTIONS, NAME, ORDER, Value, balanced, label_of, na
 
 _FUNCTIONS = re.compile(rf"(?<![\\A-Za-z])({FUNCTIONS})(?![a-z])")
 _TRIG = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_TIDY = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none",
-                            equations=False)
+_CASE = ConversionConfig(lowercase_symbols=False)
 
 
 def _careful(function):
@@ -36,8 +35,8 @@ def _careful(function):
 @lru_cache(maxsize=512)  # the responses to one question have one gold
 def parse(s):
     """LaTeX -> sympy, by the parser of math-verify. Names of figures become symbols before."""
-    expr = latex2sympy(_latex(s), normalization_config=_TIDY, is_real=True,
-                       conversion_config=ConversionConfig(lowercase_symbols=False))
+    # its own tidying would read \frac{\log_{10} 11}{2} as log 2 / 2
+    expr = latex2sympy(_latex(s), normalization_config=None, is_real=True, conversion_config=_CASE)
     if not isinstance(expr, (Expr, MatrixBase)):
         raise ValueError("no expression")
     expr = expr.xreplace({decimal: Rational(str(decimal)) for decimal in expr.atoms(Float)})

@@ -59,10 +59,12 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
      r"|(?:\barc |弧) ?([A-Z]{2,3})", r"\\arc \1\2"),
     # one form of powers and indices
     (r"\^ *([-+]?\d+|[A-Za-z])(?![}\d])", r"^{\1}"), (r"(?<!log)_ *(\d+|[A-Za-z])(?![}\d])", r"_{\1}"),
+    (r"(?<![\w.^{/])(\d+) ?/ ?(\d+)(?= [A-Za-z\\])", r"\\frac{\1}{\2}"),
     (r" +(?=[_^])", ""), (r"log_ *(\d)", r"log_{\1}"), (r"\\?lg(?= ?[\d(\\{])", r"\\log_{10}"),
     (r"(?<![A-Za-z\\_}.^{])(?!(?<=\d)[eExX])([A-Za-z])(\d{1,3})(?![\dA-Za-z.])", r"\1_{\2}"),
     # Chinese words between answers
-    (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"))]
+    (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
+    (r"(?<=\\in) ?R\b", r"(-\\infty,\\infty)"))]
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
 _OPENING = re.compile(
     r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct) )?answer|solution"
@@ -102,7 +104,7 @@ def _unmarked(s):
     for pattern, to in _REWRITES[9:]:
         s = pattern.sub(to, s)
     s = s.strip()
-    return s[1:-1].strip() if re.fullmatch(r"\{[^{},]*(?:\{[^{},]*\}[^{},]*)*\}", s) else s
+    return s[1:-1].strip() if re.fullmatch(r"\{[^{},|:]*(?:\{[^{},]*\}[^{},|:]*)*\}", s) else s
 
 
 _FRACTIONS = str.maketrans({c: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))

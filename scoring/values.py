@@ -76,7 +76,7 @@ _LITTLE = re.compile(r"(?<!\S)(?:is|or|and|not|the|if|of|in|to|no|for|but|as|at|
 
 def is_expression(s):
     """Does it consist of what the mathematics of maths.py knows, and of more than letters?"""
-    prose = re.search(r"(?<![_\d])\d+\s+\d|\d ?[_']|__", s) or _LITTLE.search(s)
+    prose = re.search(r"(?<![_\d])\d+\s+\d|\d ?[_']|__|\b0[xb]\w", s) or _LITTLE.search(s)
     more = re.search(r"[\d\\^+*/|()-]", s) and not prose
     return bool(more) and not _TOKENS.sub("", NAME.sub("1", s)).strip()
 
@@ -87,9 +87,9 @@ RELATION = (r"=|<|>|\\(?:approx|ne|le|ge|in|notin|parallel|nparallel|perp|sim|co
             r"|propto)(?![A-Za-z])")
 ORDER = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}  # each with its mirror image
 _LABEL = re.compile(
-    r"(?:\\?[A-Za-z]'*|pH|\\(?!le\b|ge\b|ne\b|in\b|sqrt|frac|pi\b)[a-z]+|[A-Z]{2,3}|m? ?\\(?:angle|triangle)"
-    r" ?\w{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3}|[\u3400-\u9fff]{1,8}[A-Z]{0,4})(?:_\{[^{}]+\})?"
-    r"(?: ?\([^()=]{1,20}\))?|\( ?\w(?:_\{\w+\})? ?(?:, ?\w(?:_\{\w+\})? ?){1,3}\)")
+    r"(?:\\?[A-Za-z]'*|pH|\\frac\{d\w\}\{d\w\}|\\(?!le\b|ge\b|ne\b|in\b|sqrt|frac|pi\b)[a-z]+|[A-Z]{2,3}"
+    r"|m? ?\\(?:angle|triangle) ?\w{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3}|[\u3400-\u9fff]{1,8}[A-Z]{0,4})"
+    r"(?:_\{[^{}]+\})?(?: ?\([^()=]{1,20}\))?|\( ?\w(?:_\{\w+\})? ?(?:, ?\w(?:_\{\w+\})? ?){1,3}\)")
 _MEASURES = re.compile(  # \cos A, \vec a, f(x), \alpha: names, as in \frac{AB}{BC}, AB + BC, |AB|, A : B
     r"\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{?\\?[A-Za-z]+\}?|m? ?\\(?:angle|triangle|alpha|beta|gamma"
     r"|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[a-zA-Z]\([A-Za-z]\)"
@@ -167,15 +167,15 @@ _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[�
 
 def _list(s):
     """Answers between commas, "and", "or"; with ± two of them. mark: "and", "or", "" for commas alone"""
-    if re.match(r"\(1\) ?\S", s):  # (1) 20; (2) 30
+    if re.match(r"\(1\) ?[^\s(]", s):  # (1) 20; (2) 30
         parts = [part.strip(" ;,") for part in re.split(r"(?:^|[;,] ?| )\(\d\) ?", s)[1:]]
         return Value("list", tuple(map(read, parts)), "parts") if parts and all(parts) else None
     if condition := re.fullmatch(r"([^()]+?) ?\(([^()]*(?:[<>]|\\[lgn]e )[^()]*)\)", s):  # y = 2x (x > 0)
         s = f"{condition[1]} and {condition[2]}"
     signs, both = [], "," in s and len(cut(s, ";")) > 1
     parts = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN, signs)
-    if len(parts) == 1 and re.fullmatch("[①-⑳]{2,}", s):
-        parts = list(s)
+    if re.fullmatch(r"[①-⑳]{2,}|(?:\(\d\) ?){2,}", s):
+        parts = re.findall(r"[①-⑳]|\(\d\)", s)
     parts = [p.replace("\\pm", sign).replace("\\mp", "-" if sign == "+" else "+") for p in parts if p
              for sign in ("+-" if "\\pm" in p else " ")]
     parts = [re.sub(r"(^|[=({,]) *\+", r"\1", p).strip() for p in parts]
@@ -240,7 +240,8 @@ def _ratio(s):
     return None if words else several("ratio", cut(s, ":"))
 
 
-_FORMULA = re.compile(rf"(?:\(?{_ATOM}\)?(?:_?\{{?\d+\}}?)?)+(?:\^?\{{?\d?[+-]\}}?)?|(?:([A-Za-z])(?i:\1))+")
+_FORMULA = re.compile(rf"(?:\(?{_ATOM}\)?(?:_?\{{?\d+\}}?)?)+(?:\^?\{{?\d?\}}?[+-]\}}?)?"
+                      r"|(?:([A-Za-z])(?i:\1))+")
 
 
 def _formula(s):

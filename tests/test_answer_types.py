@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 import sympy
 
-from scoring.answers import same_batch
+from scoring.answers import same_answer, same_batch, unreadable_golds
 
 N = int(os.environ.get("N", 8))
 TABLE = (pathlib.Path(__file__).parent / "cases" / "types.txt").read_text(encoding="utf-8")
@@ -60,3 +60,17 @@ def test_an_option_is_named_by_its_letter_or_its_text():
         asked += [(text, good, options) for text in right + false]
         wanted += [True] * len(right) + [False] * len(false)
     assert wrong(asked, wanted) == []
+
+
+def test_the_page():
+    """docs/reward.md: `a` = `b` is the same, `a` ≠ `b` is not."""
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "reward.md").read_text(encoding="utf-8")
+    pairs = re.findall("`([^`]+)` (=|≠) `([^`]+)`", page)
+    asked = [(*pair, None) for a, _, b in pairs for pair in ((a, b), (b, a))]
+    assert len(pairs) > 75 and wrong(asked, [sign == "=" for _, sign, _ in pairs for _ in "ab"]) == []
+    assert same_answer("12", "12 red pencils") and not same_answer("12 red pencils", "12")
+    answers, options = ["B", "(B) 16", "16", "故选B", "A", "B. 12", "12", "A or B"], ["12", "16", "18"]
+    assert [same_answer(answer, "B", options) for answer in answers] == [True] * 4 + [False] * 4
+    assert all(f"`{answer}`" in page for answer in answers)
+    nothing = [gold for gold in re.findall("`([^`]+)`", page.partition("Rows whose")[2])][:3]
+    assert len(nothing) == 3 == len(unreadable_golds(nothing)) and unreadable_golds(["E"], [["x"] * 4])

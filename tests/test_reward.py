@@ -338,13 +338,13 @@ def test_a_killed_worker_loses_nothing():
 
 def test_a_worker_that_hangs_asleep_is_replaced():
     worker = workers.Worker()
-    worker.wait_until_ready([])
+    worker.wait_until_ready()
     os.kill(worker.process.pid, signal.SIGSTOP)  # its processor time stands still
     # patience is 10 * limit + 10: here half a second
-    task = {"answer": "\\sqrt{9}", "gold": "3", "options": None, "limit": -0.95, "parse_only": False}
+    task = ["\\sqrt{9}", "3", None, -0.95, False]
     assert worker.compare(task)[:2] == (False, "time limit")
-    worker.wait_until_ready([])
-    assert worker.compare({**task, "limit": 5})[:2] == (True, "rule")
+    worker.wait_until_ready()
+    assert worker.compare([*task[:3], 5, False])[:2] == (True, "rule")
     worker.stop()
 
 
