@@ -19,6 +19,8 @@ _EXPONENT = re.compile(rf"\^{_BRACKET}[-+]?(\d+)")
 
 def too_heavy(s):
     """A reason not to hand this to a parser, or None."""
+    if len(s) < 30 and not re.search(r"[\\^!*]", s):
+        return None
     if len(s) > MAX_CHARS:
         return "too long to compare"
     depth = deepest = 0

@@ -65,6 +65,8 @@ _SAME_DIMENSIONS = [{"A1s1", "°C1"}, {"A2kg-1m-2s4", "°F1"}, {"°1", "°C1"}, 
 
 def unit_of(text):
     """"km/h" -> (5/18, (("m", 1), ("s", -1))); "" -> (1, ()); anything but units of the table -> None."""
+    if not text:
+        return Fraction(1), ()
     glued, text = text[:1] not in (" ", "("), text.rstrip().replace("\\Omega", "Ω").replace("k Ω", "kΩ")
     text = re.sub(r"^ ?\(([^()]*)\)$", r"\1", re.sub(r"\\mu ?", "µ", text))  # 18(cm)
     text = re.sub(r"/ ?\(([^()]+)\)", lambda m: "/" + re.sub(r"\\cdot|\*", "/", m[1]), text)
@@ -92,7 +94,7 @@ def unit_of(text):
             dims[d] = dims.get(d, 0) + p * power
         power, glued = 1, False
     dims = tuple(sorted((d, p) for d, p in dims.items() if p))
-    return (factor, dims) if dims or not count else None  # h/s is none
+    return (factor, dims) if dims else None  # h/s is none
 
 
 def same_dimensions(x, y):

@@ -56,8 +56,8 @@ def choice(a, g, options, maths):
     letters = LETTERS[:len(options)] if options else LETTERS[:10]
     texts = [plain(str(option)) for option in options or ()]
     several = letters_of(g, letters)
-    picked = letters_of(a, letters, True)
-    if several and len(several) > 1 and (options or picked and re.search(r"[ ,;]", a + g)):
+    picked = several and letters_of(a, letters, True)
+    if several and (options or picked and re.search(r"[ ,;]", a + g)):
         return picked == several  # else AC and CA may be segments
     want, text = _wanted(g, letters, texts)
     if not want:

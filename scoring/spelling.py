@@ -5,6 +5,7 @@ reader may skip the tables. Linear in the length of the text; callers bound that
 """
 import re
 import unicodedata
+from functools import lru_cache
 
 _SIGNS = r"""− -;– -;— -;‐ -;⁄ /;× \times ;· \cdot ;⋅ \cdot ;∙ \cdot ;÷ \div ;≤ \le ;≥ \ge ;⩽ \le ;⩾ \ge ;
 ≦ \le ;≧ \ge;≠ \ne ;≈ \approx ;π \pi ;∞ \infty ;∪ \cup ;∩ \cap ;∈ \in ;∉ \notin ;± \pm ;∓ \mp ;∠ \angle ;
@@ -78,6 +79,7 @@ _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number",
             "noon": "12:00 pm", "midnight": "12:00 am", "infinity": "\\infty"}
 
 
+@lru_cache(maxsize=4096)  # the responses to one question have one gold and the same options
 def plain(s):
     """One spelling for the many ways to write the same thing."""
     if not s.isascii() or _MARKUP.search(s):

@@ -262,7 +262,7 @@ def _expression(s):
     return Value("expression", (s,), None) if is_expression(s) else None
 
 
-READERS = (_date, _number, _time, _range, _size, _builder, _list, _sequence, _relation, _union, _brackets,
+READERS = (_number, _date, _time, _range, _size, _builder, _list, _sequence, _relation, _union, _brackets,
            _ratio, _formula, _name, _expression)
 
 

@@ -68,10 +68,9 @@ class Verifier:
     at most `concurrency` requests at a time, `timeout` seconds for each. When there is trouble:
     - no connection, time-out, HTTP 408, 429, 5xx: wait (0.5 s, 1 s, ... 30 s, or Retry-After) and ask again;
       VerifierDown after `patience` seconds without any answer from the server.
-    - one question fails 5 times while others are answered, or HTTP 400, 413, 422: no verdict for that one,
-      counted.
+    - one question fails 5 times while others are answered, or HTTP 400, 413, 422, or a reply outside the
+      grammar: no verdict for that one, counted. It is never asked again.
     - any other status (401, 404, ...): VerifierDown at once, because waiting does not help.
-    - a reply outside the grammar: no verdict, counted. A question that got a reply is never asked again.
     Only the extracted answer is sent, cut at max_chars, inside JSON; equal questions are asked once. audit:
     share of the answers accepted by the rule that are sent as well, only to count disagreements. The requests
     are plain POSTs: a client library's own retries would double the ones here.
@@ -81,10 +80,9 @@ class Verifier:
                  api_key=None, first_wait=0.5):
         self.url, self.model, self.concurrency, self.timeout = url.rstrip("/"), model, concurrency, timeout
         self.patience, self.max_chars, self.audit, self.first_wait = patience, max_chars, audit, first_wait
-        self.api_key = api_key or os.environ.get("OPENAI_API_KEY", "none")
+        self.headers = {"Authorization": f"Bearer {api_key or os.environ.get('OPENAI_API_KEY', 'none')}"}
         self.cache = OrderedDict()  # (question, answer, gold) -> True | False | None
         self.counts = dict(asked=0, yes=0, no=0, no_verdict=0, cached=0, retries=0)  # in all its life
-        self.heard = 0.0            # when the server last answered anything
 
     def audited(self, question, answer, gold):
         """Whether an answer that the rule accepts is sent too: by lot, the same in every run."""
@@ -97,8 +95,7 @@ class Verifier:
         self.counts["cached"] += len(items) - len(fresh)
         if fresh:
             with ThreadPoolExecutor(1) as thread:  # the caller's own thread may be in an event loop already
-                verdicts = thread.submit(asyncio.run, self._ask(fresh)).result()
-            self.cache.update(zip(fresh, verdicts))
+                self.cache.update(zip(fresh, thread.submit(asyncio.run, self._ask(fresh)).result()))
         out = [self.cache[key] for key in items]
         while len(self.cache) > 200_000:
             self.cache.popitem(last=False)
@@ -106,20 +103,22 @@ class Verifier:
 
     async def _ask(self, items):
         import httpx
-        self.refused, self.told, self.heard = 0, 0.0, time.monotonic()  # patience begins with this batch
+        self.refused, self.told, self.heard = 0, 0.0, time.monotonic()  # heard: when the server last answered
         gate = asyncio.Semaphore(self.concurrency)
         limits = httpx.Limits(max_connections=self.concurrency)
-        headers = {"Authorization": f"Bearer {self.api_key}"}
-        async with httpx.AsyncClient(timeout=self.timeout, limits=limits, headers=headers) as client:
+        async with httpx.AsyncClient(timeout=self.timeout, limits=limits, headers=self.headers) as client:
             tasks = [asyncio.ensure_future(self._one(client, gate, *item)) for item in items]
             try:
                 verdicts = await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
                     task.cancel()
-        if self.refused == len(items) and len(items) > 1:
+        if self.refused == len(items) > 1:
             raise VerifierDown(f"the verifier at {self.url} refused all {len(items)} questions as bad "
                                f"requests; does it serve {self.model}?")
+        for verdict in verdicts:
+            self.counts["asked"] += 1
+            self.counts[{True: "yes", False: "no", None: "no_verdict"}[verdict]] += 1
         return verdicts
 
     async def _one(self, client, gate, question, answer, gold):
@@ -128,48 +127,37 @@ class Verifier:
         async with gate:  # kept while waiting: a server in trouble is not met by everybody at once
             begun, attempt = time.monotonic(), 0
             while True:
-                attempt, wait = attempt + 1, min(30.0, self.first_wait * 2 ** min(attempt, 9))
-                reply, trouble = await self._post(client, body)
-                if not trouble:
-                    return self._count(parse_verdict(_content(reply)) if reply.status_code == 200 else None)
-                after = reply.headers.get("Retry-After", "") if reply is not None else ""
-                wait = min(60.0, float(after)) if after.isdigit() else wait
-                if attempt >= 5 and self.heard > begun:
-                    return self._count(None)  # the server is well; this question is not
+                attempt += 1
+                verdict, trouble, wait = await self._post(client, body)
+                if not trouble or attempt >= 5 and self.heard > begun:
+                    return verdict  # or the server is well, and this question is not
                 left = self.patience - (time.monotonic() - self.heard)
-                self._complain(trouble, left)
+                if left <= 0:
+                    raise VerifierDown(f"the verifier at {self.url} has not answered for {self.patience:.0f}"
+                                       f" s ({trouble}); start it again and continue the run")
+                if time.monotonic() - self.told > 60:
+                    self.told = time.monotonic()
+                    print(f"verifier: {trouble}; asking again, for at most {left:.0f} s", file=sys.stderr,
+                          flush=True)
                 self.counts["retries"] += 1
+                wait = min(30.0, self.first_wait * 2 ** min(attempt, 9)) if wait is None else wait
                 await asyncio.sleep(min(wait, max(0.01, left)))
 
     async def _post(self, client, body):
-        """(reply or None, trouble): trouble is "" when the server has had its say, else why to ask again."""
+        """(verdict, trouble, seconds to wait or None). trouble: why to ask again, "" when it has answered."""
         import httpx
         try:
             reply = await client.post(self.url + "/chat/completions", json=body)
         except httpx.TransportError as error:  # refused, reset, timed out
-            return None, f"{type(error).__name__} {error}".strip()
-        status = reply.status_code
+            return None, f"{type(error).__name__} {error}".strip(), None
+        status, after = reply.status_code, reply.headers.get("Retry-After", "")
         if status in (200, 400, 413, 422):
             self.heard, self.refused = time.monotonic(), self.refused + (status != 200)
-            return reply, ""
+            return parse_verdict(_content(reply)) if status == 200 else None, "", None
         if status not in (408, 425, 429) and status < 500:
             raise VerifierDown(f"the verifier at {self.url} answers HTTP {status}: {reply.text[:200]!r}; "
                                f"check --verifier, --verifier_model ({self.model}) and OPENAI_API_KEY")
-        return reply, f"HTTP {status}"
-
-    def _complain(self, trouble, left):
-        """Stop when patience has ended; else say once a minute what is wrong."""
-        if left <= 0:
-            raise VerifierDown(f"the verifier at {self.url} has not answered for {self.patience:.0f} s "
-                               f"({trouble}); start it again and continue the run")
-        if time.monotonic() - self.told > 60:
-            self.told = time.monotonic()
-            print(f"verifier: {trouble}; asking again, for at most {left:.0f} s", file=sys.stderr, flush=True)
-
-    def _count(self, verdict):
-        self.counts["asked"] += 1
-        self.counts[{True: "yes", False: "no", None: "no_verdict"}[verdict]] += 1
-        return verdict
+        return None, f"HTTP {status}", min(60.0, float(after)) if after.isdigit() else None
 
     def messages(self, question, answer, gold):
         """What is sent: the texts as JSON, cut, and without what a chat template reads as its own."""
