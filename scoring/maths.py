@@ -164,7 +164,7 @@ def rounded(x, y):
 @_careful
 def same_equations(x, y):
     """Two equations, each as its two sides: equal up to a factor, or with the same solutions."""
-    f, g = (parse(s[0]) - parse(s[1]) for s in (x, y))
+    f, g = map(_difference, (x, y))
     symbols = sorted(f.free_symbols | g.free_symbols, key=str)
     if not f.free_symbols or f.free_symbols != g.free_symbols:
         return False
@@ -186,6 +186,14 @@ def same_equations(x, y):
         if found and (not found[-1] or len(symbols) == 1):
             return found[-1]
     return False
+
+
+def _difference(sides):
+    """What is 0: left - right; of a root and a number their squares"""
+    for a, b in (map(parse, sides), map(parse, sides[::-1])):
+        if a.is_Pow and a.exp == Rational(1, 2) and b.is_number and b.is_nonnegative:
+            return a.base - b ** 2
+    return parse(sides[0]) - parse(sides[1])
 
 
 def _ratio(f, g, symbols):

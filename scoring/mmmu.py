@@ -134,6 +134,8 @@ def stated_answer(reply, row):
     if not said and ("\n" in text or not text):
         return None
     text = (said[-1] if said else text).strip()
+    if row["choice"] and text[:1] in "\\$":  # \( \text{H} \)
+        text = plain(text)
     if not row["choice"]:
         text = text.removesuffix(".").strip()
         return text if text and len(text) <= 200 and (said or len(text.split()) <= 5) else None
@@ -238,13 +240,12 @@ def tables(scores):
     for discipline, g in scores["disciplines"].items():
         rows += [_line(discipline, g)] if named else []
         rows += [_line("  " * named + subject, g) for subject, g in scores["subjects"].items()
-                 if DISCIPLINE_OF.get(subject, "Other") == discipline]
-    rows = [row for row in rows if named or row[0] != "unknown"] + [_line("Overall", scores)]
-    name_width, *widths = [max(map(len, column)) for column in zip(*rows)]
-    text = ["  ".join([name.ljust(name_width), *map(str.rjust, cells, widths)]) for name, *cells in rows]
-    text.insert(1, "-" * len(text[0]))
-    if len(rows) > 2:
-        text.insert(-1, "-" * len(text[0]))
+                 if DISCIPLINE_OF.get(subject, "Other") == discipline and (named or subject != "unknown")]
+    rows.append(_line("Overall", scores))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    text = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    for at in (1, -1)[:len(rows) - 1]:
+        text.insert(at, "-" * len(text[0]))
     rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"),
              ("format", "format"), ("denial", "image denied"),
              ("official_random", "MMMU's parser picks at random")]
@@ -254,16 +255,13 @@ def tables(scores):
              f"rule where the image is denied {_percent(scores['rule_with_denial'])}, "
              f"elsewhere {_percent(scores['rule_without_denial'])}; "
              f"luck would add {_percent(scores['official_luck'])} to MMMU's"]
-    if "judge" in scores:
-        asked = scores["verifier"]
-        text.append(f"rule or judge {_percent(scores['judge'])}; "
-                    f"of what was asked, no verdict on {_percent(asked['no_verdict'])}; "
-                    f"of {asked['audited']} answers that the rule accepts, "
+    if asked := scores.get("verifier"):
+        text.append(f"rule or judge {_percent(scores['judge'])}; of what was asked, no verdict on "
+                    f"{_percent(asked['no_verdict'])}; of {asked['audited']} answers that the rule accepts, "
                     f"the judge refuses {asked['disagree']}")
     if len(scores["runs"]) > 1:
-        text.append(f"{len(scores['runs'])} runs: {', '.join(map(_percent, scores['runs']))}; "
-                    f"mean {_percent(scores['rule'])} +- {_percent(scores['runs_se'])} "
-                    f"(standard error over runs)")
+        text.append(f"{len(scores['runs'])} runs: {', '.join(map(_percent, scores['runs']))}; mean "
+                    f"{_percent(scores['rule'])} +- {_percent(scores['runs_se'])} (standard error over runs)")
     return "\n".join(text)
 
 

@@ -57,48 +57,36 @@ def read_rows(path, check_golds):
         listed = "\n  ".join(bad[:20] + ["..."] * (len(bad) > 20))
         raise Refused(f"{path}: {len(bad)} rows cannot be scored; nothing was written\n  {listed}")
     if check_golds:
-        _list_unreadable_golds(rows)
+        odd = unreadable_golds([row.gold for row in rows], [row.options for row in rows])
+        print(f"{len(odd)} of {len(rows)} rows have a right answer that the rule cannot read")
+        for i, why in odd.items():
+            print(f"  {rows[i].name}: {why}")
     return rows
 
 
 def _row(name, fields):
     """A line of the file as a Row, or a ValueError that says what is wrong with it."""
-    options = _checked_options(fields)
-    gold, question = answer_of(fields), str(fields.get("question") or "")
-    bare = None
+    if isinstance(fields, ValueError):
+        raise ValueError("is not JSON")
+    if not isinstance(fields, dict):
+        raise ValueError("is not an object with fields")
+    if not isinstance(fields.get("response", fields.get("prediction")), str):
+        raise ValueError('needs a text in "response" (or "prediction", for a bare answer)')
+    if isinstance(fields.get("answer"), (bool, dict, type(None))) or not answer_of(fields).strip():
+        raise ValueError('needs the right answer, a text or a number or a list of accepted ones, in "answer"')
+    try:
+        options = parse_options(fields.get("options")) or None
+    except ValueError as error:
+        raise ValueError('"options" is not a list of texts') from error
+    gold, question, bare = answer_of(fields), str(fields.get("question") or ""), None
     if "response" not in fields:
         bare = Claim(fields["prediction"].strip() or None, "empty", False, gold, options, question)
     return Row(name, fields, gold, options, question, fields.get("response"), bare)
 
 
-def _checked_options(row):
-    """The row's options, or a ValueError that says what is wrong with the row."""
-    if isinstance(row, ValueError):
-        raise ValueError("is not JSON")
-    if not isinstance(row, dict):
-        raise ValueError("is not an object with fields")
-    if not isinstance(row.get("response", row.get("prediction")), str):
-        raise ValueError('needs a text in "response" (or "prediction", for a bare answer)')
-    if isinstance(row.get("answer"), (bool, dict, type(None))) or not answer_of(row).strip():
-        raise ValueError('needs the right answer, a text or a number or a list of accepted ones, in "answer"')
-    if row.get("options") is None:
-        return None
-    try:
-        return parse_options(row["options"]) or None
-    except ValueError as error:
-        raise ValueError('"options" is not a list of texts') from error
-
-
 def check_out(out):
     if not Path(out).absolute().parent.is_dir():
         raise Refused(f"{out}: the folder of --out does not exist; make it first")
-
-
-def _list_unreadable_golds(rows):
-    odd = unreadable_golds([row.gold for row in rows], [row.options for row in rows])
-    print(f"{len(odd)} of {len(rows)} rows have a right answer that the rule cannot read")
-    for i, why in odd.items():
-        print(f"  {rows[i].name}: {why}")
 
 
 def parts(rows):

@@ -62,7 +62,9 @@ def choice(a, g, options, maths):
     want, text = _wanted(g, letters, texts)
     if not want:
         return None
-    said, rest = _said(a, letters, bool(_BARE.fullmatch(g)))
+    said, rest = _said(a, letters, bool(_BARE.fullmatch(g)), bool(texts))
+    if rest and key_of(a) in map(key_of, texts):
+        said = None  # "A:B" as the text of an option
     if said and not rest:
         return said == want
     if said:  # "B. dog": the right letter, and no other text than its own
@@ -70,12 +72,12 @@ def choice(a, g, options, maths):
     return _named(a, texts, maths) == want if texts else same_text(a, text, maths) if text else None
 
 
-def _said(a, letters, bare):
+def _said(a, letters, bare, known):
     """(letter, text) that an answer says: "B", "(B) dog", "dog (B)"; (None, None) of a text alone"""
     m = _LETTER.fullmatch(a)
     if m and (m[1].isupper() or bare) and m[1].upper() in letters:
         return m[1].upper(), ""
-    m = _LETTER_TEXT.fullmatch(a)
+    m = _LETTER_TEXT.fullmatch(a) or known and re.fullmatch(r"()([A-Z]):(.+)", a)
     if m and (m[1] or m[2]) in letters and not (m[2] and a[1:2] == ":" and ":" in m[3]):
         return m[1] or m[2], m[3]
     if m := re.fullmatch(r"([A-Z]) ?\(([^()]+)\)", a) if bare else None:  # D (20)
