@@ -14,19 +14,19 @@ class NeedsMaths(Exception):
     """Spelling, numbers and shapes do not settle it; a worker has to look."""
 
 
-class Later:
-    """No mathematics: raises NeedsMaths when it is needed, or says no (At sight)."""
+class Without:
+    """No mathematics: each of its functions raises NeedsMaths, or says no."""
 
-    def __init__(self, settled=None):
+    def __init__(self, settled):
         self.settled = settled
 
     def __getattr__(self, name):
-        if self.settled is None:
+        if not self.settled:
             raise NeedsMaths
-        return lambda *args: self.settled
+        return lambda *args: False
 
 
-LATER, AT_SIGHT = Later(), Later(False)
+LATER, AT_SIGHT = Without(False), Without(True)
 
 
 def same(x, y, maths, ordered=False):
@@ -55,14 +55,12 @@ def _in_order(x, y, maths, ordered):
 def _in_any_order(x, y, maths, ordered):
     """Is there a partner for each? Equality is (nearly) transitive, so the first free one is good enough."""
     free = list(y.items)
-    if len(x.items) != len(free):
-        return False
     for p in x.items:
         i = next((i for i, q in enumerate(free) if same(p, q, maths, ordered)), None)
         if i is None:
             return False
         del free[i]
-    return True
+    return not free
 
 
 def _labels(value):
@@ -74,7 +72,7 @@ def _inequalities(value):
 
 
 def _roots(value):
-    """(x, values) of x = 2 or x = 3, and of x_1 = 2, x_2 = 3; (None, values) of 2 or 3"""
+    """(x, values) of x = 2 or x = 3, and of x_1 = 2, x_2 = 3; (None, value) of others"""
     labels = _labels(value)
     names = {re.sub(r"_\{\d\}$", "", str(name)) for name in labels}
     if len(names) > 1 or None in labels:
@@ -86,7 +84,7 @@ def _lists(x, y, maths, ordered):
     """"or" is not "and"; between relations a comma is "and", unless it is x = 1, x = 2."""
     (p, values), (q, others) = _roots(x), _roots(y)
     labels, said = [_labels(x), _labels(y)], {x.mark, y.mark}
-    if p and p == q and p in labels[0] + labels[1] or (p or q) and "or" in said and {p, q} >= {None}:
+    if p and p == q and p in labels[0] + labels[1] or (p or q) and "or" in said and None in (p, q):
         return "and" not in said and _in_any_order(values, others, maths, ordered)
     distinct = max(len(set(of) - {None}) for of in labels) > 1
     relations = _inequalities(x) or _inequalities(y) or distinct
@@ -95,14 +93,13 @@ def _lists(x, y, maths, ordered):
         return False
     if ordered or "parts" in said or distinct and any(set(of) == {None} for of in labels):
         return _in_order(x, y, maths, ordered)  # x = 1, y = 2 against 1, 2: nothing else says which is which
-    if _inequalities(x) and _inequalities(y) and sorted(map(str, x.items)) != sorted(map(str, y.items)):
-        return maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered)
-    return _in_any_order(x, y, maths, ordered)
+    sets = _inequalities(x) and _inequalities(y) and sorted(map(str, x.items)) != sorted(map(str, y.items))
+    return sets and maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered)
 
 
-def _list_set(x, y, maths, ordered):
+def _list_set(x, y, *more):
     name, values = _roots(x)
-    return (name or set(_labels(x)) == {None}) and _in_any_order(values, y, maths, ordered)
+    return (name or set(_labels(x)) == {None}) and _in_any_order(values, y, *more)
 
 
 def _list_tuple(x, y, maths, ordered):
@@ -114,21 +111,19 @@ def _list_tuple(x, y, maths, ordered):
     return (listed or None not in labels and len(labels) > 1) and _in_order(x, y, maths, ordered)
 
 
-def _tuples(x, y, maths, ordered):
+def _tuples(x, y, *more):
     """Brackets count; a name may be left out on one side."""
-    names = x.mark[2:], y.mark[2:]
-    fit = x.mark[:2] == y.mark[:2] and (names[0] == names[1] or "" in names)
-    return fit and _in_order(x, y, maths, ordered)
+    (brackets, name), (others, other) = ((v.mark[:2], v.mark[2:]) for v in (x, y))
+    return brackets == others and (name == other or "" in (name, other)) and _in_order(x, y, *more)
 
 
 def _ratios(x, y, maths, ordered):
     """1:2:3 is 2:4:6; a nought has no multiple"""
-    if len(x.items) != len(y.items):
-        return False
-    if all(item.kind == "number" for item in x.items + y.items):
-        p, q = ([item.items[0].value for item in v.items] for v in (x, y))
-        return p == q or all(p) and all(q) and all(p[0] * b == q[0] * a for a, b in zip(p, q))
-    return _in_order(x, y, AT_SIGHT, ordered) or maths.proportional(x.items, y.items)
+    if {item.kind for item in x.items + y.items} != {"number"}:
+        return len(x.items) == len(y.items) and (
+            _in_order(x, y, AT_SIGHT, ordered) or maths.proportional(x.items, y.items))
+    p, q = ([item.items[0].value for item in v.items] for v in (x, y))
+    return len(p) == len(q) and (p == q or all(p + q) and all(p[0] * b == q[0] * a for a, b in zip(p, q)))
 
 
 def _number_ratio(x, y, *more):
@@ -142,38 +137,38 @@ def _number_ratio(x, y, *more):
 
 def _chain(value, maths):
     """The values of x = 2+3 = 5 as Values; None when they contradict each other, or this is no equation."""
-    if not set(value.mark) <= {"=", "\\approx"} and value.mark != ("\\in",):
-        return None
-    _, sides = label_of(value)
+    sides = label_of(value)[1]
     values, signs = [*map(read, sides)], value.mark[len(value.items) - len(sides):]
-    agree = all(maths.rounded(p, q) if sign == "\\approx" else same(p, q, maths)
-                for p, q, sign in zip(values, values[1:], signs))
-    return values if agree else None
+    agree = set(value.mark) <= {"=", "\\approx"} and all(
+        maths.rounded(p, q) if sign == "\\approx" else same(p, q, maths)
+        for p, q, sign in zip(values, values[1:], signs))
+    return values if agree else []
 
 
 def _relation_value(x, y, maths, ordered):
     """x = 5 against 5: any of its values. Inequalities, against intervals and lists of these"""
-    sets = y.kind in ("tuple", "union", "set", "list")
-    if set(x.mark) & {*ORDER, "\\ne", "\\notin"} or x.mark == ("\\in",):
-        return sets and maths.same_sets(x, y)
-    values = _chain(x, maths)
-    return values is not None and any(same(value, y, maths, ordered) for value in values)
+    if set(x.mark) & {*ORDER, "\\ne", "\\in"}:
+        return y.kind in ("tuple", "union", "set", "list") and maths.same_sets(x, y)
+    return any(same(value, y, maths, ordered) for value in _chain(x, maths))
 
 
 def _relations(x, y, maths, ordered):
-    signs = {*x.mark, *y.mark}
-    if signs <= {"=", "\\approx"}:
-        return _equations(x, y, maths, ordered)
-    if _side_by_side(x, y, maths) or _side_by_side(x, _mirrored(y), maths):
-        return True
-    return signs <= {*ORDER, "\\ne", "\\in"} and (maths.same_sets(x, y) or maths.same_inequalities(x, y))
-
-
-def _mirrored(value):
-    """b > a of a < b; AB ⊥ CD may be turned round, x ∈ A may not."""
-    if {"\\in", "\\notin", "\\subseteq", "\\subset", "\\propto"} & set(value.mark):
-        return value
-    return Value("relation", value.items[::-1], tuple(ORDER.get(sign, sign) for sign in value.mark[::-1]))
+    """The same sides, or mirrored; same label and same value; the same solutions: y = x + 1 is x = y - 1"""
+    signs, mirrored = {*x.mark, *y.mark}, y
+    if not {"\\in", "\\notin", "\\subseteq", "\\subset", "\\propto"} & signs:  # AB ⊥ CD may be turned round
+        mirrored = Value("relation", y.items[::-1], tuple(ORDER.get(sign, sign) for sign in y.mark[::-1]))
+    equations = signs <= {"=", "\\approx"}
+    sight = AT_SIGHT if equations else maths
+    if _side_by_side(x, y, sight) or _side_by_side(x, mirrored, sight):
+        return len(x.items) == 2 or not equations or _chain(x, maths)
+    if not equations:
+        return signs <= {*ORDER, "\\ne", "\\in"} and (maths.same_sets(x, y) or maths.same_inequalities(x, y))
+    (a, _), (b, _) = label_of(x), label_of(y)
+    if a and (a == b or {a, b} == {"y", "f(x)"}):
+        return any(same(v, w, maths, ordered) for v in _chain(x, maths) for w in _chain(y, maths))
+    if len(x.items) == len(y.items) == 2:
+        return maths.same_equations(x.items, y.items)
+    return sorted(map(key_of, x.items)) == sorted(map(key_of, y.items))
 
 
 def _side_by_side(x, y, maths):
@@ -184,19 +179,6 @@ def _side_by_side(x, y, maths):
     names = [[(m := NAME.fullmatch(side)) and name_of(m) for side in v.items] for v in (x, y)]
     return x.mark == y.mark and all(m and m == n or same_text(p, q, maths) for m, n, p, q in zip(
         *names, x.items, y.items))
-
-
-def _equations(x, y, maths, ordered):
-    """Same label and same value, or the same solutions: y = x + 1 is x = y - 1."""
-    (a, _), (b, _) = label_of(x), label_of(y)
-    if _side_by_side(x, y, AT_SIGHT) or _side_by_side(x, _mirrored(y), AT_SIGHT):
-        return len(x.items) == 2 or _chain(x, maths)
-    if a and (a == b or {a, b} == {"y", "f(x)"}):
-        p, q = _chain(x, maths), _chain(y, maths)
-        return p and q and any(same(v, w, maths, ordered) for v in p for w in q)
-    if len(x.items) == len(y.items) == 2:
-        return maths.same_equations(x.items, y.items)
-    return sorted(map(key_of, x.items)) == sorted(map(key_of, y.items))
 
 
 def _expressions(x, y, maths, ordered):
@@ -225,21 +207,18 @@ def _texts(x, y, *_):
     return a == b or a.casefold() == b.casefold() in "no on up in he it we us".split()
 
 
-def _sets(x, y, maths, ordered):
-    return maths.same_sets(x, y)
-
-
 RULES = {  # dates, names and formulas are the same when their Values are
+    **{f"relation {kind}": _relation_value for kind in "number time date range size ratio list sequence "
+       "union set tuple formula name expression text".split()},
+    **dict.fromkeys(("list union", "tuple union", "union union", "set union"),
+                    lambda x, y, maths, _: maths.same_sets(x, y)),
+    **dict.fromkeys(("range range", "size size", "sequence sequence"), _in_order),
     "number number": lambda x, y, *_: same_number(x.items[0], y.items[0]),
     "time time": lambda x, y, *_: same_time(x.items, y.items),
     "range ratio": lambda x, y, *more: x.mark == "to" and _ratios(x, y, *more),
-    "number ratio": _number_ratio, "ratio ratio": _ratios, "range range": _in_order, "size size": _in_order,
-    "sequence sequence": _in_order, "tuple tuple": _tuples, "set set": _in_any_order, "list list": _lists,
-    "list set": _list_set, "list tuple": _list_tuple, "list union": _sets, "tuple union": _sets,
-    "union union": _sets, "set union": _sets, "relation relation": _relations,
-    "text text": _texts, "text formula": _texts, "text expression": _letters, "text number": _letters,
     "text tuple": lambda x, y, *_: x.mark == "R" and y == read("(-\\infty,\\infty)"),
+    "number ratio": _number_ratio, "ratio ratio": _ratios, "tuple tuple": _tuples, "set set": _in_any_order,
+    "list list": _lists, "list set": _list_set, "list tuple": _list_tuple, "relation relation": _relations,
+    "text text": _texts, "text formula": _texts, "text expression": _letters, "text number": _letters,
     "size number": _size_value, "size expression": _size_value, "number expression": _expressions,
     "expression expression": _expressions}
-RULES |= {f"relation {kind}": _relation_value for kind in "number time date range size ratio list sequence"
-          " union set tuple formula name expression text".split()}

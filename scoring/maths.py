@@ -7,10 +7,11 @@ reads LaTeX alone, and nothing is ever evaluated as Python.
 """
 import re
 from functools import lru_cache
+from operator import and_, or_, sub
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-from sympy import And, Eq, Expr, FiniteSet, Float, I, Interval, MatrixBase, Rational, S, Set, pi
+from sympy import And, Eq, Expr, FiniteSet, Float, I, Interval, MatrixBase, Rational, S, pi
 
 from scoring.numbers import Number, number, rounds_to
 from scoring.values import FUNCTIONS, NAME, ORDER, Value, balanced, label_of, name_of, read
@@ -102,11 +103,9 @@ def _rounds(exact, n):
 def _same(x, y):
     if isinstance(x, MatrixBase) or isinstance(y, MatrixBase):
         return x.shape == y.shape and all(_same(p, q) for p, q in zip(x, y))
-    if x == y:
-        return True
     symbols = sorted(x.free_symbols | y.free_symbols, key=str)
-    if not symbols:
-        return _same_constants(x, y)
+    if x == y or not symbols:
+        return x == y or _same_constants(x, y)
     found = [_same_constants(x.subs(at), y.subs(at)) for at in _points(symbols)]
     defined = [verdict for verdict in found if verdict is not None]
     return len(defined) >= 3 and all(defined)
@@ -122,9 +121,7 @@ def _points(symbols):
 def _same_constants(x, y):
     """True, False; None when one of them is undefined."""
     x, y = x.doit(), y.doit()
-    if x.is_Rational and y.is_Rational:
-        return x == y
-    if x.is_infinite or y.is_infinite:
+    if x.is_Rational and y.is_Rational or x.is_infinite or y.is_infinite:
         return x == y
     digits = 60 + _digits(x) + _digits(y)
     p, q = x.evalf(digits), y.evalf(digits)
@@ -170,21 +167,12 @@ def same_equations(x, y):
         return False
     if _ratio(f, g, symbols) is not None:
         return True
-    for v in symbols:
-        found = []
-        for at in _points([s for s in symbols if s != v] or [v]):
-            at.pop(v, None)
-            roots = [_roots(h.subs(at), v) for h in (f, g)]
-            if roots[0] is None or roots[1] is None:
-                break
-            found.append(all(roots) and len(roots[0]) == len(roots[1]) and
-                         all(any(_same_constants(p, q) for q in roots[1]) for p in roots[0]))
-            if not found[-1] or len(symbols) == 1:
-                break
-        else:
-            return bool(found) and all(found)
-        if found and (not found[-1] or len(symbols) == 1):
-            return found[-1]
+    for v in symbols:  # of one of them, at values of the others
+        points = [{s: n for s, n in at.items() if s != v} for at in _points(symbols)]
+        roots = [[_roots(h.subs(at), v) for at in points[:len(symbols[1:]) * 4 + 1]] for h in (f, g)]
+        if None not in roots[0] + roots[1]:
+            return all(p and len(p) == len(q) and all(any(_same_constants(a, b) for b in q) for a in p)
+                       for p, q in zip(*roots))
     return False
 
 
@@ -242,31 +230,22 @@ def _set_of(value, names):
     if value.kind == "tuple":
         low, high = map(_number_of, value.items)
         return Interval(low, high, value.mark[0] == "(", value.mark[1] == ")")
-    discrete = value.kind == "set"
-    sets = [FiniteSet(_number_of(item)) if discrete else _set_of(item, names) for item in value.items]
-    signs = value.mark if value.kind == "union" else [value.mark or "and"] * (len(sets) - 1)
-    signs = ["\\cup"] * (len(sets) - 1) if discrete else signs
-    result = sets[0] if sets else S.EmptySet
-    for sign, other in zip(signs, sets[1:]):
-        if sign == "\\setminus":
-            result = result - other
-        else:
-            result = result | other if sign in ("\\cup", "or") else result & other
-    if not isinstance(result, Set):
-        raise ValueError("no set")
+    if value.kind == "set":
+        return FiniteSet(*map(_number_of, value.items))
+    signs = value.mark if value.kind == "union" else [value.mark] * (len(value.items) - 1)
+    result, *others = [_set_of(item, names) for item in value.items]
+    for sign, other in zip(signs, others):
+        result = {"\\setminus": sub, "\\cup": or_, "or": or_}.get(sign, and_)(result, other)
     return result
 
 
 @_careful
 def same_inequalities(x, y):
     """In several variables, up to a factor, which turns the sign when it is negative"""
-    if len(x.items) != 2 or len(y.items) != 2:
-        return False
-    f, g = (parse(v.items[0]) - parse(v.items[1]) for v in (x, y))
-    ratio = _ratio(f, g, sorted(f.free_symbols | g.free_symbols, key=str)) if f.free_symbols else None
-    if ratio is None or not ratio.is_number or ratio.evalf(20) == 0:
-        return False
-    return x.mark[0] == (y.mark[0] if ratio > 0 else ORDER.get(y.mark[0], y.mark[0]))
+    if len(x.items) == len(y.items) == 2:
+        f, g = (parse(v.items[0]) - parse(v.items[1]) for v in (x, y))
+        ratio = _ratio(f, g, sorted(f.free_symbols | g.free_symbols, key=str)) if f.free_symbols else None
+        return ratio is not None and x.mark[0] == (y.mark[0] if ratio > 0 else ORDER.get(*2 * [y.mark[0]]))
 
 
 @_careful

@@ -64,12 +64,6 @@ def test_unequal_pairs():
     assert [pair[:2] for pair, result in zip(*both_ways(UNEQUAL)) if result[0]] == []
 
 
-def test_every_answer_of_the_tables_equals_itself():
-    everything = sorted({s for pair in EQUAL + UNEQUAL for s in pair})
-    assert [s for s,
-            result in zip(everything, same_batch([(s, s, None) for s in everything])) if not result[0]] == []
-
-
 @pytest.mark.parametrize("noun", ["pencils", "cups", "red cars", "bananas", "lies"])
 def test_the_noun_of_a_gold_may_be_left_out(noun):
     """As a unit may. In an answer, where a policy could write anything, it stands for no unit."""
@@ -87,23 +81,17 @@ def test_words_that_change_the_number_of_a_gold(gold):
 OPTIONS = ["cat", "dog", "16 cm", "a cat and a dog"]
 
 
-@pytest.mark.parametrize("answer, gold, right", [
-    ("B", "B", True), ("b", "B", True), ("(B)", "B", True), ("B.", "B", True), ("B. dog", "B", True),
-    ("B) dog", "B", True), ("(B) the dog", "B", True),
-    ("dog", "B", True), ("Dog.", "B", True), ("the dog", "B", True), ("\\text{dog}", "B", True),
-    ("16", "C", True), ("16\\text{ cm}", "C", True),
-    ("160 mm", "C", True), ("C. 16", "C", True), ("B", "dog", True), ("dog", "dog", True),
-    ("C", "16 cm", True), ("Option B", "B", True),
-    ("0.16 m", "C", True), ("C: 16 cm", "C", True), ("The answer is (B).", "B", True), ("选B", "B", True),
-    ("B is correct", "B", True), ("答案是B", "B", True), ("\\boxed{B}", "B", True), ("**B**", "B", True),
-    ("a cat and a dog", "D", True), ("D", "D", True), ("B, D", "BD", True), ("DB", "B, D", True),
-    ("A", "B", False), ("cat", "B", False), ("B. cat", "B", False), ("A. dog", "B", False),
-    ("cat or dog", "B", False), ("E", "B", False),
-    ("16 m", "C", False), ("17", "C", False), ("A", "dog", False), ("cat, dog", "D", False), ("", "B", False),
-    ("BD", "B", False),
-])
-def test_choices_with_options(answer, gold, right):
-    assert same_answer(answer, gold, OPTIONS) is right
+@pytest.mark.parametrize("gold, right, wrong", [
+    ("B", ["B", "b", "(B)", "B.", "B. dog", "B) dog", "(B) the dog", "dog", "Dog.", "the dog", "\\text{dog}",
+           "Option B", "The answer is (B).", "选B", "B is correct", "答案是B", "\\boxed{B}", "**B**"],
+     ["A", "cat", "B. cat", "A. dog", "cat or dog", "E", "", "BD", "B or D", "dog (A)"]),
+    ("C", ["16", "16\\text{ cm}", "160 mm", "C. 16", "0.16 m", "C: 16 cm"], ["16 m", "17"]),
+    ("dog", ["B", "dog"], ["A"]), ("16 cm", ["C"], ["B"]), ("BD", ["B, D", "DB"], ["B", "ABD"]),
+    ("B, D", ["DB"], []),
+    ("D", ["a cat and a dog", "D"], ["cat, dog"])])
+def test_choices_with_options(gold, right, wrong):
+    assert [same_answer(answer, gold, OPTIONS) for answer in right + wrong] == (
+        [True] * len(right) + [False] * len(wrong))
 
 
 def test_an_option_that_needs_mathematics():
@@ -115,29 +103,6 @@ def test_an_option_that_needs_mathematics():
 def test_an_option_that_stands_twice_decides_nothing():
     assert same_answer("5", "A", ["5", "5.0", "6", "7"]) is False
     assert same_answer("A", "A", ["5", "5.0", "6", "7"]) is True
-
-
-def in_latex(f):
-    return f"\\frac{{{f.numerator}}}{{{f.denominator}}}"
-
-
-numbers = st.one_of(st.integers(-10**12, 10**12).map(str), st.fractions(max_denominator=1000).map(str),
-                    st.decimals(-10**6, 10**6, allow_nan=False, allow_infinity=False, places=4).map(str),
-                    st.fractions(max_denominator=50).map(in_latex))
-
-
-@settings(max_examples=300, deadline=None)
-@given(numbers, numbers)
-def test_symmetric_on_numbers(a, b):
-    assert same_answer(a, b) == same_answer(b, a)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.fractions(max_denominator=200), st.integers(1, 40), st.fractions(max_denominator=200))
-def test_equal_exactly_when_the_values_are(f, k, other):
-    assert same_answer(f"{f.numerator * k}/{f.denominator * k}",
-                       in_latex(f))
-    assert same_answer(str(f), str(other)) == (f == other)
 
 
 @settings(max_examples=150, deadline=None)
@@ -169,11 +134,6 @@ def test_reflexive_on_what_it_accepts(a, g):
 ])
 def test_extract(response, answer):
     assert extract_answer(response) == answer
-
-
-def test_extract_without_a_prompted_thought():
-    assert extract_answer("so \\boxed{16}", thinking_prompt=False) == "16"
-    assert extract_answer("\\boxed{15}</think>\\boxed{16}", thinking_prompt=False) == "16"
 
 
 @pytest.mark.parametrize("response, kept", [
@@ -216,12 +176,6 @@ def test_a_thought_that_nobody_prompted(response, kept, answer):
     ("The answer is " + "x" * 300, None)])
 def test_an_answer_without_a_box(text, stated):
     assert stated_answer(text) == stated
-
-
-def test_format_without_a_prompted_thought():
-    assert format_ok("so \\boxed{16}", thinking_prompt=False)
-    assert not format_ok("so 16", thinking_prompt=False)
-    assert not format_ok("a</think>\\boxed{16}", thinking_prompt=False)
 
 
 @pytest.mark.parametrize("response, total", [
