@@ -30,7 +30,7 @@ def equal(a, g, options, maths):
 # --------------------------------------------------------------------------------------------- choice letters
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_BARE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|选项|答案) ?:? ?)?[(\[]? ?([A-Za-e]) ?[)\]]?[.:)]*")
+_BARE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|选项|答案) ?:? ?)?[(\[]? ?([A-Za-d]) ?[)\]]?[.:)]*")
 _LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案) ?(?:is )?:? ?)?[(\[]? ?([A-Za-z]) ?[)\]]?[.:)]*"
                      r"(?: is (?:correct|right)| ?选项)?", re.IGNORECASE)
 _SEVERAL = re.compile(r"[(\[]?[A-Z][)\]]?(?:( ?[,;] ?(?:and )?| ?and ?| ?or ?| ?/ ?| ?)[(\[]?[A-Z][)\]]?)+")
@@ -88,16 +88,14 @@ def _said(a, letters, bare, known):
 
 def _wanted(g, letters, texts):
     """(letter, text) that the gold asks for: "B", "B. dog", or an option's text; each None where unknown."""
-    bare = _BARE.fullmatch(g)
-    if bare and bare[1].upper() in letters:
-        return bare[1].upper(), texts[LETTERS.index(bare[1].upper())] if texts else None
-    if texts:
-        named = _named(g, texts, AT_SIGHT)
-        if named:
-            return named, texts[LETTERS.index(named)]
+    bare, of = _BARE.fullmatch(g), dict(zip(letters, texts))
+    letter = bare[1].upper() if bare else _named(g, texts, AT_SIGHT)
+    if letter and letter in letters:
+        return letter, of.get(letter)
     told = None if bare else _LETTER_TEXT.fullmatch(g)
-    if told and (told[1] or told[2]) in letters and not _DOUBTED.search(told[3]):
-        return told[1] or told[2], texts[LETTERS.index(told[1] or told[2])] if texts else told[3]
+    letter = told and (told[1] or told[2])
+    if letter and letter in letters and not _DOUBTED.search(told[3]):
+        return letter, of.get(letter, told[3])
     return None, None
 
 
@@ -106,10 +104,9 @@ def _named(s, texts, maths):
     there is none, or several."""
     values, value = [*map(read, texts)], read(s)
     for how in (AT_SIGHT, maths):
-        found = [i for i, v in enumerate(values)
-                 if key_of(texts[i]) == key_of(s) or same(value, v, how, True)]
+        spelled = [i for i, text in enumerate(texts) if key_of(text) == key_of(s)]
+        found = [i for i, v in enumerate(values) if i in spelled or same(value, v, how, True)]
         if found:
-            spelled = [i for i in found if key_of(texts[i]) == key_of(s)]
             found = spelled if len(spelled) == 1 and value.kind not in ("number", "text") else found
             return LETTERS[found[0]] if len(found) == 1 else None
     return None
