@@ -151,6 +151,8 @@ def rounded(x, y):
     if y.kind != "number" or x.kind not in ("number", "expression"):
         return same_values(x, y)
     n = y.items[0]
+    if x.kind == "number" and not x.items[0].fraction:
+        return n.value == x.items[0].value  # 4.9 is not 5
     places = next(k for k in range(60) if (n.value * 10 ** k).denominator == 1)
     difference = abs(_number_of(x).evalf(places + 30) - Rational(str(n.value)))
     return bool(difference <= Rational(1 if places > 1 else "1/2") / 10 ** places)

@@ -23,7 +23,7 @@ def equal(a, g, options, maths):
         return True
     x, y = read(a), read(g)
     if x.kind == "number" and y.kind in ("text", "expression") and (noun := counted(g)):
-        return same_number(x.items[0], noun)
+        return not x.items[0].unit[1] and same_number(x.items[0], noun)
     return same(x, y, maths)
 
 

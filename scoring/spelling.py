@@ -61,7 +61,8 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     # one form of powers and indices
     (r"\^ *([-+]?\d+|[A-Za-z])(?![}\d])", r"^{\1}"), (r"(?<!log)_ *(\d+|[A-Za-z])(?![}\d])", r"_{\1}"),
     (r"(?<![\w.^{/])(\d+) ?/ ?(\d+)(?= [A-Za-z\\])", r"\\frac{\1}{\2}"),
-    (r" +(?=[_^])", ""), (r"log_ *(\d)", r"log_{\1}"), (r"\\?lg(?= ?[\d(\\{])", r"\\log_{10}"),
+    (r" +(?=[_^])", ""), (r"(?<=\d)( ?[cdkm]?m)([23])(?!\d)", r"\1^{\2}"),
+    (r"log_ *(\d)", r"log_{\1}"), (r"\\?lg(?= ?[\d(\\{])", r"\\log_{10}"),
     (r"(?<![A-Za-z\\_}.^{])(?!(?<=\d)[eExX])([A-Za-z])(\d{1,3})(?![\dA-Za-z.])", r"\1_{\2}"),
     # Chinese words between answers
     (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
