@@ -201,10 +201,14 @@ def _size_value(x, y, maths, ordered):
     return x.mark == "\\times" and not any(n.unit[1] for n in sides) and maths.same_values(product, y)
 
 
-def _texts(x, y, *_):
+def _texts(x, y, *more):
     """Words have no case already; short ones have none either, where ab and AB may be two quantities."""
     a, b = x.items[0], y.items[0]
-    return a == b or a.casefold() == b.casefold() in "no on up in he it we us".split()
+    if a == b or a.casefold() == b.casefold() in "no on up in he it we us".split():
+        return True
+    (p, _, noun), (q, _, other) = (str(v.mark).partition(" ") for v in (x, y))  # 3 cups are 3.0 cups
+    p, q = read(p), read(q)
+    return noun and noun == other and p.kind == q.kind == "number" and same(p, q, *more)
 
 
 RULES = {  # dates, names and formulas are the same when their Values are

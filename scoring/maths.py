@@ -219,7 +219,7 @@ def same_sets(x, y):
 
 def _set_of(value, names):
     if value.kind == "relation" and value.mark == ("\\in",):
-        names.add(label_of(value)[0])
+        names.add(label_of(value)[0] or value.items[0])
         return _set_of(read(value.items[1]), names)
     if value.kind == "relation":
         sides = [parse(side) for side in value.items]

@@ -18,7 +18,7 @@ m1 0.3048 ft foot feet; m1 1609.344 mile mi; m2 10000 ha hectare 公顷; m2 4046
 m3 0.001 *L *l *liter *litre *升; kg1 0.001 *g *gram *克; kg1 1 公斤; kg1 0.5 斤; kg1 1000 t ton tonne 吨
 kg1 0.45359237 lb pound; kg1 0.028349523125 oz ounce; m3 0.003785411784 gal gallon; s1 1 s sec *second 秒
 s1 0.001 ms; s1 60 min minute 分钟 分; s1 86400 day 天; s1 3600 h hr hour 小时 时; s1 604800 week 周
-y1 1 year 年; mo1 1 month 个月; m1s-1 0.44704 mph; kg1m1s-2 1 *N *newton *牛 牛顿
+mo1 12 year 年; mo1 1 month 个月; m1s-1 0.44704 mph; kg1m1s-2 1 *N *newton *牛 牛顿
 kg1m2s-2 1 *J *joule *焦 焦耳; kg1m2s-2 3600 *Wh; kg1m2s-3 1 *W *watt *瓦 瓦特
 kg1m-1s-2 1 *Pa *pascal *帕 帕斯卡; mmHg1 1 mmHg; dB1 1 dB; psi1 1 psi; psi1 1000 ksi; kip1 1 kip
 hp1 1 hp horsepower; BTU1 1 BTU; lbf1 1 lbf; atm1 1 atm; bit1 1 *bit *b; byte1 1 *byte *B
@@ -121,7 +121,7 @@ _SPELLED |= {f"{ten} {one}".strip(): 10 * i + k for i, ten in enumerate(_TENS, 2
 _MULTIPLIERS = {name: Fraction(entry.split()[0]) for entry in (
     "100 hundred 百;1000 thousand 千;1e6 million;1e9 billion;1e12 trillion;12 dozen;10000 万;1e8 亿;1/2 half "
     "halves;1/3 third;1/4 quarter fourth;1/5 fifth;1/6 sixth;1/7 seventh;1/8 eighth;1/9 ninth;1/10 tenth;"
-    "1/100 hundredth;1/1000 thousandth;1/1000000 millionth").split(";") for name in entry.split()[1:]}
+    "1/100 hundredth;1/1000 thousandth ‰;1/1000000 millionth").split(";") for name in entry.split()[1:]}
 _MULTIPLIER = re.compile(
     rf" ?({'|'.join(sorted(_MULTIPLIERS, key=len, reverse=True))})s?(?![A-Za-z]|克|米|瓦|焦)", re.I)
 _VALUE = re.compile(
@@ -175,7 +175,7 @@ def _value(m):
 
 def number(s):
     """A plain number with its unit, or None: digits, words, fractions, powers of ten, money, per cent."""
-    s = _digits(s) if s[:1].isalpha() else s
+    s = _digits(s.replace(" and a half", " 1/2")) if s[:1].isalpha() else s
     m = _VALUE.match(s)
     found = _value(m) if m and not _MORE.match(s, m.end()) else None
     if not found:
@@ -184,7 +184,8 @@ def number(s):
     if (m[1] == "-") != (m[3] == "-"):
         value = -value
     while times := _MULTIPLIER.match(rest):
-        value, places, rest = value * _MULTIPLIERS[times[1].lower()], None, rest[times.end():]
+        value, places = value * _MULTIPLIERS[times[1].lower()], None
+        rest = re.sub("^ (?:of )?an? ", " ", rest[times.end():])  # half an hour
     if sign := re.match(r" ?(?:%|per ?cent\b)", rest, re.IGNORECASE):
         rest, percent = rest[sign.end():], True
     unit = unit_of((" " + m[2] if m[2] else "") + rest)
@@ -203,6 +204,8 @@ def _digits(s):
     if s.startswith("百分之"):
         return (_CHINESE.get(s[3:]) or s[3:]) + "%"
     words = s.replace("-", " ").split(" ")
+    if words[0].lower() in ("minus", "negative"):
+        return "-" + _digits(" ".join(words[1:]))
     for k in (2, 1):
         head = " ".join(words[:k]).lower()
         if head in _SPELLED:

@@ -12,7 +12,7 @@ _SIGNS = r"""− -;– -;— -;‐ -;⁄ /;× \times ;· \cdot ;⋅ \cdot ;∙ \
 △ \triangle ;Δ \triangle;∅ \emptyset ;√ \sqrt;。 .;、 , ;∶ :;θ \theta ;α \alpha ;β \beta ;γ \gamma ;
 λ \lambda ;ω \omega ;φ \varphi ;ρ \rho;σ \sigma ;μ µ;∥ \parallel ;∦ \nparallel ;⊥ \perp ;∽ \sim ;∼ \sim ;
 ≌ \cong ;≅ \cong ;⊆ \subseteq ;⊂ \subset ;⊙ \odot;º °;˚ °;∘ °;′ ';″ '';’ ';→ \to ;⇒ \Rightarrow ;∵ ;∴ ;
-¬ \neg ;∧ \land ;∨ \lor ;∁ \complement ;～ ~;〜 ~;⌒ \arc;﹣ -;＂ ";▱ \parallelogram ;⟂ \perp """
+¬ \neg ;∧ \land ;∨ \lor ;∁ \complement ;～ ~;〜 ~;⌒ \arc;﹣ -;＂ ";▱ \parallelogram ;⟂ \perp ;≡ \equiv """
 _UNICODE = str.maketrans({entry[0]: entry[2:] for entry in re.split(";\n?", _SIGNS)}
                          | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""))  # these are not visible
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ"
@@ -47,7 +47,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"\\gt(?![A-Za-z])", ">"), (r"\\[lc]?dots(?![A-Za-z])|…+", "..."),
     (r"\\mathbb ?\{?R\}?", r"(-\\infty,\\infty)"),
     (r"\\(?:rightarrow|longrightarrow|xrightarrow)(?![A-Za-z])|->", r"\\to "),
-    (r"\\simeq(?![a-z])", r"\\cong "),
+    (r"\\simeq(?![a-z])", r"\\cong "), (r"\\pmod ?\{?(\w+)\}?", r" (mod \1)"),
     (r"\\lnot(?![a-z])", r"\\neg "), (r"\\(?:Delta|vartriangle)(?= ?[A-Z]{3})", r"\\triangle "),
     (r"(?<=[A-Z]) ?// ?(?=[A-Z])", r"\\parallel "), (r"\*\*", "^"),
     (r"\\[lr]angle(?![A-Za-z])", lambda m: "()"[m[0][1] == "r"]), (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"),
@@ -61,7 +61,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     # one form of powers and indices
     (r"\^ *([-+]?\d+|[A-Za-z])(?![}\d])", r"^{\1}"), (r"(?<!log)_ *(\d+|[A-Za-z])(?![}\d])", r"_{\1}"),
     (r"(?<![\w.^{/])(\d+) ?/ ?(\d+)(?= [A-Za-z\\])", r"\\frac{\1}{\2}"),
-    (r" +(?=[_^])", ""), (r"(?<=\d)( ?[cdkm]?m)([23])(?!\d)", r"\1^{\2}"),
+    (r" +(?=[_^])", ""), (r"(?<=[\d/])( ?[cdkm]?m)([23])(?!\d)", r"\1^{\2}"),
     (r"log_ *(\d)", r"log_{\1}"), (r"\\?lg(?= ?[\d(\\{])", r"\\log_{10}"),
     (r"(?<![A-Za-z\\_}.^{])(?!(?<=\d)[eExX])([A-Za-z])(\d{1,3})(?![\dA-Za-z.])", r"\1_{\2}"),
     # Chinese words between answers
@@ -69,7 +69,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"(?<=\\in) ?R\b", r"(-\\infty,\\infty)"))]
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
 _OPENING = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct) )?answer|solution"
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct) )?ans(?:wer)?|solution"
     r"|result|(?:value|measure|length|area|perimeter|volume|radius)(?: of \\?[A-Za-z]{1,5}(?: ?[A-Z]{1,4})?"
     r")?)(?: is| are|:| =)+ (?=.)|^(?:所以|因此|故|综上)?,?(?:(?:正确)?(?:答案|选项)(?:应?[是为选]|:)+"
     r"|(?:故|应)?选:?(?= ?[A-J]+$)) ?|^(?:\\approx|=) ?", re.I)

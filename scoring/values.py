@@ -119,18 +119,6 @@ def several(kind, parts, mark=""):
     return Value(kind, tuple(map(read, parts)), mark) if len(parts) > 1 and all(parts) else None
 
 
-def _number(s):
-    return (found := number(s)) and Value("number", (found,))
-
-
-def _time(s):  # 12:00 is a time and no ratio; 3:12 may be both
-    return (found := clock(s)) and Value("time", found, None if re.search("m|:0|^0", s, re.I) else _ratio(s))
-
-
-def _date(s):
-    return (found := date(s)) and Value("date", found)
-
-
 _END = r"-?[$€£¥]? ?\d[\d,.]*(?::\d\d)?(?: ?[ap]\.?m\.?)?"
 _RANGE = re.compile(rf"({_END}) ?([^\d\s(){{}}\[\],;~+*/^=<>:-]{{0,12}}?) ?(-|~| to | through )"
                     rf" ?({_END}(?: ?[^\d,;()~]{{1,20}})?)")
@@ -176,6 +164,8 @@ def _list(s):
     parts = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN, signs)
     if re.fullmatch(r"[①-⑳]{2,}|(?:\(\d\) ?){2,}", s):
         parts = re.findall(r"[①-⑳]|\(\d\)", s)
+    if len(parts) > 1 and re.fullmatch(r"(?:[①-⑳]|\(\d\))+", "".join(parts)) and not re.search(" or ", s):
+        return Value("statements", tuple(sorted(parts)))
     parts = [p.replace("\\pm", sign).replace("\\mp", "-" if sign == "+" else "+") for p in parts if p
              for sign in ("+-" if "\\pm" in p else " ")]
     parts = [re.sub(r"(^|[=({,]) *\+", r"\1", p).strip() for p in parts]
@@ -250,11 +240,6 @@ def _formula(s):
     return Value("formula", (re.sub(r"[_^{} ]", "", s),)) if found else None
 
 
-def _name(s):
-    m = NAME.fullmatch(s)
-    return Value("name", (name_of(m),)) if m and not m["indexed"] else None
-
-
 def _expression(s):
     body, unit = split_unit(s)
     if body and is_expression(body) and not (s[-1] == "°" and re.search("sin|cos|tan|cot|sec|csc", s)):
@@ -262,8 +247,13 @@ def _expression(s):
     return Value("expression", (s,), None) if is_expression(s) else None
 
 
-READERS = (_number, _date, _time, _range, _size, _builder, _list, _sequence, _relation, _union, _brackets,
-           _ratio, _formula, _name, _expression)
+READERS = (
+    lambda s: (found := number(s)) and Value("number", (found,)),
+    lambda s: (found := date(s)) and Value("date", found),
+    lambda s: (found := clock(s)) and Value(  # 12:00 is a time and no ratio; 3:12 may be both
+        "time", found, None if re.search("m|:0|^0", s, re.I) else _ratio(s)),
+    _range, _size, _builder, _list, _sequence, _relation, _union, _brackets, _ratio, _formula,
+    lambda s: (m := NAME.fullmatch(s)) and not m["indexed"] and Value("name", (name_of(m),)), _expression)
 
 
 @lru_cache(maxsize=4096)
