@@ -155,7 +155,7 @@ _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[å’
 
 def _list(s):
     """Answers between commas, "and", "or"; with Â± two of them. mark: "and", "or", "" for commas alone"""
-    if re.match(r"\(1\) ?[^\s(]", s):  # (1) 20; (2) 30
+    if re.match(r"\(1\) ?[^\s(,]", s):  # (1) 20; (2) 30
         parts = [part.strip(" ;,") for part in re.split(r"(?:^|[;,] ?| )\(\d\) ?", s)[1:]]
         return Value("list", tuple(map(read, parts)), "parts") if parts and all(parts) else None
     if condition := re.fullmatch(r"([^()]+?) ?\(([^()]*(?:[<>]|\\[lgn]e )[^()]*)\)", s):  # y = 2x (x > 0)
