@@ -63,9 +63,10 @@ def name_of(m):
 
 
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|sqrt"
-_COMMANDS = (FUNCTIONS + "|frac|cdot|times|div|infty|pm|mp|binom|overline|dot|lvert|rvert|lfloor|rfloor|lceil"
-             "|rceil|int|sum|prod|lim|to|alpha|beta|gamma|delta|theta|lambda|mu|omega|varphi|phi|rho|sigma|epsilon|eta|xi"
-             "|zeta|tau|kappa|nu|psi|Omega|Phi|Gamma|max|min|det")
+_COMMANDS = FUNCTIONS + (
+    "|frac|cdot|times|div|infty|pm|mp|binom|overline|dot|lvert|rvert|lfloor|rfloor|lceil"
+    "|rceil|int|sum|prod|lim|to|alpha|beta|gamma|delta|theta|lambda|mu|omega|varphi|phi|rho"
+    "|sigma|epsilon|eta|xi|zeta|tau|kappa|nu|psi|Omega|Phi|Gamma|max|min|det")
 _TOKENS = re.compile(
     rf"\\(?:{_COMMANDS})(?![A-Za-z])|(?<![A-Za-z\\])(?:{FUNCTIONS}|max|min|infinity|inf|oo)(?![a-z])"
     r"|(?<![A-Za-z\\])[a-z]{2,3}(?![a-z])|(?<![A-Za-z])[A-Za-z](?![a-z])'*|(?<=[a-z])[A-Z](?![a-z])"
