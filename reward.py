@@ -74,6 +74,7 @@ def judge(claims, verifier):
 
 
 def _reward(c, right, why, seconds, asked, verdict):
+    """CHANGE THE REWARD HERE, as far as it needs no more than text and gold."""
     if asked and not right:
         no = "agrees" if verdict is False else "gave no verdict"
         why = "verifier" if verdict else f"{why}; the verifier {no}"
