@@ -11,7 +11,7 @@ here, before the first step, and named by file and row; `python plan.py data` sa
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
@@ -121,10 +121,6 @@ class Prompt:
     record: Record
     ids: list        # one placeholder per image: what vLLM and the chat template know
     full: list       # every placeholder expanded to its visual tokens: what the model sees
-
-    def continued(self, ids):
-        """The same prompt with the beginning of a response appended."""
-        return replace(self, ids=self.ids + list(ids), full=self.full + list(ids))
 
 
 CUT = "\ufdd0"  # hides a control token; no character, so no text of data has it

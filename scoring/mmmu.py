@@ -179,15 +179,14 @@ def mark(row, rule, judge, kept):
     row["official_luck"] = row["official_random"] / max(1, len(row["options"]))
     row["unparsed"] = float(row["parsed"] is None)
     row["truncated"] = float(row.get("finish") == "length")
-    row["forced"] = float(bool(row.get("forced")))
-    row["format"] = float(kept and not row["forced"])  # a closing of ours is not its own
+    row["format"] = float(kept)
     row["denial"] = float(denies_image(row["response"]))
 
 
 def summary(rows):
     """The dictionary of scores.json from marked rows. All rates are fractions."""
     scores = {**group(rows), "questions": len({row["id"] for row in rows})}
-    for name in ("official_boxed", "official_random", "official_luck", "unparsed", "truncated", "forced",
+    for name in ("official_boxed", "official_random", "official_luck", "unparsed", "truncated",
                  "format", "denial"):
         scores[name] = mean(row[name] for row in rows)
     for name, claim in (("rule_with_denial", 1.0), ("rule_without_denial", 0.0)):
@@ -246,9 +245,8 @@ def tables(scores):
     text = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     for at in (1, -1)[:len(rows) - 1]:
         text.insert(at, "-" * len(text[0]))
-    rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("forced", "thought closed by force"),
-             ("format", "format"), ("denial", "image denied"),
-             ("official_random", "MMMU's parser picks at random")]
+    rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("format", "format"),
+             ("denial", "image denied"), ("official_random", "MMMU's parser picks at random")]
     text += ["", "right answers in %: by our rule, by MMMU's algorithm on the reply, and by the same on the "
              "inside of its last box (on the reply where it has no box)",
              "responses in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),

@@ -88,14 +88,6 @@ def test_greedy_equals_plain_generate(vlm, quick, prompts, model_path):
     assert all(r.ids == ours[i][0].ids for i, g in enumerate(twice) for r in g)
 
 
-def test_continued_prompt(vlm, processor, prompts):
-    """A prompt with the beginning of a response appended goes on as if the sampler had written it."""
-    sampler = TorchSampler(vlm, processor)
-    whole = sampler.generate(prompts[1:2], 1, max_new_tokens=12, temperature=0)[0][0]
-    rest = sampler.generate([prompts[1].continued(whole.ids[:5])], 1, max_new_tokens=7, temperature=0)[0][0]
-    assert rest.ids == whole.ids[5:] and torch.allclose(rest.logp, whole.logp[5:], atol=1e-5)
-
-
 def test_responses_that_ended_are_dropped_by_hand():
     """The picture of Decode.drop. What is left of the cache attends as it did before.
 
