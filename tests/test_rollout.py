@@ -12,7 +12,7 @@ from machinery.parallel import World
 from machinery.run import seed_of
 from model import load
 from pack import Layout, make_pack, make_packs
-from rollout import Rollout, TorchSampler, make_sampler
+from rollout import Rollout, TorchSampler, add_entropy, make_sampler
 from signals import critical_spans
 
 ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model hardly writes the true one
@@ -70,6 +70,16 @@ def test_numbers_are_plain_transformers(vlm, quick, prompts, model_path):
     logp, entropy = plain_forward(plain(model_path), quick, sampled)
     assert torch.allclose(torch.cat([r.logp for g in groups for r in g]), logp, atol=1e-5, rtol=0)
     assert torch.allclose(torch.cat([r.entropy for g in groups for r in g]), entropy, atol=1e-5, rtol=0)
+
+
+def test_entropies_that_are_filled_in_are_the_samplers(vlm, quick, prompts):
+    """As for vLLM, which gives none: of the distribution that was sampled, in several packs."""
+    groups = TorchSampler(vlm, quick).generate(prompts[:4], 2, 20, temperature=0.6, seed=7)
+    known = torch.cat([r.entropy for g in groups for r in g])
+    for g in groups[1:]:
+        g[0].entropy = None
+    add_entropy(groups, vlm, quick, 0.6, max_tokens=90)
+    assert torch.allclose(torch.cat([r.entropy for g in groups for r in g]), known, atol=1e-5, rtol=0)
 
 
 def test_greedy_equals_plain_generate(vlm, quick, prompts, model_path):
