@@ -184,7 +184,8 @@ def _side_by_side(x, y, maths):
 def _expressions(x, y, maths, ordered):
     """Units off, then mathematics"""
     unit, other = (v.items[0].unit if v.kind == "number" else v.mark or None for v in (x, y))
-    fit = not (unit and other and unit[1] and other[1]) or same_dimensions(unit, other)
+    fit = not (unit and other and unit[1] and other[1]) or same_dimensions(unit, other) or (
+        {unit[1], other[1]} == {(("rad", 1),), (("°", 1),)})
     return fit and maths.same_values(x, y)
 
 

@@ -17,6 +17,7 @@ from scoring.numbers import Number, number, rounds_to
 from scoring.values import FUNCTIONS, NAME, ORDER, Value, balanced, label_of, name_of, read
 
 _FUNCTIONS = re.compile(rf"(?<![\\A-Za-z])({FUNCTIONS})(?![a-z])")
+_IMAGINARY = re.compile(r"\dj|[\w}] ?[-+] ?[\d.]+ j")  # 4j, 3 + 4 j; but 2 j alone is a vector, 2\hat{j}
 _TRIG = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _CASE = ConversionConfig(lowercase_symbols=False)
 
@@ -41,7 +42,7 @@ def parse(s):
     if not isinstance(expr, (Expr, MatrixBase)):
         raise ValueError("no expression")
     expr = expr.xreplace({decimal: Rational(str(decimal)) for decimal in expr.atoms(Float)})
-    units = {"i", "j"} if {v.name for v in expr.free_symbols} == {"j"} and re.search(r"\d ?j", s) else {"i"}
+    units = {"i", "j"} if {v.name for v in expr.free_symbols} == {"j"} and _IMAGINARY.search(s) else {"i"}
     expr = expr.subs({v: I for v in expr.free_symbols if v.name in units})
     if expr.has(S.NaN, S.ComplexInfinity):
         raise ValueError("undefined")
@@ -83,10 +84,10 @@ def _unit(value):
 def same_values(x, y):
     """Two Values, numbers or expressions, with or without units"""
     p, q, (unit_p, unit_q) = _number_of(x), _number_of(y), map(_unit, (x, y))
-    if unit_p and unit_q and unit_p[1] and unit_q[1]:
+    if both := unit_p and unit_q and unit_p[1] and unit_q[1]:
         p, q = (v * Rational(u[0].numerator, u[0].denominator) for v, u in ((p, unit_p), (q, unit_q)))
     degrees = [bool(unit) and unit[1] == (("°", 1),) for unit in (unit_p, unit_q)]
-    if degrees[0] != degrees[1] and (q if degrees[0] else p).has(pi):
+    if degrees[0] != degrees[1] and (both or (q if degrees[0] else p).has(pi)):
         p, q = (v * pi / 180 if in_degrees else v for v, in_degrees in zip((p, q), degrees))
     numbers = [v.items[0] if v.kind == "number" else number(v.items[0]) for v in (x, y)]
     return _same(p, q) or any(_rounds(v, n) for v, n in zip((q, p), numbers))

@@ -26,7 +26,7 @@ A1 1 *A *amp *ampere *安 安培; A1s1 1 *C *coulomb 库仑; kg1m2s-3A-1 1 *V *v
 kg1m2s-3A-2 1 *Ω *ohm 欧 欧姆; kg1s-2A-1 1 *T *tesla; kg1m2s-2A-1 1 *Wb weber; kg1m2s-2A-2 1 *H *henry
 mol1 1 *mol mole 摩尔; mol1m-3 1000 *M; K1 1 K kelvin; °1 1 ° degree deg; °C1 1 °C celsius 摄氏度
 °F1 1 °F fahrenheit; rad1 1 rad radian; eV1 1 *eV; cal1 1 *cal; $1 1 $ dollar USD 美元; ¥1 1 ¥ yuan 元 RMB
-¥1 0.1 角; €1 1 € euro; £1 1 £; s-1 1 *Hz *hertz; cent1 1 cent; unit1 1 unit 单位; kg-1m-2s4A2 1 *F *farad
+¥1 0.1 角; €1 1 € euro; £1 1 £; s-1 1 *Hz *hertz; $1 0.01 cent ¢; unit1 1 unit 单位; kg-1m-2s4A2 1 *F *farad
 frame1s-1 1 fps; turn1s-1 1/60 rpm; px1 1 px pixel
 """
 _COUNTED = ("apple orange ball marble coin card book page letter word digit point line side edge face vertex "
@@ -56,8 +56,8 @@ def _units():
 UNITS = _units()
 # glued to a number these are units, and other short ones algebra: 5m is metres, 5mg and 5k are products
 _GLUED = set("m g s L N J W V A K cm mm km dm kg mL ml Hz kW kJ dB °C °F in ft".split())
-_UNIT_TOKEN = re.compile(r" ?(/|\\cdot|\\times|\*|-|per\b)? ?(°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥])"
-                         r" ?(?:\^ ?\{? ?(-?\d) ?\}?)?")
+_UNIT_TOKEN = re.compile(r" ?(/|\\cdot|\\times|\*|-|per\b)? ?(°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}"
+                         r"|[$€£¥¢]) ?(?:\^ ?\{? ?(-?\d) ?\}?)?")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3}
 # what one letter may stand for, and a degree of which scale
 _SAME_DIMENSIONS = [{"A1s1", "°C1"}, {"A2kg-1m-2s4", "°F1"}, {"°1", "°C1"}, {"°1", "°F1"}]

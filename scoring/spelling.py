@@ -12,17 +12,19 @@ _SIGNS = r"""− -;– -;— -;‐ -;⁄ /;× \times ;· \cdot ;⋅ \cdot ;∙ \
 △ \triangle ;Δ \triangle;∅ \emptyset ;√ \sqrt;。 .;、 , ;∶ :;θ \theta ;α \alpha ;β \beta ;γ \gamma ;
 λ \lambda ;ω \omega ;φ \varphi ;ρ \rho;σ \sigma ;μ µ;∥ \parallel ;∦ \nparallel ;⊥ \perp ;∽ \sim ;∼ \sim ;
 ≌ \cong ;≅ \cong ;⊆ \subseteq ;⊂ \subset ;⊙ \odot;º °;˚ °;∘ °;′ ';″ '';’ ';→ \to ;⇒ \Rightarrow ;∵ ;∴ ;
-¬ \neg ;∧ \land ;∨ \lor ;∁ \complement ;～ ~;〜 ~;⌒ \arc;﹣ -;＂ ";▱ \parallelogram ;⟂ \perp ;≡ \equiv """
+¬ \neg ;∧ \land ;∨ \lor ;∁ \complement ;～ ~;〜 ~;⌒ \arc;﹣ -;＂ ";▱ \parallelogram ;⟂ \perp ;≡ \equiv ;
+î i;ĵ j"""
 _UNICODE = str.maketrans({entry[0]: entry[2:] for entry in re.split(";\n?", _SIGNS)}
                          | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""))  # these are not visible
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ"
 _LEVEL = str.maketrans(_RAISED + _LOWERED, 2 * "0123456789-+n")
 _EDGE = r"([^\s\[\](),;][^\[\](),;]*[,;][^\[\](),;]+)"  # "1, 2" of ]1, 2[ and of [1, 2[
 _WRAPPER = (r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname|mbox|boldsymbol|bm"
-            r"|emph|underline|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?")
-_WRAPPED = re.compile(_WRAPPER + r"\{([^{}]*)\}")  # \text{..}, \mathbf{..}: only what is inside counts
+            r"|emph|underline|ce|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?")
+_WRAPPED = re.compile(_WRAPPER + r"\{((?:[^{}]|\{[^{}]*\})*)\}")  # \text{..}: what is inside counts
 _REWRITES = [(re.compile(pattern), to) for pattern, to in (
-    (r"\\\$", "\0"), (r"\$", ""), ("\0", "$"),  # $..$ is mathematics, \$ is money
+    # $..$ is mathematics; \$ is money, and so is a last $ before a number
+    (r"\\\$|(?<![^\s:-])\$(?= ?\d[\d,.]*(?: [a-z ]+)?$)", "\0"), (r"\$", ""), ("\0", "$"),
     (r"(?<!\\)\\[()\[\]]", ""), (r"\*\*([^*]+)\*\*$", r"\1"),
     # how large, how coloured or how visible something is
     (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\.?", ""),
@@ -58,6 +60,11 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"\\(?:overrightarrow|vec) ?(?:\{ ?([A-Z]{2}|[A-Za-z]) ?\}|([A-Za-z]))", r"\\vec{\1\2}"),
     (r"\\(?:overset ?\{?\\frown\}?|wideparen|overparen|widehat) ?\{ ?([A-Z]{2,3}) ?\}"
      r"|(?:\barc |弧) ?([A-Z]{2,3})", r"\\arc \1\2"),
+    # unit vectors, rows of a matrix, 1s^22s^2
+    (r"\\(?:wide)?hat ?(?:\{ ?\\?([ijk])(?:math)? ?\}|\\?([ijk])(?:math)?(?![a-z]))", r" \1\2"),
+    (r"\[ ?\[([^\[\]\"']+(?:\] ?, ?\[[^\[\]\"']+)+)\] ?\]", lambda m: "\\begin{bmatrix}" + re.sub(
+        r"\] ?, ?\[", r"\\\\", m[1]).replace(",", "&") + "\\end{bmatrix}"),
+    (r"(?<=\d[spdf]\^)(\d)(?=[1-7][spdf]\^)", r"{\1}"),
     # one form of powers and indices
     (r"\^ *([-+]?\d+|[A-Za-z])(?![}\d])", r"^{\1}"), (r"(?<!log)_ *(\d+|[A-Za-z])(?![}\d])", r"_{\1}"),
     (r"(?<![\w.^{/])(\d+) ?/ ?(\d+)(?= [A-Za-z\\])", r"\\frac{\1}{\2}"),
@@ -66,7 +73,17 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"(?<![A-Za-z\\_}.^{])(?!(?<=\d)[eExX])([A-Za-z])(\d{1,3})(?![\dA-Za-z.])", r"\1_{\2}"),
     # Chinese words between answers
     (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
-    (r"(?<=\\in) ?R\b", r"(-\\infty,\\infty)"))]
+    (r"(?<=\\in) ?R\b", r"(-\\infty,\\infty)"), (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
+    # whole numbers behind an answer: n of 2n\pi (n \in Z) is as good as k
+    (r"^(.+?) ?(?:[,;]|(?:where|for) |(?=\()) ?(?:where |for )?(\()?([kmn]) ?"
+     r"(?:\\in *Z|is an integer|[为是]整数)(?(2)\))$", lambda m: f"{_renamed(m[1], m[3])}\\in Z"))]
+
+
+def _renamed(s, name):
+    new = name if re.search(r"(?<![A-Za-z\\])k(?![a-z])", s) else "k"
+    return re.sub(rf"(?<![A-Za-z\\]){name}(?![a-z])", new, s) + ", " + new
+
+
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
 _OPENING = re.compile(
     r"^(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my|our) )?(?:(?:(?:final|correct) )?ans(?:wer)?|solution"

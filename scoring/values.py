@@ -180,15 +180,19 @@ def _list(s):
     return several("list", parts, "or" if "or" in said else "".join(said))
 
 
-_ATOM = r"[A-Z][a-z]?(?:_?\{?\d+\}?)?"
+_TERM = re.compile(r"\d*(?:(?:\(?[A-Z][a-z]?\d*(?:\)\d*)?)+[+-]?|e-)")  # 2H2O, Ca(OH)2, SO42-
+_REACTION = re.compile(r"(?!.*_\{1\}).*\+.*")  # with = too: elements, and no index 1 as in R = R_1 + R_2
+_ELEMENT = re.compile(r"^(?=.*[A-Z][_{}\d]*[A-Z]).*[HNO]_?\{?[2-9]|Ag|Al|Ca|Cl|Cu|Fe|Mg|Na|Zn")
+_ARROW = r"\\(?:to|Rightarrow|rightarrow)(?![a-z])"
 
 
 def _sequence(s):
-    parts = cut(s, r"\\(?:to|Rightarrow|rightarrow)(?![a-z])")
-    sides = [[key_of(re.sub("[_{}]", "", term)) for term in cut(part, r"\+(?!$)")] for part in parts]
-    if parts[1:] and all(re.fullmatch(rf"\d*(?:\(?{_ATOM}\)?\d*)+", term) for side in sides for term in side):
-        return Value("sequence", tuple(Value("formula", tuple(sorted(side))) for side in sides))  # a reaction
-    return several("sequence", parts)
+    parts = cut(s, _ARROW + "|=" * bool(_REACTION.fullmatch(s) and _ELEMENT.search(s)))
+    sides = [[key_of(re.sub(r"[_^{}↑↓]|\\(?:up|down)arrow", "", term)) for term in cut(
+        part, r" ?\+ ?(?=[\dA-Z(e])")] for part in parts]
+    if parts[1:] and all(_TERM.fullmatch(term) for side in sides for term in side):
+        return Value("sequence", tuple(Value("formula", tuple(sorted(side))) for side in sides))
+    return several("sequence", cut(s, _ARROW))
 
 
 def _relation(s):
@@ -231,12 +235,17 @@ def _ratio(s):
     return None if words else several("ratio", cut(s, ":"))
 
 
-_FORMULA = re.compile(rf"(?:\(?{_ATOM}\)?(?:_?\{{?\d+\}}?)?)+(?:\^?\{{?\d?\}}?[+-]\}}?)?"
+_INDEX = r"(?:_?\{?\d+\}?)?"
+_FORMULA = re.compile(rf"(?:\(?[A-Z][a-z]?{_INDEX}(?:\){_INDEX})?)+(?:\^?\{{?\d?\}}?[+-]\}}?)?"
                       r"|(?:([A-Za-z])(?i:\1))+")
+
+_ORBITALS = re.compile(r"(?:\[[A-Z][a-z]\] ?|(?=.*\} ?\d))(?:[1-7][spdf][_^]\{\d{1,2}\} ?)+")  # 1s^2 2s^2
 
 
 def _formula(s):
     """Chemistry, genotypes, names such as AB: letters whose case matters, indices with and without _"""
+    if _ORBITALS.fullmatch(s):
+        return Value("formula", tuple(sorted(re.findall(r"\[\w+|\d[spdf]\W*\d+", s.replace("_", "^")))))
     found = len(s) > 1 and _FORMULA.fullmatch(re.sub(r"(?<=[})]) (?=[A-Z(])", "", s))
     return Value("formula", (re.sub(r"[_^{} ]", "", s),)) if found else None
 
