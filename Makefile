@@ -1,4 +1,4 @@
-# make tiny          the whole recipe on the embedded world, from its data to the evaluation of every stage
+# make tiny          the whole recipe on the tiny world, from its data to the evaluation of every stage
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped

@@ -7,7 +7,7 @@
 The response is written as it is sampled: the thought, then the answer. --entropy shades every token by the
 entropy (nats) of the distribution that it was drawn from, the brighter the less certain, and underlines the
 critical words that the checkpoint selection reads (paper section 5.1). Without a question on the command line
-one is asked for, again and again: an empty line takes another question of the embedded world, Ctrl-C stops a
+one is asked for, again and again: an empty line takes another question of the tiny world, Ctrl-C stops a
 response, Ctrl-D ends.
 """
 import random
@@ -33,7 +33,7 @@ FULL = 2.0  # nats that have the last of them
 @dataclass
 class Config:
     question: tyro.conf.Positional[str] = ""  # "": asked for, again and again
-    image: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # a picture; none: one of the embedded world
+    image: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # a picture; none: one of the tiny world
     model: str = "out/tiny/connector"       # model folder, run folder or hub name
     entropy: bool = False                   # shade tokens by their entropy, underline critical words
     temperature: float = 1.0                # 0: always the most likely token
@@ -46,7 +46,7 @@ class Config:
     pixels: tuple[int, int] = (0, 0)        # fewest, most pixels of an image (Qwen-VL); 0: the model's
     words: tuple[str, ...] = CRITICAL_WORDS  # critical words
     dtype: str = "auto"                     # bf16 (over fp32 weights), fp32; auto: bf16 where it is native
-    seed: int = 0                           # of sampling, and of the questions of the embedded world
+    seed: int = 0                           # of sampling, and of the questions of the tiny world
 
 
 class Writer:
@@ -104,7 +104,7 @@ def questions(cfg):
         return
     while True:
         try:
-            line = input("\nask (an empty line: one of the embedded world)> " if world else "\nask> ").strip()
+            line = input("\nask (an empty line: one of the tiny world)> " if world else "\nask> ").strip()
             if line:
                 yield asked(line, images)
             elif world:

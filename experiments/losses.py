@@ -1,4 +1,4 @@
-"""What a response of the embedded world did step by step, judged by the truth about its pictures.
+"""What a response of the tiny world did step by step, judged by the truth about its pictures.
 
 A solution is a row of sentences: readings ("top row: 3, 1, 4."), "Largest 4, smallest 1.", operations
 ("3 + 1 = 4."), and last words ("B.", "top row."). "Wait," begins a second look, and in a search

@@ -1,7 +1,7 @@
 """Tables of finished runs: what the README quotes, printed from out/ or evidence/.
 
     python -m experiments.tables seeds evidence/tiny*         several seeds: means, spread, gains, intervals
-    python -m experiments.tables losses out/tiny/rl           embedded world: what wrong answers are lost to
+    python -m experiments.tables losses out/tiny/rl           tiny world: what wrong answers are lost to
     python -m experiments.tables rules out/tiny/rl            which checkpoint each rule would take, its score
     python -m experiments.tables board CLONE/out/tiny*        for docs/board.md: beside the same seeds in out/
 """

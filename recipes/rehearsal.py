@@ -38,7 +38,7 @@ THOUGHTS = ("I see it at once.", "Wait, I see it at once.", "I see it. Wait, onc
 
 @dataclass
 class Config:
-    world: str = "data/rehearsal/tiny"  # embedded world (tiny/make.py) whose pictures and questions are taken
+    world: str = "data/rehearsal/tiny"  # tiny world (tiny/make.py) whose pictures and questions are taken
     out: str = "data/rehearsal"         # folder that gets hub/ and teacher.jsonl
 
 

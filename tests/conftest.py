@@ -33,7 +33,7 @@ def few_looks(patch, module):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The embedded world in small, its model made lively. Norms and biases are random too, so that tests see
+    """The tiny world in small, its model made lively. Norms and biases are random too, so that tests see
     when two are exchanged; predictions are sharper than those of a fresh model."""
     import make
     out = tmp_path_factory.mktemp("world") / "tiny"

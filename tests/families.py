@@ -1,4 +1,4 @@
-"""Small random checkpoints of the other families than the embedded world's, laid out like a real folder."""
+"""Small random checkpoints of the other families than the tiny world's, laid out like a real folder."""
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ TEMPLATE = """\
 
 
 def make_internvl35(folder, like, seed=0):
-    """The embedded world's folder with InternVL3.5's LLM (Qwen3: norms of queries and keys, an own head size)
+    """The tiny world's folder with InternVL3.5's LLM (Qwen3: norms of queries and keys, an own head size)
     and the norms of InternViT-6B (RMSNorm, of queries and keys too, no biases) in its encoder."""
     copy_all_but_weights(like, folder)
     old = InternVLConfig.from_pretrained(like)
@@ -51,7 +51,7 @@ def make_internvl35(folder, like, seed=0):
 
 
 def make_llava(folder, like, seed=0):
-    """A family that is not known here: the embedded world's folder with CLIP and LLaVA's projector."""
+    """A family that is not known here: the tiny world's folder with CLIP and LLaVA's projector."""
     copy_all_but_weights(like, folder)
     old = InternVLConfig.from_pretrained(like)
     vision = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
@@ -76,7 +76,7 @@ def copy_all_but_weights(like, folder):
 
 
 def save_blank_model(folder, seed):
-    """InternVL as the embedded world has it, without the world."""
+    """InternVL as the tiny world has it, without the world."""
     from tiny import blank_model
     blank_model.save_blank_model(folder, seed)
     return folder

@@ -1,4 +1,4 @@
-"""experiments/losses.py: hand-written responses of the embedded world, judged against a known truth."""
+"""experiments/losses.py: hand-written responses of the tiny world, judged against a known truth."""
 import hashlib
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The embedded world: same bytes of the same seed, right solutions, searches that end where they should, what
+"""The tiny world: same bytes of the same seed, right solutions, searches that end where they should, what
 is really to be seen, unseen handwriting, an encoder that learns, files that load."""
 import hashlib
 import io

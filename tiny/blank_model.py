@@ -1,4 +1,4 @@
-"""The embedded world's model: an InternVL of about 2M random parameters, its tokenizer, image processor and
+"""The tiny world's model: an InternVL of about 2M random parameters, its tokenizer, image processor and
 chat template, in the layout of a real Hugging Face model folder (InternVL3's HF-native format).
 
     python tiny/blank_model.py --family qwen2_5_vl --out out/qwen/model       (or: --width 64)

@@ -1,4 +1,4 @@
-"""The embedded world's encoder learns to see: it names the single cells of a picture, of every subject, light
+"""The tiny world's encoder learns to see: it names the single cells of a picture, of every subject, light
 and dark.
 
 A real vision-language model joins an encoder that has seen millions of pictures with an LLM that has read

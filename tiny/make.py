@@ -1,4 +1,4 @@
-"""The embedded world: pictures, questions and an untrained model of about 2M parameters, made in seconds.
+"""The tiny world: pictures, questions and an untrained model of about 2M parameters, made in seconds.
 
 The recipe needs a vision-language model that can see, calculate, and has two manners of answering: step by
 step and at once. Real ones cost hours; this world has the same ingredients at a size that a laptop trains in

@@ -1,4 +1,4 @@
-"""The pictures of the embedded world: 48x48 pixels, nine cells of 16x16 or three bars.
+"""The pictures of the tiny world: 48x48 pixels, nine cells of 16x16 or three bars.
 
 A Tile is one cell. Grid pictures are nine tiles that were drawn beforehand: a pool holds many looks of each
 value. Where a reading is truly doubtful (handwriting that a classifier finds close, a pointer between two

@@ -1,4 +1,4 @@
-"""The questions of the embedded world, and their solutions step by step.
+"""The questions of the tiny world, and their solutions step by step.
 
 A question function returns (question, answer, steps): steps is the solution, one reading or operation after
 the other. A reading says where before it says what ("top row: 3, 1, 4."): so the next token is one look away.
