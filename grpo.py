@@ -255,7 +255,7 @@ def collect(s, cfg, step):
         if why := next((lost for lost, _ in everyone if lost), ""):
             if step > s.run.step:
                 s.run.save(step, s.vlm, s.optimizer, s.world)
-            raise Refused(f"{why}\nStep {step} is saved: start the server and run the same command again.")
+            raise Refused(f"{why}\nAll {step} steps are saved: start the server, run the same command again.")
         if all(enough for _, enough in everyone):
             break
     if cfg.dynamic_sampling:

@@ -84,8 +84,6 @@ class TorchSampler:
     """Samples with the trainer's own modules in one process; under torchrun each process holds a whole
     replica, because ranks sample different lengths and would wait for each other in FSDP's collectives."""
 
-    exact = True  # same modules, same numbers as the trainer: no importance correction is needed
-
     def __init__(self, vlm, processor, batch=512, world=None):
         self.vlm, self.processor, self.batch = vlm, processor, batch
         self.replica = world is not None and world.size > 1
@@ -318,8 +316,6 @@ class VLLMSampler:
     """vLLM inside the trainer's process. Its engine, and the checks that keep it equal to the trainer, are in
     machinery/vllm_engine.py. It computes no entropies: Rollout.entropy is None, and add_entropy fills it
     in."""
-
-    exact = False  # other kernels, other rounding: grpo.py truncates importance weights (--is_clip)
 
     def __init__(self, vlm, processor, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
         if chosen(processor.config):

@@ -63,7 +63,8 @@ def check_flags(cfg):
     out = getattr(cfg, "out", "")
     for name, value in vars(cfg).items():
         if isinstance(value, (int, float)):
-            least, most = (0 if name not in ABOVE_ZERO else 1e-12), (1 if name in SHARES else sys.maxsize)
+            share = name in SHARES or name == "warmup" and isinstance(value, float)  # of the steps, in sft.py
+            least, most = (0 if name not in ABOVE_ZERO else 1e-12), (1 if share else sys.maxsize)
             if not least <= value <= most:
                 raise Refused(f"--{name} {value}: it must be {'above' if least else 'at least'} 0"
                               f"{', at most 1' * (most == 1)}")

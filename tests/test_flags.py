@@ -42,6 +42,8 @@ def test_numbers_that_make_no_sense_are_refused(flags):
 def test_defaults_make_sense_and_the_input_is_not_the_output(tmp_path):
     for stage in (grpo, sft, connector_tune):
         check_flags(stage.Config())
+    with pytest.raises(Refused, match="--warmup 100.0: it must be at least 0, at most 1"):
+        check_flags(sft.Config(warmup=100.0))
     (tmp_path / "a").touch()
     with pytest.raises(Refused, match="this is the --data of the same command"):
         check_flags(sft.Config(data=str(tmp_path / "a"), out=str(tmp_path / "a")))
