@@ -32,7 +32,7 @@ stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 .SECONDARY:
 
 tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/evaluated
-	$(PY) -m experiments.tables losses $(STAGES:%=$(T)/%) --world $(W)
+	$(PY) -m experiments.tables losses $(STAGES:%=$(T)/%)
 	$(PY) -m experiments.tables rules $(T)/rl
 	$(PY) report.py table $(T)
 	cat $(T)/times.tsv
@@ -40,9 +40,6 @@ tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/evaluated
 seeds:
 	for seed in $(SEEDS); do $(MAKE) tiny SEED=$$seed || exit 1; done
 	$(PY) -m experiments.tables seeds $(FOLDERS)
-	for stage in $(STAGES); do \
-		$(PY) -m experiments.tables losses --together $$(for f in $(FOLDERS); do echo $$f/$$stage; done) \
-			|| exit 1; done
 	$(PY) -m experiments.tables rules $(FOLDERS:%=%/rl)
 
 $(W)/world.json: .venv/ready
