@@ -8,7 +8,7 @@ import torch
 from experiments.lab import (
     QUESTIONS, Row, arms, beyond, compared, flags_of, logged, measured, once, rl_arms, series)
 from experiments.qformer import imitate
-from experiments.rules import INDICATORS, read_selection
+from experiments.rules import INDICATORS, RULES, read_selection
 from machinery.files import new_folder, read_json, read_jsonl
 from machinery.intervals import pooled
 from model import load
@@ -417,21 +417,15 @@ def rules(seeds):
                  **{**QUESTIONS, "data": seed.world / "mmmu", "runs": 1})
         found.append(list(map(read_selection, runs)))
 
-    def lost(run, key):
-        """(what the chosen checkpoint has more than that of a rule, all subjects; its error)"""
-        difference, error = run.beyond_chosen(run.best() if key == "best" else run.taken()[key])
-        return -difference, error or 0.0  # the same checkpoint: no error
-
     rows = []
-    for key, name in {**INDICATORS, "best": "the best in hindsight"}.items():
-        if key != "critical_entropy":
-            row = Row("critical entropy", name, "all", *("cannot choose", "higher") * (key == "reward"))
-            for runs in found:
-                value, error = pooled(*zip(*(lost(run, key) for run in runs)))
-                row.values.append(value)
-                row.errors.append(error)
-                row.levels.append(mean(run.checkpoints[run.chosen]["result"]["all"] for run in runs))
-            rows.append(row)
+    for rule, name in [*RULES.items()][1:]:  # the first is what was chosen
+        row = Row("critical entropy", name, "all", *("cannot choose", "higher") * (rule == "reward"))
+        for runs in found:
+            value, error = pooled(*zip(*(run.beyond_chosen(rule) for run in runs)))
+            row.values.append(-value)
+            row.errors.append(error)
+            row.levels.append(mean(run.checkpoints[run.chosen]["all"] for run in runs))
+        rows.append(row)
     for key, name in INDICATORS.items():  # Spearman's correlation, mean of the runs that have one
         known = [[rho for run in runs if (rho := run.correlation(key)) is not None] for runs in found]
         values = [mean(of_seed) if of_seed else 0.0 for of_seed in known]  # what never changes tracks nothing

@@ -1,7 +1,7 @@
 """What wrong answers of the tiny world are lost to, judged by the truth about its pictures.
 
-A solution is a row of sentences. Two kinds are looked at: readings ("top row: 3, 1, 4.", of which "Wait, 3, 1,
-5." is a second look) and operations ("3 + 1 = 4."). truth.json of a world holds every reading that can be
+A solution is a row of sentences. Two kinds are looked at: readings ("top row: 3, 1, 4.", and "Wait, 3, 1, 5."
+is a second look at it) and operations ("3 + 1 = 4."). truth.json of a world holds every reading that can be
 made: {question: {"kind", "looks": {name: values}}}.
 """
 import hashlib

@@ -11,47 +11,33 @@ from machinery.tables import percent, points, print_table
 INDICATORS = {"critical_entropy": "critical entropy", "entropy": "entropy of all tokens",
               "entropy_high": "share of high-entropy tokens", "reward": "reward", "low_loss": "lowest loss",
               "step": "last", "accuracy": "validation"}  # what each rule takes the highest of
+RULES = {**INDICATORS, "all": "the best in hindsight"}
 
 
 @dataclass(eq=False)
 class Selection:
     """One run: its checkpoints in order, and what was chosen."""
     run: str
-    checkpoints: dict  # step: what entropy_select.py measured, "reward", "low_loss" and its score: "result"
+    checkpoints: dict  # step: what entropy_select.py measured, "reward", "low_loss", and "all": its accuracy
     scores: dict       # step: scores.json of its evaluation
     chosen: int        # the step that entropy_select.py took
-    by_entropy: bool   # False: too few critical words, validation accuracy chose
     min_count: int     # with fewer critical words a checkpoint's entropy says nothing
 
-    def taken(self):
-        """{indicator: the step with its highest value, the later one of equals}"""
-        steps = {"critical_entropy": self.chosen}
-        for key in INDICATORS:
-            known = [(c[key], step) for step, c in self.checkpoints.items() if c[key] is not None]
-            if key not in steps and known:
-                steps[key] = max(known)[1]
-        return steps
+    def taken(self, rule):
+        """The step with the highest value, the later one of equals"""
+        known = [(c[rule], step) for step, c in self.checkpoints.items() if c[rule] is not None]
+        return self.chosen if rule == "critical_entropy" or not known else max(known)[1]
 
-    def best(self):
-        """The step that scores highest on the evaluation set."""
-        return max((c["result"]["all"], step) for step, c in self.checkpoints.items())[1]
-
-    def beyond_chosen(self, step):
-        """(difference of the mean over all subjects to the chosen checkpoint, its standard error)"""
-        more = gain(self.scores[self.chosen], self.scores[step], (self.run, self.run))
-        return more["all"], more["all_se"]
-
-    def was_right(self):
-        """Is the chosen one the best, or is their difference within its interval of 95%?"""
-        difference, error = self.beyond_chosen(self.best())
-        return difference <= 1.96 * (error or 0)
+    def beyond_chosen(self, rule):
+        """(what the rule's checkpoint has more than the chosen one, mean over all subjects; its error)"""
+        more = gain(self.scores[self.chosen], self.scores[self.taken(rule)], (self.run, self.run))
+        return more["all"], more["all_se"] or 0.0
 
     def correlation(self, key):
         """Spearman's between an indicator and the score on the evaluation set, over the checkpoints."""
-        rows = [c for c in self.checkpoints.values() if c[key] is not None]
-        if key == "critical_entropy":
-            rows = [c for c in rows if c["count"] >= self.min_count]
-        return spearman([c[key] for c in rows], [c["result"]["all"] for c in rows])
+        rows = [c for c in self.checkpoints.values() if c[key] is not None
+                and (key != "critical_entropy" or c["count"] >= self.min_count)]
+        return spearman([c[key] for c in rows], [c["all"] for c in rows])
 
 
 def read_selection(run):
@@ -64,46 +50,23 @@ def read_selection(run):
             raise Refused(f"{path} is not there. This makes it, with the flags of your other evaluations:\n"
                           f"python eval_mmmu.py --model {run} --checkpoints --out {run}/eval_steps")
         scores[step] = read_json(path)
-        checkpoints[step] = {**row, "result": stage_result(scores[step])}
+        checkpoints[step] = {**row, "all": stage_result(scores[step])["all"]}
         for key, metric, sign in (("reward", "reward", 1), ("low_loss", "loss", -1)):
             # of the steps that led from the checkpoint before to this one
             values = [m[metric] for m in steps if first < m["step"] <= step and m.get(metric) is not None]
-            checkpoints[step][key] = sign * sum(values) / len(values) if values else None
+            checkpoints[step][key] = sign * mean(values) if values else None
         first = step
-    return Selection(str(run), checkpoints, scores, about["chosen"], about["rule"] == "critical_entropy",
-                     about["min_count"])
+    return Selection(str(run), checkpoints, scores, about["chosen"], about["min_count"])
 
-
-# ------------------------------------------------------------------------------------------------- printing
 
 def print_rules(runs):
-    """What each rule takes in each run, and whether what was chosen is as good as the best."""
-    taken, lines = [run.taken() for run in runs], []
-    for key, name in INDICATORS.items():
-        steps = [(run, step[key]) for run, step in zip(runs, taken) if key in step]
-        for run, step in steps:
-            more = "the chosen" if step == run.chosen else points(*run.beyond_chosen(step))
-            lines.append([name, run.run, step, *scored([run.checkpoints[step]]), more])
-        if len(runs) > 1 and steps:
-            more = pooled(*zip(*(run.beyond_chosen(step) for run, step in steps)))
-            lines.append([name, f"mean of {len(steps)}", "",
-                          *scored([run.checkpoints[step] for run, step in steps]), points(*more)])
-    print_table(["rule", "run", "step", "maths %", "others %", "all %", "minus the chosen (95%)"], lines)
-    lines = [[name.replace("last", "step"), *(digits(run.correlation(key)) for run in runs)]
-             for key, name in INDICATORS.items()]
-    print_table(["Spearman's rho with all %", *(run.run for run in runs)], lines)
-    for run in runs:
-        counts, best = [c["count"] for c in run.checkpoints.values()], run.best()
-        print(f"{run.run}: step {run.chosen} was chosen by {'entropy' if run.by_entropy else 'validation'} "
-              f"({min(counts)} to {max(counts)} critical words). Best on the evaluation set: step {best}, "
-              f"{points(*run.beyond_chosen(best))}: {'right' if run.was_right() else 'wrong'}.")
-
-
-def scored(checkpoints):
-    """Accuracy in maths, the others and all: means of these checkpoints"""
-    values = [[c["result"][key] for c in checkpoints] for key in ("maths", "others", "all")]
-    return [percent(None if None in v else mean(v)) for v in values]
-
-
-def digits(value):
-    return "-" if value is None else f"{value:.2f}"
+    """A line for each rule; steps and correlations are those of the runs, one after the other."""
+    lines = []
+    for rule, name in RULES.items():
+        steps = [run.taken(rule) for run in runs]
+        accuracy = mean(run.checkpoints[step]["all"] for run, step in zip(runs, steps))
+        more = pooled(*zip(*(run.beyond_chosen(rule) for run in runs)))
+        rho = [run.correlation(rule) for run in runs]
+        lines.append([name, " ".join(map(str, steps)), percent(accuracy), points(*more),
+                      " ".join("-" if r is None else f"{r:.2f}" for r in rho)])
+    print_table(["rule", "steps", "accuracy %", "minus critical entropy's (95%)", "Spearman's rho"], lines)

@@ -45,7 +45,7 @@ def test_what_the_stages_gained():
     for column, (one, two) in ((0, ("cold_start", "rl")), (2, ("rl", "connector"))):
         rows = gains_of_runs([run[two]["gains"][one] for run in RUNS])
         assert {row[0] for row in rows} == set(table)
-        for name, points, interval, _, smallest, largest, _ in rows:
+        for name, points, interval, smallest, largest in rows:
             assert table[name][column:column + 2] == [f"{points} ({interval})", f"{smallest} to {largest}"]
 
 

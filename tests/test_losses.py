@@ -55,7 +55,8 @@ def test_the_command_prints_its_table(tmp_path, capsys):
     about = {"source": str(world / "mmmu"), "files": {"a.parquet": hashlib.sha256(b"questions").hexdigest()}}
     (run / "eval" / "data.json").write_text(json.dumps(about))
     given = {"run": 1, "question_type": "open", "answer": "1", "mode": "think", "options": []}
-    rows = [{**row("grid", RIGHT), **given}, {**row("grid", "I see it at once."), **given, "run": 2, "answer": "2"}]
+    rows = [{**row("grid", RIGHT), **given},
+            {**row("grid", "I see it at once."), **given, "run": 2, "answer": "2"}]
     (run / "eval" / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     losses.print_losses([str(run)])
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-2].split("|")[1:-1]]
