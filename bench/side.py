@@ -1,10 +1,8 @@
 """One side of a comparison: a process that works whenever a line comes in, and tells its times.
 
-Started by bench/compare.py, several at a time, which then work in turn: `ours` and `trl` with the tasks grpo
-and sft; ours alone with the tasks tiny (a step of `make tiny`) and parts (a step of stage 3). All read the
-folder that bench/workload.py made. Ours is grpo.py and sft.py themselves, which only wait in front of
-each measurement; TRL's trainers are asked for the same: AdamW, no checkpointing of activations, on-policy,
-the same lengths.
+Started by bench/compare.py, several at a time, which then work in turn on the folder that bench/workload.py
+made. Ours is grpo.py and sft.py themselves, which only wait in front of each measurement; TRL's trainers are
+asked for the same: AdamW, no checkpointing of activations, on-policy, the same lengths.
 """
 import json
 import os
@@ -12,7 +10,6 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,18 +24,20 @@ BATCH, BLOCK = 16, 8  # rows of an SFT step, steps of a measurement
 @dataclass
 class Config:
     side: tyro.conf.Positional[str]     # ours or trl
-    task: tyro.conf.Positional[str]     # grpo, sft, tiny or parts
+    task: tyro.conf.Positional[str]     # grpo or sft
+    setting: tyro.conf.Positional[str]  # of bench.workload
+    dtype: tyro.conf.Positional[str]
     folder: tyro.conf.Positional[Path]  # with model/ and rows.jsonl
-    setting: str = "short"              # of bench.workload
-    dtype: str = "fp32"
-    train: tuple[str, ...] = ("encoder", "connector", "llm")  # of task parts
-    prompts: int = 16                   # of task tiny, each with 16 samples
     steps: int = 7                      # measurements before the process ends by itself
+
+    def own_folder(self):
+        """Two sides may do the same in another precision: each writes to a folder of its own."""
+        return str(self.folder / str(os.getpid()))
 
 
 class Line:
-    """The talk with compare.py: `wait` for a line, `tell` a dictionary. All else that is printed is thrown
-    away."""
+    """The conversation with compare.py: `wait` for a line, `tell` a dictionary. All else that is printed is
+    thrown away."""
 
     def __init__(self):
         self.out = os.fdopen(os.dup(1), "w")
@@ -53,17 +52,14 @@ class Line:
         self.out.flush()
 
 
-def own_folder(cfg):
-    """Two sides may do the same in another precision: each writes to a folder of its own."""
-    return str(cfg.folder / str(os.getpid()))
-
-
 # ------------------------------------------------------------------------------------------------------- ours
 
 def our_grpo(cfg, line):
     import grpo
+    from machinery.run import Run
     from reward import Reward
-    s, make_processor = SETTINGS[cfg.setting], grpo.Processor
+    s, make_processor, collect, log = SETTINGS[cfg.setting], grpo.Processor, grpo.collect, Run.log
+    waited = 0.0
 
     def without_end(*args, **more):
         processor = make_processor(*args, **more)
@@ -74,45 +70,27 @@ def our_grpo(cfg, line):
         for r in rollouts:
             r.reward = Reward(1.0, 1.0, pay(r.text), None, "bench")
 
-    grpo.Processor, grpo.set_rewards = without_end, rewarded
-    train_when_asked(line, grpo.Config(
-        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=own_folder(cfg),
+    def when_asked(*args):
+        nonlocal waited
+        begin = time.time()
+        line.wait()
+        waited = time.time() - begin  # the step's clock was running
+        return collect(*args)
+
+    def told(run, step, m):
+        line.tell(step=m["time_step"] - waited, sample=m["time_sample"] - waited,
+                  reward=m["time_reward"], update=m["time_update"])
+        log(run, step, m)
+
+    grpo.Processor, grpo.set_rewards, grpo.collect, Run.log = without_end, rewarded, when_asked, told
+    grpo.train(grpo.Config(
+        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=cfg.own_folder(),
         prompts=s.prompts, samples=s.samples, max_new_tokens=s.tokens, steps=cfg.steps, save_every=cfg.steps,
         dtype=cfg.dtype, max_tiles=1))
 
 
-def our_tiny(cfg, line):
-    """A step of `make tiny`, with its model, data and flags, that samples from the model behind RL: its
-    responses are longer than in the beginning."""
-    import grpo
-    train_when_asked(line, grpo.Config(
-        model="out/tiny/rl", data="data/tiny/rl.jsonl", prompts=cfg.prompts, samples=16, lr=1e-4,
-        max_new_tokens=160, steps=cfg.steps, save_every=cfg.steps, out=own_folder(cfg)))
-
-
-def train_when_asked(line, settings):
-    import grpo
-    from machinery.run import Run
-    collect, log, waited = grpo.collect, Run.log, [0.0]
-
-    def when_asked(*args):
-        begin = time.time()
-        line.wait()
-        waited[0] = time.time() - begin  # the step's clock was running
-        return collect(*args)
-
-    def told(run, step, m):
-        line.tell(step=m["time_step"] - waited[0], sample=m["time_sample"] - waited[0],
-                  reward=m["time_reward"], update=m["time_update"])
-        log(run, step, m)
-
-    grpo.collect, Run.log = when_asked, told
-    grpo.train(settings)
-
-
-def our_sft(cfg, line, **more):
-    """BLOCK supervised steps. The first measurement has what comes before them in it, too: loading, and the
-    kept features of task parts."""
+def our_sft(cfg, line):
+    """BLOCK supervised steps a measurement. The first has what comes before them in it, too."""
     import sft
     from machinery.run import Run
     log, begin = Run.log, 0.0
@@ -130,12 +108,11 @@ def our_sft(cfg, line, **more):
 
     Run.log = told
     rows = sum(1 for _ in open(cfg.folder / "rows.jsonl"))
-    settings = sft.Config(
-        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), train=cfg.train,
-        out=own_folder(cfg), batch=BATCH, dtype=cfg.dtype, max_tiles=1, save_every=cfg.steps * BLOCK,
-        epochs=cfg.steps * BLOCK * BATCH / rows)
     when_asked()
-    sft.train(settings, **more)
+    sft.train(sft.Config(
+        model=str(cfg.folder / "model"), data=str(cfg.folder / "rows.jsonl"), out=cfg.own_folder(),
+        batch=BATCH, dtype=cfg.dtype, max_tiles=1, save_every=cfg.steps * BLOCK,
+        epochs=cfg.steps * BLOCK * BATCH / rows))
 
 
 # -------------------------------------------------------------------------------------------------------- TRL
@@ -163,10 +140,10 @@ def processor_of(folder):
 
 def arguments(cfg, **more):
     return dict(
-        output_dir=own_folder(cfg), bf16=cfg.dtype == "bf16", fp16=False, report_to=[],
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, logging_steps=10 ** 6,
-        lr_scheduler_type="constant", learning_rate=1e-6, model_init_kwargs={"dtype": "float32"}, **more)
+        output_dir=cfg.own_folder(), bf16=cfg.dtype == "bf16", fp16=False, report_to=[],
+        use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, save_strategy="no",
+        disable_tqdm=True, logging_steps=10 ** 6, lr_scheduler_type="constant", learning_rate=1e-6,
+        model_init_kwargs={"dtype": "float32"}, **more)
 
 
 def trl_grpo(cfg, line):
@@ -234,9 +211,7 @@ def trl_sft(cfg, line):
                                    max_length=None))).train()
 
 
-WORK = {"ours grpo": our_grpo, "ours sft": our_sft, "ours tiny": our_tiny,
-        "ours parts": partial(our_sft, features_gib=4.0), "trl grpo": trl_grpo, "trl sft": trl_sft}
-
 if __name__ == "__main__":
     cfg = tyro.cli(Config, description=__doc__)
-    WORK[f"{cfg.side} {cfg.task}"](cfg, Line())
+    work = {"ours": {"grpo": our_grpo, "sft": our_sft}, "trl": {"grpo": trl_grpo, "sft": trl_sft}}
+    work[cfg.side][cfg.task](cfg, Line())

@@ -10,7 +10,7 @@ import tyro
 import grpo
 import pack
 import plan
-from bench import compare, gpu_check, table, workload
+from bench import compare, gpu_check, workload
 from data import Processor
 from grpo import load_prompts
 import pack as attention
@@ -34,15 +34,15 @@ def test_results_become_tables(tmp_path, capsys):
     results = {
         "machine": {"cpu": "a processor", "threads": 2, "command": "python -m bench.compare"},
         "GRPO long fp32": compare.judged(rows(2.0, update=1.5), rows(8.0, update=7.0)),
-        "supervised step, connector": compare.alone(rows(0.25, 0.5, 0.25))}
-    table.write_table(results, tmp_path / "results.json")
+        "SFT short fp32": compare.judged(rows(0.25, 0.5, 0.25), rows(0.5))}
+    compare.write_table(results, tmp_path / "results.json")
     text = (tmp_path / "results.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip() and "a processor" in text
     lines = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
              for line in text.splitlines() if line.startswith("|")}
     assert lines["GRPO long fp32"] == [
         "2.00 / 8.00", "4.00", "0%", "", "1.50 / 7.00", "0.20 / 0.80"]
-    assert lines["supervised step, connector"] == ["0.25", "", "100%", "", "", "0.05"]
+    assert lines["SFT short fp32"] == ["0.25 / 0.50", "2.00", "100%", "", "", "0.05 / 0.05"]
 
 
 def test_flops_of_packs(tmp_path):
