@@ -52,14 +52,10 @@ class Config:
     val: int = 500  # validation rows, half of them Math, most of them searches, handwriting of its own
     math_test: int = 400  # evaluation questions in Math, handwriting unseen in training and validation
     other_test: int = 200  # evaluation questions in each other subject
-    steps_share: float = 0.5  # share of step-by-step solutions in base, cold_start; the others answer at once
-    connector_steps_share: float = 1.0  # the same for connector
-    dark_before: float = 0.1  # share of dark pictures in captions, base and cold_start, but in Math
-    dark_breadth: float = 0.5  # the same in connector and connector_val
-    dark_test: float = 0.2  # the same in the evaluation
-    think_empty: str = "I see it at once."  # the whole thought of a solution without steps
 
 
+# share of dark pictures, but in Math: in captions, base and cold_start; in connector's; in the evaluation
+DARK_BEFORE, DARK_BREADTH, DARK_TEST = 0.1, 0.5, 0.2
 
 # ------------------------------------------------------------------------------------------------- sets
 
@@ -108,20 +104,20 @@ def make_sets(cfg):
                 for subject, kinds in KINDS.items()}  # a selection needs many critical words
     test = ["Math"] * cfg.math_test + list(OTHERS) * cfg.other_test
     plan = {  # name: handwriting, questions a picture, subjects, and what differs
-        "base": ("train", 4, mix(cfg.base, 0.4), {"dark": cfg.dark_before}),
-        "cold_start": ("train", 2, mix(cfg.cold_start, 0.4), {"dark": cfg.dark_before}),
+        "base": ("train", 4, mix(cfg.base, 0.4), {"dark": DARK_BEFORE}),
+        "cold_start": ("train", 2, mix(cfg.cold_start, 0.4), {"dark": DARK_BEFORE}),
         "rl": ("rl", 2, mix(cfg.rl, 1.0), {}),
         "rl_hard": ("rl", 2, mix(cfg.rl_hard, 1.0), {"kinds": HARD}),
-        "connector": ("train", 2, mix(cfg.connector, 1 / 6), {"dark": cfg.dark_breadth}),
-        "connector_val": ("val", 2, mix(cfg.connector_val, 1 / 6), {"dark": cfg.dark_breadth}),
+        "connector": ("train", 2, mix(cfg.connector, 1 / 6), {"dark": DARK_BREADTH}),
+        "connector_val": ("val", 2, mix(cfg.connector_val, 1 / 6), {"dark": DARK_BREADTH}),
         "val": ("val", 1, mix(cfg.val, 0.5), {"kinds": searches}),
-        "mmmu": ("test", 1, test, {"dark": cfg.dark_test})}
+        "mmmu": ("test", 1, test, {"dark": DARK_TEST})}
     for name, (part, per_image, subjects, more) in plan.items():
         sets[name] = make_rows(random.Random(f"{cfg.seed} {name}"), pools[part], subjects, per_image, **more)
     rng, hard = random.Random(f"{cfg.seed} captions"), SUBJECTS[:3]  # to read: handwriting, bars, dots
     captions = []
     for subject in ((*SUBJECTS, *hard)[i % 9] for i in range(cfg.captions + cfg.base_captions)):
-        dark = subject != "Math" and rng.random() < cfg.dark_before
+        dark = subject != "Math" and rng.random() < DARK_BEFORE
         captions.append(caption(rng, make_scene(rng, pools["train"], subject, dark)))
     sets["captions"] = captions[:cfg.captions] + [sums(rng) for _ in range(cfg.sums)]
     sets["base"] = [*sets["base"], *captions[cfg.captions:]]
@@ -189,28 +185,12 @@ def write_mmmu(folder, rows):
     (folder.parent / "truth.json").write_text(json.dumps(true))
 
 
-def write_sets(cfg, folder, sets):
-    for name, rows in sets.items():
-        rng = random.Random(f"{cfg.seed} {name} solutions")
-        share = cfg.steps_share if name in ("base", "cold_start") else cfg.connector_steps_share
-        thinking = name not in ("captions", "base")
-        for row in rows if name not in ("rl", "rl_hard", "mmmu") else ():
-            row["solution"] = solution(rng, row, share, thinking, cfg.think_empty)
-        if name == "mmmu":
-            write_mmmu(folder / "mmmu", rows)
-        else:
-            write_jsonl(folder, name, rows)
-
-
 def make(cfg):
     """A world that exists is whole: it gets its name when it is complete."""
     out, wanted = Path(cfg.out), {k: v for k, v in asdict(cfg).items() if k != "out"}
     if out.exists():
-        note = out / "world.json"
-        made = json.loads(note.read_text()) if note.exists() else {}
-        changed = [f"{k}={made.get(k)!r} instead of {v!r}" for k, v in wanted.items() if made.get(k) != v]
-        if changed:
-            sys.exit(f"\n{out} exists, made with {', '.join(changed)}. Remove it, or give another --out.")
+        if json.loads((out / "world.json").read_text()) != wanted:
+            sys.exit(f"\n{out} was made with another seed or sizes. Remove it, or give another --out.")
         print(f"{out} exists, made with the same seed and sizes: nothing to do.")
         return
     part = out.with_name(out.name + ".part")
@@ -218,7 +198,15 @@ def make(cfg):
     part.mkdir(parents=True)
     print("making the world: half a minute")
     sets = make_sets(cfg)
-    write_sets(cfg, part, sets)
+    write_mmmu(part / "mmmu", sets["mmmu"])
+    for name, rows in sets.items():
+        rng = random.Random(f"{cfg.seed} {name} solutions")
+        for row in rows if name not in ("rl", "rl_hard", "mmmu") else ():
+            # half of the solutions of base and cold_start answer at once
+            row["solution"] = solution(rng, row, 0.5 if name in ("base", "cold_start") else 1.0,
+                                       thinking=name not in ("captions", "base"))
+        if name != "mmmu":
+            write_jsonl(part, name, rows)
     parameters = save_blank_model(part / "model", cfg.seed)
     (part / "world.json").write_text(json.dumps(wanted, indent=1))
     part.rename(out)

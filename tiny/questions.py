@@ -44,10 +44,21 @@ KINDS = {  # subject: {kind: weight}
                   "two_images": 6, "image_options": 2},
 }
 HARD = {"Math": {"diff_sums": 25, "sum_two_lines": 25, "which_of_six": 50}}  # of rl_hard: longer searches
+AT_ONCE = "I see it at once."  # the whole thought of a solution without steps
 GUESS = 12  # how a glance guides the order of tries: a line off by so much more is e times less often next
 
 
 # ------------------------------------------------------------------------------------------------- readings
+
+def named_tiles(scene):
+    """{name of a reading: its tiles} of all that can be read in a picture."""
+    if scene.subject == "Economics":
+        several, single = {"bars": (0, 1, 2), **PAIRS}, BARS
+    else:
+        several, single = {**LINES, "corner": (0, 2, 6, 8)}, PLACES
+    return {name: [scene.tiles[i] for i in at] for name, at in several.items()} | {
+        name: [tile] for name, tile in zip(single, scene.tiles)}
+
 
 def look(tile):
     """What is read of a cell or a bar."""
@@ -67,8 +78,9 @@ def mistaken(rng, tiles):
 
 
 def read(rng, tiles, name):
-    """The tiles one by one. Where one is doubtful they are read twice; the first reading may be mistaken."""
-    text, doubtful = listed(map(look, tiles)), mistaken(rng, tiles)
+    """The tiles of a name one by one. Where one is doubtful they are read twice; the first reading may be
+    mistaken. tiles: named_tiles"""
+    text, doubtful = listed(map(look, tiles[name])), mistaken(rng, tiles[name])
     if doubtful is None:
         return f"{name}: {text}"
     first = listed(map(look, doubtful)) if rng.random() < 0.5 else text
@@ -96,13 +108,13 @@ def values_of(tiles):
 
 def sum_of(rng, tiles, name):
     """(answer, steps)"""
-    steps, total = add(values_of(tiles))
+    steps, total = add(values_of(tiles[name]))
     return total, f"{read(rng, tiles, name)} {steps}"
 
 
 def range_of(rng, tiles, name):
     """(answer, steps): how far apart the largest and the smallest are."""
-    high, low = max(values_of(tiles)), min(values_of(tiles))
+    high, low = max(values_of(tiles[name])), min(values_of(tiles[name]))
     steps, answer = difference(high, low)
     return answer, f"{read(rng, tiles, name)} Largest {high}, smallest {low}. {steps}"
 
@@ -139,88 +151,79 @@ def attempt(tiles, name, goal):
     return f"{name}: {listed(map(look, tiles))} {steps} {difference(total, goal)[0]}"
 
 
-# ------------------------------------------------------------------------------------------ questions: grids
+# ------------------------------------------------------------------------------------------------- questions
 
 def ask_grid(rng, scenes, kind):
     """Questions on a grid of cells."""
-    noun, tiles = NOUN[scenes[0].subject], scenes[0].tiles
-    line, other_line = rng.sample(sorted(LINES), 2)
-    if set(LINES[line]) & set(LINES[other_line]):  # take two lines without a common cell
-        line, other_line = rng.sample(ROWS, 2)
+    noun, tiles = NOUN[scenes[0].subject], named_tiles(scenes[0])
+    line, other = rng.sample(sorted(LINES), 2)
+    if set(LINES[line]) & set(LINES[other]):  # take two lines without a common cell
+        line, other = rng.sample(ROWS, 2)
     one, two = rng.sample(PLACES, 2)
-    cells, other_cells = ([tiles[i] for i in LINES[name]] for name in (line, other_line))
     if kind == "read":
-        cell = tiles[PLACES.index(one)]
-        return f"What is the {one} {noun}?", cell.value, read(rng, [cell], one)
+        return f"What is the {one} {noun}?", tiles[one][0].value, read(rng, tiles, one)
     if kind == "sum_line":
-        return f"Add the {noun}s in the {line}.", *sum_of(rng, cells, line)
+        return f"Add the {noun}s in the {line}.", *sum_of(rng, tiles, line)
     if kind == "range_line":
         question = f"How far apart are the largest and the smallest {noun} in the {line}?"
-        return question, *range_of(rng, cells, line)
+        return question, *range_of(rng, tiles, line)
     if kind == "corners":
-        corners = [tiles[i] for i in (0, 2, 6, 8)]
-        return f"Add the four corner {noun}s.", *sum_of(rng, corners, "corner")
+        return f"Add the four corner {noun}s.", *sum_of(rng, tiles, "corner")
     if kind in ("diff_sums", "sum_two_lines"):
-        (a, first), (b, second) = sum_of(rng, cells, line), sum_of(rng, other_cells, other_line)
+        (a, first), (b, second) = sum_of(rng, tiles, line), sum_of(rng, tiles, other)
         if kind == "sum_two_lines":
-            question = f"Add all {noun}s in the {line} and the {other_line}."
+            question = f"Add all {noun}s in the {line} and the {other}."
             return question, a + b, f"{first} {second} {a} + {b} = {a + b}."
         last, answer = difference(a, b)
-        question = f"How far apart are the sums of the {noun}s in the {line} and the {other_line}?"
+        question = f"How far apart are the sums of the {noun}s in the {line} and the {other}?"
         return question, answer, f"{first} {second} {last}"
-    if kind in ("which", "which_of_six"):
-        names = (*ROWS, *COLUMNS) if kind == "which_of_six" else rng.choice((ROWS, COLUMNS))
-        what = "line" if kind == "which_of_six" else names[0].split()[1]
-        return ask_which(rng, {name: [tiles[i] for i in LINES[name]] for name in names}, f"{what} adds")
-    return ask_images(rng, scenes, one, two, PLACES, noun)
+    if kind == "which_of_six":
+        return ask_which(rng, tiles, (*ROWS, *COLUMNS), "line adds")
+    if kind == "which":
+        names = rng.choice((ROWS, COLUMNS))
+        return ask_which(rng, tiles, names, f"{names[0].split()[1]} adds")
+    return ask_images(rng, scenes, one, two, noun)
 
-
-def ask_which(rng, candidates, what):
-    """A search; None where the line that is asked for is not the only one with its sum."""
-    name, sums = rng.choice(list(candidates)), {n: sum(values_of(tiles)) for n, tiles in candidates.items()}
-    goal = sums[name]
-    if [*sums.values()].count(goal) > 1:
-        return None
-    return f"Which {what} up to {goal}?", name, search(rng, candidates, goal)
-
-
-def ask_images(rng, scenes, one, two, places, noun):
-    """Questions on two images, and with images as options."""
-    cells = [scene.tiles[places.index(one)] for scene in scenes]
-    if len(scenes) == 2:
-        other = scenes[1].tiles[places.index(two)]
-        last, total = add([cells[0].value, other.value])
-        steps = f"{read(rng, cells[:1], one)} {read(rng, [other], two)} {last}"
-        return f"Add the {one} {noun} of <image 1> and the {two} {noun} of <image 2>.", total, steps
-    return f"In which image is the {one} {noun} {look(cells[0])}?", look(cells[0]), listed(map(look, cells))
-
-
-# ------------------------------------------------------------------------------------------- questions: bars
 
 def ask_bars(rng, scenes, kind):
     """Questions on three bars."""
-    bars = dict(zip(BARS, scenes[0].tiles))
-    one, two = rng.sample(BARS, 2)
-    pair = rng.choice(list(PAIRS))
-    first, second = (scenes[0].tiles[i] for i in PAIRS[pair])
+    tiles, (one, two), pair = named_tiles(scenes[0]), rng.sample(BARS, 2), rng.choice(list(PAIRS))
     if kind == "read":
-        return f"How high is the {one} bar?", bars[one].value, read(rng, [bars[one]], one)
+        return f"How high is the {one} bar?", tiles[one][0].value, read(rng, tiles, one)
     if kind == "sum_two":
-        return f"Add the {pair} bar.", *sum_of(rng, [first, second], pair)
+        return f"Add the {pair} bar.", *sum_of(rng, tiles, pair)
     if kind == "total":
-        return "Add all bars.", *sum_of(rng, scenes[0].tiles, "bars")
+        return "Add all bars.", *sum_of(rng, tiles, "bars")
     if kind == "range":
-        question = "How far apart are the largest and the smallest bar?"
-        return question, *range_of(rng, scenes[0].tiles, "bars")
+        return "How far apart are the largest and the smallest bar?", *range_of(rng, tiles, "bars")
     if kind == "balance":
-        (total, steps), (third,) = sum_of(rng, [first, second], pair), {*BARS} - {*pair.split(" and ")}
-        last, answer = difference(total, bars[third].value)
+        (total, steps), (third,) = sum_of(rng, tiles, pair), {*BARS} - {*pair.split(" and ")}
+        last, answer = difference(total, tiles[third][0].value)
         question = f"How far apart are the sum of the {pair} bar and the {third} bar?"
-        return question, answer, f"{steps} {read(rng, [bars[third]], third)} {last}"
+        return question, answer, f"{steps} {read(rng, tiles, third)} {last}"
     if kind == "which":
-        return ask_which(rng, {name: [scenes[0].tiles[i] for i in at] for name, at in PAIRS.items()},
-                         "bars add")
-    return ask_images(rng, scenes, one, two, BARS, "bar")
+        return ask_which(rng, tiles, [*PAIRS], "bars add")
+    return ask_images(rng, scenes, one, two, "bar")
+
+
+def ask_which(rng, tiles, names, what):
+    """A search; None where the line that is asked for is not the only one with its sum."""
+    name, sums = rng.choice(names), [sum(values_of(tiles[n])) for n in names]
+    goal = sums[names.index(name)]
+    if sums.count(goal) > 1:
+        return None
+    return f"Which {what} up to {goal}?", name, search(rng, {n: tiles[n] for n in names}, goal)
+
+
+def ask_images(rng, scenes, one, two, noun):
+    """Questions on two images, and with images as options."""
+    tiles = list(map(named_tiles, scenes))
+    if len(scenes) == 2:
+        last, total = add([tiles[0][one][0].value, tiles[1][two][0].value])
+        steps = f"{read(rng, tiles[0], one)} {read(rng, tiles[1], two)} {last}"
+        return f"Add the {one} {noun} of <image 1> and the {two} {noun} of <image 2>.", total, steps
+    looks = [look(of[one][0]) for of in tiles]
+    return f"In which image is the {one} {noun} {looks[0]}?", looks[0], listed(looks)
 
 
 # ------------------------------------------------------------------------------------------------------ rows
@@ -273,8 +276,8 @@ def caption(rng, scene):
         ways = ROWS, rng.sample([*sorted(LINES), "corner"], 2), rng.sample(PLACES, 4)
     names = rng.choices(ways, (2, 1, 1))[0]
     question = "all" if names is ways[0] else " and ".join(f"the {name}" for name in names)
-    looks = named_looks(scene)
-    text = " ".join(f"{name}: {listed(looks[name])}" for name in names)
+    tiles = named_tiles(scene)
+    text = " ".join(f"{name}: {listed(map(look, tiles[name]))}" for name in names)
     return {"scenes": [scene], "question": f"<image 1> Read {question}.", "options": [],
             "answer": text.rstrip("."), "subject": scene.subject, "kind": "caption", "steps": text}
 
@@ -292,13 +295,13 @@ def sums(rng):
             "kind": "sums", "steps": steps}
 
 
-def solution(rng, row, steps_share, thinking, empty):
+def solution(rng, row, steps_share, thinking):
     """What the model must write after the prompt: with steps or at once, with or without a thought."""
     if row["kind"] in ("caption", "sums"):
         return row["steps"]
     with_steps, boxed = rng.random() < steps_share, f"\\boxed{{{row['answer']}}}"
     if thinking:
-        return f"{row['steps'] if with_steps else empty}\n</think>\n\n{boxed}"
+        return f"{row['steps'] if with_steps else AT_ONCE}\n</think>\n\n{boxed}"
     return f"{row['steps']}\n{boxed}" if with_steps else boxed
 
 
@@ -306,24 +309,12 @@ def truth(row):
     """What is really to be seen, to judge what a model says that it sees: {"looks": {name of a reading:
     values}} of every reading that a solution of this row can make, and the goal of a search."""
     scenes = row["scenes"]
+    tiles, goal = named_tiles(scenes[0]), re.search(r"up to (\d+)\?", row["question"])
+    if row["kind"] == "two_images":
+        asked = re.findall(r"the ([a-z ]+?)(?: corner)? \w+ of <image (\d)>", row["question"])
+        tiles = {name: named_tiles(scenes[int(k) - 1])[name] for name, k in asked}
+    looks = {name: list(map(look, some)) for name, some in tiles.items()}
     if row["kind"] == "image_options":
         looks = {"": row["steps"].rsplit(". ", 1)[0].split(", ")}
-    elif row["kind"] == "two_images":
-        asked = re.findall(r"the ([a-z ]+?)(?: corner)? \w+ of <image (\d)>", row["question"])
-        looks = {name: named_looks(scenes[int(k) - 1])[name] for name, k in asked}
-    else:
-        looks = named_looks(scenes[0])
-    goal = re.search(r"up to (\d+)\?", row["question"])
     return {"kind": row["kind"], "dark": any(scene.dark for scene in scenes), "looks": looks} | (
         {"goal": int(goal[1])} if goal else {})
-
-
-def named_looks(scene):
-    """{name of a reading: what it says} of all that can be read in a picture."""
-    seen = list(map(look, scene.tiles))
-    if scene.subject == "Economics":
-        several, single = {"bars": (0, 1, 2), **PAIRS}, BARS
-    else:
-        several, single = {**LINES, "corner": (0, 2, 6, 8)}, PLACES
-    return {name: [seen[i] for i in at] for name, at in several.items()} | {
-        name: [one] for name, one in zip(single, seen)}
