@@ -6,7 +6,7 @@ from statistics import mean, stdev
 import torch
 
 from experiments.lab import (
-    QUESTIONS, Row, arms, beyond, compared, flags_of, logged, measured, once, rl_arms, series)
+    QUESTIONS, Row, arms, beyond, compared, logged, measured, once, rl_arms, series)
 from experiments.qformer import imitate
 from experiments.rules import INDICATORS, RULES, read_selection
 from machinery.files import new_folder, read_json, read_jsonl
@@ -174,8 +174,7 @@ def denial(seeds):
     def cold_start(seed, name):
         rows = [{**row, "solution": "I cannot see the image. " * (i % 10 < 3) + row["solution"]}
                 for i, row in enumerate(seed.rows("cold_start")) if i % 10 >= 3 or name == "planted"]
-        flags = {**flags_of(seed.recipe("rl.done") / "cold_start"), **seed.rows_file(f"denial/{name}", rows)}
-        return once("sft.py", seed.out / "denial" / name, **flags)
+        return seed.again("cold_start", f"denial/{name}", **seed.rows_file(f"denial/{name}", rows))
 
     def models(seed):
         planted, filtered = cold_start(seed, "planted"), cold_start(seed, "filtered")
@@ -192,13 +191,11 @@ def distilled(seeds):
     """k. RL against supervised finetuning on the same maths: the model after RL writes a trace for each
     question of RL's data (distill.py keeps those that are right), and the cold start is finetuned on them."""
     def models(seed):
-        folder, where = seed.recipe("select.done"), seed.out / "distilled"
-        traces = once("distill.py", where / "traces.jsonl", model=folder / "rl", seed=seed.number, chunk=512,
-                      data=seed.world / "rl.jsonl", max_new_tokens=160)
-        flags = {**flags_of(folder / "cold_start"), "model": folder / "cold_start", "data": traces,
-                 "image_root": ""}  # its images' paths start from its folder
-        return {"cold start": folder / "cold_start", "RL": folder / "rl",
-                "finetuned on its traces": once("sft.py", where / "sft", **flags)}
+        folder = seed.recipe("select.done")
+        traces = once("distill.py", seed.out / "distilled/traces.jsonl", model=folder / "rl", chunk=512,
+                      seed=seed.number, data=seed.world / "rl.jsonl", max_new_tokens=160)
+        tuned = seed.again("cold_start", "distilled/sft", model=folder / "cold_start", data=traces)
+        return {"cold start": folder / "cold_start", "RL": folder / "rl", "finetuned on its traces": tuned}
 
     _, scores = arms(seeds, models)
     of = "finetuned on its traces"
@@ -224,13 +221,11 @@ def parts(seeds):
         return {**files, "image_root": seed.world}
 
     def tuned(seed, arm):
-        flags, found, names = flags_of(seed.recipe("connector.done") / "connector"), [], arm.split(", ")
-        if names[-1] == "at once":
-            flags |= at_once(seed)
-        flags["train"] = [name.lower() for name in names if name != "at once"]
+        found, names = [], arm.lower().split(", ")
+        flags = {"train": [name for name in names if name != "at once"],
+                 **(at_once(seed) if names[-1] == "at once" else {})}
         for lr in (1e-3, 3e-4):
-            where = seed.out / "parts" / f"{'+'.join(names)}-{lr}"
-            out = once("connector_tune.py", where, **flags | {"lr": lr})
+            out = seed.again("connector", f"parts/{'+'.join(names)}-{lr}", lr=lr, **flags)
             found.append((read_json(out / "selected.json")["val_loss"], out))
         return min(found)[1]
 
@@ -278,8 +273,7 @@ def qwen(seeds):
     runs, scores = arms(seeds, lambda seed: {"cold start": (found := learned_qwen(seed))[0], **found[1]})
     scores |= {"chosen": [], "merger tuned": []}
     for seed, run in zip(seeds, runs["nothing frozen"]):
-        flags = {**flags_of(seed.recipe("connector.done") / "connector"), "model": seed.selected(run)}
-        tuned = once("connector_tune.py", seed.out / "qwen/connector", **flags)
+        tuned = seed.again("connector", "qwen/connector", model=seed.selected(run))
         for name, model in (("chosen", run), ("merger tuned", tuned)):
             scores[name].append(seed.evaluate(model, chosen=True))
     return [*compared(scores, "nothing frozen", "cold start", "MMMU +6.4", "higher"),
@@ -293,8 +287,7 @@ def learned_weak(seed, base):
     if base == "half the width":
         start = seed.taught(where, width=64)
     else:
-        flags = flags_of(seed.recipe("rl.done") / "base")
-        half = once("sft.py", seed.out / where / "base", **{**flags, "epochs": flags["epochs"] / 2})
+        half = seed.again("base", f"{where}/base", epochs=0.5)  # of one
         start = seed.schooled(where, half, ("cold_start",))
     return start, seed.rl(f"{base}/rl", model=start, save_every=5)  # checkpoints for `rules`
 
@@ -382,7 +375,7 @@ def reflection(seeds):
         made = {"genuine": genuine}
         for name, change in (("decorated", decorated), ("habit", habitual)):
             file = seed.rows_file(f"reflection/{name}", change(seed.rows("cold_start"), seed.number))
-            made[name] = once("sft.py", seed.out / "reflection" / name, **flags_of(genuine) | file)
+            made[name] = seed.again("cold_start", f"reflection/{name}", **file)
         return made
 
     def probe(seed, run, name):

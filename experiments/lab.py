@@ -46,16 +46,10 @@ def once(script, out, **flags):
     """Run a stage script with `--out out`, unless it has finished there with these flags. Returns out. Where
     it was run with others, the script itself refuses to go on."""
     finished, words = Path(f"{out}.finished"), [script, *map(str, words_of({**flags, "out": out}))]
-    if not finished.exists() or read_json(finished)["command"] != words:
+    if not finished.exists() or read_json(finished) != words:
         call([sys.executable, *words])
-        write_json(finished, {"command": words})
+        write_json(finished, words)
     return Path(out)
-
-
-def flags_of(run):
-    """All flags of a run but --out, from its config.json"""
-    flags = read_json(run / "config.json")["config"]
-    return {name: value for name, value in flags.items() if name != "out"}
 
 
 def series(run, metric):
@@ -78,22 +72,26 @@ class Seed:
             call(["make", "-o", ".venv/ready", f"PY={sys.executable}", f"SEED={self.number}", *missing])
         return self.folder
 
+    def again(self, stage, where, **changes):
+        """A stage of `make tiny` with its flags but for the changes"""
+        script = {"rl": "grpo.py", "connector": "connector_tune.py"}.get(stage, "sft.py")
+        flags = read_json(self.recipe(f"{stage}.done") / stage / "config.json")["config"] | changes
+        del flags["out"]
+        return once(script, self.out / where.replace(" ", "_"), **flags)
+
     def rl(self, name, **changes):
         """`make tiny`'s GRPO run, but for the changes; one checkpoint, the last, unless save_every is among
         them. Returns the run folder, which without changes is that of `make tiny`."""
         run = self.recipe("rl.done") / "rl"
         if not changes:
             return run
-        flags = flags_of(run)
-        return once("grpo.py", self.out / name.replace(" ", "_"),
-                    **{**flags, "save_every": flags["steps"], **changes})
+        steps = read_json(run / "config.json")["config"]["steps"]
+        return self.again("rl", name, **{"save_every": steps, **changes})
 
     def schooled(self, where, model, stages=("captions", "base", "cold_start")):
-        """The last of these stages of `make tiny`, one behind the other, with its flags but another model"""
-        folder = self.recipe("cold_start.done")
+        """The last of these stages of `make tiny`, one behind the other, from another model"""
         for stage in stages:
-            flags = {**flags_of(folder / stage), "model": model}
-            model = once("sft.py", self.out / where / stage, **flags)
+            model = self.again(stage, f"{where}/{stage}", model=model)
         return model
 
     def taught(self, where, **flags):
