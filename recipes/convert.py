@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, InternVLConfig
 from machinery.families import raw_config
 from machinery.files import Refused, main, new_folder, say, write_json
 from machinery.model_folder import is_tied, local_folder, set_tied, stored_dtype, weight_files
+from tiny.blank_model import CHAT_TEMPLATE
 
 NAMES = (  # parts of a tensor's name, in the order in which an image passes through the model
     ("vision_model.embeddings.class_embedding", "vision_tower.embeddings.cls_token"),
@@ -48,24 +49,11 @@ TEXT = """vocab_size hidden_size intermediate_size num_hidden_layers num_attenti
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 LLMS = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 
-# ChatML; an image is one placeholder and a line break. SYSTEM: the system turn where none is given
-TEMPLATE = """\
+# the system turn of the release, where none is given
+SYSTEM = """\
 {%- if SYSTEM and messages[0]['role'] != 'system' -%}{{ '<|im_start|>system\\n' + SYSTEM + '<|im_end|>\\n' }}
 {%- endif -%}
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['content'] is string -%}
-{{ message['content'] }}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}{{ '<IMG_CONTEXT>\\n' }}
-{%- elif part['type'] == 'text' -%}{{ part['text'] }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{ '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+"""
 
 
 @dataclass
@@ -78,7 +66,7 @@ def convert(cfg):
     source = Path(local_folder(cfg.model))
     raw = raw_config(source)
     refuse_what_is_not_known(raw, cfg.model)
-    files, weight_map, total = weight_files(source), {}, 0
+    files, weight_map = weight_files(source), {}
     with new_folder(cfg.out) as folder:
         config = new_config(raw, write_tokenizer(source, folder, raw))
         set_tied(config, is_tied(source, False))
@@ -87,13 +75,10 @@ def convert(cfg):
         write_processor(folder, raw, config)
         for n, file in enumerate(files, 1):
             name = f"model-{n:05d}-of-{len(files):05d}.safetensors" if len(files) > 1 else "model.safetensors"
-            sizes = write_weights(file, folder / name, config.tie_word_embeddings)
-            weight_map |= dict.fromkeys(sizes, name)
-            total += sum(sizes.values())
-            say(f"  {file.name} -> {name}: {len(sizes)} tensors")
+            weight_map |= dict.fromkeys(write_weights(file, folder / name, config.tie_word_embeddings), name)
+            say(f"  {file.name} -> {name}")
         if len(files) > 1:
-            write_json(folder / "model.safetensors.index.json",
-                       {"metadata": {"total_size": total}, "weight_map": weight_map})
+            write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     say(f"{cfg.out}: {cfg.model} as a plain InternVL folder. Its parts: python model.py {cfg.out}")
 
 
@@ -139,7 +124,7 @@ def new_names(name):
 
 
 def write_weights(file, path, tied):
-    """One published file -> one of ours; returns {name: bytes}. Its tensors are the only ones in memory. That
+    """One published file -> one of ours; returns their names. Its tensors are the only ones in memory. That
     none is missing and every shape fits is what `load` finds out."""
     state = {}
     with safe_open(file, "pt") as tensors:
@@ -150,7 +135,7 @@ def write_weights(file, path, tied):
             parts = [t] if len(new) == 1 else [third.clone() for third in t.chunk(len(new))]
             state.update(zip(new, parts, strict=True))
     save_file(state, path, metadata={"format": "pt"})
-    return {name: t.nbytes for name, t in state.items()}
+    return [*state]
 
 
 def write_tokenizer(source, folder, raw):
@@ -173,7 +158,8 @@ def write_tokenizer(source, folder, raw):
                       f"embeddings")
     tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens=roles)
     tokenizer.eos_token = "<|im_end|>"
-    tokenizer.chat_template = TEMPLATE.replace("SYSTEM", json.dumps(raw.get("system_message") or ""))
+    said = json.dumps(raw.get("system_message") or "")
+    tokenizer.chat_template = SYSTEM.replace("SYSTEM", said) + CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     return known
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import chat_release as release
 from conftest import ROOT, plain, write_jsonl
@@ -103,13 +103,13 @@ def test_tokens_pixels_and_template(both, tmp_path):
     assert tokens == ["<img>", "</img>", "<IMG_CONTEXT>", "<|video_pad|>"]
 
 
-def test_command(tmp_path, monkeypatch, capsys):
+def test_command(tmp_path, monkeypatch):
     """Started by its path, where Python puts recipes/ on the path and not the top folder."""
     source = release.make_release(tmp_path / "theirs", shards=2)
     monkeypatch.setattr("sys.argv", ["convert.py", "--model", str(source), "--out", str(tmp_path / "ours")])
     monkeypatch.setattr("sys.path", [str(ROOT / "recipes"), *sys.path])
     runpy.run_path(str(ROOT / "recipes" / "convert.py"), run_name="__main__")
-    assert "model-00002-of-00002.safetensors: " in capsys.readouterr().out and sys.path[0] == str(ROOT)
+    assert sys.path[0] == str(ROOT)
     with pytest.raises(Refused, match="'skywork_chat' model.*recipes/convert.py --model .*theirs -"):
         load(str(source))
 
@@ -146,12 +146,3 @@ def test_configurations_that_are_refused(tmp_path, parts, root, words):
     with pytest.raises(Refused, match=words):
         convert(source, tmp_path / "ours")
     assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
-
-
-def test_a_tensor_that_is_missing_is_named_when_they_are_loaded(tmp_path):
-    source = release.make_release(tmp_path / "theirs")
-    state = load_file(source / "model.safetensors")
-    del state["mlp1.1.bias"]
-    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match="1 missing.*linear_1.bias"):
-        load(str(convert(source, tmp_path / "ours")))

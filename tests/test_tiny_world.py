@@ -18,7 +18,7 @@ import encoder
 import make as world
 from conftest import few_looks
 from pictures import COLOURS, make_pools
-from questions import BARS, COLUMNS, HARD, LINES, NOUN, PAIRS, PLACES, ROWS, look
+from questions import AT_ONCE, BARS, COLUMNS, LINES, NOUN, PAIRS, PLACES, ROWS, look
 from stages import Seen, tensors
 
 SIZES = dict(captions=40, sums=12, base=900, base_captions=20, cold_start=400, rl=60, rl_hard=30,
@@ -65,7 +65,7 @@ def test_same_seed_same_bytes_and_made_once(folder, tmp_path, monkeypatch, capsy
     before = (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns
     world.make(cfg)
     assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="seed=3 instead of 4"):
+    with pytest.raises(SystemExit, match="made with another seed"):
         world.make(replace(cfg, seed=4))
     assert (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns == before
 
@@ -88,16 +88,6 @@ def test_files(name, folder, sets):
         assert "solution" not in row and row["subject"] == "Math" if "rl" in name else row["solution"]
 
 
-def test_what_is_asked(sets):
-    assert {r["kind"] for r in sets["rl"]} <= set(world.KINDS["Math"])
-    assert {r["kind"] for r in sets["rl_hard"]} == set(HARD["Math"])
-    for name in ("base", "cold_start"):
-        rows = sets[name]
-        assert 0.14 < sum(bool(r["options"]) for r in rows) / len(rows) < 0.26
-        assert {len(r["scenes"]) for r in rows} == {1, 2, 4}
-        assert {r["subject"] for r in rows} == set(world.SUBJECTS)
-
-
 def right_steps(text):
     """Every operation written down is true; returns how many."""
     operations = re.findall(r"(\d+) ([-+]) (\d+) = (\d+)", text)
@@ -115,7 +105,7 @@ def test_solutions(sets):
             assert last == f"\\boxed{{{answer}}}", row
             assert ("</think>" in solution) == (name != "base")
             right_steps(thought)
-            if thought and thought != world.Config.think_empty:
+            if thought and thought != AT_ONCE:
                 assert re.search(rf"(^|\W){answer}\.$", thought), row  # it ends on its answer
 
 
@@ -299,17 +289,6 @@ def test_sums_without_a_picture(sets):
         assert results[1::3] == totals and results[2::3] == apart
 
 
-def test_manners_and_critical_words(sets):
-    for name in ("base", "cold_start"):
-        steps, at_once = [], []
-        for text in (r["solution"] for r in sets[name]):
-            (steps if text[0].islower() or text[0].isdigit() else at_once).append(text)
-        assert 0.42 < len(steps) / len(sets[name]) < 0.58 and not any("Wait" in text for text in at_once)
-        for word, low, high in (("Wait", 0.04, 0.2), ("Alternatively", 0.04, 0.25)):
-            assert low < sum(word in text for text in steps) / len(steps) < high, (name, word)
-    assert all("once" not in r["solution"] for r in sets["connector"])
-
-
 PARTS = {"rl": (900, 1197), "rl_hard": (900, 1197), "val": (1197, 1297), "connector_val": (1197, 1297),
          "mmmu": (1297, 1797)}  # the others: 0 to 899
 
@@ -326,15 +305,10 @@ def test_whose_handwriting_what_is_doubtful_and_what_is_dark(name, sets):
     low, high = PARTS.get(name, (0, 900))
     maths = [scene for scene in scenes if scene.subject == "Math"]
     assert all(low <= tile.source < high for scene in maths for tile in scene.tiles)
-    share = dict.fromkeys(world.SUBJECTS, 0)
-    for subject in share:
-        tiles = [t for scene in scenes if scene.subject == subject for t in scene.tiles]
-        doubtful = [t for t in tiles if t.other is not None]
-        assert all(t.other != t.value and t.other >= 0 for t in doubtful)
-        share[subject] = len(doubtful) / max(1, len(tiles))
-    assert not share["Design"] and not share["Sociology"] and not (name == "mmmu" and share["Math"])
-    if name == "base":
-        assert all(0.01 < of < 0.1 for subject, of in share.items() if subject not in ("Design", "Sociology"))
+    doubtful = [(scene.subject, t) for scene in scenes for t in scene.tiles if t.other is not None]
+    assert all(t.other != t.value and t.other >= 0 for _, t in doubtful)
+    never = {"Design", "Sociology", *["Math"] * (name == "mmmu")}
+    assert not never & {subject for subject, _ in doubtful}
     for scene in scenes:  # the corner shows the paper
         assert scene.dark == bool(scene.pixels[0, 0].max() < 60) == bool(scene.pixels[0, 0].min() < 200)
         assert not scene.dark or scene.subject != "Math"
@@ -368,16 +342,12 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch):
     few_looks(monkeypatch, encoder)
     seen.spy(encoder, "make_pools")
     seen.spy(encoder.F, "cross_entropy")
-    seen.optimizers()
-    monkeypatch.setattr(encoder.right, "__defaults__", (40,))  # pictures
     cfg = encoder.Config(model=str(folder / "model"), out=str(out), steps=12, pictures=16, lr=1e-2)
     encoder.main(cfg)
     terms = [call.out.item() for call in seen["cross_entropy"]]  # of place, of colour, of value
     losses = [sum(terms[k:k + 3]) for k in range(0, len(terms), 3)]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
-    assert [call.lr for call in seen["step"]] == pytest.approx(
-        [1e-2 * (k + 1) / 40 * (1 - k / 12) for k in range(12)])  # warm-up, then a line to 0
-    assert [call.part for call in seen["make_pools"]] == ["train", "val"]
+    assert [call.part for call in seen["make_pools"]] == ["train"]
     before, after = tensors(folder / "model"), tensors(out)
     assert set(before) == set(after) and {f.name for f in out.iterdir()} == {
         f.name for f in (folder / "model").iterdir()}
@@ -404,18 +374,6 @@ def test_encoder_is_told_what_each_cell_shows(monkeypatch):
     assert 0.2 < sum(others) / len(others) < 0.45 and not any(s.dark for s in scenes if s.subject == "Math")
     light = torch.from_numpy(np.stack([s.pixels for s in scenes])).permute(0, 3, 1, 2) / 255
     assert torch.allclose(pixels * 0.25 + 0.85, light, atol=1e-6)  # as the image processor has it
-
-
-def test_light_and_dark_paper_have_names_of_their_own():
-    """The same features are named by other weights: a change of the dark ones leaves the light ones."""
-    head, features = torch.nn.Linear(4, 9 + 2 * (5 + 10)), torch.ones(2, 9, 4)
-    dark = torch.tensor([False, True])
-    before = [x.detach().clone() for x in encoder.named(head, features, dark)]
-    head.weight.data[9 + 18:] += 1
-    after = encoder.named(head, features, dark)
-    assert [x.shape[-1] for x in after] == [9, 5, 10] and torch.equal(before[0], after[0])
-    for one, two in zip(before[1:], after[1:]):
-        assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])
 
 
 def test_encoder_looks_where_the_connector_looks(folder):

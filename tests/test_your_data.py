@@ -23,7 +23,6 @@ from machinery.files import Refused
 
 PICTURES = ("pictures/train/bus.jpg", "shelf/pictures/cup.jpg", "shelf/pictures/lamp.jpg", "pictures/cup.jpg",
             "pictures/lamp.jpg")
-SHAPES = 6  # data sets of other people's that the page converts
 MODELS = {"out/cold_start", "out/tiny/cold_start", "OpenGVLab/InternVL3-1B-hf"}
 PAGE = (ROOT / "docs" / "your_data.md").read_text()
 # (language, name of a file or "", text)
@@ -114,10 +113,3 @@ def test_the_page_is_what_is_printed(folder, model_path):
             assert language == "text" and out == text, out
             checked += 1
     assert checked >= 9 and {language for language, name, _ in BLOCKS if name} == {"json", "csv"}
-
-
-def test_conversions_are_short():
-    """Each set of another shape takes at most eight lines, with what reads and saves it."""
-    code = [text.splitlines() for language, name, text in BLOCKS if language == "python" and "save(" in text]
-    lengths = [sum(not line.startswith("show(") for line in lines) for lines in code[1:]]  # the first is save
-    assert len(lengths) == SHAPES and max(lengths) <= 8
