@@ -117,7 +117,6 @@ evidence:
 
 experiments: .venv/ready
 	$(PY) -m experiments
-	$(PY) -m experiments.rows
 
 test: .venv/ready
 	.venv/bin/ruff check .

@@ -8,8 +8,8 @@
     f  vLLM beside a trainer, where it is installed: gap of the log-probs, sync, memory after each phase
     g  kill -9 in the middle of a GRPO run, then the same command again
 
-A row goes to bench/gpu/PART.json when it is measured, and what is there is not measured again: a command that
-was cut off goes on. `--device cpu --shapes small --out out/try` tries the script; its numbers mean nothing.
+A row goes to bench/gpu/PART.json when it is measured, and what is there is not measured again (remove the file
+for that): a command that was cut off goes on. `--device cpu --shapes small --out out/try` tries the script; its numbers mean nothing.
 """
 import gc
 import json
@@ -52,7 +52,6 @@ BOUNDS = {"fp32 SDPA": (2e-4, 0.99999), "bf16 SDPA": (0.3, 0.98), "bf16 fused": 
 @dataclass
 class Config:
     parts: tuple[Literal["a", "b", "c", "d", "e", "f", "g"], ...] = tuple("abcdefg")
-    again: bool = False                 # measure what is there anew
     table: bool = False                 # print what was measured as Markdown, and nothing else
     device: str = "cuda"                # cpu tries the script, not the GPU
     shapes: tuple[str, ...] = ("recipes/configs/InternVL3-2B", "recipes/configs/InternVL3-8B")  # of (d)
@@ -248,9 +247,9 @@ def line(part, name, row):  # of Markdown
 def measure(part, cfg):  # its rows that are not there yet; returns those that are not good
     file, device = Path(cfg.out) / f"{part}.json", cfg.device == "cuda" and torch.cuda.get_device_name()
     file.parent.mkdir(parents=True, exist_ok=True)
-    found = read_json(file) if file.exists() and not cfg.again else {"device": device, "rows": {}}
+    found = read_json(file) if file.exists() else {"device": device, "rows": {}}
     if found["device"] != device:
-        raise Refused(f"{file} is of {found['device']}: --again measures it anew, --out elsewhere")
+        raise Refused(f"{file} is of {found['device']}: remove it, or measure to another --out")
     families = {"InternVL": save_blank_model, "Qwen2.5-VL": make_qwen, "Qwen3-VL": make_qwen3}
     shapes = [(shape, more) for shape in cfg.shapes for more in ("", ", --compile")]
     rows = {"a": {"machine": machine}, "b": {name: partial(parity, make) for name, make in families.items()},

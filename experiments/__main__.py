@@ -3,7 +3,7 @@
     python -m experiments freezing qwen     these, three seeds each; what is finished is not made again
     python -m experiments                   all: hours
 
-The rows are printed and left in results/NAME.json; README.md says what was expected and what came out.
+The rows are printed and left in results/NAME.json, and results/story.png is drawn anew; README.md says what was expected and what came out.
 """
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import tyro
 
 from experiments.findings import FINDINGS
 from experiments.lab import Seed
-from experiments.rows import RESULTS, lines
+from experiments.rows import RESULTS, draw_story, lines
 from machinery.files import main, versions, write_json
 
 
@@ -28,6 +28,7 @@ def run(cfg):
         write_json(RESULTS / f"{name}.json", {"name": name, "seeds": list(cfg.seeds), **versions(),
                                               "rows": [vars(row) for row in rows]})
         print("\n".join(lines(rows)))
+    draw_story()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """A finding is a row: how much more an arm has than another, its interval, and whether the paper has the same
-sign. `python -m experiments.rows` draws results/story.png, of all rows in results/*.json.
+sign. results/story.png shows all rows in results/*.json.
 """
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +100,3 @@ def draw_story():
     points.append(plt.Line2D([], [], color="0.2", mfc="white", marker="o", ls=""))
     figure.legend(points, [*marks, "hollow: other subjects than maths"], loc="outside lower right", ncols=4)
     save_figure(figure, RESULTS / "story.png")
-
-
-if __name__ == "__main__":
-    draw_story()

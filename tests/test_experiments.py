@@ -45,13 +45,6 @@ def test_verdicts(values, expected, verdict):
     assert Row("a", "b", "reward", "", expected, values, [None] * 3, values, at_least).verdict() == verdict
 
 
-def test_words_of_flags():
-    flags = {"lr": 1e-4, "thinking": False, "offload": True, "train": ["llm", "encoder"], "verifier": "",
-             "columns": [], "is_clip": None, "kl": 0.0}
-    assert lab.words_of(flags) == ["--lr", 1e-4, "--no-thinking", "--offload", "--train", "llm", "encoder",
-                                   "--kl", 0.0]
-
-
 def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, monkeypatch):
     calls, out = [], tmp_path / "run"
     monkeypatch.setattr(lab, "call", calls.append)

@@ -70,6 +70,15 @@ def test_same_seed_same_bytes_and_made_once(folder, tmp_path, monkeypatch, capsy
     assert (tmp_path / "again" / "base.jsonl").stat().st_mtime_ns == before
 
 
+def test_the_texts_of_this_seed_are_what_they_were(folder):
+    """What docs/ and evidence/ say is said of these questions and solutions."""
+    texts = hashlib.sha256()
+    for name in (*SETS, "mmmu"):
+        for line in open(folder / (f"{name}.jsonl" if name != "mmmu" else "truth.json")):
+            texts.update(line.encode())
+    assert texts.hexdigest() == "1887499c1beac00dcc61da4adf66398efda95164e49ef25c0e9fd186a21dbc2c"
+
+
 @pytest.mark.parametrize("name", SETS[:-1])
 def test_files(name, folder, sets):
     rows = [json.loads(line) for line in open(folder / f"{name}.jsonl")]
@@ -88,15 +97,6 @@ def test_files(name, folder, sets):
         assert "solution" not in row and row["subject"] == "Math" if "rl" in name else row["solution"]
 
 
-def right_steps(text):
-    """Every operation written down is true; returns how many."""
-    operations = re.findall(r"(\d+) ([-+]) (\d+) = (\d+)", text)
-    assert len(operations) == text.count("=")
-    for a, sign, b, c in operations:
-        assert {"+": int(a) + int(b), "-": int(a) - int(b)}[sign] == int(c) >= 0, text
-    return len(operations)
-
-
 def test_solutions(sets):
     for name in LEARNED:
         for row in sets[name]:
@@ -104,7 +104,9 @@ def test_solutions(sets):
             thought, _, last = solution.rpartition("\n" if name == "base" else "\n</think>\n\n")
             assert last == f"\\boxed{{{answer}}}", row
             assert ("</think>" in solution) == (name != "base")
-            right_steps(thought)
+            operations = re.findall(r"(\d+) ([-+]) (\d+) = (\d+)", thought)
+            assert len(operations) == thought.count("=")
+            assert all(int(a) + int(b) * (1 if sign == "+" else -1) == int(c) for a, sign, b, c in operations)
             if thought and thought != AT_ONCE:
                 assert re.search(rf"(^|\W){answer}\.$", thought), row  # it ends on its answer
 
@@ -206,36 +208,6 @@ def test_answer_and_steps_are_what_the_picture_shows(name, sets):
     assert first_looks or name not in ("base", "cold_start")
 
 
-TRY = re.compile(r"(?:(Wait|Alternatively), )?([a-z ]+): ([\w ,]+)\. (?:\d+ \+ \d+ = \d+\. )*"
-                 r"(\d+) - (\d+) = (\d+)\.")
-
-
-@pytest.mark.parametrize("name", (*LEARNED, "rl", "rl_hard", "mmmu"))
-def test_searches(name, sets):
-    """A try fails or is the last; after one that failed comes "Wait" with the same line, or another line."""
-    rows = [row for row in sets[name] if row["kind"].startswith("which")]
-    for row in rows:
-        goal, tried = int(re.search(r"(\d+)\?$", row["question"])[1]), []
-        tries, at = [], 0
-        while found := TRY.match(row["steps"], at):
-            tries.append(found)
-            at = found.end() + 1
-        for k, found in enumerate(tries):
-            link, line, values, a, b, distance = found.groups()
-            total = sum(int(v.split()[-1]) for v in values.split(", "))
-            assert {int(a), int(b)} == {total, goal} and (distance == "0") == (k == len(tries) - 1)
-            assert link == (None if k == 0 else link) and (link == "Wait") == (line in tried), row["steps"]
-            assert link != "Wait" or line == tried[-1]
-            tried += [line] if link != "Wait" else []
-        assert row["steps"][at:] == f"{line}." and line == answer_of(row)
-        assert set(tried) <= set(candidates_of(row))
-        row["tried"] = len(tried)
-    if name == "base":  # the order is guided by a glance: better than chance, and no more
-        first = [row["tried"] == 1 for row in rows]
-        assert 0.35 < sum(first) / len(rows) < 0.6 and {row["tried"] for row in rows} == {1, 2, 3}
-    assert len(rows) >= (30 if name in ("base", "cold_start") else 3)
-
-
 @pytest.mark.parametrize("subject", world.SUBJECTS)
 def test_evaluation_and_its_truth(subject, made):
     """truth.json has of every question what is really to be seen, and whether it is light or dark."""
@@ -255,38 +227,6 @@ def test_evaluation_and_its_truth(subject, made):
         for k, scene in enumerate(from_["scenes"], 1):
             shown = Image.open(io.BytesIO(row[f"image_{k}"]["bytes"]))
             assert np.array_equal(np.asarray(shown), scene.pixels)
-
-
-def test_captions_read_all_that_they_ask(sets):
-    """Every value of the picture, or of the lines or places asked for, in words of the question."""
-    rows, kinds = [row for row in sets["captions"] if row["kind"] == "caption"], set()
-    assert {r["subject"] for r in rows} == set(world.SUBJECTS)
-    for row in rows:
-        asked, tiles, told = row["question"].removeprefix("<image 1> Read "), named_tiles(row), []
-        for name, values in readings(row["steps"]):
-            told.append(name)
-            assert values == list(map(look, tiles[name]))
-        assert asked == " and ".join(f"the {name}" for name in told) + "." or asked == "all." and (
-            told in (["bars"], [*ROWS])), row
-        assert row["answer"] == row["steps"].rstrip(".") == row["solution"].rstrip(".")
-        kinds.add((row["subject"] == "Economics", len(tiles[told[0]])))
-    assert kinds == {(True, 1), (True, 2), (True, 3), (False, 1), (False, 3), (False, 4)}
-
-
-def test_sums_without_a_picture(sets):
-    """Each list is added up in order, then compared with the number that the question names."""
-    rows = [r for r in sets["captions"] if r["kind"] == "sums"]
-    read = SIZES["captions"] + SIZES["base_captions"]
-    assert len(rows) == SIZES["sums"] and len(sets["captions"]) == read + len(rows)
-    for row in rows:
-        found = re.findall(r"Add ([\d, ]+)\.", row["question"])
-        totals = [sum(map(int, text.split(", "))) for text in found]
-        goal = int(row["question"].rstrip("?").split()[-1])
-        apart = [abs(total - goal) for total in totals]
-        assert len(totals) == 3 and not row["scenes"] and right_steps(row["solution"]) == 9
-        assert row["answer"] == ", ".join(map(str, apart))
-        results = [int(n) for n in re.findall(r"= (\d+)", row["solution"])]
-        assert results[1::3] == totals and results[2::3] == apart
 
 
 PARTS = {"rl": (900, 1197), "rl_hard": (900, 1197), "val": (1197, 1297), "connector_val": (1197, 1297),
