@@ -8,8 +8,8 @@
     f  vLLM beside a trainer, where it is installed: gap of the log-probs, sync, memory after each phase
     g  kill -9 in the middle of a GRPO run, then the same command again
 
-A row goes to bench/gpu/PART.json when it is measured, and what is there is not measured again (remove the file
-for that): a command that was cut off goes on. `--device cpu --shapes small --out out/try` tries the script; its numbers mean nothing.
+A row goes to bench/gpu/PART.json when it is measured, and what is there is not measured again: a command that
+was cut off goes on. `--device cpu --shapes small --out out/try` tries the script; its numbers mean nothing.
 """
 import gc
 import json

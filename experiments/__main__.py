@@ -3,7 +3,8 @@
     python -m experiments freezing qwen     these, three seeds each; what is finished is not made again
     python -m experiments                   all: hours
 
-The rows are printed and left in results/NAME.json, and results/story.png is drawn anew; README.md says what was expected and what came out.
+The rows are printed and left in results/NAME.json, and results/story.png shows all that are there; README.md
+says what was expected and what came out.
 """
 from dataclasses import dataclass
 

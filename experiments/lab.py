@@ -35,10 +35,8 @@ def words_of(flags):
     for name, value in flags.items():
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, (list, tuple)):
-            words += [f"--{name}", *value] if value else []
-        elif value not in (None, ""):
-            words += [f"--{name}", value]
+        elif value not in (None, "", [], ()):
+            words += [f"--{name}", *(value if isinstance(value, (list, tuple)) else [value])]
     return words
 
 

@@ -23,15 +23,9 @@ def imitate(base, fresh, seed, out):
         features = [mlp.family.encode(mlp.hf, {"pixel_values": (some / 255 - 0.85) / 0.25})
                     for some in pixels.split(200)]                                # (pictures, patches, width)
         said = torch.cat([mlp.family.connect(mlp.hf, some).view(len(some), 9, -1) for some in features])
+        features = torch.cat(features)
     torch.manual_seed(seed.number)
     qformer, = (m for m in vlm.hf.modules() if isinstance(m, QFormer))
-    learn(qformer, torch.cat(features), said)
-    with new_folder(out) as part:
-        vlm.save(part)
-
-
-def learn(qformer, features, said):
-    """To make the tokens said (pictures, queries, d) of features (pictures, patches, width)"""
     optimizer = torch.optim.AdamW(qformer.parameters(), weight_decay=0.0)
     bar = tqdm(range(STEPS), desc="the Q-Former learns what the MLP says", dynamic_ncols=True)
     for step in bar:
@@ -44,3 +38,5 @@ def learn(qformer, features, said):
             group["lr"] = LR * min(1, (step + 1) / 100) * (1 - step / STEPS)
         optimizer.step()
         bar.set_postfix(unexplained=f"{error.item():.3f}")
+    with new_folder(out) as part:
+        vlm.save(part)

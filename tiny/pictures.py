@@ -193,8 +193,8 @@ def make_pools(rng, part, looks, copies=8):
 # ------------------------------------------------------------------------------------------------- scenes
 
 def make_scene(rng, pools, subject, dark=False):
-    scene = bars_scene(rng) if subject == "Economics" else grid_scene(rng, pools, subject)
-    return Scene(subject, scene.tiles, darkened(scene.pixels), True) if dark else scene
+    tiles, pixels = bars(rng) if subject == "Economics" else grid(rng, pools, subject)
+    return Scene(subject, tiles, darkened(pixels) if dark else pixels, dark)
 
 
 def darkened(pixels):
@@ -203,17 +203,17 @@ def darkened(pixels):
     return (wide + 255 - wide.max(-1, keepdims=True) - wide.min(-1, keepdims=True)).astype(np.uint8)
 
 
-def grid_scene(rng, pools, subject):
+def grid(rng, pools, subject):
     tiles = [rng.choice(rng.choice(pools[subject])) for _ in range(9)]
     rows = [np.concatenate([t.pixels for t in tiles[r:r + 3]], axis=1) for r in (0, 3, 6)]
     pixels = np.concatenate(rows)
     if subject in ("Math", "Sociology"):  # thin rules between the cells
         for k in (CELL, 2 * CELL):
             pixels[k, :], pixels[:, k] = (196, 200, 210), (196, 200, 210)
-    return Scene(subject, tiles, pixels)
+    return tiles, pixels
 
 
-def bars_scene(rng):
+def bars(rng):
     """Three bars of 1 to 9 units of 5 pixels. Doubtful: a top that is almost halfway to another unit."""
     pixels = np.empty((SIZE, SIZE, 3), np.uint8)
     pixels[:] = tint(rng, (250, 247, 240), 5)
@@ -229,4 +229,4 @@ def bars_scene(rng):
         other = value + off // 2
         tiles.append(Tile(pixels, value, other if doubted and other > 0 else None, colour=colour))
     pixels[floor, :] = (90, 90, 96)
-    return Scene("Economics", tiles, pixels)
+    return tiles, pixels
