@@ -172,17 +172,19 @@ def need(s, cfg):
 
 
 def changes(s, cfg):
-    """What to type: each single change with which it fits."""
+    """What to type: changes with which it fits, each alone or with more GPUs for an engine of vLLM."""
     row = cfg.visual + cfg.max_new_tokens * (cfg.rollout != "none")  # a pack holds its images and a response
-    tried = [{"checkpointing": True}, {"hybrid": False}, {"rollout": "vllm"}, {"offload": True}]
+    tried = [{}, {"checkpointing": True}, {"hybrid": False}, {"rollout": "vllm"}, {"offload": True}]
     for n in (2, 4):
-        tried += [{"tensor_parallel": min(n, cfg.gpus)}, {"tokens": max(row, cfg.tokens // n)},
-                  {"max_new_tokens": cfg.max_new_tokens // n}, {"gpus": cfg.gpus * n}]
+        tried += [{"tokens": max(row, cfg.tokens // n)}, {"max_new_tokens": cfg.max_new_tokens // n},
+                  {"gpus": cfg.gpus * n}]
     tried.append({"lora": 8, "train": ("connector", "llm")})
+    engines = [{}, *({"tensor_parallel": n} for n in (2, 4) if cfg.tensor_parallel < n <= cfg.gpus)]
+    fits = [{**change, **engine} for engine in engines for change in tried
+            if need(s, c := dataclasses.replace(cfg, **change, **engine)) <= room(c)]
     typed = {True: "--{}", False: "--no-{}", ("connector", "llm"): "--{} connector llm"}
-    fits = [change for change in tried if need(s, dataclasses.replace(cfg, **change)) <= room(cfg)]
-    return dict.fromkeys(" ".join(typed.get(value, f"--{{}} {value}").format(name)
-                                  for name, value in change.items()) for change in fits)
+    return [" ".join(typed.get(value, f"--{{}} {value}").format(name) for name, value in change.items())
+            for change in fits]
 
 
 def plan(cfg):
@@ -217,7 +219,7 @@ def plan(cfg):
     if need(s, cfg) <= room(cfg):
         say("  it fits")
         return True
-    say(f"  it does not fit. What would: {', or '.join(changes(s, cfg)) or 'no single change; try several'}")
+    say(f"  it does not fit. What would: {', or '.join(changes(s, cfg)[:5]) or 'several changes; try some'}")
     return False
 
 
