@@ -6,7 +6,8 @@ them into packs.
     prompts = processor.prompts(records, thinking=True)  # the prompt ends with <think> (paper section 6.2)
 
 docs/your_data.md has the schema of rows, machinery/rows.py reads them. What can be wrong with data is found
-here, before the first step, and named by file and row; `python plan.py data` says what they are to a model.
+here, before the first step, and named by file and row; `python recipes/plan.py data` says what they are to a
+model.
 """
 import re
 import sys

@@ -66,7 +66,7 @@ def our_grpo(cfg, line):
         processor.stop_ids = [-1]  # every response has its full length
         return processor
 
-    def rewarded(rollouts, **_):
+    def rewarded(rollouts, *_):
         for r in rollouts:
             r.reward = Reward(1.0, 1.0, pay(r.text), None, "bench")
 

@@ -9,7 +9,6 @@ import tyro
 
 import grpo
 import pack
-import plan
 from bench import compare, gpu_check, workload
 from data import Processor
 from grpo import load_prompts
@@ -17,6 +16,7 @@ import pack as attention
 from machinery.files import Refused
 from model import VLM
 from pack import make_packs
+from recipes import plan
 from test_families import reference_varlen
 
 
