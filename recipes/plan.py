@@ -20,10 +20,10 @@ if not __package__:  # started by its path: the top folder of the repository com
 import torch
 
 from connector import make_connectors
-from data import Processor, of_mode, read_records, subjects
+from data import Processor, read_records, subjects
 from machinery.files import main, say
-from machinery.model_folder import add_adapters
-from machinery.model_folder import blank_hf, read_decided
+from machinery.model_folder import add_adapters, blank_hf, read_decided
+from machinery.supervised import of_mode
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable
 from rollout import prompts_at_once

@@ -22,8 +22,8 @@ from machinery import parallel
 from machinery.files import Refused, main, read_jsonl
 from machinery.metrics import COMPARED, Watch, add_up
 from machinery.parallel import World, deal
-from machinery.run import Run, ahead, batch_indices, learning_rate, seed_of
-from data import rows_with_solutions
+from machinery.run import Run, batch_indices, learning_rate, seed_of
+from machinery.supervised import ahead, rows_with_solutions
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Group, Rollout
