@@ -10,7 +10,7 @@ from experiments.lab import (
 from experiments.qformer import imitate
 from experiments.rules import INDICATORS, RULES, read_selection
 from machinery.files import new_folder, read_json, read_jsonl
-from machinery.intervals import pooled
+from machinery.tables import pooled
 from model import load
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from machinery.figures import COLOURS, plt, save_figure
 from machinery.files import read_json
-from machinery.intervals import mean_and_error, pooled
-from machinery.tables import table_lines
+from machinery.tables import mean_and_error, pooled, table_lines
 
 RESULTS = Path(__file__).parent / "results"
 HEADER = ("arm", "against", "of", "paper", "the arm's own", "difference", "seeds", "could be seen", "verdict")

@@ -4,9 +4,8 @@ from pathlib import Path
 from statistics import mean
 
 from machinery.files import Refused, read_json, read_jsonl
-from machinery.intervals import pooled, spearman
+from machinery.tables import percent, points, pooled, print_table, spearman
 from machinery.scores import gain, stage_result
-from machinery.tables import percent, points, print_table
 
 INDICATORS = {"critical_entropy": "critical entropy", "entropy": "entropy of all tokens",
               "entropy_high": "share of high-entropy tokens", "reward": "reward", "low_loss": "lowest loss",

@@ -15,8 +15,7 @@ import tyro
 from experiments.losses import print_losses
 from experiments.rules import print_rules, read_selection
 from machinery.files import main, read_json
-from machinery.intervals import pooled
-from machinery.tables import percent, print_table, span
+from machinery.tables import percent, pooled, print_table, span
 from report import STAGES
 
 

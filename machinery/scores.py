@@ -1,6 +1,6 @@
 """The scores.json of evaluations: put into one line a stage, and compared question by question."""
 from machinery.files import Refused
-from machinery.intervals import mean_and_error, pooled
+from machinery.tables import mean_and_error, pooled
 
 
 def stage_result(scores, maths="Math"):

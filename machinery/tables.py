@@ -1,4 +1,34 @@
-"""Tables on the terminal, and numbers as they stand in them: percent, points with their interval."""
+"""Means with their standard errors, correlations, and tables of both on the terminal. No torch."""
+import math
+
+import numpy as np
+from scipy.stats import pearsonr, rankdata
+
+
+def mean_and_error(values):
+    """(mean, its standard error)."""
+    values = np.asarray(list(values), float)
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return float(values.mean()), error
+
+
+def pooled(means, errors):
+    """(mean of independent means, its standard error); (None, None) of none."""
+    if not means:
+        return None, None
+    return sum(means) / len(means), None if None in errors else math.hypot(*errors) / len(means)
+
+
+def pearson(x, y):
+    """Correlation of two lists; None with fewer than three points or when one of them does not vary."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(pearsonr(x, y).statistic)
+
+
+def spearman(x, y):
+    """Rank correlation, ties averaged; None where pearson is."""
+    return pearson(rankdata(x), rankdata(y))
 
 
 def print_table(header, rows):

@@ -10,7 +10,7 @@ from scipy import stats
 import entropy_select as es
 from data import Record
 from machinery.files import Refused, read_jsonl, resolve
-from machinery.intervals import pearson, spearman
+from machinery.tables import pearson, spearman
 from rollout import Rollout
 
 

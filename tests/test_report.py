@@ -16,7 +16,7 @@ from experiments.rows import t_times
 from experiments.tables import gains_of_runs
 from machinery.figures import smooth
 from machinery.files import Refused
-from machinery.intervals import pooled
+from machinery.tables import pooled
 from machinery.metrics import rollout_rows
 from machinery.page import evenly
 from machinery.scores import gain, stage_result
