@@ -162,23 +162,32 @@ def plain(path):
     return AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
 
 
-def plain_logits(hf, prompt, response, pixels=None, temperature=1.0):
-    """Logits (T, vocabulary) of the response's tokens: one sequence, no padding, no packing."""
-    out = hf(input_ids=torch.tensor([prompt.full + response]), **(pixels or {})).logits[0]
-    logits = out[len(prompt.full) - 1:-1] / temperature
-    return torch.cat([logits[:, :hf.config.image_token_id], torch.full_like(logits[:, :1], -1e9),
-                      logits[:, hf.config.image_token_id + 1:]], 1)
+def plain_inputs(processor, prompt, response):
+    """What plain transformers wants of one sequence, without padding or packing."""
+    ids = torch.tensor([prompt.full + response])
+    places = {"mm_token_type_ids": (ids == processor.image_id).int()}
+    extra = places if hasattr(processor.family, "grid") else {}
+    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **processor.pixels(prompt), **extra)
 
 
-def plain_forward(hf, processor, groups, temperature=1.0):
-    """logp (R,) and entropy (R,) of all responses of all groups, one at a time."""
-    logps, entropies = [], []
+def plain_forward(hf, processor, groups, temperature=1.0, never=()):
+    """logp (R,) and entropy (R,) of all responses of all groups, one at a time. never: ids besides the
+    image's that are not sampled"""
+    logps, entropies, never = [], [], torch.tensor([processor.image_id, *never])
     for prompt, responses in groups:
         for ids in responses:
-            logp = plain_logits(hf, prompt, ids, processor.pixels(prompt), temperature).log_softmax(-1)
+            logits = hf(**plain_inputs(processor, prompt, ids)).logits[0, len(prompt.full) - 1:-1]
+            logp = (logits / temperature).index_fill(-1, never, -1e9).log_softmax(-1)
             logps.append(logp[range(len(ids)), ids])
             entropies.append(-(logp.exp() * logp).sum(-1))
     return torch.cat(logps), torch.cat(entropies)
+
+
+def close(a, b, tolerance=1e-5):
+    """Equal to `tolerance`, relative to the largest entry (gradients of one tensor share a scale)."""
+    assert a.shape == b.shape
+    a, b = a.detach(), b.detach()
+    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), float((a - b).abs().max())
 
 
 def gradients(module):
