@@ -302,9 +302,9 @@ def test_weights_that_do_not_match_are_refused(model_path, tmp_path):
             load(str(tmp_path / name))
     shutil.copytree(model_path, tmp_path / "nan")
     state = load_file(tmp_path / "nan" / "model.safetensors")
-    state["lm_head.weight"].flatten()[-1] = math.nan
+    next(t for n, t in state.items() if n.endswith("lm_head.weight")).flatten()[-1] = math.nan
     save_file(state, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match="NaN or infinity in 1 of its tensors, e.g. lm_head.weight"):
+    with pytest.raises(Refused, match="NaN or infinity in 1 of its tensors, e.g. .*lm_head.weight"):
         load(str(tmp_path / "nan"))
 
 
