@@ -1,14 +1,18 @@
 """What the tests share: one small world a session, a random model whose every tensor matters, and an oracle,
 which is plain transformers."""
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 # no network, one core: set before the libraries below read it
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest
 import torch
+import torch._dynamo
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -145,6 +149,28 @@ def straight(tiny, tmp_path_factory):
         for name, (_, run) in STAGES.items():
             run(tiny, out[name])
     return out
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """machinery/vllm_engine.py, for which vLLM need not be installed, and what its LLM was made with."""
+    made = {}
+
+    class LLM:
+        def __init__(self, path, **options):
+            made.update(options, path=path)
+            self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(
+                _finalizer=SimpleNamespace(detach=lambda: None)))
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=None))
+    monkeypatch.setitem(sys.modules, "vllm.device_allocator.alloc_conf", SimpleNamespace(
+        current_alloc_conf=str, set_alloc_conf=str, with_conf_flag=lambda *_: ""))
+    monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace())  # the module sets an option there
+    monkeypatch.delitem(sys.modules, "machinery.vllm_engine", raising=False)
+    module = importlib.import_module("machinery.vllm_engine")
+    module.made = made
+    yield module
+    monkeypatch.delitem(sys.modules, "machinery.vllm_engine")
 
 
 def write_jsonl(path, rows):
