@@ -1,5 +1,4 @@
 """Small runs of the three stages, what several files of tests ask of them, and spies."""
-import dataclasses
 import functools
 import inspect
 import math
@@ -174,7 +173,3 @@ class Seen:
                     kind=kind.__name__, lr=group["lr"], decay=group["weight_decay"], norm=norm))
                 return real(optimizer)
             self.patch.setattr(kind, "step", step)
-
-
-def flags_of(*configs):
-    return [f.name for config in configs for f in dataclasses.fields(config)]

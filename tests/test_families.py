@@ -179,15 +179,13 @@ def test_greedy_is_generate(path, processor, groups):
 
 # --------------------------------------------------------------------------------- what is special to Qwen-VL
 
-@pytest.fixture(scope="session", params=["qwen", "qwen3"])
-def qwen(request, tmp_path_factory):
-    return str({"qwen": make_qwen, "qwen3": make_qwen3}[request.param](tmp_path_factory.mktemp("qwen-alone")))
+of_qwen = pytest.mark.parametrize("family", ["qwen", "qwen3"], indirect=True, scope="session")
 
 
-def test_positions_are_those_of_get_rope_index(qwen, groups):
-    processor = Processor(qwen)
-    hf = plain(qwen)
-    for prompt in processor.prompts([p.record for p, _ in groups]):
+@of_qwen
+def test_positions_are_those_of_get_rope_index(path, processor, groups):
+    hf = plain(path)
+    for prompt, _ in groups:
         ids = torch.tensor([prompt.full])
         theirs, delta = hf.model.get_rope_index(ids, mm_token_type_ids=(ids == processor.image_id).int(),
                                                 image_grid_thw=processor.pixels(prompt).get("image_grid_thw"))
@@ -199,11 +197,12 @@ def test_positions_are_those_of_get_rope_index(qwen, groups):
         assert pack.positions[:, len(prompt.full):].tolist() == [follow] * 3
 
 
-def test_grid_is_the_processors(qwen):
+@of_qwen
+def test_grid_is_the_processors(path):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
     g = torch.Generator().manual_seed(0)
     for pixels in ((0, 0), (2000, 9000), (64, 64)):
-        processor = Processor(qwen, pixels=pixels)
+        processor = Processor(path, pixels=pixels)
         least, most = (processor.image_processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
         unit = {"qwen2_5_vl": 8, "qwen3_vl": 32}[processor.config.model_type]
         for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
@@ -234,11 +233,11 @@ def test_template_that_begins_to_think_itself(tmp_path, thinking):
     assert processor._text(record, thinking) == usual and usual.count("<think>") == thinking
 
 
-def test_prompt_is_the_real_processors(qwen, groups):
+@of_qwen
+def test_prompt_is_the_real_processors(path, processor, groups):
     """The processors want torchvision for their videos; their own method that expands an image does not."""
-    processor = Processor(qwen)
-    own = AutoImageProcessor.from_pretrained(qwen, backend="pil")
-    for prompt in processor.prompts([p.record for p, _ in groups]):
+    own = AutoImageProcessor.from_pretrained(path, backend="pil")
+    for prompt, _ in groups:
         inputs, at = processor.pixels(prompt), iter(range(9))
         if inputs:
             whole = own(processor.images(prompt), return_tensors="pt")

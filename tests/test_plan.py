@@ -39,14 +39,9 @@ def test_advice(capsys):
     assert plan.plan(dataclasses.replace(card, gpus=4))
     fits = dataclasses.replace(card, lora=8, train=("connector", "llm"))
     assert plan.plan(fits) and not plan.plan(dataclasses.replace(fits, gpu_gib=4))
-    # responses of 8,192 do not fit the sampler, and no smaller pack helps it
-    assert not plan.plan(dataclasses.replace(fits, max_new_tokens=8192))
-    assert capsys.readouterr().out.strip().endswith("The smallest change that would: --max_new_tokens 4096")
     small = plan.Config(str(CONFIGS / "InternVL3-1B"), gpus=1, gpu_gib=24, rollout="vllm")
     row = small.visual + small.max_new_tokens
     assert all(n >= row for flag, n in plan.changes(small) if flag == "tokens")
-    plan.plan(dataclasses.replace(fits, tokens=2048))  # 3,328 visual tokens do not fit a pack of 2,048
-    assert "packs of 2,048 tokens of which 2,048 are visual" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name, train, lora", [
