@@ -251,8 +251,7 @@ def same_gradients(a, b, tolerance=1e-5):
 def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, processor, prompts, monkeypatch, tmp_path):
     """One step of grpo.py = the gradient of mean over responses of mean over tokens of A * logp, one response
     at a time in plain transformers, images and all; in one pack, and in many with split groups."""
-    ways = {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1),
-            "recomputed": dict(checkpointing=True)}
+    ways = {"one": dict(checkpointing=True), "many": dict(max_tokens=60)}
     options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9, temperature=0.8, max_tiles=4)
     hf = plain(tiny / "model")
     groups = [[sampler.rollout(p, k) for k in range(3)] for p in prompts]
@@ -278,7 +277,7 @@ def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, processor, prompts, m
     loss = -plain_forward(hf, processor, pairs)[0].mean()
     loss.backward()
     options = dict(data=mixed, val=mixed, batch=8, epochs=1, max_tiles=4)
-    for name, more in {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1)}.items():
+    for name, more in {"one": {}, "many": dict(max_tokens=60)}.items():
         caught = gradient_of(monkeypatch, lambda: run_sft(tiny, tmp_path / name, **options, **more))
         same_gradients(caught, gradients(hf))
         row, = metrics(tmp_path / name)
