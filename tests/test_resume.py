@@ -164,7 +164,7 @@ def test_changed_flag_in_the_same_folder(name, flag, value, tiny, straight, tmp_
 
 
 ROW = {"question": "q", "answer": "1", "solution": "t\n</think>\n\n\\boxed{1}", "images": []}
-REFUSED = [  # flags, what is said; ROWS: a data file of rows that are made of ROW
+REFUSED = [  # flags, what is said. rows: a data file of them, each like ROW with changes
     (dict(model="out/tiny/never"), "--model out/tiny/never: no checkpoint there.*Run make tiny first"),
     (dict(data="data/never.jsonl"), "never.jsonl"), (dict(curriculum="data/never.jsonl"), "never.jsonl"),
     (dict(train=("projector",)), "--train projector: the parts are"), (dict(train=()), "--train nothing"),
