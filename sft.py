@@ -17,13 +17,13 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from data import Processor, read_records, rows_with_solutions, subjects
-from machinery.features import keep_features
+from data import Processor, read_records, subjects
 from machinery.files import Refused, main, read_jsonl, say
 from machinery.muon import make_muon
 from machinery.optimizer import learning_rates
 from machinery.parallel import even_out, share, start_processes, total
-from machinery.run import Run, ahead, batch_indices
+from machinery.run import Run, batch_indices
+from machinery.supervised import ahead, keep_best, keep_features, rows_with_solutions
 from model import PARTS, load_model, make_optimizer, update
 from pack import make_packs
 
@@ -132,7 +132,7 @@ def train(cfg, patience=None, features_gib=0.0):
     begin = time.time()
     for step, (batch, packs) in bar:  # the next is made while this one trains
         measured = patience is not None and losses[-1][1] == step
-        if measured and s.run.keep_best(losses, s.processor.path, patience):
+        if measured and keep_best(s.run, losses, s.processor.path, patience):
             say(f"stopped early: {patience} validation losses without a new best")
             break
 
@@ -160,7 +160,7 @@ def train(cfg, patience=None, features_gib=0.0):
         bar.set_postfix(loss=f"{m['loss']:.3f}", lr=f"{m['lr']:.1e}", refresh=False)
         begin = time.time()
     if patience is not None:
-        s.run.keep_best(losses, s.processor.path, patience)
+        keep_best(s.run, losses, s.processor.path, patience)
     file.unlink(missing_ok=True)
     say(f"done: {s.run.last}")
     return losses

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedConfig
 
-import plan
+from recipes import plan
 from conftest import plain
 from connector import make_connectors
 from data import Processor

@@ -1,10 +1,10 @@
-"""plan.py: published configurations without weights, simulated ranks, what would fit."""
+"""recipes/plan.py: published configurations without weights, simulated ranks, what would fit."""
 import dataclasses
 
 import pytest
 import torch
 
-import plan
+from recipes import plan
 from conftest import ROOT
 from machinery.model_folder import add_adapters
 from machinery.parallel import bf16_weights

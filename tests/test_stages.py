@@ -22,7 +22,8 @@ from machinery import parallel
 from machinery.files import Refused, main, read_jsonl
 from machinery.metrics import COMPARED, Watch, add_up
 from machinery.parallel import World, deal
-from machinery.run import Run, ahead, batch_indices, learning_rate, seed_of
+from machinery.run import Run, batch_indices, learning_rate, seed_of
+from machinery.supervised import ahead
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Group, Rollout

@@ -1,25 +1,29 @@
-"""What a GPU will hold, before one is rented: `python plan.py --model MODEL --gpus 8 --tokens 16384`.
+"""What a GPU will hold, before one is rented: `python recipes/plan.py --model MODEL --gpus 8 --tokens 16384`.
 
 Only config.json is read: the model is built without weights (torch's meta device), so its tensors are
 counted, not guessed. Weights, gradients and optimizer are exact; the rest are sums over the tensors that are
 there at the worst moment of a pack, written out in `moments`. tests/test_fake_cuda.py compares them with a
 step of tensors without content, bench/gpu_check.py with a GPU's peak.
 
-`python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images,
-lengths.
+`python recipes/plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why,
+images, lengths.
 """
 import dataclasses
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # started by its path: the top folder of the repository comes first
+    sys.path[0] = str(Path(__file__).parent.parent)
 
 import torch
 
 from connector import make_connectors
-from data import Processor, of_mode, read_records, subjects
+from data import Processor, read_records, subjects
 from machinery.files import main, say
-from machinery.model_folder import add_adapters
-from machinery.model_folder import blank_hf, read_decided
+from machinery.model_folder import add_adapters, blank_hf, read_decided
+from machinery.supervised import of_mode
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable
 from rollout import prompts_at_once
