@@ -32,7 +32,7 @@ from chat_release import make_release
 from conftest import plain, write_jsonl, write_mixed
 from data import Processor, read_records
 from families import hub_shaped, make_qwen, make_qwen3
-from machinery import features
+from machinery import supervised
 from machinery.files import Refused, newest_checkpoint, read_json, read_jsonl
 from machinery.parallel import World, even_out, shard, share, start_processes
 from machinery.run import Run
@@ -112,7 +112,7 @@ def stages(folder, given, rank=0):
         packs.append([len(all), len(all) - len(own), sum(not p.images for p, _ in all)])
         return all
 
-    for module in (sft, grpo, features):
+    for module in (sft, grpo, supervised):
         module.even_out = even_out_and_note
     sft.train(sft.Config(**flags, **two_steps, val=data, out=str(folder / "sft")))
     connector_tune.train(connector_tune.Config(**flags, **two_steps, val=data, out=str(folder / "connector")))
@@ -304,7 +304,7 @@ def both(tiny, rows, tmp_path_factory):
     def meanwhile():
         with pytest.MonkeyPatch.context() as m:
             changed = [(grpo, "make_sampler"), (grpo, "score_batch")]
-            for stage, name in changed + [(s, "even_out") for s in (sft, grpo, features)]:
+            for stage, name in changed + [(s, "even_out") for s in (sft, grpo, supervised)]:
                 m.setattr(stage, name, getattr(stage, name))  # given back afterwards
             stages(out[1], given)
         shards(out[1], given, ONE)
