@@ -1,14 +1,18 @@
 """What the tests share: one small world a session, a random model whose every tensor matters, and an oracle,
 which is plain transformers."""
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 # no network, one core: set before the libraries below read it
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest
 import torch
+import torch._dynamo
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -147,6 +151,28 @@ def straight(tiny, tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def engine(monkeypatch):
+    """machinery/vllm_engine.py, for which vLLM need not be installed, and what its LLM was made with."""
+    made = {}
+
+    class LLM:
+        def __init__(self, path, **options):
+            made.update(options, path=path)
+            self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(
+                _finalizer=SimpleNamespace(detach=lambda: None)))
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=None))
+    monkeypatch.setitem(sys.modules, "vllm.device_allocator.alloc_conf", SimpleNamespace(
+        current_alloc_conf=str, set_alloc_conf=str, with_conf_flag=lambda *_: ""))
+    monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace())  # the module sets an option there
+    monkeypatch.delitem(sys.modules, "machinery.vllm_engine", raising=False)
+    module = importlib.import_module("machinery.vllm_engine")
+    module.made = made
+    yield module
+    monkeypatch.delitem(sys.modules, "machinery.vllm_engine")
+
+
 def write_jsonl(path, rows):
     Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
 
@@ -162,23 +188,32 @@ def plain(path):
     return AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
 
 
-def plain_logits(hf, prompt, response, pixels=None, temperature=1.0):
-    """Logits (T, vocabulary) of the response's tokens: one sequence, no padding, no packing."""
-    out = hf(input_ids=torch.tensor([prompt.full + response]), **(pixels or {})).logits[0]
-    logits = out[len(prompt.full) - 1:-1] / temperature
-    return torch.cat([logits[:, :hf.config.image_token_id], torch.full_like(logits[:, :1], -1e9),
-                      logits[:, hf.config.image_token_id + 1:]], 1)
+def plain_inputs(processor, prompt, response):
+    """What plain transformers wants of one sequence, without padding or packing."""
+    ids = torch.tensor([prompt.full + response])
+    places = {"mm_token_type_ids": (ids == processor.image_id).int()}
+    extra = places if hasattr(processor.family, "grid") else {}
+    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **processor.pixels(prompt), **extra)
 
 
-def plain_forward(hf, processor, groups, temperature=1.0):
-    """logp (R,) and entropy (R,) of all responses of all groups, one at a time."""
-    logps, entropies = [], []
+def plain_forward(hf, processor, groups, temperature=1.0, never=()):
+    """logp (R,) and entropy (R,) of all responses of all groups, one at a time. never: ids besides the
+    image's that are not sampled"""
+    logps, entropies, never = [], [], torch.tensor([processor.image_id, *never])
     for prompt, responses in groups:
         for ids in responses:
-            logp = plain_logits(hf, prompt, ids, processor.pixels(prompt), temperature).log_softmax(-1)
+            logits = hf(**plain_inputs(processor, prompt, ids)).logits[0, len(prompt.full) - 1:-1]
+            logp = (logits / temperature).index_fill(-1, never, -1e9).log_softmax(-1)
             logps.append(logp[range(len(ids)), ids])
             entropies.append(-(logp.exp() * logp).sum(-1))
     return torch.cat(logps), torch.cat(entropies)
+
+
+def close(a, b, tolerance=1e-5):
+    """Equal to `tolerance`, relative to the largest entry (gradients of one tensor share a scale)."""
+    assert a.shape == b.shape
+    a, b = a.detach(), b.detach()
+    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), float((a - b).abs().max())
 
 
 def gradients(module):

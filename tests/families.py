@@ -25,6 +25,17 @@ TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
 
+def lively(kind, config, seed, factor):
+    """A random model whose every tensor matters: norms and biases are random, too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = kind(config)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(factor)
+    return model
+
+
 def make_internvl35(folder, like, seed=0):
     """The tiny world's folder with InternVL3.5's LLM (Qwen3: norms of queries and keys, an own head size)
     and the norms of InternViT-6B (RMSNorm, of queries and keys too, no biases) in its encoder."""
@@ -37,14 +48,10 @@ def make_internvl35(folder, like, seed=0):
                 max_position_embeddings=512, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
     config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=old.image_token_id,
                             image_seq_length=9, downsample_ratio=0.5, tie_word_embeddings=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = InternVLForConditionalGeneration(config)
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(1.5)
-            model.model.vision_tower.embeddings.position_embeddings.normal_(std=0.1)
-            model.model.vision_tower.embeddings.cls_token.normal_(std=0.1)
+    model = lively(InternVLForConditionalGeneration, config, seed, 1.5)
+    g, begin = torch.Generator().manual_seed(seed), model.model.vision_tower.embeddings
+    for p in (begin.position_embeddings, begin.cls_token):  # which are 0
+        p.data.normal_(std=0.1, generator=g)
     model.generation_config = GenerationConfig.from_pretrained(like)
     model.save_pretrained(folder)
     return folder
@@ -58,12 +65,7 @@ def make_llava(folder, like, seed=0):
                   image_size=48, patch_size=8)
     config = LlavaConfig(vision_config=vision, text_config=old.text_config.to_dict(), image_seq_length=36,
                          image_token_index=old.image_token_id)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(1.5)
+    model = lively(LlavaForConditionalGeneration, config, seed, 1.5)
     model.generation_config = GenerationConfig.from_pretrained(like)
     model.save_pretrained(folder)
     return folder
@@ -136,12 +138,7 @@ def make_qwen3(folder, tied=False, width=96, layers=4, depth=4, seed=0):
 
 
 def save_qwen(folder, kind, config, tokenizer, images, seed):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = kind(config)
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(0.1 * torch.randn_like(p)) if p.ndim == 1 else p.mul_(2)
+    model = lively(kind, config, seed, 2)
     model.generation_config = GenerationConfig(eos_token_id=config.text_config.eos_token_id,
                                                pad_token_id=config.text_config.pad_token_id)
     model.save_pretrained(folder)

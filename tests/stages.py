@@ -1,8 +1,9 @@
 """Small runs of the three stages, what several files of tests ask of them, and spies."""
-import dataclasses
 import functools
 import inspect
 import math
+import subprocess
+import sys
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 import connector_tune
 import grpo
 import sft
+from conftest import ENV, ROOT
 from machinery.files import read_jsonl
 from machinery.muon import Muon
 from machinery.parallel import World
@@ -113,6 +115,24 @@ def tensors(path):
     return load_file(Path(path) / "model.safetensors")
 
 
+def in_two_processes(file, out, given, meanwhile, limit=400):
+    """Run `file` under torchrun with `out` and `given` as its arguments, and meanwhile() here, beside it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               file, str(out), str(given)]
+    with open(out / "log.txt", "w") as log:
+        two = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            meanwhile()
+            code = two.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = f"no end within {limit} s: a rank waits for another"
+        finally:
+            if two.poll() is None:
+                two.terminate()  # torchrun ends its ranks, which have sessions of their own
+                two.wait(60)
+    assert code == 0, f"{code}\n{(out / 'log.txt').read_text()[-3000:]}"
+
+
 # ------------------------------------------------------------------------------------------------------ spies
 
 class Seen:
@@ -150,7 +170,3 @@ class Seen:
                     kind=kind.__name__, lr=group["lr"], decay=group["weight_decay"], norm=norm))
                 return real(optimizer)
             self.patch.setattr(kind, "step", step)
-
-
-def flags_of(*configs):
-    return [f.name for config in configs for f in dataclasses.fields(config)]

@@ -1,5 +1,4 @@
 """--ask and --system: the same words in every stage, where the chat template puts them."""
-
 import pytest
 
 import connector_tune
@@ -15,9 +14,6 @@ from machinery.files import Refused
 
 BOX = "Put the final answer in \\boxed{}."
 # Qwen2.5-VL's template writes a system turn of its own when the conversation has none
-OWN_SYSTEM = """{%- if messages[0]['role'] != 'system' -%}<|im_start|>system
-You are a helpful assistant.<|im_end|>
-{% endif -%}"""
 
 
 def text_of(processor, thinking=True, **fields):
@@ -35,18 +31,13 @@ def test_the_words_of_a_prompt(model_path):
     # the self-incentive prompt: asked to think, and free to
     assert text_of(both, thinking=False, **fields) == system + user.format(f"\n{BOX}", "")
     assert text_of(Processor(model_path, ask="Never write <image>."), question="Why?").count("<image>") == 1
-
-
-def test_a_template_with_a_system_turn_of_its_own(model_path):
-    processor, own = Processor(model_path), Processor(model_path, system="Be brief.")
-    for c in (processor, own):
-        c.tokenizer.chat_template = OWN_SYSTEM + c.tokenizer.chat_template
-    system = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user"
-    assert text_of(processor, question="Why?").startswith(system.format("You are a helpful assistant."))
-    assert text_of(own, question="Why?").startswith(system.format("Be brief."))
-    own.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
+    # Qwen2.5-VL's template writes a system turn of its own when the conversation has none
+    both.tokenizer.chat_template = ("{%- if messages[0]['role'] != 'system' -%}You are helpful.{% endif -%}"
+                                    + both.tokenizer.chat_template)
+    assert text_of(both, question="Why?").startswith(system)
+    both.tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
     with pytest.raises(Refused, match="the chat template of .* leaves a turn of the system out"):
-        text_of(own, question="Why?")
+        text_of(both, question="Why?")
 
 
 class Made(Exception):

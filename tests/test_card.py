@@ -1,5 +1,4 @@
 """report.py card: the README.md of a checkpoint says what the run folders know, and nothing else."""
-import json
 import re
 import shlex
 from types import SimpleNamespace
@@ -55,7 +54,7 @@ def cells(text, columns):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "--" not in line][1:]
 
 
-def test_what_the_hub_reads_and_what_a_reader_sees(chain, tmp_path):
+def test_what_the_hub_reads_and_what_people_see(chain, tmp_path):
     card, at, every = card_of(chain), str(tmp_path), "encoder connector llm"
     assert card.data.to_dict() == {
         "license": "other", "license_name": "FILL-IN-the-license-of-the-base-model",
@@ -66,10 +65,9 @@ def test_what_the_hub_reads_and_what_a_reader_sees(chain, tmp_path):
         ["sft", f"`{at}/cold`", "step_000009", "`c.jsonl`, 60 rows", every, "1e-05"],
         ["grpo", f"`{at}/rl`", "step_000040", "`FanqingM/MMK12`, 15616 rows", every, "1e-05"],
         ["connector_tune", f"`{at}/tuned`", "step_000025", f"`{at}`, 60 rows", "connector", "1e-05"]]
-    told = [json.loads(block) for block in re.findall("^````json\n(.*?)^````", card.text, re.M | re.S)]
-    assert told == [json.loads((tmp_path / name / "config.json").read_text())
-                    for name in ("cold", "rl", "tuned")]
     assert "# tuned, step 25" in card.text and "`<think>`" in card.text
+    with pytest.raises(Refused, match="README.md is there already, and somebody may have written into it"):
+        card_of(chain)
     command, = re.findall("```sh\n(.*?)\n```", card.text)
     assert shlex.split(command)[6:] == ["--ask", "Box it.", "--system", "It's short.", "What is to be seen?"]
 
@@ -82,13 +80,3 @@ def test_the_selected_checkpoint_of_an_earlier_stage_and_a_connector_of_our_own(
     card = card_of(chain)
     assert [row[2] for row in cells(card.text, 6)] == ["step_000009", "step_000020", "step_000025"]
     assert "library_name" not in card.data.to_dict() and "does not know its connector" in card.text
-
-
-def test_card_refuses(chain, tmp_path):
-    card_of(chain)
-    with pytest.raises(Refused, match="README.md is there already, and somebody may have written into it"):
-        card_of(chain)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(Refused, match="model is no checkpoint of a run folder"):
-        card_of(tmp_path / "model")

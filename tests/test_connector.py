@@ -6,7 +6,6 @@ import connector
 import connector_tune
 from conftest import gradients
 from data import Processor
-from families import make_qwen
 from machinery.files import Refused
 from model import load
 from pack import make_packs
@@ -28,22 +27,15 @@ def q_groups(qformer, groups):
     return processor, [(p, rs) for p, (_, rs) in zip(prompts, groups)]
 
 
-def test_queries_are_the_visual_tokens(qformer, q_groups, processor):
-    few, rows = q_groups
-    assert few.per_tile == 5 and processor.per_tile == 9
-    vlm = load(qformer)
-    pack, = make_packs(few, rows)
-    tiles = len(pack.images["pixel_values"])
-    assert len(pack.visual_at) == 5 * tiles == len(vlm.connect(vlm.encode(pack)))
-
-
 def test_starts_sane(qformer, q_groups, model_path, processor, groups):
-    """Fresh visual tokens are as large as word embeddings and different from each other; the loss is no worse
-    than with the family's own fresh connector."""
+    """Queries are the visual tokens. Fresh ones are as large as word embeddings and different from each
+    other; the loss is no worse than with the family's own fresh connector."""
     vlm, own = load(qformer), load(model_path)
     few, rows = q_groups
     pack, = make_packs(few, rows)
     visual = vlm.connect(vlm.encode(pack))
+    assert few.per_tile == 5 and processor.per_tile == 9
+    assert len(pack.visual_at) == 5 * len(pack.images["pixel_values"]) == len(visual)
     size = vlm.hf.get_input_embeddings().weight.square().mean().sqrt()
     assert 0.5 < visual.square().mean().sqrt() / size < 2
     a, b = visual[:5].unbind()[:2]
@@ -51,15 +43,13 @@ def test_starts_sane(qformer, q_groups, model_path, processor, groups):
     assert -vlm(pack)[0].mean() < 1.2 * -own(*make_packs(processor, groups))[0].mean()
 
 
-@pytest.mark.parametrize("train", [("connector",), ("encoder", "connector", "llm")])
-def test_every_tensor_learns(qformer, q_groups, train):
-    vlm = load(qformer, train=train)
+def test_every_tensor_learns(qformer, q_groups):
+    vlm = load(qformer)
     few, rows = q_groups
     logp, entropy = vlm(*make_packs(few, rows))
     (logp.sum() + entropy.square().sum()).backward()
-    names = {n for part in train for n in vlm.parts()[part]}
     got = gradients(vlm.hf)
-    assert got.keys() == names
+    assert got.keys() == dict(vlm.hf.named_parameters()).keys()
     # a bias of the keys shifts all scores of a query alike, so its gradient is 0 (a third of in_proj_bias)
     assert all(g.abs().max() > 0 for g in got.values())
 
@@ -74,13 +64,11 @@ def test_a_stage_trains_it(qformer, tiny, tmp_path):
         assert torch.equal(before[name], after[name]) == ("multi_modal_projector" not in name), name
 
 
-def test_fresh_mlp_and_refusals(qformer, model_path, tmp_path):
+def test_fresh_mlp(qformer, model_path, tmp_path):
     connector.replace(connector.Config(model=qformer, out=str(tmp_path / "mlp"), connector="mlp"))
     assert Processor(str(tmp_path / "mlp")).per_tile == 9
     mlp, own = (load(path).parts()["connector"] for path in (str(tmp_path / "mlp"), model_path))
     assert mlp.keys() == own.keys()
-    with pytest.raises(Refused, match="only an InternVL"):
-        connector.replace(connector.Config(model=str(make_qwen(tmp_path)), out=str(tmp_path / "x")))
 
 
 # ----------------------------------------------------------------------------------- a connector of one's own

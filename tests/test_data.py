@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 
 import data
@@ -117,24 +116,21 @@ def test_a_file_whose_rows_nobody_can_count(tmp_path, name, content):
 @pytest.mark.parametrize("names, kept", [
     (["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"], [0, 1]),
     (["testmini", "test", "mine"], [2]), (["train/0", "validation/0"], [0]), (["Train", "trained"], [0]),
-    (["math_train", "math_test"], [0]), (["algebra-00000-of-00001", "contest"], [0, 1]),
-    (["testmini", "test"], [])])
+    (["math_train", "math_test"], [0]), (["algebra-00000-of-00001", "contest"], [0, 1])])
 def test_a_folder_is_its_parquet_files_of_the_split(tmp_path, capsys, names, kept):
     """By the exact name. What is left out is said, and a file of another kind beside them is none of them."""
     (tmp_path / "train.jsonl").write_text('{"id": 9, "question": "?", "answer": "1"}')
     for i, name in enumerate(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.parquet").write_bytes(as_parquet([{"id": i, "question": "?", "answer": "1"}]))
-    if not kept:
-        with pytest.raises(Refused, match="no Parquet file of the split 'train'; there are test, testmini"):
-            read_records(tmp_path)
-        return
     assert sorted(int(r.id) for r in read_records(tmp_path)) == kept
-    left = [name for i, name in enumerate(names) if i not in kept]
     said = capsys.readouterr().out
-    assert all(f"{name}.parquet" in said for name in left) and bool(left) == bool(said)
+    assert all((f"{name}.parquet" in said) == (i not in kept) for i, name in enumerate(names))
     if "testmini" in names:
         assert [r.id for r in read_records(tmp_path, split="test")] == ["1"]
+        (tmp_path / "mine.parquet").unlink()
+        with pytest.raises(Refused, match="no Parquet file of the split 'train'"):
+            read_records(tmp_path)
 
 
 def test_geometry3k(tmp_path):
@@ -147,8 +143,6 @@ def test_geometry3k(tmp_path):
     first, second = read_records(tmp_path / "t.parquet", ("question=problem",))
     assert (first.question, second.answer, second.sizes) == ("<image>Find $x$.", "\\sqrt{2}", [(48, 48)] * 2)
     assert second.images == [png(1), png(2)]  # files, not pixels
-    with pytest.raises(Refused, match="no question"):
-        read_records(tmp_path / "t.parquet")
 
 
 def test_hub_names_go_to_datasets(folder, monkeypatch):
@@ -164,9 +158,6 @@ def test_image_root_and_columns(folder, tmp_path_factory):
     columns = ("question=problem", "answer=ground_truth", "image=picture")
     record, = read(folder, rows, columns=columns, image_root=str(other))
     assert (record.question, record.answer, record.sizes) == ("p", "5", [(50, 60)])
-    for wrong in ("q=question", "question", "question="):
-        with pytest.raises(Refused, match="OURS=THEIRS"):
-            read(folder, rows, columns=(wrong,))
     with pytest.raises(Refused, match="no column 'none' .*its columns are problem, ground_truth"):
         read(folder, rows, columns=("question=none",))
 
@@ -174,22 +165,17 @@ def test_image_root_and_columns(folder, tmp_path_factory):
 # ---------------------------------------------------------------------------------------------- unusable rows
 
 BAD = {
-    "no answer": {"answer": ""}, "answer null": {"answer": None}, "no question": {"question": "  "},
-    "answers in a list": {"answer": [["5"]]}, "an answer blank": {"answer": ["5", " "]},
+    "no answer": {"answer": ""}, "no question": {"question": "  "}, "an answer blank": {"answer": ["5", " "]},
     "answer true": {"answer": True}, "answer nan": {"answer": float("nan")},
     "question list": {"question": ["a"]}, "missing": {"images": ["gone.png"]}, "null": {"images": [None]},
-    "torn": {"images": ["a.png", "torn.png"]}, "turns number": {"turns": 5},
-    "no bytes": {"images": [{"bytes": None, "path": None}]}, "address": {"image": "https://a.org/b.png"},
-    "two columns": {"image": "b.png"}, "film": {"images": ["film.gif"]}, "long": {"images": ["long.png"]},
-    "third image": {"question": "See <image 3>."}, "image 0": {"question": "See <image 0>."},
-    "a mark, no image": {"question": "<image>", "images": []},
+    "torn": {"images": ["a.png", "torn.png"]}, "two columns": {"image": "b.png"},
+    "film": {"images": ["film.gif"]}, "long": {"images": ["long.png"]},
+    "third image": {"question": "See <image 3>."}, "a mark, no image": {"question": "<image>", "images": []},
     "two images, three marks": {"question": "<image> <image> <image>", "images": ["a.png", "b.png"]},
     "an option's mark": {"options": ["<image 3>", "<image 2>"], "images": ["a.png", "b.png"]},
-    "options text": {"options": "52; -2; 675"}, "options object": {"options": {"A": "x", "B": "y"}},
-    "an option null": {"options": ["x", None]}, "27 options": {"options": [*map(str, range(27))]},
+    "options text": {"options": "52; -2; 675"}, "an option null": {"options": ["x", None]},
     "a mark of ours": {"question": "\ufdd0"}, "turns of one": {"turns": [{"role": "user", "content": "a"}]},
-    "turn by a tool": {"turns": [{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}]},
-    "turn empty": {"turns": [{"role": "system", "content": " "}]}, "turns text": {"turns": "[1]"}}
+    "turn by a tool": {"turns": [{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}]}}
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -203,8 +189,6 @@ def test_unusable_row_is_named_and_counted(folder, what, capsys):
         read(folder, rows)
     assert [r.id for r in read(folder, rows, limit_bad=0.4)] == ["r0", "r2"]
     assert "skipped 1 of 3 rows" in capsys.readouterr().out
-    with pytest.raises(Refused, match="1 of 1 rows"):  # nothing left is refused however much is allowed
-        read(folder, rows[1:2], limit_bad=1.0)
 
 
 def test_one_percent_is_skipped(folder):
@@ -212,6 +196,8 @@ def test_one_percent_is_skipped(folder):
     assert len(read(folder, rows)) == 99
     with pytest.raises(Refused, match="2 of 100 rows"):
         read(folder, rows[1:] + [row(100, images=["gone.png"])])
+    with pytest.raises(Refused, match="1 of 1 rows"):  # nothing left is refused however much is allowed
+        read(folder, rows[-1:], limit_bad=1.0)
 
 
 def test_what_is_not_needed_is_ignored(folder):
@@ -232,21 +218,16 @@ def test_ids_and_answers(folder):
     assert (records[2].answer, records[3].answer) == ("0", "['24/7', '3.429']")
 
 
-def test_columns_that_are_not_read_are_said(folder, capsys):
+@pytest.mark.parametrize("given, told", [
+    ({"image_path": "q/3.png"}, "image=image_path"), ({"decoded": {"bytes": png()}}, "image=decoded"),
+    ({"option": "A. 3; B. 5; E. none"}, "options=option"), ({"A": "x", "B": "y"}, "options=COLUMN")])
+def test_columns_that_are_not_read_are_said(given, told):
     """With the --columns to type; not where the row has pictures and options of its own."""
-    odd = {"ID": 3, "image_path": "q/3.png", "question": "What is x?", "option": "A. 3; B. 5; E. none"}
-    read(folder, [{**odd, "answer": "B"}, row(1, ID=4, choices=["x"], cover="b.png", options=["x", "y"])],
-         columns=("id=ID",))
-    said = capsys.readouterr().out
-    assert "1 of 2 rows have a column image_path that looks like image" in said
-    assert "--columns id=ID image=image_path" in said and "--columns id=ID options=option" in said
-    assert "cover" not in said and "choices" not in said
-    read(folder, [{"question": "Which?", "answer": "(B)", "A": "x", "B": "y"}, row(1)])
-    assert "1 of 2 rows have a letter as the answer, and no options: --columns options=COLUMN" in \
-        capsys.readouterr().out
-    for picture in ({"bytes": png(), "path": None}, ["a.jpg"], "iVBORw0KGgo" * 9):
-        what, = R.remarks({"question": "?", "answer": "1", "decoded": picture}, {}, Record("", "?"))
-        assert what.endswith("--columns image=decoded (docs/your_data.md)")
+    row = {"question": "What is x?", "answer": "B", **given}
+    said, = R.remarks(row, {}, Record("", "What is x?", [] if "image" in told else ["a.png"], "B",
+                                      options=["x", "y"] if "image" in told else []))
+    assert f": --columns {told} (docs/your_data.md)" in said
+    assert not [*R.remarks(row, {}, Record("", "What is x?", ["a.png"], "B", options=["x", "y"]))]
 
 
 # ----------------------------------------------------------------------------------------- options and MMMU's
@@ -258,11 +239,6 @@ def test_columns_that_are_not_read_are_said(folder, capsys):
     *((options, options) for options in (["A: 52", "C: -2"], ["A:B", "B:C"], ["A. 52", "-2"]))])
 def test_shapes_of_options(folder, options, read_as):
     assert read(folder, [row(0, options=options, answer="B")])[0].options == read_as
-
-
-def test_letters_alone_are_not_told(folder):
-    record, = read(folder, [row(0, options=["A", "B"], answer="B")])
-    assert record.options == ["A", "B"] and record.text() == "How many?"
 
 
 @pytest.mark.parametrize("question, answer, options", [
@@ -328,19 +304,7 @@ def test_image_named_twice_and_image_not_named(processor, folder):
     assert p.record.shown == [1, 1, 0] and p.ids.count(processor.image_id) == 3
     assert p.full.count(processor.image_id) == 3 * processor.per_tile
     pixels = processor.pixels(p)["pixel_values"]
-    assert processor.tokenizer.eos_token_id in processor.stop_ids
-    assert processor.image_id not in processor.stop_ids
     assert torch.equal(pixels[0], pixels[1]) and not torch.equal(pixels[1], pixels[2])
-
-
-def test_expansion_keeps_everything_else(processor, prompts):
-    begin, end = processor.marks
-    assert len(begin) == len(end) == 1
-    for p in prompts:
-        kept = [i for i in p.full if i not in (processor.image_id, *begin, *end)]
-        assert kept == [i for i in p.ids if i != processor.image_id]
-        tiles = len(processor.pixels(p).get("pixel_values", []))
-        assert p.full.count(processor.image_id) == tiles * processor.per_tile
 
 
 def test_long_prompts_are_left_out_and_counted(processor, rows, prompts, capsys):
@@ -350,8 +314,6 @@ def test_long_prompts_are_left_out_and_counted(processor, rows, prompts, capsys)
     fits = processor.prompts(rows, limit=limit)
     assert [p.record.id for p in fits] == [p.record.id for p, n in zip(prompts, lengths) if n < limit]
     assert "left out: 2 of 8 prompts are longer than" in capsys.readouterr().out and len(fits) == 6
-    with pytest.raises(Refused, match="8 of 8 prompts are longer than 5 tokens .*nothing is left"):
-        processor.prompts(rows, limit=5)
     long = Record("r", "1 " * 600)  # the context of the model is a limit, too
     assert [p.record.id for p in processor.prompts([rows[0], long], limit=10 ** 6)] == [rows[0].id]
 
@@ -412,20 +374,6 @@ def test_other_texts_have_the_ids_that_they_always_had(processor, rows):
     assert processor.plain.encode(texts) == whole == [processor.plain._encode_hidden(text) for text in texts]
 
 
-def test_a_template_that_loses_a_turn_or_refuses_it(model_path, rows, monkeypatch):
-    processor = Processor(model_path, system="Be brief.")
-    monkeypatch.setattr(processor.tokenizer, "apply_chat_template", lambda *_, **__: "user\nWhat is 3 + 4?")
-    with pytest.raises(Refused, match="leaves a turn of the system out. Use --ask"):
-        processor.prompts(rows[2:3])
-
-    def fails(*_, **__):
-        raise TemplateError("System role not supported")
-
-    monkeypatch.setattr(processor.tokenizer, "apply_chat_template", fails)
-    with pytest.raises(Refused, match="the chat template of .*model refuses .*System role not supported"):
-        processor.prompts(rows[2:3])
-
-
 # ------------------------------------------------------------------------------------------------------ tiles
 
 @pytest.mark.parametrize("max_tiles", [1, 4, 12])
@@ -467,26 +415,16 @@ def test_images_in_memory(processor, folder):
 
 # -------------------------------------------------------------------------------------- pictures of all kinds
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1", "LA"])
-def test_every_kind_of_image(processor, folder, mode):
-    name = "m.tiff" if mode in ("CMYK", "I;16") else "m.png"
-    Image.new(mode, (48, 48)).save(folder / name)
-    record, = read(folder, [row(1, images=[name])])
-    assert processor.pixels(processor.prompts([record])[0])["pixel_values"].shape == (1, 3, 48, 48)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_rotation_of_cameras(folder, orientation):
-    """The picture as it is to be looked at, and its size"""
-    upright = Image.new("RGB", (60, 40), "white")
-    upright.paste((255, 0, 0), (0, 0, 20, 10))  # a red corner, top left
-    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's number of the turn that the camera made
-    turned = upright.transpose(Image.Transpose(back[orientation])) if orientation > 1 else upright
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    turned.save(folder / "camera.png", exif=exif)
-    record, = read(folder, [row(1, images=["camera.png"])])
-    assert record.sizes == [(40, 60)]
+def test_pictures_of_phones(folder):
+    """As they are to be looked at, with their size; the small picture behind one is none of its own."""
+    upright, exif = Image.new("RGB", (60, 40), (200, 0, 0)), Image.Exif()
+    upright.paste((0, 0, 255), (0, 0, 20, 10))
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "camera.png", exif=exif)
+    small = Image.new("RGB", (4, 3))
+    (folder / "phone.jpg").write_bytes(saved(upright, "MPO", save_all=True, append_images=[small]))
+    record, = read(folder, [row(1, images=["camera.png", "phone.jpg"])])
+    assert record.sizes == [(40, 60)] * 2
     assert data.open_image(record.images[0]).tobytes() == upright.tobytes()
 
 
@@ -497,7 +435,7 @@ def test_rotation_of_cameras(folder, orientation):
     (Image.fromarray(np.int32([[0, 1, 128, 255]])), "TIFF", [0, 1, 128, 255]),
     (Image.fromarray(np.int32([[-100, -100, 0, 100000]])), "TIFF", [0, 0, 0, 255]),
     (Image.fromarray(np.float32([[0, 0.25, 0.5, 1]])), "TIFF", [0, 64, 128, 255]),
-    (Image.fromarray(np.float32([[5e5, 5e5, 5e5, 5e5]])), "TIFF", [0, 0, 0, 0])])
+    (Image.new("CMYK", (4, 1)), "TIFF", [255] * 4), (Image.new("1", (4, 1), 1), "PNG", [255] * 4)])
 def test_deep_pictures_are_scaled(image, kind, want):
     opened = data.open_image(saved(image, kind))
     assert opened.mode == "RGB" and [p[0] for p in opened.get_flattened_data()] == want
@@ -520,9 +458,3 @@ def test_what_is_transparent_is_white():
     palette.putpalette([0, 0, 0, 10, 20, 30])
     assert list(data.open_image(saved(palette, transparency=0)).get_flattened_data()) == [
         (255, 255, 255), (10, 20, 30)]
-
-
-def test_photo_with_a_small_one_behind_it(folder):
-    big, small = Image.new("RGB", (40, 30), (200, 0, 0)), Image.new("RGB", (4, 3))
-    (folder / "phone.jpg").write_bytes(saved(big, "MPO", save_all=True, append_images=[small]))
-    assert read(folder, [row(1, images=["phone.jpg"])])[0].sizes == [(30, 40)]

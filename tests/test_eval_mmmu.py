@@ -1,11 +1,9 @@
 """eval_mmmu.py: both scores on hand-made rows, every fault of the official algorithm, and runs with a fake
 sampler."""
-import http.server
 import io
 import json
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +12,6 @@ import eval_mmmu as E
 from conftest import ROOT, write_jsonl
 from machinery import rows as R
 from scoring import mmmu
-from scoring.mmmu import subject_of
 from scoring.official import official_choice
 
 OPTIONS = "['3', \"Bob's\", 'Rome', 'Paris']"
@@ -39,10 +36,8 @@ def one(*args, **more):
     (THOUGHT + r"It is \boxed{A}, no: \boxed{B}.", "B", 1, 0, 1, 0),
     (THOUGHT + r"\boxed{Bob's}", "B", 1, 0, 1, 0),          # the option's text
     (THOUGHT + r"\boxed{D}", "B", 0, 0, 1, 0),
-    ("B", "B", 1, 1, 0, 0),
     ("(B)", "B", 1, 1, 0, 0),
     ("B.", "B", 1, 1, 0, 0),                                # the dot is stripped
-    ("B. Bob's", "B", 1, 0, 1, 0),
     ("B) Bob's", "B", 1, 0, 1, 0),                          # fault: not recognised
     ("**B**", "B", 1, 0, 1, 0),                             # fault: not recognised
     ("The answer is (B).", "B", 1, 1, 0, 0),
@@ -51,7 +46,6 @@ def one(*args, **more):
     ("First I looked.\nThe answer is: B, because Rome is older.", "B", 1, 0, 0, 0),
     # fault: all options echoed count as the last letter
     ("(A) 3 (B) Bob's (C) Rome (D) Paris", "D", 0, 1, 0, 1),
-    ("A. 3\nB. Bob's\nC. Rome\nD. Paris", "D", 0, 1, 0, 1),
     # two letters are no answer (official: "3" stands in it)
     ("The answer is A) 3 B) Bob's", "A", 0, 0, 0, 1),
     ("The answer is A lot of work.", "A", 0, 1, 0, 1),      # an article is no letter
@@ -81,12 +75,6 @@ def test_the_reasoning_is_never_read():
     assert E.score_rows([row(r"\boxed{B}")], mode="think")[0]["rule"] == 0
 
 
-def test_official_on_the_box():
-    for reply, seen in ((r"So \boxed{B}", (0, 1, 1, 0.25)), ("The answer is (B)", (1, 1, 0, 0))):
-        scores, _ = one(THOUGHT + reply)
-        assert tuple(scores[f"official{name}"] for name in ("", "_boxed", "_random", "_luck")) == seen
-
-
 @pytest.mark.parametrize("reply, options, choice", [
     ("(C) no. (A) no. (B)", "abcd", "B"), ("(B) or (A), no: (B)", "abcd", "B"),  # where each stands last
     ("(C) beats A ", "abcd", "C"), (" A or D or C or", "abcd", "C"),  # letters in brackets come first
@@ -111,19 +99,15 @@ def test_options(options, answer, response):
 
 @pytest.mark.parametrize("response, answer, rule, official", [
     (r"\boxed{0.956}", "0.963", 0, 1),                       # fault: two decimals
-    (r"\boxed{0.963}", "0.963", 1, 1),
     (r"\boxed{3.429}", "['24/7', '3.429']", 1, 1),           # a list of accepted answers
     (r"\boxed{24/7}", "['24/7', '3.429']", 1, 1),
     (r"\boxed{7}", "['24/7', '3.429']", 0, 0),
-    ("16", "16", 1, 1),
     ("The answer is 1,234.", "1234", 1, 1),
     ("x = 5\nso the speed is 12 m/s", "12", 0, 1),           # nothing plainly stated
     ("First 9 and 8.\nThe result is 4", "9", 0, 0),          # only the tail behind "is" counts
     ("a = 3\nb = 4", "3", 0, 0),                             # "=" counts in the last line only
-    ("a = 3\nb = 4", "4", 0, 1),
     ("1.5e3", "1500", 1, 1),
     ("bob", "b", 0, 0),                                      # one character counts beside a space only
-    ("Paris", "paris", 1, 1),
     ("a very long reply that goes on and on without ever stating anything 16", "16", 0, 1),
 ])
 def test_open(response, answer, rule, official):
@@ -173,65 +157,38 @@ def test_tables_by_hand():
     assert questions["Tiny_World"] == {"validation_Tiny_World_1": 0}
     assert scores["runs"] == [pytest.approx(3 / 5), 0.25] and scores["runs_se"] == pytest.approx(0.175)
     for name in ("truncated", "denial", "unparsed"):
-        assert scores[name] == pytest.approx(1 / 9), name
-    assert scores["format"] == pytest.approx(8 / 9)
+        assert scores[name] == pytest.approx(1 / 9) and scores["format"] == pytest.approx(8 / 9), name
     assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
-    lines = E.tables(scores).splitlines()
-    assert lines[4].split() == ["Other", "1", "0.0", "-", "0.0", "0.0", "100"]
+    assert E.tables(scores).splitlines()[4].split() == ["Other", "1", "0.0", "-", "0.0", "0.0", "100"]
+    one_box, _ = one(THOUGHT + r"So \boxed{B}")
+    assert [one_box[f"official{name}"] for name in ("", "_boxed", "_random", "_luck")] == [0, 1, 1, 0.25]
 
 
-def test_every_subject_has_one_discipline():
-    assert len(mmmu.DISCIPLINES) == 6 and len(mmmu.DISCIPLINE_OF) == 30
-    name = "Diagnostics_and_Laboratory_Medicine"
-    assert subject_of(f"validation_{name}_30") == name and subject_of("17") == "unknown"
-
-
-def test_the_judge_counts_apart(tmp_path):
-    """Over a real socket: the rule says no to both, the judge says yes to "xyz", and is not asked where
-    nothing was answered."""
-    asked = []
-
-    class Judge(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            reply = json.dumps({"choices": [{"message": {"content": "CORRECT"}}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *args):
-            pass
-
-    path = tmp_path / "responses.jsonl"
+def test_the_judge_counts_apart(tmp_path, monkeypatch):
+    """The rule says no to both, the judge says yes to "xyz", and is not asked where nothing was answered."""
+    asked, path = [], tmp_path / "responses.jsonl"
     write_jsonl(path, [row(r"\boxed{xyz}", mode="nothink", question="Which town?"),
                        row("I do not know, really.", mode="nothink", id="b")])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        scores = E.score(E.Score(str(path), verifier=f"http://127.0.0.1:{server.server_port}/v1"))
-        server.shutdown()
-    assert (scores["judge"], scores["rule"], scores["verifier"]["no_verdict"]) == (0.5, 0, 0)
-    assert len(asked) == 1 and "Which town?" in asked[0] and "Rome" in asked[0]
+    monkeypatch.setattr(E.Verifier, "ask", lambda self, items: asked.extend(items) or [True] * len(items))
+    scores = E.score(E.Score(str(path), verifier="http://127.0.0.1:9/v1"))
+    assert (scores["judge"], scores["rule"]) == (0.5, 0)
+    assert len(asked) == 1 and "Which town?" in asked[0][0] and "Rome" in asked[0][0]
     assert "rule or judge 50.0" in E.tables(scores)
 
 
 # ------------------------------------------------------------------------------------------ the score command
 
 def test_score_command_without_torch(tmp_path):
-    rows = [row(THOUGHT + r"\boxed{B}" if n % 2 else "no idea \ud800 \u2028",
-                id=f"validation_Math_{n}") for n in range(900)]
+    rows = [row(THOUGHT + r"\boxed{B}" if n % 2 else "no idea \ud800 \u2028", id=f"validation_Math_{n}")
+            for n in range(9)]
     path = tmp_path / "responses.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"id": "torn')
     code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
             "assert 'torch' not in sys.modules")
-    done = subprocess.run([sys.executable, "-c", code, "eval_mmmu.py", "score", "--responses", str(path),
-                           "--out", str(tmp_path / "deep" / "scores.json")],
-                          capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    scores = json.loads((tmp_path / "deep" / "scores.json").read_text())
-    assert (scores["n"], scores["rule"], scores["unparsed"],
-            scores["subjects"]["Math"]["n"]) == (900, 0.5, 0.5, 900)
-    assert "Overall" in done.stdout
+    command = [sys.executable, "-c", code, "eval_mmmu.py", "score", "--responses", path]
+    assert "Overall" in subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert (scores["n"], scores["rule"], scores["subjects"]["Math"]["n"]) == (9, pytest.approx(4 / 9), 9)
 
 
 @pytest.mark.parametrize("change, sentence", [
@@ -244,19 +201,8 @@ def test_bad_rows_are_named(change, sentence):
     with pytest.raises(E.Refused) as error:
         E.score_rows([{**row("B"), **change}])
     assert sentence in str(error.value)
-
-
-def test_bad_files_are_named(tmp_path):
-    path = tmp_path / "r.jsonl"
-    with pytest.raises(E.Refused, match="there is no such file"):
-        E.read_responses(path)
-    path.write_text('{"id": 1}\n{oops\n{"id": 2}\n')
-    with pytest.raises(E.Refused, match="line 2 is not JSON"):
-        E.read_responses(path)
     with pytest.raises(E.Refused, match="stands there twice"):
         E.score_rows([row("B"), row("A")])
-    with pytest.raises(E.Refused, match="No responses"):
-        E.score_rows([])
 
 
 # --------------------------------------------------------------------------------------------------- the data
@@ -454,28 +400,25 @@ def test_an_interrupted_run_goes_on(world):
 
 def test_a_folder_does_not_mix(world):
     world(FakeSampler())
-    for flag, value in (("temperature", 0.5), ("max_new_tokens", 9)):
-        with pytest.raises(E.Refused, match=f"--{flag} was"):
-            world(FakeSampler(), **{flag: value})
+    with pytest.raises(E.Refused, match="--temperature was"):
+        world(FakeSampler(), temperature=0.5)
     (world.folder / "m" / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(E.Refused, match="responses to others .--weights"):
         world(FakeSampler())
 
 
 def test_every_checkpoint_of_a_run(world):
-    """Each is asked and scored in a folder of its own, in order; what is there is not asked again."""
+    """Each is asked and scored in a folder of its own; what is there is not asked again."""
     for step in ("step_000010", "step_000002"):
         (world.folder / "m" / step).mkdir()
         (world.folder / "m" / step / "model.safetensors").write_text(step)
     out, sampler = world.folder / "all", FakeSampler()
-    world(sampler, checkpoints=True, out=str(out))
-    assert sorted(p.name for p in out.iterdir()) == ["step_000002", "step_000010"]
+    for _ in range(2):
+        world(sampler, checkpoints=True, out=str(out))
+        assert len(sampler.calls) == 6
     told = [json.loads((out / step / "data.json").read_text()) for step in ("step_000002", "step_000010")]
-    assert [about["checkpoint"][-11:] for about in told] == ["step_000002", "step_000010"]
-    assert told[0]["weights"] != told[1]["weights"] and len(sampler.calls) == 6
+    assert told[0]["weights"] != told[1]["weights"]
     assert json.loads((out / "step_000010" / "scores.json").read_text())["n"] == 10
-    world(sampler, checkpoints=True, out=str(out))
-    assert len(sampler.calls) == 6
 
 
 @pytest.mark.parametrize("flags, thinking, ban", [
@@ -490,10 +433,3 @@ def test_modes(flags, thinking, ban, world, capsys):
     assert all(c["ban"] == ban for c in sampler.calls)
     assert {r["mode"] for r in rows} == {flags.get("mode", "think")}
     assert ("no token spells hmm" in capsys.readouterr().out) == ("hmm" in flags.get("ban", ()))
-
-
-def test_a_prompt_that_does_not_fit_is_refused(world, monkeypatch):
-    monkeypatch.setattr(FakeChat, "prompts", lambda self, records, thinking: [
-        SimpleNamespace(record=r) for r in records[1:]])
-    with pytest.raises(E.Refused, match="longer than the model's context.*validation_Art_Theory_1"):
-        world(FakeSampler())

@@ -49,9 +49,9 @@ def read(tmp_path, rows, split="test", **flags):
     return E.read_questions(E.Config(data=str(tmp_path), split=split, **flags))[0]
 
 
-def answered(records, replies, finish="stop"):
+def answered(records, replies):
     """The scores of these replies, after a way through a file, as a run writes it."""
-    rows = [E.row_of(r, 0, SimpleNamespace(text=reply, finish=finish, ids=[1]), "nothink")
+    rows = [E.row_of(r, 0, SimpleNamespace(text=reply, finish="stop", ids=[1]), "nothink")
             for r, reply in zip(records, replies, strict=True)]
     return E.score_rows(json.loads(json.dumps(rows)))
 
@@ -79,8 +79,7 @@ def test_decimals_that_mathvista_asks_for(said, right, tmp_path):
 
 
 @pytest.mark.parametrize("precision, gold", [
-    ("fp16", "1.2"), (True, "1.2"), (0, "1"), (1, "1.25"), (1, "6/5"), (float("nan"), "1.2"), (1, "1.2 m"),
-    (1.5, "1.2"), (None, "1.2")])
+    ("fp16", "1.2"), (True, "1.2"), (0, "1"), (1, "1.25"), (1, "6/5"), (float("nan"), "1.2"), (None, "1.2")])
 def test_precision_that_means_something_else(precision, gold):
     assert rounded("1.2401", gold, precision) == "1.2401"
 
@@ -91,9 +90,6 @@ def test_mathvision(tmp_path):
     scores, _ = answered(records, [r"\boxed{12}", "It is hard to say."])
     assert {name: g["rule"] for name, g in scores["subjects"].items()} == {"counting": 1, "solid geometry": 0}
     assert scores["unparsed"] == 0.5
-    lines = E.tables(scores).splitlines()
-    assert [line.split()[0] for line in lines[2:4]] == ["counting", "solid"]  # no discipline above them
-    assert answered(records, ["", ""], finish="length")[0]["truncated"] == 1
 
 
 def test_mmmu_pro_with_four_and_with_ten_options(tmp_path):
@@ -143,13 +139,3 @@ def test_letters_and_texts_of_options():
     assert letters(ambiguous, (["no", "yes"], "(B)")) == (["B", "B"], [])
     assert letters((["x", "y"], "?"), ([], "x")) == (["?", "x"], [])  # a hidden test split, an open question
     assert letters(ambiguous, (["no", "yes"], "D")) == (["B"], ["row 1"])
-
-
-def test_images_as_olympiadbench_names_them(tmp_path):
-    """<image_1> in the question, up to nine columns, the answer a list of one."""
-    row = {"id": 7, "question": "In <image_1>, and with <image_9>: how far?", "final_answer": ["$2$"],
-           **{f"image_{k}": None for k in range(1, 10)}, "image_1": PICTURE, "image_9": PICTURE}
-    record, = read(tmp_path, [row], columns=("answer=final_answer",))
-    assert record.named_images() == [0, 1] and len(record.images) == 2
-    assert record.question == "In <image 1>, and with <image 2>: how far?"
-    assert answered([record], [r"\boxed{2}"])[0]["rule"] == 1

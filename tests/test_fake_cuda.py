@@ -17,8 +17,7 @@ CASES = [dict(model="InternVL3-8B", layers=12),
          dict(model="Qwen2.5-VL-7B", layers=8, train=["llm"]),
          dict(model="InternVL3-2B", layers=8, tokens=6000, checkpointing=False),
          dict(model="InternVL3-1B", layers=8, tokens=8192, lora=8),
-         dict(model="InternVL3-38B", layers=8, gpus=16),
-         dict(model="InternVL3-2B", layers=8, gpus=8, lora=8, tokens=8192)]
+         dict(model="InternVL3-38B", layers=8, gpus=16)]
 
 
 def shortened(folder, model, layers=0, **case):

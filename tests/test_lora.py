@@ -1,7 +1,5 @@
 """--lora: what trains, what leaves the trainer merged, and what a run goes on from."""
-import importlib
 import shutil
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -126,18 +124,6 @@ def test_fresh_adapters_follow_the_seed_and_are_counted(model_path):
     assert all(torch.equal(a, b) for a, b in zip(first(1), first(1)))
     assert not any(torch.equal(a, b) for a, b in zip(first(1), first(2)))
     assert len({float(a.detach().sum()) for a in first(1)}) == len(first(1))  # no two alike
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    """machinery/vllm_engine.py, for which vLLM need not be installed."""
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=None, SamplingParams=None))
-    monkeypatch.setitem(sys.modules, "vllm.device_allocator.alloc_conf", SimpleNamespace(
-        current_alloc_conf=None, set_alloc_conf=None, with_conf_flag=None))
-    monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace())  # the module sets an option there
-    monkeypatch.delitem(sys.modules, "machinery.vllm_engine", raising=False)
-    yield importlib.import_module("machinery.vllm_engine")
-    monkeypatch.delitem(sys.modules, "machinery.vllm_engine")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,10 +1,11 @@
 """model.py against plain transformers and fp64: packs, the chunked head, parts by name, saving, refusing."""
 import json
+import math
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer,
@@ -13,18 +14,15 @@ from transformers import (AutoConfig, AutoImageProcessor, AutoModelForImageTextT
 import connector
 import model
 import sft
-from conftest import gradients, plain, plain_forward
+from conftest import close, gradients, plain, plain_forward
 from data import Processor, open_image
 from machinery import head
 from machinery.run import Run
 from machinery.files import Refused, newest_checkpoint
 from machinery.model_folder import not_finite
 from machinery.parallel import World
-from model import PARTS, load, make_optimizer
+from model import load, make_optimizer
 from pack import Layout, make_pack, make_packs
-
-LAYERS = ("layer_norm", "linear_1", "linear_2")
-CONNECTOR = {f"model.multi_modal_projector.{n}.{w}" for n in LAYERS for w in ("weight", "bias")}
 
 
 def weights_for(n):  # of an objective in which every token counts differently
@@ -32,21 +30,13 @@ def weights_for(n):  # of an objective in which every token counts differently
     return torch.randn(n, generator=g), torch.randn(n, generator=g)
 
 
-def close(a, b, tolerance=1e-5):
-    """Equal to `tolerance`, relative to the largest entry (gradients of one tensor share a scale)."""
-    assert a.shape == b.shape
-    a, b = a.detach(), b.detach()
-    assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), float((a - b).abs().max())
-
-
 # ------------------------------------------------------------------------------------------------------ packs
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_pack_equals_one_by_one(vlm, processor, groups, model_path, temperature):
-    pack, = make_packs(processor, groups, temperature=temperature)
+def test_pack_equals_one_by_one(vlm, processor, groups, model_path):
+    pack, = make_packs(processor, groups, temperature=0.7)
     logp, entropy = vlm(pack)
     hf = plain(model_path)
-    logp_1, entropy_1 = plain_forward(hf, processor, groups, temperature)
+    logp_1, entropy_1 = plain_forward(hf, processor, groups, 0.7)
     close(logp, logp_1)
     close(entropy, entropy_1)
     a, b = weights_for(len(logp))
@@ -78,17 +68,6 @@ def test_owner_numbers_responses_over_all_packs(processor, groups):
             assert all(len(p.ids) <= limit for p in packs)
 
 
-@pytest.mark.parametrize("limit", [150, 60])
-def test_several_packs_equal_one(vlm, processor, groups, limit):
-    whole = vlm(*make_packs(processor, groups))
-    packs = make_packs(processor, groups, max_tokens=limit)
-    assert len(packs) > 2
-    parts = [vlm(p) for p in packs]
-    close(torch.cat([p[0] for p in parts]), whole[0])
-    close(torch.cat([p[1] for p in parts]), whole[1])
-
-
-
 def test_layout_by_brute_force():
     """Random segments: a token sees its prefix, its own segment up to itself, and nothing else."""
     for seed in range(12):
@@ -113,27 +92,6 @@ def test_layout_by_brute_force():
         K, V = k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)
         weight = (torch.einsum("ihd,jhd->hij", q, K) * 0.5).masked_fill(~see, -torch.inf).softmax(-1)
         assert torch.allclose(out, torch.einsum("hij,jhd->ihd", weight, V), atol=1e-5)
-
-
-def test_wrong_image_changes_log_probs(vlm, processor, groups):
-    pack, = make_packs(processor, groups[:1])
-    right = vlm(pack)[0]
-    pack.images = processor.pixels(groups[7][0])
-    wrong = vlm(pack)[0]
-    assert (right - wrong).abs().min() > 1e-4
-
-
-def test_order_of_two_images_matters(vlm, processor, groups):
-    """Row b names <image 2> before <image 1>: its second image stands first."""
-    (prompt, responses), = groups[1:2]
-    assert prompt.record.shown == [1, 0]
-    first, both = processor.pixels(groups[0][0])["pixel_values"], processor.pixels(prompt)["pixel_values"]
-    pixels = torch.cat([first, both[:1]])  # 0.png, 1.png
-    assert torch.equal(both, pixels.flip(0))
-    pack, = make_packs(processor, [(prompt, responses)])
-    right = vlm(pack)[0]
-    pack.images = {"pixel_values": pixels}
-    assert (vlm(pack)[0] - right).abs().min() > 1e-5
 
 
 def test_visual_tokens_must_fit_their_places(vlm, processor, groups):
@@ -203,12 +161,6 @@ def test_head_without_responses(vlm, processor, prompts):
     assert all(float(g.abs().sum()) == 0 for g in gradients(vlm).values())
 
 
-def test_image_placeholder_is_impossible(vlm, processor, groups):
-    logits = vlm.logits(torch.randn(5, vlm.hf.lm_head.weight.shape[1]))
-    assert (logits.softmax(-1)[:, processor.image_id] == 0).all()
-    assert logits.argmin(-1).eq(processor.image_id).all()
-
-
 def test_bf16_keeps_fp32_logits(model_path, processor, groups):
     """Compute in bf16 over fp32 weights: close to fp32, and log-prob and entropy come out in fp32."""
     pack, = make_packs(processor, groups)
@@ -236,29 +188,14 @@ def test_connector_is_the_familys_own(model_path):
     close(ours(features), theirs(grid.flatten(1, 2)).flatten(0, 1))
 
 
-
 # ------------------------------------------------------------------------------------------------------ parts
 
-def test_parts_by_name(vlm):
-    parts = vlm.parts()
-    assert set(parts) == set(PARTS) == {"encoder", "connector", "llm"}
-    assert set(parts["connector"]) == CONNECTOR  # no more, no less: the paper's collapse is one name away
-    assert all(n.startswith("model.vision_tower.") for n in parts["encoder"])
-    assert all(n.startswith(("model.language_model.", "lm_head.")) for n in parts["llm"])
-    assert "lm_head.weight" in parts["llm"]
-    assert sum(map(len, parts.values())) == len(list(vlm.hf.parameters()))
-    table = vlm.train_only(["connector"]).table()
-    line = next(line for line in table.splitlines() if "connector" in line)
-    assert "trains" in line and "6 tensors" in " ".join(line.split()) and table.count("frozen") == 2
 
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("train", [("encoder",), ("connector",), ("llm",), ("encoder", "llm"), PARTS])
-def test_frozen_get_nothing_and_the_others_do(model_path, processor, groups, train, checkpointing):
-    vlm = load(model_path, dtype="fp32", train=train, checkpointing=checkpointing)
+@pytest.mark.parametrize("train", [("encoder",), ("connector",), ("llm",), ("encoder", "llm")])
+def test_frozen_get_nothing_and_the_others_do(model_path, processor, groups, train):
+    vlm = load(model_path, dtype="fp32", train=train, checkpointing=len(train) == 1)
     pack, = make_packs(processor, groups)
     features = vlm.encode(pack)
-    assert features.requires_grad == ("encoder" in train)
     assert (features.grad_fn is None) == ("encoder" not in train)
     visual = vlm.connect(features)
     assert (visual.grad_fn is None) == (not {"encoder", "connector"} & set(train))
@@ -311,13 +248,6 @@ def test_known_features_take_the_encoders_place(vlm, processor, groups):
         assert torch.equal(vlm(without, features)[0], vlm(pack)[0])
 
 
-@pytest.mark.parametrize("names, what", [
-    (("projector",), "projector"), (("connector", "vision"), "vision"), ((), "nothing")])
-def test_unknown_part_is_refused(vlm, names, what):
-    with pytest.raises(Refused, match=f"--train {what}: the parts are encoder, connector, llm"):
-        vlm.train_only(names)
-
-
 # ---------------------------------------------------------------------------------------------- save and load
 
 def test_saved_model_loads_in_plain_transformers(vlm, processor, groups, model_path, tmp_path):
@@ -331,8 +261,6 @@ def test_saved_model_loads_in_plain_transformers(vlm, processor, groups, model_p
     ours = vlm(*make_packs(processor, groups))
     close(ours[0], logp)
     close(ours[1], entropy)
-    saved = load_file(tmp_path / "model.safetensors")
-    assert saved.keys() == load_file(f"{model_path}/model.safetensors").keys()  # the family's own names
     assert AutoTokenizer.from_pretrained(tmp_path).encode("3 + 4") == processor.tokenizer.encode("3 + 4")
     again = Processor(str(tmp_path), max_tiles=4)
     assert again.prompts([p.record for p, _ in groups])[4].full == groups[4][0].full
@@ -359,86 +287,29 @@ def test_expanded_prompt_is_what_the_familys_processor_makes(processor, prompts,
             assert torch.allclose(out["pixel_values"], ours, atol=2e-2), p.record.id
 
 
-def test_tied_embeddings_stay_tied(model_path, processor, groups, tmp_path):
-    hf = plain(model_path)
-    hf.config.tie_word_embeddings = hf.config.text_config.tie_word_embeddings = True
-    hf.tie_weights()
-    shutil.copytree(model_path, tmp_path / "tied")
-    hf.save_pretrained(tmp_path / "tied")
-    vlm = load(str(tmp_path / "tied"), dtype="fp32")
-    assert vlm.hf.lm_head.weight is vlm.hf.model.language_model.embed_tokens.weight
-    oracle = plain(tmp_path / "tied")
-    close(vlm(*make_packs(processor, groups))[0], plain_forward(oracle, processor, groups)[0])
-    with torch.no_grad():
-        vlm.hf.lm_head.weight.add_(0.01)
-    (tmp_path / "again").mkdir()
-    vlm.save(tmp_path / "again")
-    again = load(str(tmp_path / "again"), dtype="fp32")
-    assert again.hf.lm_head.weight is again.hf.model.language_model.embed_tokens.weight
-    assert torch.equal(again.hf.lm_head.weight, vlm.hf.lm_head.weight)
-
-
 # --------------------------------------------------------------------------------------------------- refusing
 
-def copy_of(model_path, folder, **config):
-    shutil.copytree(model_path, folder)
-    before = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**before, **config}))
-    return folder
-
-
-def test_missing_model_says_what_to_run_first(tmp_path):
-    for path in ("out/tiny/never_made", str(tmp_path / "nothing"), str(tmp_path)):
-        with pytest.raises(Refused, match="no checkpoint there.*Run make tiny first"):
-            load(path)
-        with pytest.raises(Refused, match="--model .*Run make tiny first"):
-            Processor(path)
-
-
-def test_other_architecture_is_refused(model_path, tmp_path):
-    folder = copy_of(model_path, tmp_path / "qwen")
-    config = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 32,
-              "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100}
-    (folder / "config.json").write_text(json.dumps(config))
-    for start in (lambda: load(str(folder)), lambda: Processor(str(folder))):
-        with pytest.raises(Refused, match="qwen2.*the families are .*internvl"):
-            start()
-
-
 def test_weights_that_do_not_match_are_refused(model_path, tmp_path):
-    from safetensors.torch import save_file
     text = json.loads((AutoConfig.from_pretrained(model_path)).to_json_string())["text_config"]
-    other = copy_of(model_path, tmp_path / "wide", text_config={**text, "intermediate_size": 352})
-    with pytest.raises(Refused, match=r"not those of its config.json \(\d+ mismatched, e.g. .*mlp"):
-        load(str(other))
-    layers = {n: {**text, "num_hidden_layers": n, "layer_types": ["full_attention"] * n} for n in (3, 5)}
-    deep = copy_of(model_path, tmp_path / "deep", text_config=layers[5])
-    with pytest.raises(Refused, match=r"missing, e.g. model.language_model.layers.4"):
-        load(str(deep))
-    less = copy_of(model_path, tmp_path / "shallow", text_config=layers[3])
-    with pytest.raises(Refused, match=r"unexpected, e.g. .*layers.3"):
-        load(str(less))
-    lost = copy_of(model_path, tmp_path / "lost")
-    state = load_file(lost / "model.safetensors")
-    state.pop(next(k for k in state if "linear_2.bias" in k))
-    save_file(state, lost / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match=r"1 missing, e.g. .*linear_2.bias"):
-        load(str(lost))
+    deep, less = ({"num_hidden_layers": n, "layer_types": ["full_attention"] * n} for n in (5, 3))
+    for name, change, told in (("wide", {"intermediate_size": 352}, r"\d+ mismatched, e.g. .*mlp"),
+                               ("deep", deep, r"missing, e.g. model.language_model.layers.4"),
+                               ("less", less, r"unexpected, e.g. .*layers.3")):
+        shutil.copytree(model_path, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text()) | {"text_config": text | change}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        with pytest.raises(Refused, match=told):
+            load(str(tmp_path / name))
+    shutil.copytree(model_path, tmp_path / "nan")
+    state = load_file(tmp_path / "nan" / "model.safetensors")
+    next(t for n, t in state.items() if n.endswith("lm_head.weight")).flatten()[-1] = math.nan
+    save_file(state, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Refused, match="NaN or infinity in 1 of its tensors, e.g. .*lm_head.weight"):
+        load(str(tmp_path / "nan"))
 
 
 NOT_FINITE = [("lm_head.weight", "nan"), ("linear_2.bias", "inf"), ("cls_token", "-inf"),
               ("3.mlp.up_proj.weight", "nan")]
-
-
-@pytest.mark.parametrize("end, value", NOT_FINITE)
-def test_weights_that_are_not_finite_are_not_started_from(model_path, tmp_path, end, value):
-    from safetensors.torch import save_file
-    folder = copy_of(model_path, tmp_path / "bad")
-    state = load_file(folder / "model.safetensors")
-    state[next(n for n in state if n.endswith(end))].flatten()[-1] = float(value)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Refused, match=rf"NaN or infinity in 1 of its tensors, e.g. .*{end}"):
-        load(str(folder))
 
 
 def test_weights_that_are_not_finite_are_not_saved(vlm, tmp_path):
@@ -463,16 +334,3 @@ def test_large_weights_are_finite(model_path):
     with torch.no_grad():
         vlm.hf.lm_head.weight.fill_(3e38)
     assert not not_finite(vlm.hf)
-
-
-def test_torn_weights_are_refused(model_path, tmp_path):
-    folder = copy_of(model_path, tmp_path / "torn")
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(Refused, match="torn"):
-        load(str(folder))
-
-
-def test_unknown_dtype_is_refused(model_path):
-    with pytest.raises(Refused, match="--dtype fp16: it is auto, bf16 or fp32"):
-        load(model_path, dtype="fp16")

@@ -1,40 +1,64 @@
-"""One or two processes change nothing: whole scripts under torchrun (FSDP2, gloo) beside plain python.
+"""One or two processes change nothing: whole scripts under torchrun (FSDP2, gloo) beside plain python; and
+shard() beside one process: both Qwen-VL, tied embeddings, bf16, adapters, a copy a node, offload, resume,
+selection, all three stages from a folder as the hub has it and from a release.
 
-Run by torchrun this file is the worker: every rank does all of `jobs`. Rows of one image, of two, of tiles
-and without an image lie in small packs. So ranks have different numbers of micro-batches and meet in the
-encoder while one of them has no image. A rank that waits for ever is killed after LIMIT.
+Run by torchrun this file is the worker: every rank does all of `stages` and of `shards`. Rows of one image,
+of two, of tiles and without an image lie in small packs. So ranks have different numbers of micro-batches and
+meet in the encoder while one of them has no image.
 """
+import dataclasses
 import json
+import math
 import os
 import shutil
-import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoConfig
 
 import connector_tune
+import entropy_select
 import grpo
 import sft
-from conftest import ENV, ROOT, plain, write_mixed
+from chat_release import make_release
+from conftest import plain, write_jsonl, write_mixed
 from data import Processor, read_records
-from machinery import features
-from machinery.files import Refused, newest_checkpoint, read_jsonl
-from machinery.parallel import start_processes
-from machinery.parallel import even_out
+from families import hub_shaped, make_qwen, make_qwen3
+from machinery import supervised
+from machinery.files import Refused, newest_checkpoint, read_json, read_jsonl
+from machinery.parallel import World, even_out, shard, share, start_processes
+from machinery.run import Run
+from model import load
+from pack import make_packs
+from recipes import convert
 from reward import Reward, VerifierDown
-from stages import Given, metrics, reward_of, tensors
+from rollout import make_rollout, make_sampler
+from stages import ONE, Given, in_two_processes, metrics, reward_of, tensors
 
-LIMIT = 240  # seconds for everything that two processes do, imports included
-TRAINED = [("connector",), ("encoder",)]
+
 GRPO = {"grpo": {}, "everything": dict(minibatches=2, kl=0.1, checkpointing=True, steps=1),
-        "frozen": dict(train=("connector",), steps=1), "handed_over": dict(steps=1),
+        "handed_over": dict(steps=1),
         "opened": dict(train=("connector",), dtype="bf16", steps=2)}
+NAMES = ("qwen", "tied", "bf16", "qwen3")
+STARTS = ("released", "qwen3")  # of all three stages
+SAME = dict(dtype="fp32", lr=1e-3, max_tiles=2)
+SAMPLED = dict(steps=2, prompts=4, samples=3, max_new_tokens=8)
+WAYS = {"plain": {}, "hybrid": dict(hybrid=True), "offload": dict(offload=True)}
+STEPS = [("qwen", "plain"), ("qwen", "hybrid"), ("qwen3", "plain"), ("qwen3", "lora"), ("bf16", "lora"),
+         ("tied", "offload")]
+SELECT = {"shards": dict(rollout="vllm", dtype="fp32"),
+          "whole": dict(rollout="torch", dtype="fp32", temperature=0.0, samples=1)}  # without a seed
 
+
+# --------------------------------------------------------------------------------------- what both do: stages
 
 def run_grpo(folder, given, name, **more):
     """grpo.py on given responses: what ranks would sample differs by their seeds."""
@@ -76,8 +100,8 @@ def draws_together(given, rank):
     assert len(sampler.seeds) == 3
 
 
-def jobs(folder, given, rank=0):
-    """Every job of this file: whole stages into folder, on the model and the rows of `given`."""
+def stages(folder, given, rank=0):
+    """Whole stages into folder, on the model and the rows of `given`"""
     data = str(given / "mixed.jsonl")
     flags = dict(model=str(given / "model"), data=data, max_tiles=4, dtype="fp32", lr=1e-3, max_tokens=1)
     two_steps = dict(batch=5, epochs=2 * 5 / 8)  # of eight rows: three for one rank, two for the other
@@ -88,19 +112,10 @@ def jobs(folder, given, rank=0):
         packs.append([len(all), len(all) - len(own), sum(not p.images for p, _ in all)])
         return all
 
-    for module in (sft, grpo, features):
+    for module in (sft, grpo, supervised):
         module.even_out = even_out_and_note
     sft.train(sft.Config(**flags, **two_steps, val=data, out=str(folder / "sft")))
-    sft.train(sft.Config(**{**flags, "dtype": "bf16"}, out=str(folder / "bf16"), batch=8, epochs=1))
-    for train in TRAINED:
-        out = str(folder / "-".join(train))
-        connector_tune.train(connector_tune.Config(**flags, **two_steps, val=data, out=out, train=train))
-    try:
-        sft.train(sft.Config(**flags, batch=1, out=str(folder / "one_row")))
-        (folder / "not_refused").touch()
-    except Refused as error:
-        (folder / "refused").write_text(str(error))
-
+    connector_tune.train(connector_tune.Config(**flags, **two_steps, val=data, out=str(folder / "connector")))
     if dist.is_initialized():
         draws_together(given, rank)
     make_sampler, grpo.score_batch = grpo.make_sampler, reward_of
@@ -128,6 +143,129 @@ def jobs(folder, given, rank=0):
     (folder / f"packs_{rank}.json").write_text(json.dumps(packs))
 
 
+# --------------------------------------------------------------------------------------- what both do: shards
+
+def one_step(model, data, world, way):
+    """Loss, gradient norm and weights of a plain gradient step on all rows, a pack each. With adapters it is
+    the second step, because in the first one half of them have no gradient."""
+    lora, half = 8 * (way == "lora"), "bf16" in model
+    vlm = load(model, world.device, "bf16" if lora and half else "fp32", world=world, lora=lora)
+    vlm = shard(vlm, world, **WAYS.get(way, {}))
+    if lora:
+        gradient_step(vlm, model, data, world)
+    return *gradient_step(vlm, model, data, world), vlm
+
+
+def gradient_step(vlm, model, data, world):
+    processor = Processor(model)
+    rows = [(p, [[7, 8, 9, 10 + i]]) for i, p in enumerate(processor.prompts(read_records(data)))]
+    loss = torch.zeros(())
+    for pack, weight in even_out(make_packs(processor, rows[world.rank::world.size], max_tokens=1), world):
+        logp, entropy = vlm(pack)
+        part = weight * (entropy.sum() - logp.sum())
+        part.backward()
+        loss += part.detach()
+    if world.size > 1:
+        torch.distributed.all_reduce(loss)
+    norm = torch.nn.utils.clip_grad_norm_(vlm.parameters(), 1.0)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    torch.optim.SGD(vlm.parameters(), lr=0.1).step()
+    vlm.zero_grad()
+    return float(loss), float(norm)
+
+
+def shards(folder, given, world):
+    """Sharded models into folder: steps, stages, selections"""
+    data = str(given / "rows.jsonl")
+    for name, way in STEPS:
+        loss, norm, vlm = one_step(str(given / name), data, world, way)
+        (folder / f"{name}-{way}").mkdir(exist_ok=True)
+        vlm.save(folder / f"{name}-{way}")
+        if world.rank == 0:
+            (folder / f"{name}-{way}" / "numbers.txt").write_text(f"{loss} {norm}")
+        if way == "hybrid" and world.size > 1:
+            assert next(vlm.parameters()).device_mesh.shape == (2, 1)
+    if world.size > 1:
+        refuse_nan(vlm, folder, world, data)
+        grpo.score_batch = score_by_length
+        for name in STARTS:
+            all_stages(str(given / name), data, folder / name)
+        grpo.train(grpo.Config(model=str(given / "qwen3"), data=data, out=str(folder / "adapters"), lora=8,
+                               **SAME, **SAMPLED))
+    three_steps(given, folder / "back", 3)  # begun by one process, see `both`
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(entropy_select, "make_sampler", saved)
+        one = partial(entropy_select.add_entropy, max_tokens=1)
+        m.setattr(entropy_select, "add_entropy", one)  # a pack a response
+        for way, how in SELECT.items():
+            entropy_select.select(entropy_select.Config(
+                folder=str(folder / way), data=data, probe=5, max_new_tokens=6, min_count=4, **how))
+
+
+def saved(kind, vlm, processor, **how):
+    """In vLLM's place responses that depend on the question alone, without entropies"""
+    def generate(prompts, n, *_, **__):
+        ids = processor.tokenizer.encode("Wait, it is. But")
+        return [[make_rollout(processor, p, ids[k:], None, None, "stop") for k in range(n)] for p in prompts]
+
+    def sync(vlm):
+        vlm.state_dict()  # lets go of what is gathered: only the shards count from here on
+        weight = vlm.hf.model.language_model.layers[0].mlp.up_proj.weight
+        assert hasattr(weight, "placements") == torch.distributed.is_initialized()
+        assert weight.dtype == (vlm.autocast_dtype or torch.float32)
+    if kind == "torch":
+        return make_sampler(kind, vlm, processor, **how)
+    return SimpleNamespace(vlm=vlm, processor=processor, generate=generate, sync=sync)
+
+
+def refuse_nan(vlm, folder, world, data):
+    """One rank alone holds a NaN: all of them refuse to save, and none waits for another. The forward without
+    backward leaves the root gathered."""
+    processor, last = Processor(vlm.source), list(vlm.parameters())[-1]
+    with torch.no_grad():
+        vlm(*make_packs(processor, [(p, [[7]]) for p in processor.prompts(read_records(data))]))
+    if world.rank == 1:
+        last.to_local().data.flatten()[:1] = math.nan
+    try:
+        vlm.save(folder)
+        (folder / f"saved_{world.rank}").touch()
+    except Refused as error:
+        (folder / f"refused_{world.rank}").write_text(str(error))
+
+
+def all_stages(model, data, out):
+    """Two steps of each stage, one after the other as the recipe has them."""
+    how = dict(data=data, **SAME)
+    taught = dict(batch=4, epochs=2 * 4 / 6, thinking=False)
+    sft.train(sft.Config(model=model, out=str(out / "sft"), **how, **taught))
+    grpo.train(grpo.Config(model=str(out / "sft"), out=str(out / "grpo"), **how, **SAMPLED))
+    connector_tune.train(connector_tune.Config(model=str(out / "grpo"), val=data, out=str(out / "connector"),
+                                               **how, **taught))
+
+
+def score_by_length(texts, *_):
+    return [Reward(len(t) % 2, 0.0, float(len(t) % 2), None, "") for t in texts]
+
+
+def three_steps(given, out, until):
+    cfg = sft.Config(model=str(given / "qwen"), data=str(given / "rows.jsonl"), out=str(out), batch=4,
+                     epochs=3 * 4 / 6, save_every=1, lr=1e-3, schedule="constant", dtype="fp32",
+                     thinking=False, lora=8)
+    stop = Run.save
+
+    def save_and_stop(run, step, *rest):
+        stop(run, step, *rest)
+        if step == until:
+            raise KeyboardInterrupt
+    Run.save = save_and_stop
+    try:
+        sft.train(cfg)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        Run.save = stop
+
+
 @pytest.fixture(scope="module")
 def both(tiny, rows, tmp_path_factory):
     """{1: folder of one process, 2: folder of two}, and what both read."""
@@ -137,26 +275,44 @@ def both(tiny, rows, tmp_path_factory):
     shutil.copytree(tiny / "model", given / "half")
     plain(tiny / "model").bfloat16().save_pretrained(given / "half")  # frozen parts of it wait in bf16
     write_mixed(given / "mixed.jsonl", rows)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               __file__, str(out[2]), str(given)]
-    with open(out[2] / "log.txt", "w") as log:
-        two = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            with pytest.MonkeyPatch.context() as m:
-                changed = [(grpo, "make_sampler"), (grpo, "score_batch")]
-                for stage, name in changed + [(s, "even_out") for s in (sft, grpo, features)]:
-                    m.setattr(stage, name, getattr(stage, name))  # given back afterwards
-                jobs(out[1], given)
-            code = two.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            code = f"no end within {LIMIT} s: a rank waits for another"
-        finally:
-            if two.poll() is None:
-                two.terminate()  # torchrun ends its ranks, which have sessions of their own
-                two.wait(60)
-    assert code == 0, f"{code}\n{(out[2] / 'log.txt').read_text()[-3000:]}"
+    for name in NAMES:
+        (given / name).mkdir()
+        if name == "qwen3":  # of the two levels, the second needs a layer behind it to be seen
+            make_qwen3(given / name, layers=3, depth=3)
+        else:
+            make_qwen(given / name, tied=name == "tied", layers=2, depth=3)
+    for k in (1, 2):
+        (given / "run" / f"step_00000{k}").mkdir(parents=True)
+        make_qwen(given / "run" / f"step_00000{k}", layers=2, depth=3, seed=k)
+    for n, way in [(n, way) for n in (1, 2) for way in SELECT]:
+        shutil.copytree(given / "run", out[n] / way)
+    plain(given / "bf16").to(torch.bfloat16).save_pretrained(given / "bf16")
+    for name in NAMES:
+        hub_shaped(given / name, root=name == "tied")
+    release = str(make_release(given / "release", shards=2))
+    convert.convert(convert.Config(model=release, out=str(given / "released")))
+    g = torch.Generator().manual_seed(0)
+    for name, (h, w) in {"a.png": (48, 48), "b.png": (60, 140), "c.png": (97, 33)}.items():
+        pixels = torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(given / name)
+    images = [["a.png"], [], ["b.png", "c.png"], [], ["b.png"], ["c.png"]]
+    write_jsonl(given / "rows.jsonl", [{"question": "What is it?", "images": names, "answer": "7",
+                                        "solution": f"It is {i}." + " Yes." * i}
+                                       for i, names in enumerate(images)])
+    three_steps(given, out[2] / "back", 1)
+
+    def meanwhile():
+        with pytest.MonkeyPatch.context() as m:
+            changed = [(grpo, "make_sampler"), (grpo, "score_batch")]
+            for stage, name in changed + [(s, "even_out") for s in (sft, grpo, supervised)]:
+                m.setattr(stage, name, getattr(stage, name))  # given back afterwards
+            stages(out[1], given)
+        shards(out[1], given, ONE)
+    in_two_processes(__file__, out[2], given, meanwhile)
     return out
 
+
+# ----------------------------------------------------------------------------------------------------- stages
 
 def same_metrics(a, b):
     """Losses to 1e-5, gradient norms to 1e-4; less exact once AdamW has magnified rounding."""
@@ -170,7 +326,7 @@ def same_metrics(a, b):
             assert x[key] == y[key] or x[key] == pytest.approx(y[key], **near), (x["step"], key)
 
 
-@pytest.mark.parametrize("name", ["sft", *("-".join(t) for t in TRAINED), *list(GRPO)[:-1]])
+@pytest.mark.parametrize("name", ["sft", "connector", "grpo", "everything", "handed_over"])
 def test_stage_is_the_same_in_two_processes(both, name):
     same_metrics(both[2] / name, both[1] / name)
     assert all(r["grad_norm"] > 0 for r in metrics(both[1] / name) if r["step"])  # 0: validation alone
@@ -191,16 +347,12 @@ def test_checkpoint_of_two_processes(both, name):
 
 
 def test_two_processes_in_bf16(both):
-    one, two = (metrics(both[n] / "bf16")[0] for n in (1, 2))
-    assert one["loss"] == pytest.approx(two["loss"], rel=0.01)
-    assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=0.1)
-    assert all(t.dtype == torch.float32 for t in tensors(both[2] / "bf16" / "step_000001").values())
     for one, two in zip(*(metrics(both[n] / "opened") for n in (1, 2)), strict=True):
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=0.1) and one["grad_norm"] > 0
 
 
 def test_frozen_parts_stay_as_they_are_in_two_processes(both):
-    for name in ("connector", "frozen", "opened"):
+    for name in ("connector", "opened"):
         start = tensors(both["given"] / ("half" if name == "opened" else "model"))
         after = tensors(newest_checkpoint(both[2] / name))
         changed = {n for n in start if not torch.equal(start[n], after[n])}
@@ -236,11 +388,93 @@ def test_ranks_did_meet_unequal(both):
     assert sum(a[2] != b[2] for a, b in zip(zero, one)) > 5
 
 
-def test_too_few_rows_for_the_processes(both):
-    assert "--batch 1" in (both[2] / "refused").read_text() and not (both[2] / "not_refused").exists()
-    assert not (both[1] / "refused").exists()
+# ----------------------------------------------------------------------------------------------------- shards
+
+@pytest.mark.parametrize("name, way", STEPS)
+def test_two_processes_equal_one(both, name, way):
+    numbers = [(both[n] / f"{name}-{way}" / "numbers.txt").read_text().split() for n in (1, 2)]
+    one, two = ([float(x) for x in of_one] for of_one in numbers)
+    half = (name, way) == ("bf16", "lora")  # it computes in bf16, too
+    assert one[0] == pytest.approx(two[0], rel=1e-4 if half else 1e-5)  # kernels go by the shape
+    assert one[1] == pytest.approx(two[1], rel=1e-2 if half else 1e-4)
+    a, b = (load_file(both[n] / f"{name}-{way}" / "model.safetensors") for n in (1, 2))
+    kept = torch.bfloat16 if name == "bf16" else torch.float32  # a folder comes back in its own precision
+    assert a.keys() == b.keys() and all(x.dtype == kept for x in (*a.values(), *b.values()))
+    assert all(AutoConfig.from_pretrained(both[n] / f"{name}-{way}").dtype == kept for n in (1, 2))
+    for key in a:
+        near = torch.isclose(a[key].float(), b[key].float(), rtol=0.01 if name == "bf16" else 1e-5,
+                             atol=1e-3 if half else 1e-5)
+        assert near.all(), key
+    assert ("lm_head.weight" in a) == (name != "tied")
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_all_stages_from_a_published_folder_in_two_processes(both, name):
+    """Each trains what it should, from the weights of the one before it, and any can be loaded anywhere."""
+    out, start = both[2] / name, plain(both["given"] / name).state_dict()
+    for stage in ("sft", "grpo", "connector"):
+        rows = [r for r in read_jsonl(out / stage / "metrics.jsonl") if r["step"]]
+        assert len(rows) == 2 and all(math.isfinite(r["loss"]) and r["grad_norm"] > 0 for r in rows)
+        if stage == "grpo":
+            assert all(r["gap"] < 1e-5 and r["ratio_max"] == 1.0 for r in rows)
+        now = plain(newest_checkpoint(out / stage)).state_dict()
+        moved = {n for n in now if not torch.equal(now[n], start[n])}
+        connector = {n for n in now if "projector" in n or "merger" in n}
+        assert moved == (connector if stage == "connector" else set(now))
+        start = now
+
+
+def test_adapters_sample_exactly_what_they_learn_from(both):
+    """In two processes each samples from a replica, with adapters of its own."""
+    rows = read_jsonl(both[2] / "adapters" / "metrics.jsonl")
+    assert len(rows) == 2 and all(r["gap"] < 1e-5 and r["ratio_max"] == 1.0 for r in rows)
+    start, now = (plain(path).state_dict() for path in (both["given"] / "qwen3",
+                                                        newest_checkpoint(both[2] / "adapters")))
+    moved = {n for n in now if not torch.equal(now[n], start[n])}
+    assert moved == {n for n in now if "visual" in n or "layers." in n and n.endswith("proj.weight")}
+
+
+def test_run_of_one_process_goes_on_in_two(both):
+    """With adapters beside the parts that train whole"""
+    one, two = (read_jsonl(both[n] / "back" / "metrics.jsonl") for n in (1, 2))
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("way", SELECT)
+def test_two_processes_select_as_one(both, way):
+    for k in (1, 2):
+        one, two = (read_jsonl(both[n] / way / "probe" / f"step_00000{k}.jsonl")[1:] for n in (1, 2))
+        assert [r["tokens"] for r in one] == [r["tokens"] for r in two] and len(one) >= 5
+        one, two = (torch.tensor(sum((r["entropy"] for r in rows), [])) for rows in (one, two))
+        assert (one - two).abs().max() < 2e-4
+    one, two = (read_json(both[n] / way / "selected.json") for n in (1, 2))
+    assert all(one[x] == two[x] for x in ("step", "rule", "count"))
+    assert one["rule"] == ("accuracy" if way == "whole" else "critical_entropy")
+
+
+def test_nan_of_one_rank_is_refused_by_all(both):
+    assert "returned a view" not in (both[2] / "log.txt").read_text()  # FSDP warns: gradients would be lost
+    said = [(both[2] / f"refused_{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1] and "NaN or infinity in 1 tensors" in said[0]
+    assert not list(both[2].glob("saved_*"))
+
+
+def test_share_balances_tokens():
+    costs = torch.randint(1, 1000, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    worlds = [dataclasses.replace(World(0, 4, torch.device("cpu")), rank=r) for r in range(4)]
+    parts = [share(list(range(64)), lambda i: costs[i], w) for w in worlds]
+    assert sorted(i for p in parts for i in p) == list(range(64)) and all(p == sorted(p) for p in parts)
+    sums = [sum(costs[i] for i in p) for p in parts]
+    assert max(sums) < 1.02 * min(sums)
+    few = [share(list(range(4)), lambda i: 5 - i, w) for w in worlds]
+    assert all(len(rows) == 1 for rows in few)  # nobody is left without a row
 
 
 if __name__ == "__main__":
-    jobs(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["RANK"]))
+    stages(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["RANK"]))
+    os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if each process were a node of its own
+    shards(Path(sys.argv[1]), Path(sys.argv[2]), start_processes(0))
     torch.distributed.destroy_process_group()

@@ -11,10 +11,8 @@ from PIL import Image
 
 import report
 from conftest import write_jsonl
-from experiments import tables
 from experiments.rows import t_times
 from experiments.tables import gains_of_runs
-from machinery.figures import smooth
 from machinery.files import Refused
 from machinery.tables import pooled
 from machinery.metrics import rollout_rows
@@ -43,21 +41,13 @@ def test_metrics_leave_out_what_was_not_measured(tmp_path):
         "step": ([1, 2], [1, 2]), "reward": ([1], [0.5]), "critical_entropy": ([2], [0.25])}
 
 
-def test_smooth_is_a_mean_over_the_neighbours_that_exist():
-    assert smooth(np.array([1.0, 2.0, 6.0, 4.0]), 1).tolist() == [1.5, 3.0, 4.0, 5.0]
-    assert smooth(np.array([1.0, 2.0, 6.0]), 0).tolist() == [1.0, 2.0, 6.0]
-
-
-def test_curves_of_grpo_of_sft_and_of_several_runs(tmp_path, capsys):
-    for name, n in (("a", 99), ("b", 2)):
-        row = {"reward": 0.5, "critical_entropy": 0.3, "length": 20, "grad_norm": 1.0, "loss": 0.0, "lr": 1}
-        rows_of(tmp_path / name / "metrics.jsonl", [{"step": s, **row} for s in range(1, n + 1)])
-    rows_of(tmp_path / "sft" / "metrics.jsonl", [{"step": 1, "loss": 2.0, "val_loss": 2.1, "lr": 1e-5}])
-    for names, told in (("a", "critical tokens (nats), gradient norm; up to step 99"), ("ab", "step 99"),
-                        (["sft"], "loss, learning rate; up to step 1")):
-        runs = tuple(str(tmp_path / name) for name in names)
-        report.curves(report.Curves(runs, out=str(tmp_path / "curves.png")))
-        assert told in capsys.readouterr().out and is_png(tmp_path / "curves.png")
+def test_curves_of_several_runs(tmp_path):
+    row = {"reward": 0.5, "critical_entropy": 0.3, "length": 20, "grad_norm": 1.0, "loss": 0.0, "lr": 1}
+    rows_of(tmp_path / "a" / "metrics.jsonl", [{"step": s, **row} for s in range(1, 99)])
+    rows_of(tmp_path / "b" / "metrics.jsonl", [{"step": 1, "loss": 2.0, "val_loss": 2.1, "lr": 1e-5}])
+    runs = tuple(str(tmp_path / name) for name in "ab")
+    report.curves(report.Curves(runs, out=str(tmp_path / "curves.png")))
+    assert is_png(tmp_path / "curves.png")
 
 
 # ------------------------------------------------------------------------------------------------ page
@@ -78,56 +68,33 @@ def page_data(path):
 
 def test_page_holds_everything_itself(tmp_path, capsys):
     Image.new("RGB", (900, 300), "red").save(tmp_path / "a.png")
-    a, gone = tmp_path / "a.png", tmp_path / "gone.png"
-    asked = "</script><!-- <b>How many?</b>"
-    rows_of(tmp_path / "rollouts.jsonl", [rollout_row(1, a, question=asked), rollout_row(2, a),
-                                             rollout_row(3, gone)])
-    rows_of(tmp_path / "metrics.jsonl", [{"step": s, "reward": s / 3, "grad_norm": 1.0, "lr": 1e-5}
-                                            for s in (1, 2, 3)])
-    report.page(report.Page(str(tmp_path), image_size=300))
-    data = page_data(tmp_path / "rollouts.html")
-    assert [group["step"] for group in data["groups"]] == [1, 2, 3]
-    group, (row,) = data["groups"][0], data["groups"][0]["responses"]
-    assert row["tokens"] == ["Wa", "", "it <b>", "\n", "</think>", "</script>", " 4"]
-    assert row["critical"] == [0, 2] and group["gold"] == "4" and group["question"] == asked
-    assert row["entropy"] == [0.5, 0.1, None, 0.0, 0.0, 2.0, 0.123]
-    images = data["images"]  # each once, however many responses show it
-    assert len(images) == 2 and images[str(tmp_path / "gone.png")] is None
-    assert images[str(tmp_path / "a.png")].startswith("data:image/")
-    assert "1 images could not be read" in capsys.readouterr().out
-    steps = [1, 2, 3]
-    assert data["curves"] == {"reward": [steps, [0.3333, 0.6667, 1.0]], "grad_norm": [steps, [1.0] * 3]}
-
-
-def test_page_takes_groups_from_the_whole_run(tmp_path):
-    rows_of(tmp_path / "rollouts.jsonl", [rollout_row(s, "none.png") for s in range(1, 101)])
-    report.page(report.Page(str(tmp_path), most=3))
-    data = page_data(tmp_path / "rollouts.html")
-    assert [group["step"] for group in data["groups"]] == [1, 51, 100] and data["all"] == 100
-    assert evenly([(4, 100)] * 5, 8) == {0, 4} and evenly([(4, 100)] * 5, 20) == {0, 1, 2, 3, 4}
-    assert len(evenly([(4, 4 * 8192 * 4)] * 528, 5000)) == 61  # of long responses as many as a browser likes
-    assert evenly([(4, 100)], 1) == {0}
-
-
-def test_filters_count_responses_and_groups_without_spread(tmp_path, capsys):
+    a, gone, asked = tmp_path / "a.png", tmp_path / "gone.png", "</script><!-- <b>How many?</b>"
     wrong = {"accuracy": 0.0, "advantage": -1.0}
     rows_of(tmp_path / "rollouts.jsonl", [
-        rollout_row(1, "a.png", group=16, group_right=9),
-        rollout_row(1, "a.png", **wrong, format=0.0, finish="length"),
-        rollout_row(1, "a.png", **wrong, text="I cannot see the image."),
-        rollout_row(2, "a.png", advantage=0.0), rollout_row(2, "a.png", advantage=0.0),
-        rollout_row(3, "a.png", advantage=0.0), rollout_row(3, "a.png", **wrong)])
-    report.page(report.Page(str(tmp_path)))
-    data = page_data(tmp_path / "rollouts.html")
+        rollout_row(1, a, question=asked, group=16, group_right=9),
+        rollout_row(1, a, **wrong, format=0.0, finish="length"),
+        rollout_row(1, a, **wrong, text="I cannot see the image."),
+        rollout_row(2, a, advantage=0.0), rollout_row(2, gone, advantage=0.0),
+        rollout_row(3, gone, advantage=0.0), rollout_row(3, a, **wrong)])  # 0 is a group's mean, too
+    rows_of(tmp_path / "metrics.jsonl", [{"step": s, "reward": s / 3, "lr": 1e-5} for s in (1, 2, 3)])
+    report.page(report.Page(str(tmp_path), image_size=300))
+    data, told = page_data(tmp_path / "rollouts.html"), capsys.readouterr().out
     counts = {"right": 4, "wrong": 3, "malformed": 1, "cut off": 1, "denial": 1, "groups without spread": 1}
-    assert data["filters"] == counts
-    assert ", ".join(f"{name} {n}" for name, n in counts.items()) in capsys.readouterr().out
+    assert data["filters"] == counts and "1 images could not be read" in told
     one, two, three = data["groups"]
     assert [r["marks"] for r in one["responses"]] == [
         ["right"], ["wrong", "malformed", "cut off"], ["wrong", "denial"]]
-    assert (one["size"], one["right"]) == (16, 9)
     assert [r["marks"] for r in two["responses"]] == [["right", "groups without spread"]] * 2
-    assert [r["marks"] for r in three["responses"]] == [["right"], ["wrong"]]  # 0 is a group's mean, too
+    assert [r["marks"] for r in three["responses"]] == [["right"], ["wrong"]]
+    row, images = one["responses"][0], data["images"]
+    assert row["tokens"] == ["Wa", "", "it <b>", "\n", "</think>", "</script>", " 4"]
+    assert (row["critical"], one["gold"], one["question"], one["size"]) == ([0, 2], "4", asked, 16)
+    assert row["entropy"] == [0.5, 0.1, None, 0.0, 0.0, 2.0, 0.123]
+    assert len(images) == 2 and images[str(gone)] is None  # each once, however many responses show it
+    assert images[str(a)].startswith("data:image/")
+    assert data["curves"] == {"reward": [[1, 2, 3], [0.3333, 0.6667, 1.0]]}
+    assert evenly([(4, 100)] * 5, 8) == {0, 4} and evenly([(4, 100)] * 5, 20) == {0, 1, 2, 3, 4}
+    assert len(evenly([(4, 4 * 8192 * 4)] * 528, 5000)) == 61  # of long responses as many as a browser likes
 
 
 def sampled(prompt, advantage, entropy=(0.25, 0.00001)):
@@ -199,7 +166,6 @@ def test_gain_question_by_question():
 
 
 @pytest.mark.parametrize("other", [
-    answered(Math=[0, 0, 1, 1, 1], Art=[0, 0.5, 0.5, 1], Law=[0, 0, 0, 0]),
     answered(Math=[0, 0, 1, 1], Art=[0, 0.5, 0.5, 1]), {**AFTER, "data": {"questions": "b"}}])
 def test_gain_needs_the_same_questions(other):
     with pytest.raises(Refused, match="a/rl and b/rl did not answer the same questions"):
@@ -218,28 +184,18 @@ def test_interval_over_runs_and_over_questions():
         ["Art", "+0.5", "-0.9 to +1.9", "+0.0", "+1.0"]]
 
 
-def test_table_and_seeds_of_the_same_questions(tmp_path, capsys):
-    with pytest.raises(Refused, match="no stage under"):
-        report.table(report.Table(str(tmp_path)))
-    for name, last in (("one", AFTER), ("two", BEFORE)):
-        for stage, s in (("base", BEFORE), ("cold_start", AFTER), ("rl", last)):
-            write_scores(tmp_path / name / stage / "eval" / "scores.json", s)
-        report.table(report.Table(str(tmp_path / name)))
-        text = capsys.readouterr().out
+def test_table_of_the_same_questions(tmp_path, capsys):
+    for stage, scores in (("base", BEFORE), ("cold_start", AFTER), ("rl", AFTER)):
+        write_scores(tmp_path / stage / "eval" / "scores.json", scores)
+    report.table(report.Table(str(tmp_path)))
+    text = capsys.readouterr().out
     assert "after connector tuning: no scores" in text
     levels, gains = map(cells_of, text.split("points gained"))
-    assert gains["maths"] == ["+25.0 (-24.0 to +74.0)", "-25.0 (-74.0 to +24.0)"]
+    assert gains["maths"] == ["+25.0 (-24.0 to +74.0)", "+0.0 (+0.0 to +0.0)"]
     assert gains["others"][0] == "+31.2 (+3.9 to +58.6)"
-    assert gains["Art"] == ["+37.5 (+13.0 to +62.0)", "-37.5 (-62.0 to -13.0)"]
-    assert (levels["maths"][2], levels["others"][2]) == ("50.0 ± 25.0", "25.0 ± 8.8")
-    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert (levels["maths"][0], levels["others"][0]) == ("50.0 ± 25.0", "25.0 ± 8.8")
+    results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["base", "cold_start", "rl"]
     assert list(results["rl"]["gains"]) == ["base", "cold_start"]
     assert (results["rl"]["maths"], results["rl"]["others"]) == (0.75, pytest.approx((0.875 + 0.25) / 2))
-    assert is_png(tmp_path / "one" / "results.png")
-    tables.tables(tables.Config("seeds", (str(tmp_path / "one"), str(tmp_path / "two"))))
-    text = capsys.readouterr().out
-    assert cells_of(text.partition("points gained")[0])["after RL"] == [
-        "62.5 ± 17.7 (50.0 to 75.0)", "40.6 ± 22.1 (25.0 to 56.2)", "20.0 ± 0.0 (20.0 to 20.0)"]
-    found = cells_of(text.rpartition("| after RL - cold start")[2])
-    assert found["maths"] == ["-12.5", "-37.0 to +12.0", "-25.0", "+0.0"]
+    assert is_png(tmp_path / "results.png")

@@ -1,15 +1,12 @@
-"""Resume, refusals, full disks, run folders: a stage that is stopped goes on as if it had never been."""
+"""Resume, refusals, run folders: a stage that is stopped goes on as if it had never been."""
 import dataclasses
-import errno
 import json
 import math
 import multiprocessing
 import random
-import re
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,8 +20,7 @@ from machinery.files import Refused, new_folder, read_jsonl, resolve
 from machinery.run import Run
 from machinery.supervised import rows_with_solutions
 from reward import Reward
-from stages import (ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run,
-                    weights)
+from stages import ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run
 
 pytestmark = pytest.mark.usefixtures("a_reward")
 
@@ -89,37 +85,29 @@ def test_training_learns_and_differs_by_step(straight):
         rows = metrics(out)[-4:]
         assert len({r["loss"] for r in rows}) > 1 and all(r["grad_norm"] > 0 for r in rows), name
         assert len({r["grad_norm"] for r in rows}) == 4, name
-    assert len({r["id"] for r in rollout_rows(straight["grpo"])}) == 4
+    assert len({r["id"] for r in rollout_rows(straight["grpo"])}) == 4  # a group of each step is written
 
 
-def test_grpo_goes_on_with_more_steps(tiny, straight, tmp_path):
-    run_grpo(tiny, tmp_path / "run", steps=2)
-    run_grpo(tiny, tmp_path / "run", steps=4)
-    same_run(tmp_path / "run", straight["grpo"])
-
-
-@pytest.mark.parametrize("name, lora", [("sft", 0), ("grpo", 8), ("connector", 0)])
-def test_killed_at_any_moment(name, lora, tiny, tmp_path):
-    """kill -9, several times, wherever it is (often in a save, one a step); then the same command. With
-    adapters, too: the folders hold them merged, what the run goes on from holds them apart."""
-    _, run = STAGES[name]
-    often = dict(save_every=1, patience=99) if name == "connector" else dict(save_every=1, lora=lora)
-    out, rng = tmp_path / "killed", random.Random(name)
-    for rows in ((2, 5) if name == "sft" else (3,)):
-        process = multiprocessing.get_context("fork").Process(target=run, args=(tiny, out, 7), kwargs=often)
-        process.start()
-        end = time.time() + 60
-        while len(read_jsonl(out / "metrics.jsonl")) < rows and time.time() < end and process.is_alive():
-            time.sleep(0.002)
-        time.sleep(0.1 * rng.random())
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL and rows - 1 <= len(metrics(out)) < 7
-        for path in out.glob("step_*"):
-            load_file(path / "model.safetensors")  # every folder that is visible is whole
-    run(tiny, out, 7, **often)
-    run(tiny, tmp_path / "whole", 7, **often)
-    same_run(out, tmp_path / "whole", 7)
+@pytest.mark.parametrize("name, often", [("grpo", dict(lora=8)), ("connector", dict(patience=99))])
+def test_killed_at_any_moment(name, often, tiny, tmp_path):
+    """kill -9, wherever it is (often in a save, one a step); then the same command. With adapters, too: the
+    folders hold them merged, what the run goes on from holds them apart."""
+    run, often = STAGES[name][1], dict(often, save_every=1)
+    out = tmp_path / "killed"
+    process = multiprocessing.get_context("fork").Process(target=run, args=(tiny, out, 4), kwargs=often)
+    process.start()
+    end = time.time() + 60
+    while len(read_jsonl(out / "metrics.jsonl")) < 2 and time.time() < end and process.is_alive():
+        time.sleep(0.002)
+    time.sleep(0.1 * random.random())
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and 1 <= len(metrics(out)) < 4
+    for path in out.glob("step_*"):
+        load_file(path / "model.safetensors")  # every folder that is visible is whole
+    run(tiny, out, 4, **often)
+    run(tiny, tmp_path / "whole", 4, **often)
+    same_run(out, tmp_path / "whole", 4)
     assert not list(out.rglob("*.part"))
 
 
@@ -131,25 +119,6 @@ def test_only_the_newest_checkpoint_keeps_what_the_trainer_needs(straight):
     there = {p.name for p in (straight["sft"] / "step_000004").iterdir()}
     assert there >= {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json",
                      "generation_config.json"}
-
-
-def test_full_disk_leaves_nothing_half_written(tiny, tmp_path, monkeypatch):
-    out, real = tmp_path / "run", model.VLM.save
-
-    def save(vlm, folder):
-        if "000004" in str(folder):
-            (Path(folder) / "model.safetensors").write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(vlm, folder)
-
-    with monkeypatch.context() as m:
-        m.setattr(model.VLM, "save", save)
-        with pytest.raises(OSError, match="No space left"):
-            run_sft(tiny, out)
-    assert [p.name for p in out.glob("step_*")] == ["step_000002"]
-    run_sft(tiny, out)  # there is space again: it goes on from the checkpoint that is complete
-    assert len(metrics(out)) == 4 and (out / "step_000004" / "trainer").exists()
-    assert not list(out.rglob("*.part"))
 
 
 def test_state_and_opened_parts_come_back(tiny, tmp_path, monkeypatch):
@@ -180,52 +149,41 @@ def test_state_and_opened_parts_come_back(tiny, tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------------- refusals
 
 @pytest.mark.parametrize("name, flag, value", [
-    ("sft", "lr", 2e-3), ("sft", "batch", 5), ("sft", "train", ("llm",)), ("sft", "seed", 1),
-    ("grpo", "samples", 3), ("grpo", "temperature", 0.5), ("grpo", "clip_high", 0.3),
-    ("connector", "patience", 7), ("connector", "schedule", "linear")])
+    ("sft", "train", ("llm",)), ("grpo", "temperature", 0.5), ("connector", "patience", 7)])
 def test_changed_flag_in_the_same_folder(name, flag, value, tiny, straight, tmp_path):
-    stage, run = STAGES[name]
+    """It is refused; but a flag that is younger than the run has its default there, and the run goes on."""
+    _, run = STAGES[name]
     shutil.copytree(straight[name], tmp_path / "run")
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    told = f"(?s)other settings \\(--{flag} was .*, now .*Use the same flags.*another --out"
-    with pytest.raises(Refused, match=told):
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    del about["config"]["weight_decay"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(about))
+    with pytest.raises(Refused, match=f"(?s)other settings \\(--{flag} was .*, now .*another --out"):
         run(tiny, tmp_path / "run", **{flag: value})
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    assert weights(tmp_path / "run") == weights(straight[name])
+    run(tiny, tmp_path / "run")
+    same_run(tmp_path / "run", straight[name])
 
 
-@pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("changes, pattern", [
-    (dict(model="out/tiny/never"), "--model out/tiny/never"), (dict(data="data/never.jsonl"), "never.jsonl"),
-    (dict(train=("projector",)), "--train projector"), (dict(train=()), "--train nothing"),
-    (dict(train=("encoder",), lora=4), "--lora 4"), (dict(dtype="fp64"), "--dtype fp64")])
-def test_refused_before_the_first_step(name, changes, pattern, tiny, tmp_path):
+ROW = {"question": "q", "answer": "1", "solution": "t\n</think>\n\n\\boxed{1}", "images": []}
+REFUSED = [  # flags, what is said. rows: a data file of them, each like ROW with changes
+    (dict(model="out/tiny/never"), "--model out/tiny/never: no checkpoint there.*Run make tiny first"),
+    (dict(data="data/never.jsonl"), "never.jsonl"), (dict(curriculum="data/never.jsonl"), "never.jsonl"),
+    (dict(train=("projector",)), "--train projector: the parts are"), (dict(train=()), "--train nothing"),
+    (dict(train=("encoder",), lora=4), "--lora 4"), (dict(dtype="fp64"), "--dtype fp64"),
+    (dict(samples=1), "--samples 1 at least 2"), (dict(minibatches=3), "--prompts 4 must be a multiple"),
+    (dict(rows=[{}, {"images": ["gone.png"]}, {"answer": ""}]), "2 of 3 rows"),
+    (dict(rows=[{}, {"answer": "?!"}]), "(?s)the gold answer of 1 of 2 rows .*row 2: .*a --verifier")]
+
+
+@pytest.mark.parametrize("changes, pattern", REFUSED)
+def test_refused_before_the_first_step(changes, pattern, tiny, tmp_path):
+    """And the folder is as good as new."""
+    if rows := changes.get("rows"):
+        write_jsonl(tmp_path / "rows.jsonl", [ROW | row for row in rows])
+        changes = dict(data=str(tmp_path / "rows.jsonl"))
     with pytest.raises(Refused, match=pattern):
-        STAGES[name][1](tiny, tmp_path / "run", **changes)
+        run_grpo(tiny, tmp_path / "run", **changes)
+    Run(tmp_path / "run", grpo.Config(seed=7), ONE)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_bad_rows_are_refused_before_the_first_step(name, tiny, tmp_path):
-    solution = "t\n</think>\n\n\\boxed{1}"
-    row = {"id": "one", "question": "q", "answer": "1", "solution": solution, "images": []}
-    without = {**row, "id": "three", "answer": "", "solution": ""}
-    write_jsonl(tmp_path / "rows.jsonl", [row, {**row, "id": "two", "images": ["gone.png"]}, without])
-    with pytest.raises(Refused, match="2 of 3 rows"):
-        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
-    write_jsonl(tmp_path / "empty.jsonl", [])
-    with pytest.raises(Refused, match="empty.jsonl"):  # the folder is as good as new
-        STAGES[name][1](tiny, tmp_path / "run", data=str(tmp_path / "empty.jsonl"))
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_long_rows_are_counted(name, tiny, tmp_path, capsys):
-    """Longer than the limit: left out with a count; nothing left: refused with the flag."""
-    limit = "max_prompt" if name == "grpo" else "max_length"
-    STAGES[name][1](tiny, tmp_path / "run", 1, **{limit: 35 if name == "grpo" else 48})
-    assert re.search(r"left out: \d+ of \d+ (rows|prompts)", capsys.readouterr().out)
-    with pytest.raises(Refused, match="longer than 10 tokens.*nothing is left"):
-        STAGES[name][1](tiny, tmp_path / "other", **{limit: 10})
 
 
 def test_solutions_that_can_not_be_learned(processor, rows, capsys):
@@ -253,35 +211,10 @@ def test_solutions_that_can_not_be_learned(processor, rows, capsys):
     assert processor.tokenizer.decode(opened.ids) == "t\n</think>\\boxed{4}<|im_end|>"
 
 
-@pytest.mark.parametrize("changes, pattern", [
-    (dict(samples=1), "--samples 1 at least 2"),
-    (dict(prompts=4, minibatches=3), "--prompts 4 must be a multiple of 1 processes x 3 minibatches"),
-    (dict(curriculum="data/never.jsonl"), "never.jsonl: no such file"),
-])
-def test_grpo_refuses(changes, pattern, tiny, tmp_path):
-    with pytest.raises(Refused, match=pattern):
-        run_grpo(tiny, tmp_path / "run", **changes)
-
-
-def test_gold_answers_that_the_rule_can_not_read(tiny, tmp_path):
-    rows = [{"id": f"r{i}", "question": "q", "answer": answer} for i, answer in enumerate(("4", "?!", "4"))]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    told = "(?s)cannot read the gold answer of 1 of 3 rows .*row 2 .id r1.*--verifier.*--limit_bad"
-    with pytest.raises(Refused, match=told):
-        run_grpo(tiny, tmp_path / "run", data=str(tmp_path / "rows.jsonl"))
-
-
-def test_sampler_that_disagrees_stops_the_first_step(tiny, sampler, tmp_path):
-    """Wrong pixels, stale weights, another temperature: all show as a gap."""
-    sampler.old = -9.0
-    with pytest.raises(Refused, match=r"disagree by \d\.\d+ nats a token at the first step .--max_gap 0.1"):
-        run_grpo(tiny, tmp_path / "run")
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
 @pytest.mark.parametrize("wrong", [4.0, math.nan])
 def test_gap_of_the_first_step_is_of_every_response(tiny, tmp_path, monkeypatch, wrong):
-    """One group of four is off, and no group has a spread, so that nothing but the first would be trained."""
+    """Wrong pixels, stale weights, another temperature: all show as a gap. One group of four is off, and no
+    group has a spread, so that nothing but the first would be trained."""
     make = grpo.make_sampler
 
     def one_is_off(*args):
@@ -313,14 +246,6 @@ def test_resolve(tmp_path):
     assert resolve(str(tmp_path)).endswith("step_000010")
     (tmp_path / "step_000005" / "model.safetensors").touch()
     assert resolve(str(tmp_path / "step_000005")).endswith("step_000005")
-    with pytest.raises(Refused, match="--teacher out/grpo: no checkpoint there"):
-        resolve("out/grpo", "--teacher")
-
-
-def test_run_folder_tells_where_it_came_from(straight):
-    config = json.loads((straight["grpo"] / "config.json").read_text())
-    assert config["config"]["samples"] == 4 and config["config"]["train"] == ["encoder", "connector", "llm"]
-    assert {"command", "git", "torch", "transformers", "python", "processes", "device"} <= config.keys()
 
 
 def test_new_folder_is_whole_or_absent(tmp_path):
@@ -346,20 +271,12 @@ def test_numbers_that_are_not_finite_are_still_json(tmp_path):
     assert math.isnan(row["a"]) and row["c"] == 1.5 and row["d"] == 1e-9
 
 
-def test_refused_run_leaves_no_claim_on_its_folder(tiny, straight, tmp_path):
-    """Bad data or a wrong flag at first, then the right command for the same folder."""
-    with pytest.raises(Refused):
-        run_sft(tiny, tmp_path / "run", data="data/never.jsonl", lr=1.0)
-    run_sft(tiny, tmp_path / "run")
-    same_run(tmp_path / "run", straight["sft"])
-
-
 def test_two_processes_do_not_write_to_one_folder(tmp_path):
-    cfg, other = sft.Config(out=str(tmp_path / "run")), multiprocessing.get_context("spawn")
+    cfg, other = sft.Config(out=str(tmp_path / "run")), multiprocessing.get_context("fork")
     begun, end = other.Event(), other.Event()
     first = other.Process(target=hold, args=(cfg, begun, end))
     first.start()
-    assert begun.wait(300)
+    assert begun.wait(60)
     with pytest.raises(Refused, match="another process is writing to .*run"):
         Run(cfg.out, cfg, ONE)
     end.set()
@@ -372,7 +289,7 @@ def hold(cfg, begun, end):
     Run(cfg.out, cfg, ONE)
     run = Run(cfg.out, cfg, ONE)  # the same process may
     begun.set()
-    end.wait(300)
+    end.wait(60)
     assert run.lock
 
 
@@ -381,14 +298,3 @@ def test_checkpoint_that_can_not_go_on_is_not_overwritten(tiny, straight, tmp_pa
     shutil.rmtree(tmp_path / "run" / "step_000004" / "trainer")
     with pytest.raises(Refused, match="step_000004 is there, but without its trainer/"):
         run_sft(tiny, tmp_path / "run")
-
-
-def test_flag_younger_than_the_run(tiny, straight, tmp_path):
-    """A run made before a flag existed goes on, at the flag's default."""
-    shutil.copytree(straight["sft"], tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    del config["config"]["weight_decay"]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Refused, match="--weight_decay was 0.0, now 0.1"):
-        run_sft(tiny, tmp_path / "run", weight_decay=0.1)
-    run_sft(tiny, tmp_path / "run")

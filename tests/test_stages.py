@@ -23,7 +23,7 @@ from machinery.files import Refused, main, read_jsonl
 from machinery.metrics import COMPARED, Watch, add_up
 from machinery.parallel import World, deal
 from machinery.run import Run, batch_indices, learning_rate, seed_of
-from machinery.supervised import ahead, rows_with_solutions
+from machinery.supervised import ahead
 from model import make_optimizer, update
 from reward import Reward, VerifierDown
 from rollout import Group, Rollout
@@ -67,7 +67,6 @@ def test_grpo_loss_by_hand():
     nothing = torch.zeros(0)
     empty = micro_batch(nothing, nothing, nothing)
     assert grpo_loss(nothing, nothing, empty, grpo.Config())[0].item() == 0  # an empty piece is 0, not NaN
-
 
 
 def test_any_cut_has_the_same_loss_and_gradient(processor, prompts, monkeypatch):
@@ -142,6 +141,9 @@ def test_every_row_once_an_epoch(n, batch, seed):
     order = [i for step in range(steps) for i in batch_indices(n, batch, step, seed)]
     for epoch in range(len(order) // n):
         assert sorted(order[epoch * n:(epoch + 1) * n]) == list(range(n))
+    if n > 20:  # another order in each epoch, and of each seed
+        again = [i for step in range(steps) for i in batch_indices(n, batch, step, seed + 1)]
+        assert order[:n] != again[:n] and order[:n] != order[n:2 * n]
 
 
 def test_ahead_is_one_step_ahead():
@@ -161,18 +163,11 @@ def test_ahead_is_one_step_ahead():
         list(ahead(lambda step: (_ for _ in ()).throw(Refused("no such image")), 0, 3))
 
 
-def test_order_depends_on_seed_and_epoch():
-    def order(seed, first):
-        return [i for s in range(first, first + 10) for i in batch_indices(50, 5, s, seed)]
-    assert order(0, 0) == order(0, 0) and order(0, 0) != order(1, 0) and order(0, 0) != order(0, 10)
-
-
 def test_seeds_differ_by_rank_step_run_and_purpose():
     every = itertools.product(range(4), range(20), range(8), range(3))
     seeds = {seed_of(seed, step, rank, what) for seed, step, rank, what in every}
     assert len(seeds) == 4 * 20 * 8 * 3 and all(0 <= s < 2 ** 63 for s in seeds)
     assert seed_of(1, 2, 3) == seed_of(1, 2, 3)
-
 
 
 def test_learning_rate():
@@ -183,6 +178,12 @@ def test_learning_rate():
     assert [learning_rate(s, 4, 1.0, 0, "linear") for s in range(4)] == [1, 0.75, 0.5, 0.25]
     assert [learning_rate(s, 4, 1.0, 2, "constant") for s in range(4)] == [0.5, 1, 1, 1]
     assert learning_rate(0, 1, 1.0, 0.03, "cosine") > 0  # a run of one step does learn
+
+
+def test_logged_learning_rates_are_the_planned_ones(straight):
+    for name in ("sft", "connector"):  # cosine over 4 steps; the warm-up of 3% is over at once
+        planned = [learning_rate(s, 4, 1e-3, 0.12, "cosine") for s in range(4)]
+        assert [r["lr"] for r in metrics(straight[name])[-4:]] == pytest.approx(planned, abs=1e-6)
 
 
 def test_count_by_hand():
@@ -201,31 +202,26 @@ def test_count_by_hand():
     assert m["entropy"] == pytest.approx(7.8) and m["critical_entropy"] == pytest.approx(5.0)
 
 
-def test_warning_signs(tmp_path, capsys):
-    good = dict(reward=0.5, entropy=1.0, repetition=0, truncated=0, denial=0, gap=1e-6, groups_mixed=0.5,
-                entropy_high=0.01, grad_norm=2.0)
-    for change, name in ((dict(reward=0.24), "reward collapse"), (dict(repetition=0.4), "repetition"),
-                         (dict(entropy=3.6), "entropy shoots up"), (dict(entropy=0.04), "entropy vanishes"),
-                         (dict(entropy=0.9, entropy_high=0.06), "high entropy spreads"),
-                         (dict(grad_norm=21.0), "gradient norm explodes"),
-                         (dict(truncated=0.3), "lengths at the limit"), (dict(denial=0.06), "image denial"),
-                         (dict(gap=0.06), "sampler/trainer gap"), (dict(groups_mixed=0.01), "no signal")):
-        watch = Watch(SimpleNamespace(dir=tmp_path))
-        bad = {**good, **change}
-        for step, row in enumerate([good] * 9 + [bad, bad, good, bad], 1):
-            watch(step, row)
-        said = capsys.readouterr().out.splitlines()
-        # once each time it appears
-        assert [line.split(":")[:2] for line in said] == [["step 10", f" {name}"], ["step 13", f" {name}"]]
-        watch = Watch(SimpleNamespace(dir=tmp_path))
-        for step, row in enumerate([good] * 4 + [bad] * 5 + [good], 1):
-            watch(step, row)
-        said = capsys.readouterr().out  # a comparison with a few steps would be a false alarm
-        assert said == "" if name in COMPARED else said.startswith(f"step 5: {name}: ")
-    write_jsonl(tmp_path / "metrics.jsonl", [good] * 8 + [{**good, "reward": 0.9}])
-    Watch(SimpleNamespace(dir=tmp_path))(10, {**good, "reward": 0.44, "entropy": 3.6})
-    said = capsys.readouterr().out
-    assert "its best was 0.90" in said and "at the start 1.00" in said  # a resumed run remembers both
+GOOD = dict(reward=0.5, entropy=1.0, repetition=0, truncated=0, denial=0, gap=1e-6, groups_mixed=0.5,
+            entropy_high=0.01, grad_norm=2.0)
+
+
+@pytest.mark.parametrize("change, name", [
+    (dict(reward=0.24), "reward collapse"), (dict(repetition=0.4), "repetition"),
+    (dict(entropy=3.6), "entropy shoots up"), (dict(entropy=0.04), "entropy vanishes"),
+    (dict(entropy=0.9, entropy_high=0.06), "high entropy spreads"), (dict(denial=0.06), "image denial"),
+    (dict(grad_norm=21.0), "gradient norm explodes"), (dict(truncated=0.3), "lengths at the limit"),
+    (dict(gap=0.06), "sampler/trainer gap"), (dict(groups_mixed=0.01), "no signal")])
+def test_warning_signs(change, name, tmp_path, capsys):
+    """Once each time one appears; after a few steps a comparison would be a false alarm."""
+    write_jsonl(tmp_path / "metrics.jsonl", [GOOD] * 3)  # a resumed run remembers them
+    watch, bad = Watch(SimpleNamespace(dir=tmp_path)), {**GOOD, **change}
+    for step, row in enumerate([GOOD] * 6 + [bad, bad, GOOD, bad], 4):
+        watch(step, row)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[:2] for line in said] == [["step 10", f" {name}"], ["step 13", f" {name}"]]
+    Watch(SimpleNamespace(dir=tmp_path))(4, bad)
+    assert (capsys.readouterr().out == "") == (name in COMPARED)
 
 
 # ---------------------------------------------------------------------------------- a batch against an oracle
@@ -256,8 +252,7 @@ def same_gradients(a, b, tolerance=1e-5):
 def test_grpo_gradient_is_the_papers(tiny, mixed, sampler, processor, prompts, monkeypatch, tmp_path):
     """One step of grpo.py = the gradient of mean over responses of mean over tokens of A * logp, one response
     at a time in plain transformers, images and all; in one pack, and in many with split groups."""
-    ways = {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1),
-            "recomputed": dict(checkpointing=True)}
+    ways = {"one": dict(checkpointing=True), "many": dict(max_tokens=60)}
     options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9, temperature=0.8, max_tiles=4)
     hf = plain(tiny / "model")
     groups = [[sampler.rollout(p, k) for k in range(3)] for p in prompts]
@@ -283,7 +278,7 @@ def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, processor, prompts, m
     loss = -plain_forward(hf, processor, pairs)[0].mean()
     loss.backward()
     options = dict(data=mixed, val=mixed, batch=8, epochs=1, max_tiles=4)
-    for name, more in {"one": {}, "many": dict(max_tokens=60), "single": dict(max_tokens=1)}.items():
+    for name, more in {"one": {}, "many": dict(max_tokens=60)}.items():
         caught = gradient_of(monkeypatch, lambda: run_sft(tiny, tmp_path / name, **options, **more))
         same_gradients(caught, gradients(hf))
         row, = metrics(tmp_path / name)
@@ -292,12 +287,6 @@ def test_sft_gradient_is_the_mean_over_tokens(tiny, mixed, processor, prompts, m
     after = plain(tmp_path / "one" / "step_000001")
     loss = -plain_forward(after, processor, pairs)[0].mean()
     assert row["val_loss"] == pytest.approx(loss.item(), abs=1e-4)  # after the step
-
-
-def test_solutions_are_learned_as_they_stand(processor, rows):
-    for row in rows_with_solutions(rows, processor, True, 10 ** 6):
-        assert processor.tokenizer.decode(row.ids) == row.prompt.record.solution + "<|im_end|>"
-        assert processor.tokenizer.decode(row.prompt.ids).endswith("<think>\n")
 
 
 # --------------------------------------------------------------------------------------- the optimizer's step
@@ -328,56 +317,7 @@ def test_gradients_that_are_not_finite(tmp_path):
     assert torch.isfinite(net.weight).all()
 
 
-def test_gradient_is_clipped_and_its_norm_is_that_before(tmp_path):
-    net = torch.nn.Linear(1, 1, bias=False)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-    run = Run(tmp_path / "run", sft.Config(), ONE)
-    net.weight.data.zero_()
-    net.weight.grad = torch.full_like(net.weight, 8.0)
-    assert update(net, optimizer, 0.5, 2.0, run, []) == 8.0 and net.weight.item() == pytest.approx(-0.5 * 2.0)
-
-
-@pytest.mark.parametrize("name", ["sft", "grpo"])
-def test_nan_in_training_is_skipped_and_told(name, tiny, tmp_path, monkeypatch, capsys):
-    """The second step's gradient is not finite: the weights of step 2 are those of step 1."""
-    stage, run = STAGES[name]
-    count = []
-
-    def poison(vlm, *args):
-        count.append(1)
-        if len(count) == 2:
-            vlm.hf.lm_head.weight.grad.fill_(math.nan)
-        return update(vlm, *args)
-
-    monkeypatch.setattr(stage, "update", poison)
-    run(tiny, tmp_path / "run", 3, save_every=1)
-    one, two, three = (weights(tmp_path / "run", s) for s in (1, 2, 3))
-    assert one == two != three and "step skipped" in capsys.readouterr().out
-    bad, = read_jsonl(tmp_path / "run" / "bad_steps.jsonl")
-    assert bad["rows"] and len(metrics(tmp_path / "run")) == 3
-
-
-def test_logged_learning_rate_is_the_optimizers(straight, tiny, tmp_path, monkeypatch):
-    for name in ("sft", "connector"):  # cosine over 4 steps; the warm-up of 3% is over at once
-        lr = [r["lr"] for r in metrics(straight[name])[-4:]]
-        planned = [learning_rate(s, 4, 1e-3, 0.12, "cosine") for s in range(4)]
-        assert lr == pytest.approx(planned, abs=1e-6)  # six places
-    used, step = [], torch.optim.AdamW.step
-
-    def step_and_note(optimizer):
-        used.append(optimizer.param_groups[0]["lr"])
-        return step(optimizer)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step_and_note)
-    run_grpo(tiny, tmp_path / "run", 3, warmup=2, schedule="linear")
-    assert [r["lr"] for r in metrics(tmp_path / "run")] == used == [5e-4, 1e-3, 1e-3]
-
-
 # ---------------------------------------------------------------------------------------------- flags of grpo
-
-def test_on_policy_ratio_is_exactly_one(straight):
-    for row in metrics(straight["grpo"]):
-        assert row["ratio_max"] == 1.0 and row["clip_fraction"] == 0 and "kl" not in row and row["gap"] < 1e-5
 
 
 def test_metrics_agree_with_each_other(straight):
@@ -385,35 +325,11 @@ def test_metrics_agree_with_each_other(straight):
     for row, sample in zip(metrics(straight["grpo"]), samples, strict=True):
         assert row["reward"] == pytest.approx(0.8 * row["accuracy"] + 0.2 * row["format"], abs=1e-5)
         assert row["length"] * 16 == pytest.approx(row["tokens"], abs=1e-2) and row["length_max"] <= 8
-        assert 0 <= row["truncated"] <= 1
+        assert row["ratio_max"] == 1.0 and row["clip_fraction"] == 0 and row["gap"] < 1e-5  # on-policy
         assert 0 < row["entropy"] < 7 and (row["critical_entropy"] is None) == (row["critical_count"] == 0)
         assert sample["step"] == row["step"] and len(sample["tokens"]) == len(sample["entropy"])
         assert "".join(sample["tokens"]) == sample["text"]
         assert Path(sample["images"][0]).exists() and sample["gold"] and sample["question"]
-    times = [r for r in read_jsonl(straight["grpo"] / "metrics.jsonl")]
-    assert all(t[k] >= 0 for t in times for k in ("time_sample", "time_reward", "time_update", "time_step"))
-
-
-def test_minibatches_move_the_ratio_and_clip_it(tiny, tmp_path):
-    run_grpo(tiny, tmp_path / "two", 2, minibatches=2, lr=5e-3)
-    rows = metrics(tmp_path / "two")
-    assert all(r["ratio_max"] > 1.01 and r["clip_fraction"] > 0 for r in rows)
-    assert all(r["gap"] < 1e-5 for r in rows)  # old log-probs are from before the step
-    run_grpo(tiny, tmp_path / "wide", 2, minibatches=2, lr=5e-3, clip_low=1.0, clip_high=1e6)
-    wide = metrics(tmp_path / "wide")
-    assert wide[0]["ratio_max"] == pytest.approx(rows[0]["ratio_max"], rel=1e-4)
-    assert wide[0]["clip_fraction"] == 0
-    run_grpo(tiny, tmp_path / "high", 2, minibatches=2, lr=5e-3, clip_high=1e6)
-    assert 0 < metrics(tmp_path / "high")[0]["clip_fraction"] < rows[0]["clip_fraction"]
-
-
-def test_kl_starts_at_zero(tiny, tmp_path):
-    for name, kl in (("free", 0.0), ("kl", 0.1)):
-        run_grpo(tiny, tmp_path / name, 2, kl=kl, lr=3e-3)
-    free, some = (metrics(tmp_path / name) for name in ("free", "kl"))
-    assert "kl" not in free[0] and some[0]["kl"] == pytest.approx(0, abs=1e-9) and some[1]["kl"] > 1e-4
-    assert some[0]["grad_norm"] == pytest.approx(free[0]["grad_norm"], rel=1e-3)  # no pull at the start
-    assert some[1]["grad_norm"] != free[1]["grad_norm"]
 
 
 def test_kl_gradient_is_the_penaltys(tiny, mixed, sampler, processor, prompts, monkeypatch, tmp_path):
@@ -475,40 +391,6 @@ def test_groups_without_spread_are_left_out(tiny, sampler, tmp_path, monkeypatch
     assert few["reward"] == all_["reward"] and few["length"] == all_["length"]
 
 
-def tokens_of(group):
-    return len(group.prompt.full) + sum(len(r.ids) for r in group.rollouts)
-
-
-@pytest.mark.parametrize("size, minibatches, kl, limit", [
-    (1, 1, 0.0, 10 ** 6), (2, 1, 0.0, 10 ** 6), (2, 2, 0.0, 100), (4, 1, 0.1, 100), (8, 2, 0.0, 100)])
-def test_deal(processor, prompts, monkeypatch, size, minibatches, kl, limit):
-    """16 groups, a third of them without spread, sampled by `size` ranks: what each of them trains."""
-    g = torch.Generator().manual_seed(0)
-
-    def response(k, j):
-        ids = [0] * int(torch.randint(1, 60, (1,), generator=g))
-        return SimpleNamespace(ids=ids, name=(k, j))
-
-    groups = [Group(prompts[k % 8], [response(k, j) for j in range(4)]) for k in range(16)]
-    def matters(group):
-        return kl > 0 or group.rollouts[0].name[0] % 3 > 0
-
-    ranks = deal_to(size, groups, minibatches, matters, limit, monkeypatch)
-    for i in range(minibatches):
-        part = range(16 // minibatches * i, 16 // minibatches * (i + 1))
-        pieces = [piece for rank in ranks for piece in rank[i][0]]
-        names = sorted(r.name for piece in pieces for r in piece.rollouts)
-        of_all = sum(len(r.ids) for k in part for r in groups[k].rollouts)
-        assert all(rank[i][1] == of_all for rank in ranks)  # also of groups that are left out
-        alive = [k for k in part if kl or k % 3]
-        ks = {k for k, _ in names}
-        more = len(ks - {*alive})  # groups without spread, for ranks that have nothing else
-        assert names == sorted((k, j) for k in ks for j in range(4)) and ks >= {*alive}
-        assert more == max(0, size - len(alive)) and all(rank[i][0] for rank in ranks)
-        tokens = [sum(tokens_of(piece) for piece in rank[i][0]) for rank in ranks]
-        assert limit > 100 or size == 8 or max(tokens) < 1.35 * min(tokens), tokens
-
-
 def deal_to(size, groups, steps, matters, max_tokens, monkeypatch):
     """What each of `size` ranks gets, which sampled the groups in turn."""
     monkeypatch.setattr(parallel, "gather", lambda own, world: [groups[r::size] for r in range(size)])
@@ -553,24 +435,13 @@ def test_curriculum_changes_the_data(tiny, straight, tmp_path):
     assert metrics(tmp_path / "run")[:2] == metrics(straight["grpo"])[:2]
 
 
-def test_temperature_and_thinking_reach_sampler_trainer_and_reward(tiny, tmp_path, monkeypatch):
+def test_temperature_and_thinking_reach_sampler_trainer_and_reward(tiny, straight, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(grpo, "score_batch", lambda *a: told.append(a[2]) or reward_of(*a))
-    run_grpo(tiny, tmp_path / "run", 2, temperature=0.6, thinking=False)
-    cool, warm = metrics(tmp_path / "run"), None
-    assert set(told) == {False} and all(r["gap"] < 1e-5 and r["ratio_max"] == 1 for r in cool)
-    run_grpo(tiny, tmp_path / "warm", 1, temperature=1.5)
-    warm = metrics(tmp_path / "warm")
-    assert warm[0]["entropy"] > cool[0]["entropy"] + 0.3 and warm[0]["gap"] < 1e-5
-
-
-def test_truncated_importance_weights(tiny, sampler, mixed, monkeypatch, tmp_path):
-    """The sampler's log-probs are far too low: weights are cut at is_clip, so the gradient is as long."""
-    sampler.old = -100.0
-    options = dict(data=mixed, prompts=8, samples=3, max_gap=1e9)
-    one, two = (gradient_of(monkeypatch, lambda: run_grpo(tiny, tmp_path / str(c), 1, is_clip=c, **options))
-                for c in (1.0, 2.0))
-    same_gradients({n: 2 * g for n, g in one.items()}, two)
+    run_grpo(tiny, tmp_path / "run", 1, temperature=0.6, thinking=False)
+    cool, = metrics(tmp_path / "run")
+    assert set(told) == {False} and cool["gap"] < 1e-5 and cool["ratio_max"] == 1
+    assert metrics(straight["grpo"])[0]["entropy"] > cool["entropy"] + 0.2
 
 
 def test_verifier_that_goes_away_loses_nothing(tiny, straight, tmp_path, monkeypatch):
@@ -589,17 +460,7 @@ def test_verifier_that_goes_away_loses_nothing(tiny, straight, tmp_path, monkeyp
     assert weights(tmp_path / "run") == weights(straight["grpo"])
 
 
-def test_critical_words_are_logged(tiny, tmp_path, monkeypatch, processor):
-    """A word that the model writes for certain is found, and its entropy is that of its tokens."""
-    run_grpo(tiny, tmp_path / "run", 1, words=tuple("abcdefghijklmnopqrstuvwxyz0123456789"), high_entropy=0.0)
-    row, = metrics(tmp_path / "run")
-    assert row["critical_count"] > 0 and 0 < row["critical_entropy"] < 7 and row["entropy_high"] == 1.0
-
-
 # ----------------------------------------------------------------------------------------------- command line
-
-
-
 
 
 def test_unknown_flag_and_refusal_on_the_command_line(tmp_path, monkeypatch, capsys):
