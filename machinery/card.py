@@ -1,5 +1,4 @@
 """The model card of a checkpoint: what the run folders know. What they do not know is left out."""
-import json
 import re
 import shlex
 from pathlib import Path
@@ -16,7 +15,7 @@ TEXT = """---
 # {name}
 
 A vision-language model, made with nanoR1V, a training code for the recipe of
-[Skywork-R1V3](https://arxiv.org/abs/2507.06167). {think}{connector}With nanoR1V's code, asked as in training:
+[Skywork-R1V3](https://arxiv.org/abs/2507.06167). With its code, asked as in training:
 
 ```sh
 {command}
@@ -31,9 +30,7 @@ at safety. Add the scores of your own evaluation.
 {stages}
 
 The first of them started from `{start}`. Earlier stages are described as their folders stand today.
-
-{details}"""
-THINK = "Its prompts ended with `<think>`: it writes a thought, `</think>`, and its answer in a `\\boxed{}`. "
+"""
 
 
 def history(checkpoint):
@@ -55,43 +52,31 @@ def history(checkpoint):
     return runs
 
 
-def script_of(about):
-    """sft, grpo, ...: what made a run"""
-    return Path(about["command"].split()[0]).stem
-
-
-def data_of(about):
-    """{data set: how many rows were read of it} of a run."""
-    return {about["config"][flag]: about.get("data", {}).get(flag, {}).get("rows", "?")
-            for flag in ("data", "curriculum") if about["config"].get(flag)}
-
-
 def card_text(checkpoint):
     """The README.md of a checkpoint."""
     runs = history(checkpoint)
     if not runs or not re.fullmatch(r"step_\d+", checkpoint.name):
         raise Refused(f"{checkpoint} is no checkpoint of a run folder: nothing is known of how it was made")
-    flags, start, stages, details = runs[0][1]["config"], runs[-1][1]["config"]["model"], [], ""
-    own = "connector" in read_json(checkpoint / "config.json")
+    flags, start = runs[0][1]["config"], runs[-1][1]["config"]["model"]
+    stages, hub, tags = [], [], ["nanoR1V"]
+    for run, about, used in reversed(runs):
+        config, rows = about["config"], about.get("data", {})
+        sets = {config[flag]: rows.get(flag, {}).get("rows", "?") for flag in ("data", "curriculum")
+                if config.get(flag)}
+        hub += filter(hub_name, sets)
+        tags.insert(1, Path(about["command"].split()[0]).stem)  # sft, grpo, ...: the newest comes first
+        data = "; ".join(f"`{name}`, {n} rows" for name, n in sets.items())
+        stages.append([tags[1], f"`{run}`", used, data, " ".join(config.get("train", [])),
+                       config.get("lr", "-")])
+    words = [word for flag in ("ask", "system") if flags.get(flag) for word in (f"--{flag}", flags[flag])]
+    words += [] if flags.get("thinking") else ["--no-thinking"]
+    own = "connector" in read_json(checkpoint / "config.json")  # plain transformers does not know it
     front = ModelCardData(
         license="other", license_name="FILL-IN-the-license-of-the-base-model",
         base_model=start if hub_name(start) else None, pipeline_tag="image-text-to-text",
-        library_name=None if own else "transformers",
-        datasets=[name for _, about, _ in runs for name in data_of(about) if hub_name(name)] or None,
-        tags=["nanoR1V", *dict.fromkeys(script_of(about) for _, about, _ in runs)])
-    for run, about, used in reversed(runs):
-        data = "; ".join(f"`{name}`, {rows} rows" for name, rows in data_of(about).items())
-        stages.append([script_of(about), f"`{run}`", used, data, " ".join(about["config"].get("train", [])),
-                       about["config"].get("lr", "-")])
-        details += f"<details><summary>{run}: flags, versions</summary>\n\n````json\n" \
-                   f"{json.dumps(about, indent=1, ensure_ascii=False)}\n````\n\n</details>\n\n"
-    words = [word for flag in ("ask", "system") if flags.get(flag) for word in (f"--{flag}", flags[flag])]
-    words += [] if flags.get("thinking") else ["--no-thinking"]
+        library_name=None if own else "transformers", datasets=hub or None, tags=list(dict.fromkeys(tags)))
     header = ["stage", "run", "checkpoint", "data", "parts trained", "learning rate"]
     return str(ModelCard(TEXT.format(
-        front=front.to_yaml(), name=f"{checkpoint.parent.name}, step {int(checkpoint.name[5:])}",
-        think=THINK * flags.get("thinking", False), start=start,
-        connector="Plain transformers does not know its connector. " * own,
+        front=front.to_yaml(), name=f"{checkpoint.parent.name}, step {int(checkpoint.name[5:])}", start=start,
         command=shlex.join(["python", "ask.py", "--model", "OWNER/NAME", "--image", "picture.png", *words,
-                            "What is to be seen?"]),
-        stages="\n".join(table_lines(header, stages)), details=details)))
+                            "What is to be seen?"]), stages="\n".join(table_lines(header, stages)))))

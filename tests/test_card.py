@@ -65,7 +65,7 @@ def test_what_the_hub_reads_and_what_people_see(chain, tmp_path):
         ["sft", f"`{at}/cold`", "step_000009", "`c.jsonl`, 60 rows", every, "1e-05"],
         ["grpo", f"`{at}/rl`", "step_000040", "`FanqingM/MMK12`, 15616 rows", every, "1e-05"],
         ["connector_tune", f"`{at}/tuned`", "step_000025", f"`{at}`, 60 rows", "connector", "1e-05"]]
-    assert "# tuned, step 25" in card.text and "`<think>`" in card.text
+    assert "# tuned, step 25" in card.text
     with pytest.raises(Refused, match="README.md is there already, and somebody may have written into it"):
         card_of(chain)
     command, = re.findall("```sh\n(.*?)\n```", card.text)
@@ -79,4 +79,4 @@ def test_the_selected_checkpoint_of_an_earlier_stage_and_a_connector_of_our_own(
     (chain / "config.json").write_text('{"model_type": "internvl", "connector": "qformer"}')
     card = card_of(chain)
     assert [row[2] for row in cells(card.text, 6)] == ["step_000009", "step_000020", "step_000025"]
-    assert "library_name" not in card.data.to_dict() and "does not know its connector" in card.text
+    assert "library_name" not in card.data.to_dict()
