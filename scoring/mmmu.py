@@ -59,8 +59,8 @@ def checked(row, where):
     name = f"{row.get('id', '(without an id)')} ({where})"
     for field in ("id", "question_type", "answer", "response"):
         if row.get(field) is None or field == "answer" and str(row[field]).strip() in ("", "?"):
-            raise Refused(f"Row {name} has no {field!r}. Needed: id, question_type, options, answer, response "
-                          f"(MMMU's test split keeps its answers: send it to its server).")
+            raise Refused(f"Row {name} has no {field!r}. Needed: id, question_type, options, answer, "
+                          f"response (MMMU's test split keeps its answers: send it to its server).")
     try:
         row = {**row, "options": parse_options(row.get("options") or [])}
     except ValueError as error:

@@ -112,22 +112,6 @@ def _named(s, texts, maths):
     return None
 
 
-def names_an_option(g, options):
-    """Does a gold name one of the options, or several: by letters in range, or the text of one? g is plain.
-    In doubt it does; mathematics is not asked."""
-    letters = LETTERS[:len(options)]
-    picked = re.sub(r"OPTION|CHOICE|AND|选项|答案|[\W_]", "", g.upper())
-    if picked and set(picked) <= set(letters) and len(set(picked)) == len(picked):
-        return True
-    own = re.match(r"(?:[Oo]ption )?\(?([A-Za-z])[).:]+ ", g)
-    if own and own[1].upper() in letters:
-        return True
-    texts = [plain(str(option)) for option in options]
-    keys = [re.sub(r"[\W_]", "", re.sub(r"^\(?[A-Za-z][).:] ?", "", text)).casefold() for text in texts]
-    return any(same_text(g, text, AT_SIGHT, True) for text in texts) or (
-        re.sub(r"[\W_]", "", g).casefold() in filter(None, keys))
-
-
 def _harmless(text):
     """Behind the right letter of options that we do not know: a number or a formula, no word, no letter."""
     text = split_unit(text)[0]

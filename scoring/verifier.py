@@ -15,10 +15,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from machinery.files import Refused
 from machinery.rows import accepted_answers
 
 
-class VerifierDown(RuntimeError):
+class VerifierDown(Refused):
     """The verifier stayed away for too long: save everything and stop; do not train on made-up zeros."""
 
 
