@@ -213,8 +213,8 @@ READERS = (  # everything with a pattern that meets what a model wrote
     extract_answer, format_ok, lambda s: official_choice(s, ["cat", "dog"]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
          "answer: ", "\\boxed{", "</think>", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{",
-         "\\frac", "\\sqrt(", "**", "$", "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "image but it is ", "I cannot see the ", "图没有",
-         "five ", "_A", ":")
+         "\\frac", "\\sqrt(", "**", "$", "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "five ", "_A", ":",
+         "image but it is ", "I cannot see the ", "I cannot see to have ", "图没有")
 
 
 @pytest.mark.parametrize("read", READERS)
