@@ -32,8 +32,8 @@ _NOUN = (r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|
 # not "the image of the point", "the graph crossing the axis", "the picture book", "that figure ABCD is",
 # "the figures for 1995"
 _IMAGE = (r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|external"
-          rf"|uploaded|accompanying|mentioned|said) )*{_NOUN}\b(?!['-]\w| (?:(?!(?:and|but|so|here)\b)\w+ing\b"
-          r"|that\b|which\b|whose\b|with (?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in the (?!question"
+          rf"|uploaded|accompanying|mentioned|said) )*{_NOUN}\b(?!['-]\w| (?:(?!(?:and|but|so|here)\b)\w+ing"
+          r"\b|that\b|which\b|whose\b|with (?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in the (?!question"
           r"|problem|prompt|message)|\w+ (?:is|has)\b|book|file|clearly|well\b|yet\b))")
 # behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to
 # scale")
@@ -42,8 +42,8 @@ _END = (r"(?= ?(?:[.,:!?)]|$|here\b|to me\b|for me\b|so\b|but\b|and\b|because\b|
         r"|conversation)))")
 _SPEAKER = r"(?:\b(?:i|we)(?:'\w+)?(?: \w+){,3}? ?|(?:^|\b(?:and|but|so|since|as|because) ))"
 _SEE = (r"(?:(?:the |any )?(?:able|ability|access|actually|also|be|been|being|currently|direct|directly"
-        r"|even|get|given|had|have|having|just|means|of|physically|provided|really|receiv(?:e|ed|ing)|shown|see"
-        r"|seeing|seen|still|to|viewing|visual|way|with|(?:or|and) \w+|what(?:'s| is| is shown) in) )")
+        r"|even|get|given|had|have|having|just|means|of|physically|provided|really|receiv(?:e|ed|ing)|see"
+        r"|seeing|seen|shown|still|to|viewing|visual|way|with|(?:or|and) \w+|what(?:'s| is| is shown) in) )")
 _LOOK = r"(?:view|access|open|look at|display|process|perceive|load|observe|inspect|analy[sz]e) "
 _CANNOT = r"(?:cannot|can't|couldn't|could not|unable|blind|no|lack|not (?:being )?able|have the ability)"
 # not "the angle in the figure is not given"
