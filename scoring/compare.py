@@ -91,7 +91,7 @@ def _lists(x, y, maths, ordered):
     if said >= {"and", "or"} or said == {"", "or"} and relations or (
             ordered and len(said) > 1 and any(item.kind == "text" for item in x.items)):
         return False
-    if ordered or "parts" in said or distinct and any(set(of) == {None} for of in labels):
+    if ordered or distinct and any(set(of) == {None} for of in labels):
         return _in_order(x, y, maths, ordered)  # x = 1, y = 2 against 1, 2: nothing else says which is which
     sets = _inequalities(x) and _inequalities(y) and sorted(map(str, x.items)) != sorted(map(str, y.items))
     return sets and maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered)

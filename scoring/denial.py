@@ -33,8 +33,8 @@ _NOUN = (r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|
 # "the figures for 1995"
 _IMAGE = (r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|external"
           rf"|uploaded|accompanying|mentioned|said) )*{_NOUN}\b(?!['-]\w| (?:(?!(?:and|but|so|here)\b)\w+ing"
-          r"\b|that\b|which\b|whose\b|with (?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in the (?!question"
-          r"|problem|prompt|message)|\w+ (?:is|has)\b|book|file|clearly|well\b|yet\b))")
+          r"\b|that\b|which\b|whose\b|with (?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in the "
+          r"(?!question|problem|prompt|message)|\w+ (?:is|has)\b|book|file|clearly|well\b|yet\b))")
 # behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to
 # scale")
 _END = (r"(?= ?(?:[.,:!?)]|$|here\b|to me\b|for me\b|so\b|but\b|and\b|because\b|unfortunately\b|(?:in|with"

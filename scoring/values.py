@@ -156,11 +156,6 @@ _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[�
 
 def _list(s):
     """Answers between commas, "and", "or"; with ± two of them. mark: "and", "or", "" for commas alone"""
-    if re.match(r"\(1\) ?[^\s(,]", s):  # (1) 20; (2) 30
-        parts = [part.strip(" ;,") for part in re.split(r"(?:^|[;,] ?| )\(\d\) ?", s)[1:]]
-        return Value("list", tuple(map(read, parts)), "parts") if parts and all(parts) else None
-    if condition := re.fullmatch(r"([^()]+?) ?\(([^()]*(?:[<>]|\\[lgn]e )[^()]*)\)", s):  # y = 2x (x > 0)
-        s = f"{condition[1]} and {condition[2]}"
     signs, both = [], "," in s and len(cut(s, ";")) > 1
     parts = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN, signs)
     if re.fullmatch(r"[①-⑳]{2,}|(?:\(\d\) ?){2,}", s):
