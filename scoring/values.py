@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from scoring.numbers import Number, clock, date, number, split_unit
+from scoring.numbers import clock, date, number, split_unit
 from scoring.spelling import key_of, words_of
 
 
@@ -131,8 +131,6 @@ def _range(s):
     if not m or m[3] == "-" and "-" in m[1] + m[4]:
         return None
     low, high = read(f"{m[1]} {m[2]}".strip()), read(m[4])
-    if low.kind == high.kind == "number" and high.items[0].unit[1] and not low.items[0].unit[1]:
-        low = Value("number", (Number(low.items[0].value, unit=high.items[0].unit),))
     if low.kind == high.kind in ("number", "time"):
         return Value("range", (low, high), "to" * (m[3] == " to "))
 
@@ -226,8 +224,7 @@ def _brackets(s):
 
 
 def _ratio(s):
-    words = re.search(r"[A-Za-z]{4}|[\u3400-\u9fff]", re.sub(r"\\[a-z]+", "", s))
-    return None if words else several("ratio", cut(s, ":"))
+    return several("ratio", cut(s, ":"))
 
 
 _INDEX = r"(?:_?\{?\d+\}?)?"
