@@ -6,7 +6,8 @@ them into packs.
     prompts = processor.prompts(records, thinking=True)  # the prompt ends with <think> (paper section 6.2)
 
 docs/your_data.md has the schema of rows, machinery/rows.py reads them. What can be wrong with data is found
-here, before the first step, and named by file and row; `python plan.py data` says what they are to a model.
+here, before the first step, and named by file and row; `python recipes/plan.py data` says what they are to a
+model.
 """
 import re
 import sys
@@ -306,42 +307,3 @@ class Processor:
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-# ------------------------------------------------------------------------------ prompts with solutions (SFT)
-
-@dataclass
-class Row:
-    prompt: Prompt
-    ids: list       # of the solution and the end token: what is learned
-
-    def __len__(self):
-        return len(self.prompt.full) + len(self.ids)
-
-
-def of_mode(records, thinking, source, limit_bad):
-    """The records whose solutions are of the mode that is taught. Others are skipped and counted; more than
-    limit_bad of them is refused."""
-    why = f"the solution has {'no' if thinking else 'a'} {END_THINK}: --thinking teaches what has one, " \
-          f"--no-thinking what has none"
-    for r in records:
-        r.solution = (r.solution or "").removeprefix("<think>").lstrip("\n")
-    good = [r for r in records if (END_THINK in r.solution) == thinking]
-    bad = [(r.name(), why) for r in records if (END_THINK in r.solution) != thinking]
-    report_bad(source, len(good), bad, limit_bad)
-    return good
-
-
-def rows_with_solutions(records, processor, thinking, max_length, source="the data", limit_bad=0.0):
-    """Records -> [Row], those that are of the mode and fit max_length (with prompt and solution)."""
-    prompts = processor.prompts(of_mode(records, thinking, source, limit_bad), thinking, max_length)
-    ids = processor.plain.encode([processor.plain.hide(p.record.solution) for p in prompts])
-    rows = [Row(p, i + [processor.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
-    longest = min(max_length, processor.context)
-    fits = [row for row in rows if len(row) <= longest]
-    if len(fits) < len(rows):
-        say(f"left out: {len(rows) - len(fits)} of {len(rows)} rows are longer than {longest} tokens with "
-            f"their solution")
-    if not fits:
-        raise Refused("no row fits --max_length")
-    return fits

@@ -37,13 +37,14 @@ from data import Processor, read_records
 from machinery.asking import Asking
 from machinery.files import Refused, checkpoints, main, read_jsonl, write_json, write_text
 from machinery.intervals import mean_and_error, pearson, spearman
-from machinery.parallel import compute_dtype, gather, send_weights, shard, start_processes, tensors
+from machinery.parallel import (
+    World, compute_dtype, gather, send_weights, shard, start_processes, tensors)
 from machinery.rows import rows_fingerprint
 from machinery.run import hold, permutation, seed_of
 from machinery.tables import percent, print_table
 from model import load
 from reward import score_batch
-from rollout import add_entropy, make_sampler
+from rollout import Group, computed, make_sampler
 from signals import CRITICAL_WORDS, critical_tokens
 
 
@@ -151,6 +152,17 @@ def sample_probe(cfg, prompts, sampler, world, name):
              "accuracy": reward.accuracy, "format": reward.format, "finish": r.finish}
             for i, record, r, reward in zip(numbers, records, responses, rewards)]
     return sorted((row for part in gather(rows, world) for row in part), key=lambda row: row["question"])
+
+
+def add_entropy(groups, vlm, processor, temperature=1.0, max_tokens=16384, world=World(0, 1, None)):
+    """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all responses.
+    world: of a sharded model; every rank must call it, and have such responses."""
+    missing = [g for g in groups if g and any(r.entropy is None for r in g)]
+    groups = [Group(g[0].prompt, g) for g in missing]
+    _, entropies = computed(groups, vlm, processor, max_tokens, temperature or 1.0, world)
+    rollouts = [r for g in missing for r in g]
+    for r, entropy in zip(rollouts, entropies.split([len(r.ids) for r in rollouts])):
+        r.entropy = entropy
 
 
 def settings_of(cfg, checkpoint, records, world):

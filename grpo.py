@@ -15,7 +15,6 @@ Read `train` first. The loss is near 0 by construction (a group's advantages sum
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import Literal
 
@@ -30,8 +29,8 @@ from machinery.parallel import deal, even_out, gather, start_processes
 from machinery.run import Run, batch_indices, seed_of
 from model import PARTS, load_model, make_optimizer, update
 from pack import OnDevice, Pack, make_packs
-from reward import Verifier, rates, report_unreadable, score_batch
-from rollout import Group, make_sampler, check_gap, sample_and_reward
+from reward import Verifier, VerifierDown, rates, report_unreadable, score_batch
+from rollout import Group, make_sampler, check_gap
 from signals import CRITICAL_WORDS
 
 
@@ -168,8 +167,7 @@ def setup(cfg):
 
 def train(cfg):
     s = setup(cfg)
-    bar = tqdm(range(s.first, cfg.steps), cfg.out, cfg.steps, initial=s.first, disable=s.world.rank > 0,
-               unit="step", dynamic_ncols=True)
+    bar = tqdm(range(s.first, cfg.steps), cfg.out, cfg.steps, initial=s.first, disable=s.world.rank > 0)
     for step in bar:
         begin, m = time.time(), defaultdict(float)  # m: this rank's sums over tokens, then the step's metrics
 
@@ -236,38 +234,40 @@ def next_prompts(s, cfg, step, draw=0):
 
 
 def collect(s, cfg, step):
-    """This rank's share of the step's prompts, sampled and rewarded: [Group], and the seconds that were spent
-    waiting for rewards after the last response. If any rank lost the verifier, all ranks save and stop.
-
-    Dynamic sampling replaces groups that are all right or all wrong (up to four more draws, until every rank
-    has enough). Accuracy alone decides: groups that differ in format only teach no maths.
-    """
-    groups, waited, wanted = [], 0.0, cfg.prompts // s.world.size
+    """This rank's share of the step's prompts, sampled and rewarded: [Group], and the seconds that rewards
+    took. If any rank lost the verifier, all ranks save and stop. Dynamic sampling replaces groups that are
+    all right or all wrong (up to four more draws, until every rank has enough). Accuracy alone decides:
+    groups that differ in format only teach no maths."""
+    groups, time_reward, wanted = [], 0.0, cfg.prompts // s.world.size
     for draw in range(5 if cfg.dynamic_sampling else 1):
         prompts = next_prompts(s, cfg, step, draw)[s.world.rank::s.world.size]
         seed = seed_of(cfg.seed, step, s.world.rank, draw)
-        sampled, seconds, lost = sample_and_reward(
-            partial(s.sampler.generate, prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed),
-            partial(set_rewards, cfg=cfg, verifier=s.verifier))
+        sampled = s.sampler.generate(prompts, cfg.samples, cfg.max_new_tokens, cfg.temperature, seed)
         groups += [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, sampled)]
-        waited += seconds
-        everyone = gather((lost, bool(lost) or sum(map(Group.mixed, groups)) >= wanted), s.world)
-        if why := next((lost for lost, _ in everyone if lost), ""):
+        begin = time.time()
+        lost = set_rewards([r for rollouts in sampled for r in rollouts], cfg, s.verifier)
+        time_reward += time.time() - begin
+        lost, enough = zip(*gather((lost, lost or sum(map(Group.mixed, groups)) >= wanted), s.world))
+        if any(lost):
             if step > s.run.step:
                 s.run.save(step, s.vlm, s.optimizer, s.world)
-            raise Refused(f"{why}\nAll {step} steps are saved: start the server, run the same command again.")
-        if all(enough for _, enough in everyone):
+            raise Refused(f"{next(filter(None, lost))}\n{step} steps are saved: the same command resumes.")
+        if all(enough):
             break
     if cfg.dynamic_sampling:
         groups.sort(key=Group.mixed, reverse=True)
-    return groups[:wanted], waited
+    return groups[:wanted], time_reward
 
 
 def set_rewards(rollouts, cfg, verifier):
-    """Fill in Rollout.reward. CHANGE THE REWARD in reward.py, or here if it needs more than text and gold."""
+    """Fill in Rollout.reward. CHANGE THE REWARD in reward.py, or here if it needs more than text and gold.
+    Returns why it could not: what VerifierDown says."""
     rows = [r.prompt.record for r in rollouts]
-    rewards = score_batch([r.text for r in rollouts], [row.answer for row in rows], cfg.thinking,
-                          [row.options or None for row in rows], verifier, [row.question for row in rows])
+    try:
+        rewards = score_batch([r.text for r in rollouts], [row.answer for row in rows], cfg.thinking,
+                              [row.options or None for row in rows], verifier, [row.question for row in rows])
+    except VerifierDown as error:
+        return str(error)
     for r, reward in zip(rollouts, rewards, strict=True):
         r.reward = reward
 

@@ -11,8 +11,8 @@ responses (pack.py).
 
 The connector, which the paper studies most, is in connector.py. What differs between families is in
 machinery/families.py. Parallelism comes from outside: `shard(vlm, world)` wraps the blocks with FSDP2 under
-torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts; `python plan.py`
-says what a run needs of memory.
+torchrun and does nothing in one process. `python model.py MODEL` prints the table of parts, and `python
+recipes/plan.py` says what a run needs of memory.
 """
 import contextlib
 import sys

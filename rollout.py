@@ -9,8 +9,6 @@ real size VLLMSampler has the same two methods (`--rollout vllm`).
 Sampling has one knob, the temperature. top-p, top-k and repetition penalties would sample from another
 distribution than the one that the policy gradient assumes, so they do not exist here.
 """
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +19,10 @@ from tqdm import tqdm
 from connector import chosen
 from data import Prompt
 from machinery.files import Refused
-from machinery.parallel import World, even_out, total
+from machinery.parallel import even_out, total
 from model import load
 from pack import make_pack, make_packs
-from reward import Reward, VerifierDown
+from reward import Reward
 from signals import critical_tokens, denies_image, repetition
 
 
@@ -34,7 +32,7 @@ class Rollout:
     prompt: Prompt
     ids: list               # response ids, the end token included when the model wrote it
     logp: torch.Tensor      # (T,) log-prob of each id under the distribution that it was drawn from
-    entropy: torch.Tensor   # (T,) entropy of that distribution, in nats; None from vLLM: see add_entropy
+    entropy: torch.Tensor   # (T,) entropy of that distribution, in nats; None from vLLM
     text: str               # without special tokens
     pieces: list            # [str], the text of each id; they join to `text`
     finish: str             # "stop", or "length" when max_new_tokens or the model's context ended it
@@ -107,12 +105,12 @@ class TorchSampler:
 
     @torch.no_grad()
     def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None,
-                 done=None, listen=None):
+                 listen=None):
         """n responses for each prompt: a list of n Rollouts a prompt, in the order of the prompts.
 
         temperature 0 takes the most likely token. ban: ids that are never written. progress: words for a
-        progress bar. done(i, rollouts) is called as soon as the responses to prompt i are complete,
-        listen(id, entropy) for each token of a single response as soon as it is drawn.
+        progress bar. listen(id, entropy) is called for each token of a single response as soon as it is
+        drawn.
         """
         draw = Draw(temperature, ban, torch.Generator(self.vlm.hf.device).manual_seed(seed))
         out = [[] for _ in prompts]
@@ -126,8 +124,6 @@ class TorchSampler:
                 groups = self._batch([prompts[j] for j in part], n, max_new_tokens, draw, bar, listen)
                 for j, group in zip(part, groups):
                     out[j] = group
-                    if done:
-                        done(j, group)
         return out
 
     def _batch(self, prompts, n, max_new_tokens, draw, bar, listen):
@@ -314,7 +310,7 @@ def passes(weights, share):
 
 class VLLMSampler:
     """vLLM inside the trainer's process. Its engine, and the checks that keep it equal to the trainer, are in
-    machinery/vllm_engine.py. It computes no entropies: Rollout.entropy is None, and add_entropy fills it
+    machinery/vllm_engine.py. It computes no entropies: Rollout.entropy is None until the trainer fills it
     in."""
 
     def __init__(self, vlm, processor, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
@@ -331,16 +327,11 @@ class VLLMSampler:
     def sync(self, vlm):
         self.engine.sync(vlm)
 
-    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None,
-                 done=None):
+    def generate(self, prompts, n=1, max_new_tokens=8192, temperature=1.0, seed=0, ban=(), progress=None):
         """As TorchSampler.generate"""
-        out = [None] * len(prompts)
-        for i, drawn in self.engine.sample(prompts, n, max_new_tokens, temperature, seed, ban, progress):
-            out[i] = [make_rollout(self.processor, prompts[i], ids, logp, None, finish)
-                      for ids, logp, finish in drawn]
-            if done:
-                done(i, out[i])
-        return out
+        drawn = self.engine.sample(prompts, n, max_new_tokens, temperature, seed, ban, progress)
+        return [[make_rollout(self.processor, prompt, ids, logp, None, finish) for ids, logp, finish in group]
+                for prompt, group in zip(prompts, drawn)]
 
 
 def make_sampler(kind, vlm, processor, world=None, batch=512, dtype="auto", tensor_parallel=1, memory=0.85):
@@ -353,50 +344,6 @@ def make_sampler(kind, vlm, processor, world=None, batch=512, dtype="auto", tens
     if kind == "vllm":
         return VLLMSampler(vlm, processor, world, dtype, tensor_parallel, memory)
     return TorchSampler(vlm, processor, batch, world)
-
-
-def sample_and_reward(generate, reward):
-    """Call generate(done=...) and reward(rollouts) on all that it makes, in a thread: what is complete is
-    rewarded while later responses are still being sampled.
-
-    generate calls done(i, rollouts) for each prompt whose responses are complete. Returns what generate
-    returns, the seconds that were spent waiting for rewards after the last response, and what VerifierDown
-    says if reward raised that ("" otherwise). What else reward raises is raised here.
-    """
-    complete, jobs = [], []
-
-    def reward_complete():
-        rollouts = []
-        while complete:
-            rollouts += complete.pop()
-        if rollouts:  # an earlier call may have taken all
-            reward(rollouts)
-
-    def done(i, rollouts):
-        complete.append(rollouts)
-        jobs.append(thread.submit(reward_complete))
-
-    with ThreadPoolExecutor(1) as thread:
-        sampled = generate(done=done)
-        begin, lost = time.time(), ""
-        try:
-            for job in jobs:
-                job.result()
-        except VerifierDown as error:
-            lost = str(error)
-    return sampled, time.time() - begin, lost
-
-
-@torch.no_grad()
-def add_entropy(groups, vlm, processor, temperature=1.0, max_tokens=16384, world=World(0, 1, None)):
-    """Fill in Rollout.entropy where the sampler left it None, by one forward of the model over all responses.
-    world: of a sharded model; every rank must call it, and have such responses."""
-    missing = [g for g in groups if g and any(r.entropy is None for r in g)]
-    groups = [Group(g[0].prompt, g) for g in missing]
-    _, entropies = computed(groups, vlm, processor, max_tokens, temperature or 1.0, world)
-    rollouts = [r for g in missing for r in g]
-    for r, entropy in zip(rollouts, entropies.split([len(r.ids) for r in rollouts])):
-        r.entropy = entropy
 
 
 @torch.no_grad()

@@ -17,12 +17,13 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from data import Processor, read_records, rows_with_solutions, subjects
-from machinery.features import keep_features
+from data import Processor, read_records, subjects
 from machinery.files import Refused, main, read_jsonl, say
+from machinery.muon import make_muon
 from machinery.optimizer import learning_rates
 from machinery.parallel import even_out, share, start_processes, total
-from machinery.run import Run, ahead, batch_indices
+from machinery.run import Run, batch_indices
+from machinery.supervised import ahead, keep_best, keep_features, rows_with_solutions
 from model import PARTS, load_model, make_optimizer, update
 from pack import make_packs
 
@@ -103,7 +104,7 @@ def setup(cfg):
     if min(cfg.batch, len(val) or cfg.batch) < world.size:
         raise Refused(f"--batch {cfg.batch}, {len(val)} validation rows: fewer than {world.size} processes")
     vlm = load_model(cfg, world)
-    optimizer = make_optimizer(vlm, cfg.weight_decay, cfg.optimizer)
+    optimizer = (make_muon if cfg.optimizer == "muon" else make_optimizer)(vlm, cfg.weight_decay)
     first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
     say(f"{vlm.table()}\n{len(rows)} rows ({subjects(records)}), {steps} steps, {world.size} process(es)")
     return SimpleNamespace(world=world, run=run, processor=processor, rows=rows, val=val, vlm=vlm,
@@ -123,8 +124,7 @@ def train(cfg, patience=None, features_gib=0.0):
         batch = [s.rows[i] for i in batch_indices(len(s.rows), cfg.batch, step, cfg.seed)]
         return batch, packs_of(share(batch, len, s.world), s.processor, cfg, s.features)
 
-    before = read_jsonl(s.run.dir / "metrics.jsonl")
-    losses = [(m["val_loss"], m["step"]) for m in before if "val_loss" in m]
+    losses = [(m["val_loss"], m["step"]) for m in read_jsonl(s.run.dir / "metrics.jsonl") if "val_loss" in m]
     if patience is not None and not losses:  # if no checkpoint beats the start, the start is selected
         losses.append((round(validation_loss(s, cfg), 6), 0))
         s.run.log(0, {"val_loss": losses[0][0]})
@@ -132,7 +132,7 @@ def train(cfg, patience=None, features_gib=0.0):
     begin = time.time()
     for step, (batch, packs) in bar:  # the next is made while this one trains
         measured = patience is not None and losses[-1][1] == step
-        if measured and s.run.keep_best(losses, s.processor.path, patience):
+        if measured and keep_best(s.run, losses, s.processor.path, patience):
             say(f"stopped early: {patience} validation losses without a new best")
             break
 
@@ -160,7 +160,7 @@ def train(cfg, patience=None, features_gib=0.0):
         bar.set_postfix(loss=f"{m['loss']:.3f}", lr=f"{m['lr']:.1e}", refresh=False)
         begin = time.time()
     if patience is not None:
-        s.run.keep_best(losses, s.processor.path, patience)
+        keep_best(s.run, losses, s.processor.path, patience)
     file.unlink(missing_ok=True)
     say(f"done: {s.run.last}")
     return losses

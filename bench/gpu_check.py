@@ -3,7 +3,7 @@
     a  versions, memory, environment
     b  packs of three families against fp32 on the CPU: a wrong layout, window or alignment shows at once
     c  the packs' attention, fused and by SDPA, against fp32
-    d  an update of two shapes, random weights: time, share of peak, memory beside plan.py's
+    d  an update of two shapes, random weights: time, share of peak, memory beside recipes/plan.py's
     e  the RL of `make tiny`, its curves beside those of a CPU (evidence/tiny)
     f  vLLM beside a trainer, where it is installed: gap of the log-probs, sync, memory after each phase
     g  kill -9 in the middle of a GRPO run, then the same command again
@@ -33,7 +33,7 @@ from PIL import Image
 from torch.utils import benchmark, collect_env
 
 import pack
-import plan
+from recipes import plan
 from connector import make_connectors, visual_tokens
 from data import Processor, Prompt, Record, read_records
 from machinery.families import family_of

@@ -1,6 +1,5 @@
 """The model card of a checkpoint: what the run folders know. What they do not know is left out."""
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from machinery.files import Refused, checkpoints, hub_name, read_json
-from machinery.tables import percent, table_lines
+from machinery.tables import table_lines
 
 TEXT = """---
 {front}
@@ -25,15 +24,13 @@ A vision-language model, made with nanoR1V, a training code for the recipe of
 
 Meant for research on how such models are trained. It can misread a picture, calculate wrongly and sound sure
 of it, and what it writes before an answer need not be what the answer rests on. None of nanoR1V's stages aims
-at safety, and of its quality nothing is known but the scores on this page.
+at safety. Add the scores of your own evaluation.
 
 ## Stages
 
 {stages}
 
 The first of them started from `{start}`. Earlier stages are described as their folders stand today.
-
-{scores}
 
 {details}"""
 THINK = "Its prompts ended with `<think>`: it writes a thought, `</think>`, and its answer in a `\\boxed{}`. "
@@ -69,23 +66,6 @@ def data_of(about):
             for flag in ("data", "curriculum") if about["config"].get(flag)}
 
 
-def scores_of(checkpoint):
-    """A table of the scores of just these weights inside the run folder."""
-    from eval_mmmu import fingerprint
-    run, weights, rows = checkpoint.parent, fingerprint(checkpoint), []
-    for path in sorted({*run.glob("*/scores.json"), *run.glob("*/*/scores.json")}):
-        scores = read_json(path)
-        if (scores.get("data") or {}).get("weights") != weights:
-            print(f"left out: {path}, which is of other weights or does not say of which")
-            continue
-        data, where = scores["data"], os.path.relpath(path.parent, run)
-        rows += [[f"{data['source']}, {data['split']} (`{where}`): {subject}", s["n"],
-                  percent(s["rule"], s["rule_se"])]
-                 for subject, s in (*scores["subjects"].items(), ("all", scores))]
-    header = ["right by nanoR1V's deterministic rule, ± one standard error", "answers", "%"]
-    return "\n".join(table_lines(header, rows)) if rows else ""
-
-
 def card_text(checkpoint):
     """The README.md of a checkpoint."""
     runs = history(checkpoint)
@@ -114,4 +94,4 @@ def card_text(checkpoint):
         connector="Plain transformers does not know its connector. " * own,
         command=shlex.join(["python", "ask.py", "--model", "OWNER/NAME", "--image", "picture.png", *words,
                             "What is to be seen?"]),
-        stages="\n".join(table_lines(header, stages)), scores=scores_of(checkpoint), details=details)))
+        stages="\n".join(table_lines(header, stages)), details=details)))

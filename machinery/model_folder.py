@@ -68,7 +68,7 @@ def stored(path):
 
 
 def is_tied(path, default):
-    """Whether the output layer is the word embeddings: for all ranks, saved folders, plan.py and vLLM.
+    """Whether the output layer is the word embeddings: for all ranks, saved folders, plans and vLLM.
 
     config.json cannot be trusted alone. InternVL3's says it of its LLM only, and the default of its class is
     the opposite; other folders contradict themselves. So the weights decide: a model is tied when its file

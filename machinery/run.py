@@ -14,7 +14,6 @@ import secrets
 import shutil
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from machinery.files import (
-    TRAINER, Refused, append_jsonl, changed_settings, checkpoints, newest_checkpoint, read_json, read_jsonl,
+    TRAINER, Refused, append_jsonl, changed_settings, newest_checkpoint, read_json, read_jsonl,
     say, versions, write_json, write_text)
 from machinery.metrics import Watch, open_logger
 from machinery.rows import rows_fingerprint
@@ -61,18 +60,6 @@ def learning_rate(step, steps, peak, warmup, schedule):
     done = (step - warmup) / max(1, steps - warmup)
     left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
     return peak * left[schedule]
-
-
-def ahead(make, first, last):
-    """(step, make(step)) for each step. While one step trains, a thread makes the next one. make must not
-    talk to other processes: their collectives need the same order everywhere."""
-    with ThreadPoolExecutor(1) as thread:
-        soon = thread.submit(make, first)
-        for step in range(first, last):
-            now = soon.result()
-            if step + 1 < last:
-                soon = thread.submit(make, step + 1)
-            yield step, now
 
 
 # ----------------------------------------------------------------------------------------------------- folder
@@ -189,29 +176,6 @@ class Run:
                        options=StateDictOptions(strict=True))
         say(f"resumed {self.last}")
         return self.step
-
-    def keep_best(self, losses, start, patience):
-        """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume
-        needs). Returns True when the last `patience` losses brought no new best.
-
-        losses: [(validation loss, step)], one of each checkpoint, and of step 0. start: folder or hub name of
-        the model that the run began with; step 0 is not saved once more.
-        """
-        loss, step = min(losses)
-        gave_up = len(losses) > patience and step < losses[-patience][1]
-        if self.rank:
-            return gave_up
-        best = f"step_{step:06d}"
-        if step == 0:
-            best = os.path.relpath(start, self.dir) if Path(start).exists() else start
-        write_json(self.dir / "selected.json", {
-            "step": step, "checkpoint": best, "rule": "lowest validation loss", "val_loss": loss})
-        for old in checkpoints(self.dir):
-            if old.name != best and old != newest_checkpoint(self.dir):
-                gone = old.with_name(f".{old.name}.part")  # killed half way, it is no checkpoint any more
-                os.rename(old, gone)
-                shutil.rmtree(gone)
-        return gave_up
 
 
 def hold(path, what):

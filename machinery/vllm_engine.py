@@ -104,13 +104,14 @@ class Engine:
 
     @torch.no_grad()
     def sample(self, prompts, n, max_new_tokens, temperature, seed, ban, progress):
-        """Yield (number of the prompt, [(ids, log-probs, finish), ...]) as prompts are complete."""
+        """[(ids, log-probs, finish), ...] of each prompt."""
         self._refuse(prompts, max_new_tokens, temperature)
         self._wake("weights", "kv_cache")
         everyone, own = self._gather([(p, seed_of(seed, i)) for i, p in enumerate(prompts)])
         draws = n if temperature else 1  # the most likely response is the same n times, and vLLM insists
         config = self.processor.config
         never = {*ban, config.image_token_id, getattr(config, "video_token_id", None)} - {None}
+        out = [None] * len(prompts)
         number = {}  # id of a request -> number of its prompt; those of others lie outside of ours
         for k, (p, own_seed) in enumerate(everyone, start=-own):
             how = SamplingParams(
@@ -127,10 +128,11 @@ class Engine:
                     bar.update(n)
                     i = number[output.request_id]
                     if 0 <= i < len(prompts):
-                        yield i, self._responses(prompts[i], output) * (n // draws)
+                        out[i] = self._responses(prompts[i], output) * (n // draws)
         if self.sleeps:  # the trainer needs the memory; level 2 is said to corrupt VLMs (vllm#29341)
             self.llm.sleep(level=1)
             self.asleep = {"weights", "kv_cache"}
+        return out
 
     def _refuse(self, prompts, max_new_tokens, temperature):
         if 0 < temperature < 0.01:

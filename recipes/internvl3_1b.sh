@@ -4,7 +4,7 @@
 #   bash recipes/internvl3_1b.sh --rehearse     every step, small, on a CPU: do this before you rent anything
 #   bash recipes/internvl3_1b.sh                started again it goes on where it stopped
 #
-# GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python plan.py
+# GPUs    one of 24 GB would do with --max_tokens 8192; the lines below want 40 GB or more: `python recipes/plan.py
 #         --model recipes/configs/InternVL3-1B --gpus 1 --gpu_gib 40` says 18 GiB in training.
 #         The teacher in vLLM: 18 GiB of weights.
 # memory  16 GiB: 4 to read the weights, and 3 in which vLLM's wait while the trainer works. Disk: 1.8 GiB a

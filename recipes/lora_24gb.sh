@@ -7,7 +7,7 @@
 #   MODEL=OpenGVLab/InternVL3-2B-hf CONFIG=recipes/configs/InternVL3-2B TRAIN="encoder connector llm" \
 #       OUT=out/2b_lora bash recipes/lora_24gb.sh
 #
-# GPUs    one of 24 GB: `python plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --gpu_gib 24
+# GPUs    one of 24 GB: `python recipes/plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --gpu_gib 24
 #         --tokens 8192 --max_new_tokens 2048 --lora 8 --train connector llm` says 12 GiB in training, 18 in
 #         sampling; InternVL3-2B with all parts 13 and 14. Without --lora: 66 and 37 GiB in training.
 #         The teacher in vLLM: 9 GiB of weights.

@@ -5,7 +5,7 @@
 #   bash recipes/multi_node.sh --rehearse                     every step, small, in one process on a CPU
 #
 # GPUs    two nodes of 8 x 80 GB. --hybrid keeps a whole copy on each node, so that only gradients cross the
-#         network between them. `python plan.py --model recipes/configs/InternVL3-8B --gpus 16 --hybrid`
+#         network between them. `python recipes/plan.py --model recipes/configs/InternVL3-8B --gpus 16 --hybrid`
 #         says 29 GiB in training, 36 in sampling.
 # memory  256 GiB a node: 218 in which the weights of 8 engines wait while the trainer works, pinned, each
 #         block rounded up to a power of two (14.7 GiB become 27.3), and 16 where weights are read and

@@ -6,7 +6,7 @@
 #   the next generation:
 #   GPUS=2 MODEL=Qwen/Qwen3-VL-4B-Instruct CONFIG=recipes/configs/Qwen3-VL-4B bash recipes/qwen2_5_vl_3b.sh
 #
-# GPUs    one of 80 GB: `python plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --tokens 8192`
+# GPUs    one of 80 GB: `python recipes/plan.py --model recipes/configs/Qwen2.5-VL-3B --gpus 1 --tokens 8192`
 #         says 66 GiB in training and 55 in sampling. Two GPUs (GPUS=2) halve weights and optimizer.
 # memory  32 GiB: 14 to read the weights, and 11 a GPU in which vLLM's 7 wait while the trainer works (pinned,
 #         each block rounded up to a power of two). Disk: 7 GiB a checkpoint, 6 of GRPO, 42 for a stage's

@@ -5,7 +5,7 @@
 #   NODES=4 MASTER=host:29500 bash recipes/r1v3_38b.sh     on each of four nodes
 # Started again it goes on where it stopped.
 #
-# GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python plan.py
+# GPUs    32 of 80 GB (4 nodes x 8) for training and sampling, and 2 more for the verifier: `python recipes/plan.py
 #         --gpus 32 --tensor_parallel 4` says 48 GiB a GPU in training and 43 in sampling. On 16 GPUs 66:
 #         --max_tokens 8192 in every stage.
 # memory  about 290 GiB a node, in which vLLM's weights wait while the trainer works: pinned, each block

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-import plan
+from recipes import plan
 from data import read_records
 from machinery.files import Refused, append_jsonl, check_flags, hub_name, main, new_folder, say
 from recipes.data import FILES, our_row, raw_rows, sources

@@ -15,7 +15,7 @@ import connector_tune
 import grpo
 import sft
 from machinery.files import read_jsonl
-from machinery.optimizer import Muon
+from machinery.muon import Muon
 from machinery.parallel import World
 from reward import Reward
 from rollout import Rollout
@@ -47,13 +47,10 @@ class Given:
     def __init__(self, processor, old=-3.0):
         self.processor, self.old, self.asked, self.seeds = processor, old, [], []
 
-    def generate(self, prompts, n, max_new_tokens, temperature, seed, done):
+    def generate(self, prompts, n, max_new_tokens, temperature, seed):
         self.asked += [p.record.id for p in prompts]
         self.seeds.append(seed)
-        groups = [[self.rollout(p, k) for k in range(n)] for p in prompts]
-        for i in reversed(range(len(prompts))):  # in no particular order
-            done(i, groups[i])
-        return groups
+        return [[self.rollout(p, k) for k in range(n)] for p in prompts]
 
     def rollout(self, prompt, k):
         g = torch.Generator().manual_seed(zlib.crc32(f"{prompt.record.id} {k}".encode()))

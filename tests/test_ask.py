@@ -8,7 +8,7 @@ import distill
 import entropy_select
 import eval_mmmu
 import grpo
-import plan
+from recipes import plan
 import sft
 from data import Processor, Record
 from machinery.files import Refused

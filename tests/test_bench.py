@@ -9,7 +9,7 @@ import tyro
 
 import grpo
 import pack
-import plan
+from recipes import plan
 from bench import compare, gpu_check, table, workload
 from data import Processor
 from grpo import load_prompts

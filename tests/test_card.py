@@ -10,7 +10,6 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 import connector_tune
-import eval_mmmu
 import grpo
 import report
 import sft
@@ -83,22 +82,6 @@ def test_the_selected_checkpoint_of_an_earlier_stage_and_a_connector_of_our_own(
     card = card_of(chain)
     assert [row[2] for row in cells(card.text, 6)] == ["step_000009", "step_000020", "step_000025"]
     assert "library_name" not in card.data.to_dict() and "does not know its connector" in card.text
-
-
-def test_scores_are_of_these_weights(chain, tmp_path, capsys):
-    rows = [{"id": f"validation_{name}", "question_type": "multiple-choice", "options": ["x", "y"],
-             "answer": "A", "response": response}
-            for name, response in (("Math_1", r"\boxed{A}"), ("Math_2", "Who knows?"), ("Art_Theory_1", ""))]
-    scores, _ = eval_mmmu.score_rows(rows, mode="nothink")
-    other = run_folder(tmp_path / "other", sft.Config(), 1)
-    for out, checkpoint in (("tuned/eval", chain), ("tuned/eval_steps/step_1", other)):
-        about = {"source": f"data/{out}", "split": "test", "weights": eval_mmmu.fingerprint(checkpoint)}
-        write_json(tmp_path / out / "scores.json", {**scores, "data": about})
-    name = "data/tuned/eval, test (`eval`): "
-    assert cells(card_of(chain.parent).text, 3) == [
-        [name + "Art_Theory", "1", "0.0"], [name + "Math", "2", "50.0 ± 50.0"],
-        [name + "all", "3", "33.3 ± 33.3"]]
-    assert "left out: " in capsys.readouterr().out
 
 
 def test_card_refuses(chain, tmp_path):

@@ -11,6 +11,7 @@ import model
 import sft
 from machinery.files import resolve
 from machinery.run import Run
+from machinery.supervised import keep_best
 from stages import ONE, Stop, metrics, run_connector, same_run
 
 pytestmark = pytest.mark.usefixtures("a_reward")
@@ -60,12 +61,12 @@ def test_a_tuning_that_only_harms_keeps_its_start(tiny, tmp_path, monkeypatch, c
     assert Path(resolve(str(tmp_path / "run"))).samefile(tiny / "model")
     # a start with a hub's name is named as it is
     run = Run(tmp_path / "hub", connector_tune.Config(), ONE)
-    run.keep_best([(1.0, 0), (2.0, 5)], "owner/model", 3)
+    keep_best(run, [(1.0, 0), (2.0, 5)], "owner/model", 3)
     assert resolve(str(tmp_path / "hub")) == "owner/model"
     seen = [(3.0, 1), (2.0, 2), (2.5, 3), (2.1, 4), (2.2, 5)]
-    assert [run.keep_best(seen[:k], "owner/model", 3) for k in range(1, 6)] == [False] * 4 + [True]
-    assert not run.keep_best(seen + [(1.9, 6)], "owner/model", 3)
-    assert run.keep_best([(1.0, 1), (1.0, 2)], "owner/model", 1)  # equal is no new best
+    assert [keep_best(run, seen[:k], "owner/model", 3) for k in range(1, 6)] == [False] * 4 + [True]
+    assert not keep_best(run, seen + [(1.9, 6)], "owner/model", 3)
+    assert keep_best(run, [(1.0, 1), (1.0, 2)], "owner/model", 1)  # equal is no new best
 
 
 def save_and_stop(patch):

@@ -15,7 +15,8 @@ from PIL import Image
 
 import data
 from conftest import write_jsonl
-from data import THINK, Processor, Record, read_records, rows_with_solutions
+from data import THINK, Processor, Record, read_records
+from machinery.supervised import rows_with_solutions
 from families import make_qwen, make_qwen3
 from machinery import rows as R
 from machinery.files import Refused

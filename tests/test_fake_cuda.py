@@ -1,5 +1,5 @@
 """The path on a GPU, walked without one (fake_cuda/walk.py): no tensor on the wrong device or of a wrong
-dtype, no needless waiting, gradients where they should be, and as much memory as plan.py says."""
+dtype, no needless waiting, gradients where they should be, and as much memory as recipes/plan.py says."""
 import json
 import shutil
 import subprocess
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import plan
+from recipes import plan
 from conftest import ROOT
 
-# layers: fewer than the model's, for the sake of time. Only the first was looked at for plan.py's sums
+# layers: fewer than the model's, for the sake of time. Only the first was looked at for the plan's sums
 CASES = [dict(model="InternVL3-8B", layers=12),
          dict(model="Qwen2.5-VL-7B", layers=8, train=["llm"]),
          dict(model="InternVL3-2B", layers=8, tokens=6000, checkpointing=False),

@@ -32,16 +32,15 @@ def test_five_updates(tiny, mixed, processor, tmp_path, monkeypatch):
         lr=1e-4, lr_connector=3e-4, schedule="cosine", warmup=1, temperature=0.9, weight_decay=0.1,
         max_tokens=120, words=tuple("abcdefghijklm"), high_entropy=5.0, save_every=5)
 
-    def generate(prompts, n, max_new_tokens, temperature, seed, done):
+    def generate(prompts, n, max_new_tokens, temperature, seed):
         out = []
-        for i, prompt in enumerate(prompts):
+        for prompt in prompts:
             out.append([])
             for ids, logp, right, neat in golden["responses"][prompt.record.id]:
                 pieces = processor.pieces(ids)
                 out[-1].append(Rollout(prompt, ids, torch.tensor(logp), torch.zeros(len(ids)),
                                        "".join(pieces), pieces, "stop"))
                 out[-1][-1].given = Reward(right, neat, 0.8 * right + 0.2 * neat, None, "given")
-            done(i, out[-1])
         return out
 
     def set_rewards(rollouts, cfg, verifier):

@@ -11,7 +11,7 @@ import torch
 import torch._dynamo
 from transformers import PreTrainedConfig
 
-import plan
+from recipes import plan
 from conftest import plain
 from connector import make_connectors
 from data import Processor

@@ -21,7 +21,7 @@ import sft
 from conftest import write_jsonl
 from machinery.files import Refused, new_folder, read_jsonl, resolve
 from machinery.run import Run
-from data import rows_with_solutions
+from machinery.supervised import rows_with_solutions
 from reward import Reward
 from stages import (ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run,
                     weights)

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from conftest import plain, plain_forward
-from rollout import Decode, Prefill
+from entropy_select import add_entropy
 from machinery.files import Refused
 from machinery.parallel import World
 from machinery.run import seed_of
 from model import load
 from pack import Layout, make_pack, make_packs
-from rollout import Rollout, TorchSampler, add_entropy, make_sampler
+from rollout import Decode, Prefill, Rollout, TorchSampler, make_sampler
 from signals import critical_spans
 
 ENDS = list(range(0, 500, 20))  # end a response in some tests: a random model hardly writes the true one
@@ -47,10 +47,7 @@ def test_numbers_are_the_trainers(vlm, quick, prompts, monkeypatch, temperature,
         kept.append(len(rows))
         return rows
     monkeypatch.setattr(Decode, "drop", drop_and_note)
-    given = {}
-    sampler = TorchSampler(vlm, quick, batch)
-    groups = sampler.generate(prompts, 4, 80, temperature, seed=5, done=given.setdefault)
-    assert len(given) == len(groups) and all(given[i] is g for i, g in enumerate(groups))
+    groups = TorchSampler(vlm, quick, batch).generate(prompts, 4, 80, temperature, seed=5)
     assert [g[0].prompt.record.id for g in groups] == list("abcdefgh") and all(len(g) == 4 for g in groups)
     lengths = {len(r.ids) for g in groups for r in g}
     assert len(lengths) > 10 and len(kept) > 3  # rows left at different times,

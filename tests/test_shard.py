@@ -35,7 +35,7 @@ from model import load
 from pack import make_packs
 from recipes import convert
 from reward import Reward
-from rollout import add_entropy, make_rollout, make_sampler
+from rollout import make_rollout, make_sampler
 
 LIMIT = 480
 NAMES = ("qwen", "tied", "bf16", "qwen3")
@@ -100,7 +100,8 @@ def jobs(folder, given, world):
         three_steps(given, folder / f"back-{lora}", 3, lora)  # begun by one process, see `both`
     with pytest.MonkeyPatch.context() as m:
         m.setattr(entropy_select, "make_sampler", saved)
-        m.setattr(entropy_select, "add_entropy", partial(add_entropy, max_tokens=1))  # a pack a response
+        one = partial(entropy_select.add_entropy, max_tokens=1)
+        m.setattr(entropy_select, "add_entropy", one)  # a pack a response
         for way, how in SELECT.items():
             entropy_select.select(entropy_select.Config(
                 folder=str(folder / way), data=data, probe=5, max_new_tokens=6, min_count=4, **how))

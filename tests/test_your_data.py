@@ -13,7 +13,7 @@ import tyro
 from PIL import Image
 
 import grpo
-import plan
+from recipes import plan
 import reward
 import sft
 from conftest import ROOT
@@ -72,8 +72,8 @@ def run(command, model_path):
         reward.main(tyro.cli(reward.Config, args=flags))
         return
     module, Config = {"grpo.py": (grpo, grpo.Config), "sft.py": (sft, sft.Config),
-                      "plan.py": (plan, plan.DataConfig)}[script]
-    cfg = tyro.cli(Config, args=flags[script == "plan.py":])
+                      "recipes/plan.py": (plan, plan.DataConfig)}[script]
+    cfg = tyro.cli(Config, args=flags[script == "recipes/plan.py":])
     assert cfg.model in MODELS
     cfg.model = model_path
     if module is plan:

@@ -36,7 +36,7 @@ from machinery.vllm_engine import checksums
 from model import PARTS, load, make_optimizer
 from pack import make_packs
 from recipes import convert
-from rollout import VLLMSampler, add_entropy, make_sampler
+from rollout import VLLMSampler, make_sampler
 
 ONE = World(0, 1, torch.device("cpu"))
 EXACT = 1e-5  # nats, any token
@@ -143,7 +143,7 @@ def test_samples_follow_the_distribution(internvl):
     vlm = internvl.fresh()
     groups = internvl.sampler.generate(internvl.prompts, 40, 20, seed=3)
     assert all(r.entropy is None for g in groups for r in g)
-    add_entropy(groups, vlm, internvl.processor)
+    entropy_select.add_entropy(groups, vlm, internvl.processor)
     logp, entropy = (torch.cat([getattr(r, what) for g in groups for r in g]) for what in ("logp", "entropy"))
     assert len(logp) > 4000
     assert abs(float((logp + entropy).mean())) < 4 * float((logp + entropy).std()) / len(logp) ** 0.5
@@ -162,20 +162,6 @@ def test_responses_end_as_the_plain_samplers_do(internvl, monkeypatch):
     assert greedy == plain
     with pytest.raises(Refused, match="temperature 0.001"):
         internvl.sampler.generate(internvl.prompts, 1, 3, temperature=0.001)
-
-
-def test_groups_are_handed_over_when_they_are_complete(internvl, monkeypatch):
-    """Each once, as it is returned in the end, and the first before the last response exists."""
-    internvl.fresh()
-    monkeypatch.setattr(internvl.processor, "stop_ids", ENDS)
-    given, left = {}, []
-
-    def done(i, group):
-        given[i] = group
-        left.append(internvl.sampler.engine.llm.llm_engine.has_unfinished_requests())
-    groups = internvl.sampler.generate(internvl.prompts, 2, 60, seed=1, done=done)
-    assert len(left) == len(groups) and left[0] and not left[-1]
-    assert all(given[i] is g for i, g in enumerate(groups))
 
 
 def test_what_memory_does_not_hold_is_refused(internvl, monkeypatch):
@@ -369,8 +355,8 @@ def test_swapped_images_stop_the_run(internvl, tmp_path, monkeypatch):
 
 def test_a_temperature_on_one_side_stops_the_run(internvl, tmp_path, monkeypatch):
     generate = VLLMSampler.generate
-    def hot(self, prompts, n, limit, temperature, seed, done):
-        return generate(self, prompts, n, limit, 1.0, seed, done=done)
+    def hot(self, prompts, n, limit, temperature, seed):
+        return generate(self, prompts, n, limit, 1.0, seed)
     monkeypatch.setattr(VLLMSampler, "generate", hot)
     with pytest.raises(Refused, match="disagree by .* another temperature"):
         run_grpo(internvl, tmp_path / "a", monkeypatch, temperature=0.7)

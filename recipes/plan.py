@@ -1,25 +1,29 @@
-"""What a GPU will hold, before one is rented: `python plan.py --model MODEL --gpus 8 --tokens 16384`.
+"""What a GPU will hold, before one is rented: `python recipes/plan.py --model MODEL --gpus 8 --tokens 16384`.
 
 Only config.json is read: the model is built without weights (torch's meta device), so its tensors are
 counted, not guessed. Weights, gradients and optimizer are exact; the rest are sums over the tensors that are
 there at the worst moment of a pack, written out in `moments`. tests/test_fake_cuda.py compares them with a
 step of tensors without content, bench/gpu_check.py with a GPU's peak.
 
-`python plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why, images,
-lengths.
+`python recipes/plan.py data --data D --model M` is a pre-pass over a data set: rows that drop out and why,
+images, lengths.
 """
 import dataclasses
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # started by its path: the top folder of the repository comes first
+    sys.path[0] = str(Path(__file__).parent.parent)
 
 import torch
 
 from connector import make_connectors
-from data import Processor, of_mode, read_records, subjects
+from data import Processor, read_records, subjects
 from machinery.files import main, say
-from machinery.model_folder import add_adapters
-from machinery.model_folder import blank_hf, read_decided
+from machinery.model_folder import add_adapters, blank_hf, read_decided
+from machinery.supervised import of_mode
 from model import CHUNK, PARTS, VLM
 from reward import report_unreadable
 from rollout import prompts_at_once
@@ -171,35 +175,20 @@ def need(s, cfg):
     return max(map(size, memory(s, cfg).values()))
 
 
-def changes(cfg):
-    """[(flag, its value)] of each single change that needs less memory, cheap ones first."""
-    sampled = cfg.rollout != "none"
-    row = cfg.visual + cfg.max_new_tokens * sampled  # a pack has to hold its images, and a response of GRPO
-    return [(name, value) for name, value, helps in (
-        ("checkpointing", True, not cfg.checkpointing),
-        *(("tensor_parallel", n, cfg.rollout == "vllm" and cfg.tensor_parallel < n <= cfg.gpus)
-          for n in (2, 4, 8)),
-        ("rollout", "vllm", cfg.rollout == "torch" and cfg.gpus > 1),
-        *(("tokens", n, n >= max(2048, row)) for n in (cfg.tokens // 2, cfg.tokens // 4)),
-        *(("max_new_tokens", n, sampled and n >= 1024)
-          for n in (cfg.max_new_tokens // 2, cfg.max_new_tokens // 4)),
-        ("hybrid", False, cfg.hybrid),
-        *(("gpus", n, not cfg.hybrid) for n in (cfg.gpus * 2, cfg.gpus * 4)),
-        ("offload", True, not cfg.offload and cfg.gpus > 1)) if helps]
-
-
-def smallest_change(s, cfg):
-    """The flags that make it fit, as few and as cheap as possible; None when nothing does."""
-    tried = [({}, cfg)]
-    for many in range(4):  # none, else one, two, three
-        if many:
-            tried = [({**fields, name: value}, dataclasses.replace(c, **{name: value}))
-                     for fields, c in tried for name, value in changes(c)]
-        for fields, c in tried:
-            if need(s, c) <= room(c):
-                return " ".join({True: f"--{name}", False: f"without --{name}"}.get(n, f"--{name} {n}")
-                                for name, n in fields.items())
-    return None
+def changes(s, cfg):
+    """What to type: changes with which it fits, each alone or with more GPUs for an engine of vLLM."""
+    row = cfg.visual + cfg.max_new_tokens * (cfg.rollout != "none")  # a pack holds its images and a response
+    tried = [{}, {"checkpointing": True}, {"hybrid": False}, {"rollout": "vllm"}, {"offload": True}]
+    for n in (2, 4):
+        tried += [{"tokens": max(row, cfg.tokens // n)}, {"max_new_tokens": cfg.max_new_tokens // n},
+                  {"gpus": cfg.gpus * n}]
+    tried.append({"lora": 8, "train": ("connector", "llm")})
+    engines = [{}, *({"tensor_parallel": n} for n in (2, 4) if cfg.tensor_parallel < n <= cfg.gpus)]
+    fits = [{**change, **engine} for engine in engines for change in tried
+            if need(s, c := dataclasses.replace(cfg, **change, **engine)) <= room(c)]
+    typed = {True: "--{}", False: "--no-{}", ("connector", "llm"): "--{} connector llm"}
+    return [" ".join(typed.get(value, f"--{{}} {value}").format(name) for name, value in change.items())
+            for change in fits]
 
 
 def plan(cfg):
@@ -234,11 +223,7 @@ def plan(cfg):
     if need(s, cfg) <= room(cfg):
         say("  it fits")
         return True
-    say(f"  it does not fit. The smallest change that would: {smallest_change(s, cfg) or 'none is known'}")
-    if "llm" in cfg.train and not cfg.lora:
-        change = smallest_change(s, dataclasses.replace(cfg, lora=8, train=("connector", "llm")))
-        if change is not None:
-            say(f"  or with adapters: --lora 8 --train connector llm {change}")
+    say(f"  it does not fit. What would: {', or '.join(changes(s, cfg)[:5]) or 'several changes; try some'}")
     return False
 
 
