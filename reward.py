@@ -13,13 +13,18 @@ The rules and the verifier's prompt are ours: the paper does not give its own. N
     python reward.py --responses in.jsonl --out out.jsonl  # rows {"response" or "prediction", "answer"}
     ... --verifier http://host:8000/v1 --verifier_model Qwen/Qwen2.5-32B-Instruct  # with the second opinion
 """
+import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
+from tqdm import tqdm
+
+from machinery.files import Refused, json_lines, main, write_text
+from machinery.rows import answer_of, parse_options
 from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds  # noqa: F401
 from scoring.responses import Claim, after_thought, last_box, opens_thought, says_something, stated_answer
 from scoring.verifier import Verifier, VerifierDown, askable, parse_verdict, second_opinions  # noqa: F401
-from scoring.workers import POOL, TIME_LIMIT
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,6 @@ class Reward:
     rule: bool = False         # what the rule said
     asked: bool = False        # whether the verifier was asked
     verdict: bool | None = None  # what it said; None is no verdict
-    seconds: float = field(default=0.0, compare=False)  # how long the comparison took
 
 
 def extract_answer(response, thinking_prompt=True):
@@ -68,19 +72,19 @@ def read_claim(response, gold, thinking_prompt, options, question):
 def judge(claims, verifier):
     """One Reward for each Claim, in order. The verifier is asked about those that the rule refuses."""
     ruled = iter(same_batch([(c.answer, c.gold, c.options) for c in claims if c.answer is not None]))
-    ruled = [(False, c.missing, 0.0) if c.answer is None else next(ruled) for c in claims]
-    asked = second_opinions(verifier, claims, [right for right, _, _ in ruled]) if verifier else {}
+    ruled = [(False, c.missing) if c.answer is None else next(ruled) for c in claims]
+    asked = second_opinions(verifier, claims, [right for right, _ in ruled]) if verifier else {}
     return [_reward(c, *ruled[i], i in asked, asked.get(i)) for i, c in enumerate(claims)]
 
 
-def _reward(c, right, why, seconds, asked, verdict):
+def _reward(c, right, why, asked, verdict):
     """CHANGE THE REWARD HERE, as far as it needs no more than text and gold."""
     if asked and not right:
         no = "agrees" if verdict is False else "gave no verdict"
         why = "verifier" if verdict else f"{why}; the verifier {no}"
     accurate = right or verdict is True
     total = (0.8 if accurate else 0.0) + (0.2 if c.format else 0.0)  # two constants: exact
-    return Reward(float(accurate), float(c.format), total, c.answer, why, right, asked, verdict, seconds)
+    return Reward(float(accurate), float(c.format), total, c.answer, why, right, asked, verdict)
 
 
 def score_batch(responses, golds, thinking_prompt=True, options=None, verifier=None, questions=None):
@@ -124,29 +128,44 @@ class Config:
     thinking_prompt: bool = True    # "<think>" ended the prompt, so a response without </think> has no answer
     verifier: str = ""              # an OpenAI-compatible server, http://localhost:8000/v1; "": rule alone
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the name of the model there
-    patience: float = 900.0         # seconds to wait for a verifier that does not answer before stopping
-    check_golds: bool = False       # also list the rows whose right answer the rule cannot read
-    workers: int = 0                # processes that compare hard pairs; 0: one a core, at most 8
-    time_limit: float = TIME_LIMIT  # seconds of processor time for one pair
 
 
-def main(cfg):
-    from scoring import reward_rows
-    reward_rows.check_out(cfg.out)
-    POOL.size, POOL.limit = cfg.workers or None, cfg.time_limit
-    rows = reward_rows.read_rows(cfg.responses, cfg.check_golds)
-    verifier = Verifier(cfg.verifier, cfg.verifier_model, patience=cfg.patience) if cfg.verifier else None
-    start, rewards = time.perf_counter(), []
-    for part in reward_rows.parts(rows):
-        rewards += judge([r.bare or read_claim(r.response, r.gold, cfg.thinking_prompt, r.options, r.question)
-                          for r in part], verifier)
-    seconds = time.perf_counter() - start
-    reward_rows.write_rows(cfg.out, rows, rewards)
-    reward_rows.print_summary(rows, rewards, seconds, cfg.out)
-    if verifier:
-        reward_rows.print_rates(rates(rewards), verifier.counts)
+def read_row(row, thinking_prompt):
+    """A row of the file as a Claim. A "prediction" is a bare answer, which has no format to keep."""
+    if not isinstance(row, dict):
+        raise ValueError("is not a JSON object")
+    said, gold = row.get("response", row.get("prediction")), answer_of(row)
+    if not isinstance(said, str) or not gold.strip():
+        raise ValueError('needs a text in "response" (or "prediction") and the right answer in "answer"')
+    options, question = parse_options(row.get("options")) or None, str(row.get("question") or "")
+    if "response" in row:
+        return read_claim(said, gold, thinking_prompt, options, question)
+    return Claim(said.strip() or None, "empty", False, gold, options, question)
+
+
+def score_file(cfg):
+    """The command: rows in, the same rows with their rewards out; when one cannot be scored, nothing."""
+    Path(cfg.out).absolute().parent.mkdir(parents=True, exist_ok=True)
+    rows, claims, rewards, bad = [], [], [], []
+    for number, row in json_lines(cfg.responses):
+        try:
+            claims.append(read_row(row, cfg.thinking_prompt))
+            rows.append(row)
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
+    if bad:
+        raise Refused(f"{cfg.responses}: {len(bad)} rows cannot be scored\n  " + "\n  ".join(bad[:20]))
+    start = time.perf_counter()
+    verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
+    for k in tqdm(range(0, len(rows), 1000), unit="thousand rows", disable=None):
+        rewards += judge(claims[k:k + 1000], verifier)
+    found = [{name: getattr(r, name) for name in ("accuracy", "format", "total", "extracted", "why")}
+             for r in rewards]
+    write_text(cfg.out, "".join(json.dumps({**row, **new}) + "\n" for row, new in zip(rows, found)))
+    print(f"{len(rows)} rows in {time.perf_counter() - start:.2f} s -> {cfg.out}")
+    means = {name: sum(r[name] for r in found) / max(1, len(rows)) for name in ("accuracy", "format")}
+    print("  ".join(f"{name} {value:.3g}" for name, value in (means | rates(rewards)).items()))
 
 
 if __name__ == "__main__":
-    from scoring.reward_rows import command
-    command(main, Config, __doc__)
+    main(score_file, Config)

@@ -10,7 +10,6 @@ rule.py puts these together, choice letters first. Here is what others call; a r
 golds of data sets.
 """
 import re
-import time
 import unicodedata
 
 from machinery.files import Refused, say
@@ -18,7 +17,7 @@ from machinery.rows import accepted_answers
 from scoring.compare import LATER, NeedsMaths
 from scoring.limits import MAX_CHARS, too_heavy
 from scoring.numbers import pair_or_decimal
-from scoring.rule import equal, names_an_option
+from scoring.rule import LETTERS, equal
 from scoring.spelling import key_of, plain
 from scoring.values import read
 from scoring.workers import POOL
@@ -32,18 +31,13 @@ def same_answer(answer, gold, options=None):
 
 
 def same_batch(pairs):
-    """[(answer, gold, options)] -> [(right, why, seconds)]. Of a gold that is a list of accepted answers in
-    print, "['24/7', '3.429']", one is enough, and so is the list as it stands: a program may print one."""
+    """[(answer, gold, options)] -> [(right, why)]. Of a gold that is a list of accepted answers in print,
+    "['24/7', '3.429']", one is enough, and so is the list as it stands: a program may print one."""
     tried = [[(answer, one, options) for one in
               ([gold] if answer.strip() == gold.strip() else one_of(gold, options))]
              for answer, gold, options in pairs]
     found = iter(_same_pairs([pair for several in tried for pair in several]))
-    out = []
-    for several in tried:
-        verdicts = [next(found) for _ in several]
-        right = next((verdict for verdict in verdicts if verdict[0]), verdicts[0])
-        out.append((*right[:2], sum(seconds for _, _, seconds in verdicts)))
-    return out
+    return [max([next(found) for _ in several], key=lambda verdict: verdict[0]) for several in tried]
 
 
 def one_of(gold, options):
@@ -56,10 +50,9 @@ def _same_pairs(pairs):
     keys = [(answer, gold, tuple(map(str, options)) if options else None) for answer, gold, options in pairs]
     done, hard = {}, []
     for key in dict.fromkeys(keys):
-        start = time.perf_counter()
         try:
             right, why = first_look(*key)
-            done[key] = (right, "rule" if right else why, time.perf_counter() - start)
+            done[key] = right, "rule" if right else why
         except NeedsMaths:
             hard.append(key)
     done.update(zip(hard, POOL.map(hard)))
@@ -67,7 +60,9 @@ def _same_pairs(pairs):
 
 
 def first_look(answer, gold, options):
-    """(right, why) without mathematics; raises NeedsMaths."""
+    """(right, why) without mathematics, or NeedsMaths. The answer None asks if the gold can be parsed."""
+    if answer is None:
+        raise NeedsMaths
     if answer == gold:
         return bool(answer.strip()), "rule"
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not options:
@@ -89,53 +84,45 @@ def unreadable_golds(answers, options=None):
     options = options or [None] * len(answers)
     golds = [(i, gold) for i, answer in enumerate(answers)
              for gold in (one_of(answer, options[i]) if isinstance(answer, str) else [answer])]
-    whys, unsure = [], []  # one a gold, None: it can be compared; (position, task of a worker)
-    for i, gold in golds:
-        g = plain(str(gold)[:4 * MAX_CHARS])
-        whys.append(_unreadable(gold, g))
-        if not whys[-1] and options[i] and not names_an_option(g, options[i]):
-            unsure += [(len(whys) - 1, (str(option), str(gold), None)) for option in options[i]]
-            whys[-1] = (f"the answer {str(gold)[:60]!r} names none of its {len(options[i])} options: write "
-                        f"the letter (A to {chr(64 + len(options[i]))}) or the text of one")
-        elif not whys[-1] and not options[i] and ("\\" in g or read(g).kind not in _AT_SIGHT) and len(g) > 1:
-            unsure.append((len(whys) - 1, ("parse", g, None)))
-            whys[-1] = (f"the answer {str(gold)[:60]!r} is neither a text nor mathematics that the rule can "
-                        f"parse")
-    for parse in (True, False):
-        tasks = [(k, task) for k, task in unsure if (task[0] == "parse") is parse]
-        found = POOL.map([t for _, t in tasks], True) if parse else same_batch([t for _, t in tasks])
-        for (k, _), (right, why, _) in zip(tasks, found):
-            whys[k] = None if right or not whys[k] else whys[k] + f" ({why})" * (why == "time limit")
-    bad = {}
-    for (i, _), why in zip(golds, whys):
-        bad.setdefault(i, []).append(why)
-    return {i: several[0] for i, several in bad.items() if all(several)}
+    doubts = [_doubt(gold, options[i]) for i, gold in golds]
+    found = iter(_same_pairs([pair for _, pairs in doubts for pair in pairs]))
+    whys = {}
+    for (i, _), (why, pairs) in zip(golds, doubts):
+        whys.setdefault(i, []).append(None if any([next(found)[0] for _ in pairs]) else why)
+    return {i: several[0] for i, several in whys.items() if all(several)}
 
 
-_AT_SIGHT = ("number", "text", "name", "formula", "time", "date")
 _NO_ANSWER = re.compile(
     r"略|.*(?:见解析|证明略|答案不唯一|解析略).*|证明.*|(?:proof|answers? (?:may |will )?var(?:y|ies)|omitted"
     r"|see (?:the )?(?:solution|explanation|figure|above|below)|n/?a)\b.*", re.I | re.S)
 
 
-def _unreadable(answer, g):
-    """Why this gold cannot be compared, as far as can be seen without parsing; None: perhaps it can."""
-    if answer is None or (isinstance(answer, str) and not answer.strip()):
-        return "the answer is empty"
-    if not isinstance(answer, (str, int, float)):
-        return f"the answer is a {type(answer).__name__}, not a text"
-    if "</think>" in str(answer):  # a conversation's last answer, where nothing else was given
-        return f"the answer {answer[:60]!r} is a whole solution: give the row an \"answer\" of its own"
+def _doubt(gold, options):
+    """(why this gold cannot be compared or None, pairs of which one that is equal refutes it)"""
+    if not isinstance(gold, (str, int, float)) or not str(gold).strip():
+        return f"the answer is {'empty' if gold in (None, '') or str(gold).isspace() else type(gold)}", []
+    g, shown = plain(str(gold)[:4 * MAX_CHARS]), f"the answer {str(gold)[:60]!r}"
+    if "</think>" in str(gold):  # a conversation's last answer, where nothing else was given
+        return f'{shown} is a whole solution: give the row an "answer" of its own', []
     if "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
-        return f"the answer {str(answer)[:40]!r} holds no letter, digit or symbol"
+        return f"{shown} holds no letter, digit or symbol", []
     if heavy := too_heavy(g):
-        return f"the answer {'is' if heavy.startswith(('too', 'nested')) else 'holds'} {heavy}"
+        return f"{shown}: {heavy}", []
     if _NO_ANSWER.fullmatch(g):
-        return f"the answer {str(answer)[:60]!r} says that there is none to compare"
-    words = len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
-    if words > 12 and read(g).kind in ("text", "list"):
-        return f"the answer is a sentence of {words} words: only a verifier can compare it"
-    return None
+        return f"{shown} says that there is none to compare", []
+    kind, words = read(g).kind, len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
+    if words > 12 and kind in ("text", "list"):
+        return f"{shown} is a sentence of {words} words: only a verifier can compare it", []
+    if options:
+        letters = LETTERS[:len(options)]
+        picked = re.sub(r"OPTION|CHOICE|AND|选项|答案|[\W_]", "", g.upper())
+        if picked and set(picked) <= set(letters) and len(set(picked)) == len(picked):
+            return None, []
+        return (f"{shown} names none of its {len(options)} options: write the letter (A to {letters[-1]}) or "
+                f"the text of one"), [(str(gold), letter, options) for letter in letters]
+    if "\\" not in g and kind in ("number", "text", "name", "formula", "time", "date") or len(g) == 1:
+        return None, []
+    return f"{shown} is neither a text nor mathematics that the rule can parse", [(None, g, None)]
 
 
 def report_unreadable(source, records, limit_bad, verifier):

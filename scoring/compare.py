@@ -91,7 +91,7 @@ def _lists(x, y, maths, ordered):
     if said >= {"and", "or"} or said == {"", "or"} and relations or (
             ordered and len(said) > 1 and any(item.kind == "text" for item in x.items)):
         return False
-    if ordered or "parts" in said or distinct and any(set(of) == {None} for of in labels):
+    if ordered or distinct and any(set(of) == {None} for of in labels):
         return _in_order(x, y, maths, ordered)  # x = 1, y = 2 against 1, 2: nothing else says which is which
     sets = _inequalities(x) and _inequalities(y) and sorted(map(str, x.items)) != sorted(map(str, y.items))
     return sets and maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered)
@@ -117,11 +117,10 @@ def _tuples(x, y, *more):
     return brackets == others and (name == other or "" in (name, other)) and _in_order(x, y, *more)
 
 
-def _ratios(x, y, maths, ordered):
+def _ratios(x, y, *more):
     """1:2:3 is 2:4:6; a nought has no multiple"""
     if {item.kind for item in x.items + y.items} != {"number"}:
-        return len(x.items) == len(y.items) and (
-            _in_order(x, y, AT_SIGHT, ordered) or maths.proportional(x.items, y.items))
+        return _in_order(x, y, *more)
     p, q = ([item.items[0].value for item in v.items] for v in (x, y))
     return len(p) == len(q) and (p == q or all(p + q) and all(p[0] * b == q[0] * a for a, b in zip(p, q)))
 
@@ -162,7 +161,7 @@ def _relations(x, y, maths, ordered):
     if _side_by_side(x, y, sight) or _side_by_side(x, mirrored, sight):
         return len(x.items) == 2 or not equations or _chain(x, maths)
     if not equations:
-        return signs <= {*ORDER, "\\ne", "\\in"} and (maths.same_sets(x, y) or maths.same_inequalities(x, y))
+        return signs <= {*ORDER, "\\ne", "\\in"} and maths.same_sets(x, y)
     (a, _), (b, _) = label_of(x), label_of(y)
     if a and (a == b or {a, b} == {"y", "f(x)"}):
         return any(same(v, w, maths, ordered) for v in _chain(x, maths) for w in _chain(y, maths))
@@ -195,13 +194,6 @@ def _letters(x, y, maths, ordered):
     return re.fullmatch(letters, x.mark) and maths.same_values(Value("expression", (x.mark,)), y)
 
 
-def _size_value(x, y, maths, ordered):
-    """2 × 3 is 6, where 2 x 3 and 2 by 3 are sides"""
-    sides = [item.items[0] for item in x.items]
-    product = Value("expression", ("\\times ".join(f"({n.value})" for n in sides),))
-    return x.mark == "\\times" and not any(n.unit[1] for n in sides) and maths.same_values(product, y)
-
-
 def _texts(x, y, *more):
     """Words have no case already; short ones have none either, where ab and AB may be two quantities."""
     a, b = x.items[0], y.items[0]
@@ -225,5 +217,4 @@ RULES = {  # dates, names and formulas are the same when their Values are
     "number ratio": _number_ratio, "ratio ratio": _ratios, "tuple tuple": _tuples, "set set": _in_any_order,
     "list list": _lists, "list set": _list_set, "list tuple": _list_tuple, "relation relation": _relations,
     "text text": _texts, "text formula": _texts, "text expression": _letters, "text number": _letters,
-    "size number": _size_value, "size expression": _size_value, "number expression": _expressions,
-    "expression expression": _expressions}
+    "number expression": _expressions, "expression expression": _expressions}

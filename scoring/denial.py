@@ -1,7 +1,6 @@
 """Does a text claim that the image is not there, or that it cannot be seen? (paper section 6)
 
-These are patterns, so there will be misses; the tables of sentences in tests/cases are the specification. A
-reader may skip everything but `denies_image`.
+These are patterns, so there will be misses; the tables of sentences in tests/cases are the specification.
 """
 import re
 
@@ -13,7 +12,8 @@ def denies_image(text):
     image does not show the radius", "the figure is not drawn to scale", "the driver cannot see the picture",
     "图中没有给出半径" are none.
     """
-    for sentence in re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text.replace("’", "'")):
+    text = text.replace("’", "'").replace("can not", "cannot")
+    for sentence in re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text):
         sentence = " ".join(sentence.split())  # so a blank in a pattern is enough
         # a collapsed policy writes sentences without an end: they are read in pieces, so that the time stays
         # linear
@@ -27,74 +27,52 @@ def denies_image(text):
 _HINT = re.compile(r"image|pict|photo|figure|diagram|graph|chart|drawing|illustr|screenshot|attachment"
                    r"|图|照片", re.IGNORECASE)
 
-# -------------------------------------------------------------------------------------- parts of the patterns
 _NOUN = (r"(?:images?|pictures?|photos?|photographs?|figures?|diagrams?|graphs?|charts?|drawings?"
          r"|illustrations?|screenshots?|attachments?)")
-_THE = (r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|external"
-        r"|uploaded|accompanying|mentioned|said) )*")
 # not "the image of the point", "the graph crossing the axis", "the picture book", "that figure ABCD is",
 # "the figures for 1995"
-_IMAGE = (rf"{_THE}{_NOUN}(?!['-]\w| (?:(?!(?:and|but|so|here)\b)\w+ing\b|that\b|which\b|whose\b|with (?!th"
-          r"|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in the (?!question|problem|prompt|message)"
-          r"|\w+ (?:is|has)\b|book|file|clearly|well\b|yet\b))")
-_NOW = r"(?:(?:actually|really|directly|currently|also|even|still|just|physically) )*"
-_LOOK = (r"(?:see|view|access|open|look at|display|process|perceive|load|observe|inspect|analy[sz]e)"
-         r"(?: (?:or|and) \w+)?")
-_I = r"(?:^|\b(?:i|we|and|but|so|since|as|because) )"  # I, we, or nobody; not "the driver can't see"
-_CANNOT = (rf"(?:{_I}{_NOW}(?:can't|cannot|can not|couldn't|could not)|(?:\bi|\bwe)(?:'m|'re| am"
-           rf"| are| was) (?:unable to|not able to|blind to)) {_NOW}")
-_NEGATED = r"(?:n't| not| never)"
+_IMAGE = (r"(?:(?:the|this|that|these|those|your|an?|any|its|actual|attached|provided|given|original|external"
+          rf"|uploaded|accompanying|mentioned|said) )*{_NOUN}\b(?!['-]\w| (?:(?!(?:and|but|so|here)\b)\w+ing"
+          r"\b|that\b|which\b|whose\b|with (?!th|your)|as\b|for\b|on\b|(?-i:[A-Z]{2,})|of\b|in the "
+          r"(?!question|problem|prompt|message)|\w+ (?:is|has)\b|book|file|clearly|well\b|yet\b))")
 # behind "the image is not shown": the sentence ends, or goes on without a place or a person ("from P", "to
 # scale")
 _END = (r"(?= ?(?:[.,:!?)]|$|here\b|to me\b|for me\b|so\b|but\b|and\b|because\b|unfortunately\b|(?:in|with"
         r"|to|along with) (?:the|this|your) (?:question|prompt|message|problem|text|input|chat"
         r"|conversation)))")
-_THERE = (r"(?:provided|attached|included|visible|available|uploaded|here|present|accessible|loaded|loading"
-          r"|displayed|displaying|shown|showing up|given)")
+_SPEAKER = r"(?:\b(?:i|we)(?:'\w+)?(?: \w+){,3}? ?|(?:^|\b(?:and|but|so|since|as|because) ))"
+_SEE = (r"(?:(?:the |any )?(?:able|ability|access|actually|also|be|been|being|currently|direct|directly"
+        r"|even|get|given|had|have|having|just|means|of|physically|provided|really|receiv(?:e|ed|ing)|see"
+        r"|seeing|seen|shown|still|to|viewing|visual|way|with|(?:or|and) \w+|what(?:'s| is| is shown) in) )")
+_LOOK = r"(?:view|access|open|look at|display|process|perceive|load|observe|inspect|analy[sz]e) "
+_CANNOT = r"(?:cannot|can't|couldn't|could not|unable|blind|no|lack|not (?:being )?able|have the ability)"
 # not "the angle in the figure is not given"
 _WHOLE = (r"(?:(?<!\bof )(?<!\bin )(?<!\bon )\b(?:the|this|your|an?) (?:actual |attached )?|^\W*|\()"
           rf"(?<!\bof the )(?<!\bin the )(?<!\bon the )(?<!from the )(?<!\bin this ){_NOUN}"
           r"(?: (?:itself|content|provided|mentioned|in question))?")
-
-# --------------------------------------------------------------------------------------- each in one sentence
+_THERE = (r"(?:provided|attached|included|visible|available|uploaded|here|present|accessible|loaded|loading"
+          r"|displayed|displaying|shown|showing up|given|seen|viewed|accessed|opened|rendered|load|upload"
+          r"|come through|open|display|show up|render)")
 _ENGLISH = (
-    rf"{_CANNOT}(?:{_LOOK} )?{_IMAGE}",
-    rf"{_CANNOT}{_LOOK} what(?:'s| is)?(?: (?:shown|depicted|displayed))? (?:in|on) {_IMAGE}",
-    rf"\b(?:not (?:being able to {_LOOK}|having|seeing)|without (?:being able to {_LOOK}|(?:actually "
-    rf"|directly )*(?:seeing|viewing|having)|(?:direct |visual |having )*access to|the actual)) {_IMAGE}",
-    rf"(?:^\W*|\b(?:however|but|and|so)\W+)without {_IMAGE} ?,? ?(?:i|we|it)(?:'m|'ll|'s|'d)? (?:can't"
-    r"|cannot|can only|have to|must|will|would|am|are|is|need|hard|difficult|impossible|guess)",
-    rf"\b(?:can't|cannot|hard|difficult|impossible|tough|unable)\b[^,]*\bwithout {_IMAGE}{_END}",
-    rf"\b(?:i|we) {_NOW}(?:do|did|have){_NEGATED} {_NOW}(?:see|seen|have|receive[d]?|get"
-    rf"|been given) (?:access to )?{_IMAGE}(?= ?(?:[.,:!?)]|$|here|attached|provided|in (?:front|your|the)"
-    r"|to (?:look|work|refer)|so\b|but\b|and\b|available))",
-    r"\b(?:i|we)(?:'m|'re| am| are| was| were|wasn't|weren't|aren't)?(?: was| were"
-    rf"| are)?(?:{_NEGATED}) {_NOW}(?:seeing|receiving|given|shown|provided with) {_IMAGE}{_END}",
-    rf"\b(?:i|we) {_NOW}(?:have no|lack|do{_NEGATED} have) (?:the |any |visual |direct )*(?:access|way"
-    rf"|ability|means|capability) (?:to|of) (?:(?:{_LOOK}|seeing|viewing) )?{_IMAGE}",
-    rf"\b(?:if|wish) (?:only )?(?:i|we) (?:could {_LOOK}|had(?: access to)?) {_IMAGE}",
-    rf"\b(?:i|we)(?:'d| would) (?:have to|need(?: to)?) (?:{_LOOK} )?{_IMAGE}",
-    rf"{_WHOLE} (?:(?:is|was|are|were|has|have)(?=n't|\s))*(?:{_NEGATED} "
-    rf"| ?not )(?:been )?{_NOW}{_THERE}\b{_END}",
-    rf"{_WHOLE} (?:(?:is|was|seems to be|appears to be|may be|might be) )(?:missing|inaccessible"
-    rf"|unavailable)\b{_END}",
-    rf"{_WHOLE} (?:(?:did|does|could|will|wo){_NEGATED}|failed to) (?:load|come through|upload|open|display"
-    r"|show up|render)\b",
-    rf"{_WHOLE} (?:can't|cannot|can not|couldn't|could not) be (?:seen|viewed|accessed|displayed|loaded"
-    rf"|opened|rendered)\b{_END}",
+    rf"(?:{_SPEAKER}(?:(?:\w+n't|not|never) {_SEE}+|{_CANNOT} (?:{_SEE}|{_LOOK})+)|\bwithout (?:{_SEE}+"
+    r"|the actual (?=\w))|\b(?:if|wish) (?:only )?(?:i|we) (?:could (?:see|view|access)|had(?: access to)?) "
+    rf"|\b(?:i|we)(?:'d| would) (?:have to|need(?: to)?) (?:see |view )?){_IMAGE}",
+    rf"(?:^|\b(?:however|but|and|so)\W+)without {_IMAGE} ?,? ?(?:i|we|it)\b",
+    rf"\b(?:can't|cannot|hard|difficult|impossible|tough|unable|guess)\b[^,]*\bwithout {_IMAGE}{_END}",
+    rf"{_WHOLE} (?:(?:\w+(?:n't| not)|not|cannot|failed to) (?:(?:been|be|actually|even) )*{_THERE}"
+    rf"|(?:\w+ to be|may be|might be|is|was) (?:missing|inaccessible|unavailable))\b{_END}",
     rf"\bno (?:actual )?{_NOUN} (?:(?:is|was|were|are|has been|have been) )?(?:provided|attached|included"
     r"|uploaded|available|given|supplied|here|visible)\b",
     rf"\b(?:there(?:'s| is| was| are)|with) no (?:actual |visible )?{_NOUN}{_END}",
     r"\b(?:please|could you|can you|if you (?:can|could)) (?:please )?(?:re-?)?(?:upload|attach|share|send"
     rf"|provide|supply|describe) (?:me )?{_IMAGE}",
-    rf"\b(?:you|users?|problem|question|prompt|message) (?:do|does|did|has|have){_NEGATED} {_NOW}(?:attach"
-    rf"|upload|provide|include|share|send|contain|come with)(?:e?d)? {_IMAGE}{_END}",
-    # the question mentions a figure, but I can't see it; we imagine the figure since I can't see it
-    rf"\b{_NOUN}\b.*\b(?:i|we) (?:can't|cannot|am unable to|do{_NEGATED}|did{_NEGATED}) {_NOW}(?:see|view"
-    r"|access|have) (?:it|that|one|them)\b(?! (?:clearly|well|all|as))",
-    rf"\b{_NOUN}\b.*\b(?:but|though|however|which|yet|as|since|because)\b.*\b(?:it|is|was)(?:'s| is"
-    rf"| was)?{_NEGATED} (?:provided|(?:shown |given )?here|attached|included|uploaded|visible"
-    rf"|available)\b{_END}",
+    r"\b(?:you|users?|problem|question|prompt|message) \w+(?:n't| not) (?:attach|upload|provide|include|share"
+    rf"|send|contain|come with)(?:e?d)? {_IMAGE}{_END}",
+    # the question mentions a figure, but I can't see it; we imagine the figure, as it is not shown
+    rf"\b{_NOUN}\b.*\b(?:i|we) (?:\w+n't|cannot|am unable to|\w+ not) (?:see|view|access|have) (?:it|that"
+    r"|one|them)\b(?! (?:clearly|well|all|as))",
+    rf"\b{_NOUN}\b.*\b(?:but|though|however|which|yet|as|since|because)\b.*\b(?:it|is|was)(?:'s| is| was)?"
+    rf"(?:n't| not) (?:shown here|given here|{_THERE})\b{_END}",
 )
 
 # Chinese: the image itself, not something in it (图中) and not a function's graph (图像 with a property)

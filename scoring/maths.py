@@ -14,7 +14,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy import And, Eq, Expr, FiniteSet, Float, I, Interval, MatrixBase, Rational, S, pi
 
 from scoring.numbers import Number, number, rounds_to
-from scoring.values import FUNCTIONS, NAME, ORDER, Value, balanced, label_of, name_of, read
+from scoring.values import FUNCTIONS, NAME, Value, balanced, label_of, name_of, read
 
 _FUNCTIONS = re.compile(rf"(?<![\\A-Za-z])({FUNCTIONS})(?![a-z])")
 _IMAGINARY = re.compile(r"\dj|[\w}] ?[-+] ?[\d.]+ j")  # 4j, 3 + 4 j; but 2 j alone is a vector, 2\hat{j}
@@ -141,12 +141,6 @@ def _digits(expr):
 
 
 @_careful
-def proportional(xs, ys):
-    x, y = ([_number_of(v) for v in items] for items in (xs, ys))
-    return not any(v == 0 for v in x + y) and all(_same(x[0] * b, y[0] * a) for a, b in zip(x, y))
-
-
-@_careful
 def rounded(x, y):
     """Is y, written with some digits, about x? Behind ≈, it may be rounded, or cut behind two places."""
     if y.kind != "number" or x.kind not in ("number", "expression"):
@@ -240,15 +234,6 @@ def _set_of(value, names):
     for sign, other in zip(signs, others):
         result = {"\\setminus": sub, "\\cup": or_, "or": or_}.get(sign, and_)(result, other)
     return result
-
-
-@_careful
-def same_inequalities(x, y):
-    """In several variables, up to a factor, which turns the sign when it is negative"""
-    if len(x.items) == len(y.items) == 2:
-        f, g = (parse(v.items[0]) - parse(v.items[1]) for v in (x, y))
-        ratio = _ratio(f, g, sorted(f.free_symbols | g.free_symbols, key=str)) if f.free_symbols else None
-        return ratio is not None and x.mark[0] == (y.mark[0] if ratio > 0 else ORDER.get(*2 * [y.mark[0]]))
 
 
 @_careful

@@ -1,4 +1,4 @@
-"""MMMU's responses: which rows can be scored, what a reply states as its answer, and the tables of scores.
+"""MMMU's responses: which rows can be scored, what a reply gives as its answer, and the tables of scores.
 
 `read_rows`, `mark` and `summary` are the three steps that eval_mmmu.py takes, with reward.py's comparison
 between the first two. A reader may skip `tables`, which only prints.
@@ -8,12 +8,12 @@ import string
 from pathlib import Path
 from statistics import mean, stdev
 
-from machinery.files import Refused, json_lines
+from machinery.files import Refused, read_jsonl
 from machinery.rows import accepted_answers, parse_options
 from scoring.denial import denies_image
 from scoring.numbers import number
 from scoring.official import official_right
-from scoring.responses import after_thought, last_box
+from scoring.responses import after_thought, last_box, stated_answer
 from scoring.spelling import plain
 
 DISCIPLINES = {name: tuple(subjects.split()) for name, subjects in {
@@ -35,13 +35,7 @@ def read_responses(path):
     if not Path(path).is_file():
         raise Refused(f"--responses {path}: there is no such file. "
                       f"An evaluation writes it as responses.jsonl into its --out folder.")
-    rows = []
-    for line, row in json_lines(path, errors="replace"):
-        if not isinstance(row, ValueError):
-            rows.append(row)
-        elif getattr(row, "doc", "\n").endswith("\n"):  # only a last line has no end
-            raise Refused(f"{path} line {line} is not JSON ({row}).")
-    return rows
+    return read_jsonl(path)
 
 
 def read_rows(rows, mode):
@@ -62,30 +56,21 @@ def read_rows(rows, mode):
 
 def checked(row, where):
     """A responses row with everything that scoring needs, or a sentence that names the row."""
-    if not isinstance(row, dict):
-        raise Refused(f"{where}: a JSON object was expected, not {str(row)[:100]!r}.")
     name = f"{row.get('id', '(without an id)')} ({where})"
     for field in ("id", "question_type", "answer", "response"):
-        if row.get(field) is None:
-            raise Refused(f"Row {name} has no {field!r}. "
-                          f"Needed: id, question_type, options, answer, response.")
-    if not isinstance(row["response"], str):
-        raise Refused(f"Row {name}: its response is {type(row['response']).__name__}, a text was expected.")
+        if row.get(field) is None or field == "answer" and str(row[field]).strip() in ("", "?"):
+            raise Refused(f"Row {name} has no {field!r}. Needed: id, question_type, options, answer, "
+                          f"response (MMMU's test split keeps its answers: send it to its server).")
     try:
         row = {**row, "options": parse_options(row.get("options") or [])}
     except ValueError as error:
         raise Refused(f"Row {name}: {error}") from error
     row["id"], row["answer"] = str(row["id"]), str(row["answer"]).strip()
     row["choice"] = row["question_type"] == "multiple-choice"  # anything else is open
-    if row["answer"] in ("", "?"):
-        raise Refused(f"Row {name} has no answer to compare with ({row['answer']!r}). "
-                      f"MMMU's test split keeps its answers: send it to its server.")
     row["gold"] = accepted_answers(row["answer"])
     if row["choice"]:
         letters = string.ascii_uppercase[:len(row["options"])]
         row["gold"] = [answer.strip("().") for answer in row["gold"]]
-        if not letters:
-            raise Refused(f"Row {name} is multiple choice and has no options.")
         if not set(row["gold"]) <= set(letters):
             raise Refused(f"Row {name}: its answer {row['answer']!r} is none of the letters "
                           f"{', '.join(letters)} of its {len(letters)} options.")
@@ -111,43 +96,12 @@ def was_thinking(row, mode="auto"):
 
 
 def rule_answer(row):
-    """What our rule reads in a row: (answer or None, stands it in a box?)."""
-    reply = after_thought(row["response"], row["thinking"])
-    if not reply:
-        return None, False
+    """What our rule reads in a row: (answer or None, stands it in a box?). Without a box it is an answer that
+    the reply plainly states, or a reply of at most three words."""
+    reply = (after_thought(row["response"], row["thinking"]) or "").strip()
     boxed = last_box(reply)
-    if boxed is not None:
-        return boxed, True
-    answer = stated_answer(reply, row)
-    balanced = answer is not None and answer.count("{") == answer.count("}")
-    return (answer if balanced else None), False
-
-
-def stated_answer(reply, row):
-    """The answer of a reply without a box when it plainly states exactly one, else None. Never guesses.
-
-    "B", "(B)", "**B**", "B) text", "The answer is B, because ...", an option's text and nothing else; for
-    open questions what follows "answer is" / "answer:", or a reply of at most five words.
-    """
-    text = re.sub(r"\*\*|__|`", "", reply).strip()
-    said = re.findall(r"\banswer(?: is\b(?: ?:)?| ?:)\s*(\S.*)", text, re.I)  # "." stops at the line's end
-    if not said and ("\n" in text or not text):
-        return None
-    text = (said[-1] if said else text).strip()
-    if row["choice"] and text[:1] in "\\$":  # \( \text{H} \)
-        text = plain(text)
-    if not row["choice"]:
-        text = text.removesuffix(".").strip()
-        return text if text and len(text) <= 200 and (said or len(text.split()) <= 5) else None
-    letters = string.ascii_uppercase[:len(row["options"])]
-    if len(set(re.findall(rf"(?<!\w)([{letters}])[).:]", text))) > 1:
-        return None  # it repeats the list of options
-    stated = rf"(?:option |choice )?\(?([{letters}])(?=[).:;]|$|,? because\b|,? since\b)"
-    if match := re.match(stated, text, re.I if len(text) == 1 else 0):
-        return match[1].upper()
-    text = text.removesuffix(".").casefold()
-    same = [letter for letter, option in zip(letters, row["options"]) if text == option.strip().casefold()]
-    return same[0] if len(same) == 1 else None
+    bare = reply.replace("**", "") if 0 < len(reply.split()) < 4 and "boxed" not in reply else None
+    return (boxed, True) if boxed is not None else (stated_answer(reply) or bare, False)
 
 
 def has_places(precision):

@@ -41,8 +41,9 @@ def stated_answer(text):
     """The 5 of a text whose last sentence is "The answer is 5."; None when there is more or less to read."""
     m = _STATED.search(text.replace("**", "").strip().rpartition("\n")[2])
     once = len(re.findall(r"\banswer(?: is|:)|答案(?:是|为|[:：])", text, re.IGNORECASE)) == 1
-    answer = m[1].rstrip(" .。") if m and once else ""
-    return answer if answer and not re.search(r"[.!?] |[。！？;；]", answer) else None
+    answer = re.sub(r",? (?:because|since)\b.*", "", m[1]).rstrip(" .。") if m and once else ""
+    whole = answer.count("{") == answer.count("}") and not re.search(r"[.!?] |[。！？;；]", answer)
+    return answer if answer and whole else None
 
 
 def last_box(text):

@@ -8,7 +8,7 @@ import re
 
 from scoring.compare import AT_SIGHT, same, same_text
 from scoring.numbers import counted, number, same_number, split_unit
-from scoring.spelling import key_of, plain
+from scoring.spelling import plain
 from scoring.values import is_expression, read
 
 
@@ -19,8 +19,6 @@ def equal(a, g, options, maths):
     settled = choice(a, g, options, maths)
     if settled is not None:
         return settled
-    if key_of(a) == key_of(g):
-        return True
     x, y = read(a), read(g)
     if x.kind == "number" and y.kind in ("text", "expression") and (noun := counted(g)):
         return not x.items[0].unit[1] and same_number(x.items[0], noun)
@@ -41,10 +39,9 @@ _DOUBTED = re.compile(r"\b[A-J][.):]|\b(?:or|and) \(?[A-J]\b|[,;/] ?[A-J]\b|^\(?
                       r"|^(?:is|not|never|wrong|incorrect)\b")  # no option's text: a text about the letter
 
 
-def letters_of(s, letters, any_case=False):
+def letters_of(s, letters):
     """The set of several letters that a text names: {"A", "C"} of "A, C", "AC"; None when it names none, or
     leaves open which."""
-    s = s.upper().replace("AND", "and").replace("OR", "or") if any_case else s
     if not _SEVERAL.fullmatch(s) or re.search("or|/", s):
         return None
     found = re.findall("[A-Z]", s)
@@ -56,15 +53,13 @@ def choice(a, g, options, maths):
     letters = LETTERS[:len(options)] if options else LETTERS[:10]
     texts = [plain(str(option)) for option in options or ()]
     several = letters_of(g, letters)
-    picked = several and letters_of(a, letters, True)
+    picked = several and letters_of(a, letters)
     if several and (options or picked and re.search(r"[ ,;]", a + g)):
         return picked == several  # else AC and CA may be segments
     want, text = _wanted(g, letters, texts)
     if not want:
         return None
     said, rest = _said(a, letters, bool(_BARE.fullmatch(g)), bool(texts))
-    if rest and key_of(a) in map(key_of, texts):
-        said = None  # "A:B" as the text of an option
     if said and not rest:
         return said == want
     if said:  # "B. dog": the right letter, and no other text than its own
@@ -80,8 +75,6 @@ def _said(a, letters, bare, known):
     m = _LETTER_TEXT.fullmatch(a) or known and re.fullmatch(r"()([A-Z]):(.+)", a)
     if m and (m[1] or m[2]) in letters and not (m[2] and a[1:2] == ":" and ":" in m[3]):
         return m[1] or m[2], m[3]
-    if m := re.fullmatch(r"([A-Z]) ?\(([^()]+)\)", a) if bare else None:  # D (20)
-        return (m[1], m[2]) if m[1] in letters else (None, None)
     m = _TEXT_LETTER.fullmatch(a)
     return (m[2], m[1]) if m and m[2] in letters and not re.search(r"\([A-Z]\)", m[1]) else (None, None)
 
@@ -102,30 +95,10 @@ def _wanted(g, letters, texts):
 def _named(s, texts, maths):
     """The letter of the one option that a text names: by its value at sight, else by mathematics. None when
     there is none, or several."""
-    values, value = [*map(read, texts)], read(s)
     for how in (AT_SIGHT, maths):
-        spelled = [i for i, text in enumerate(texts) if key_of(text) == key_of(s)]
-        found = [i for i, v in enumerate(values) if i in spelled or same(value, v, how, True)]
-        if found:
-            found = spelled if len(spelled) == 1 and value.kind not in ("number", "text") else found
-            return LETTERS[found[0]] if len(found) == 1 else None
+        if found := [letter for letter, text in zip(LETTERS, texts) if same_text(s, text, how, True)]:
+            return found[0] if len(found) == 1 else None
     return None
-
-
-def names_an_option(g, options):
-    """Does a gold name one of the options, or several: by letters in range, or the text of one? g is plain.
-    In doubt it does; mathematics is not asked."""
-    letters = LETTERS[:len(options)]
-    picked = re.sub(r"OPTION|CHOICE|AND|选项|答案|[\W_]", "", g.upper())
-    if picked and set(picked) <= set(letters) and len(set(picked)) == len(picked):
-        return True
-    own = re.match(r"(?:[Oo]ption )?\(?([A-Za-z])[).:]+ ", g)
-    if own and own[1].upper() in letters:
-        return True
-    texts = [plain(str(option)) for option in options]
-    keys = [re.sub(r"[\W_]", "", re.sub(r"^\(?[A-Za-z][).:] ?", "", text)).casefold() for text in texts]
-    return any(same_text(g, text, AT_SIGHT, True) for text in texts) or (
-        re.sub(r"[\W_]", "", g).casefold() in filter(None, keys))
 
 
 def _harmless(text):

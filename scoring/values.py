@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from scoring.numbers import Number, clock, date, number, split_unit
+from scoring.numbers import clock, date, number, split_unit
 from scoring.spelling import key_of, words_of
 
 
@@ -77,7 +77,7 @@ _LITTLE = re.compile(r"(?<!\S)(?:is|or|and|not|the|if|of|in|to|no|for|but|as|at|
 
 def is_expression(s):
     """Does it consist of what the mathematics of maths.py knows, and of more than letters?"""
-    prose = re.search(r"(?<![_\d])\d+\s+\d|\d ?[_']|__|\b0[xb]\w|\d\.\d+\.\d", s) or _LITTLE.search(s)
+    prose = re.search(r"(?<![_\d])\d+\s+\d|\) ?\d|\d ?[_']|__|\b0[xb]\w|\d\.\d+\.\d", s) or _LITTLE.search(s)
     more = re.search(r"[\d\\^+*/|()-]", s) and not prose
     return bool(more) and not _TOKENS.sub("", NAME.sub("1", s)).strip()
 
@@ -131,8 +131,6 @@ def _range(s):
     if not m or m[3] == "-" and "-" in m[1] + m[4]:
         return None
     low, high = read(f"{m[1]} {m[2]}".strip()), read(m[4])
-    if low.kind == high.kind == "number" and high.items[0].unit[1] and not low.items[0].unit[1]:
-        low = Value("number", (Number(low.items[0].value, unit=high.items[0].unit),))
     if low.kind == high.kind in ("number", "time"):
         return Value("range", (low, high), "to" * (m[3] == " to "))
 
@@ -156,11 +154,6 @@ _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[�
 
 def _list(s):
     """Answers between commas, "and", "or"; with ± two of them. mark: "and", "or", "" for commas alone"""
-    if re.match(r"\(1\) ?[^\s(,]", s):  # (1) 20; (2) 30
-        parts = [part.strip(" ;,") for part in re.split(r"(?:^|[;,] ?| )\(\d\) ?", s)[1:]]
-        return Value("list", tuple(map(read, parts)), "parts") if parts and all(parts) else None
-    if condition := re.fullmatch(r"([^()]+?) ?\(([^()]*(?:[<>]|\\[lgn]e )[^()]*)\)", s):  # y = 2x (x > 0)
-        s = f"{condition[1]} and {condition[2]}"
     signs, both = [], "," in s and len(cut(s, ";")) > 1
     parts = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN, signs)
     if re.fullmatch(r"[①-⑳]{2,}|(?:\(\d\) ?){2,}", s):
@@ -231,8 +224,7 @@ def _brackets(s):
 
 
 def _ratio(s):
-    words = re.search(r"[A-Za-z]{4}|[\u3400-\u9fff]", re.sub(r"\\[a-z]+", "", s))
-    return None if words else several("ratio", cut(s, ":"))
+    return several("ratio", cut(s, ":"))
 
 
 _INDEX = r"(?:_?\{?\d+\}?)?"

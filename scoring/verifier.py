@@ -4,22 +4,22 @@ same.
 reward.py asks it only where the rule says no (the paper's "rule OR verifier", section 3.1). Verifiers can be
 talked into a yes (arXiv 2507.08794), so: only the extracted answer is sent, short and inside JSON; openers
 and symbols are not worth a question; a reply that is not one of four words is no verdict. The prompt is ours,
-because the paper does not give its own. A reader may skip how a server in trouble is waited for (`_one`).
+because the paper does not give its own.
 """
-import asyncio
 import hashlib
 import json
 import os
 import re
 import sys
+import threading
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
+from machinery.files import Refused
 from machinery.rows import accepted_answers
 
 
-class VerifierDown(RuntimeError):
+class VerifierDown(Refused):
     """The verifier stayed away for too long: save everything and stop; do not train on made-up zeros."""
 
 
@@ -69,20 +69,17 @@ class Verifier:
     - no connection, time-out, HTTP 408, 429, 5xx: wait (0.5 s, 1 s, ... 30 s, or Retry-After) and ask again;
       VerifierDown after `patience` seconds without any answer from the server.
     - one question fails 5 times while others are answered, or HTTP 400, 413, 422, or a reply outside the
-      grammar: no verdict for that one, counted. It is never asked again.
+      grammar: no verdict for that one. It is never asked again.
     - any other status (401, 404, ...): VerifierDown at once, because waiting does not help.
-    Only the extracted answer is sent, cut at max_chars, inside JSON; equal questions are asked once. audit:
-    share of the answers accepted by the rule that are sent as well, only to count disagreements. The requests
-    are plain POSTs: a client library's own retries would double the ones here.
+    Only the extracted answer is sent, cut, inside JSON; equal questions are asked once. audit: share of the
+    answers accepted by the rule that are sent as well, only to count disagreements.
     """
 
-    def __init__(self, url, model, concurrency=32, timeout=60.0, patience=900.0, max_chars=300, audit=0.02,
-                 api_key=None, first_wait=0.5):
+    def __init__(self, url, model, concurrency=32, timeout=60.0, patience=900.0, audit=0.02, first_wait=0.5):
         self.url, self.model, self.concurrency, self.timeout = url.rstrip("/"), model, concurrency, timeout
-        self.patience, self.max_chars, self.audit, self.first_wait = patience, max_chars, audit, first_wait
-        self.headers = {"Authorization": f"Bearer {api_key or os.environ.get('OPENAI_API_KEY', 'none')}"}
-        self.cache = OrderedDict()  # (question, answer, gold) -> True | False | None
-        self.counts = dict(asked=0, yes=0, no=0, no_verdict=0, cached=0, retries=0)  # in all its life
+        self.patience, self.audit, self.first_wait = patience, audit, first_wait
+        self.cache = {}  # (question, answer, gold) -> True | False | None
+        self.told = 0.0  # when it last spoke of trouble
 
     def audited(self, question, answer, gold):
         """Whether an answer that the rule accepts is sent too: by lot, the same in every run."""
@@ -90,79 +87,63 @@ class Verifier:
         return int.from_bytes(digest[:4], "big") < self.audit * 2**32
 
     def ask(self, items):
-        """[(question, answer, gold)] -> [True | False | None], from any thread. Raises VerifierDown."""
+        """[(question, answer, gold)] -> [True | False | None], from one thread at a time; or VerifierDown."""
+        import httpx
         fresh = list(dict.fromkeys(key for key in items if key not in self.cache))
-        self.counts["cached"] += len(items) - len(fresh)
-        if fresh:
-            with ThreadPoolExecutor(1) as thread:  # the caller's own thread may be in an event loop already
-                self.cache.update(zip(fresh, thread.submit(asyncio.run, self._ask(fresh)).result()))
+        self.refused, self.heard, self.stop = 0, time.monotonic(), threading.Event()
+        client = httpx.Client(timeout=self.timeout, limits=httpx.Limits(max_connections=self.concurrency),
+                              headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'none')}"})
+        with client, ThreadPoolExecutor(self.concurrency) as threads:
+            try:
+                verdicts = list(threads.map(lambda key: self._one(client, self.messages(*key)), fresh))
+            except BaseException:
+                self.stop.set()
+                threads.shutdown(cancel_futures=True)
+                raise
+        if self.refused == len(fresh) > 1:
+            raise VerifierDown(f"the verifier at {self.url} refused all {len(fresh)} questions as bad "
+                               f"requests; does it serve {self.model}?")
+        self.cache.update(zip(fresh, verdicts))
         out = [self.cache[key] for key in items]
         while len(self.cache) > 200_000:
-            self.cache.popitem(last=False)
+            del self.cache[next(iter(self.cache))]
         return out
 
-    async def _ask(self, items):
+    def _one(self, client, messages):
+        """The verdict on one question. heard: when the server last answered anybody."""
         import httpx
-        self.refused, self.told, self.heard = 0, 0.0, time.monotonic()  # heard: when the server last answered
-        gate = asyncio.Semaphore(self.concurrency)
-        limits = httpx.Limits(max_connections=self.concurrency)
-        async with httpx.AsyncClient(timeout=self.timeout, limits=limits, headers=self.headers) as client:
-            tasks = [asyncio.ensure_future(self._one(client, gate, *item)) for item in items]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "seed": 0, "max_tokens": 16}
+        begun, attempt, status, after = time.monotonic(), 0, None, ""
+        while not self.stop.is_set():
+            attempt += 1
             try:
-                verdicts = await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-        if self.refused == len(items) > 1:
-            raise VerifierDown(f"the verifier at {self.url} refused all {len(items)} questions as bad "
-                               f"requests; does it serve {self.model}?")
-        for verdict in verdicts:
-            self.counts["asked"] += 1
-            self.counts[{True: "yes", False: "no", None: "no_verdict"}[verdict]] += 1
-        return verdicts
-
-    async def _one(self, client, gate, question, answer, gold):
-        body = {"model": self.model, "messages": self.messages(question, answer, gold), "temperature": 0,
-                "seed": 0, "max_tokens": 16}
-        async with gate:  # kept while waiting: a server in trouble is not met by everybody at once
-            begun, attempt = time.monotonic(), 0
-            while True:
-                attempt += 1
-                verdict, trouble, wait = await self._post(client, body)
-                if not trouble or attempt >= 5 and self.heard > begun:
-                    return verdict  # or the server is well, and this question is not
-                left = self.patience - (time.monotonic() - self.heard)
-                if left <= 0:
-                    raise VerifierDown(f"the verifier at {self.url} has not answered for {self.patience:.0f}"
-                                       f" s ({trouble}); start it again and continue the run")
-                if time.monotonic() - self.told > 60:
-                    self.told = time.monotonic()
-                    print(f"verifier: {trouble}; asking again, for at most {left:.0f} s", file=sys.stderr,
-                          flush=True)
-                self.counts["retries"] += 1
-                wait = min(30.0, self.first_wait * 2 ** min(attempt, 9)) if wait is None else wait
-                await asyncio.sleep(min(wait, max(0.01, left)))
-
-    async def _post(self, client, body):
-        """(verdict, trouble, seconds to wait or None). trouble: why to ask again, "" when it has answered."""
-        import httpx
-        try:
-            reply = await client.post(self.url + "/chat/completions", json=body)
-        except httpx.TransportError as error:  # refused, reset, timed out
-            return None, f"{type(error).__name__} {error}".strip(), None
-        status, after = reply.status_code, reply.headers.get("Retry-After", "")
-        if status in (200, 400, 413, 422):
-            self.heard, self.refused = time.monotonic(), self.refused + (status != 200)
-            return parse_verdict(_content(reply)) if status == 200 else None, "", None
-        if status not in (408, 425, 429) and status < 500:
-            raise VerifierDown(f"the verifier at {self.url} answers HTTP {status}: {reply.text[:200]!r}; "
-                               f"check --verifier, --verifier_model ({self.model}) and OPENAI_API_KEY")
-        return None, f"HTTP {status}", min(60.0, float(after)) if after.isdigit() else None
+                reply = client.post(self.url + "/chat/completions", json=body)
+                status, after = reply.status_code, reply.headers.get("Retry-After", "")
+                trouble = f"HTTP {status}"
+            except httpx.TransportError as error:  # refused, reset, timed out
+                status, after, trouble = None, "", f"{type(error).__name__} {error}".strip()
+            if status in (200, 400, 413, 422):
+                self.heard, self.refused = time.monotonic(), self.refused + (status != 200)
+                return parse_verdict(_content(reply)) if status == 200 else None
+            if status and status not in (408, 425, 429) and status < 500:
+                raise VerifierDown(f"the verifier at {self.url} answers {trouble}: {reply.text[:200]!r}; "
+                                   f"check --verifier, --verifier_model ({self.model}) and OPENAI_API_KEY")
+            if attempt >= 5 and self.heard > begun:
+                return None  # the server is well, and this question is not
+            left = self.patience - (time.monotonic() - self.heard)
+            if left <= 0:
+                raise VerifierDown(f"the verifier at {self.url} has not answered for {self.patience:.0f} s "
+                                   f"({trouble}); start it again and continue the run")
+            if time.monotonic() - self.told > 60:
+                self.told = time.monotonic()
+                print(f"verifier: {trouble}; asking again, at most {left:.0f} s", file=sys.stderr, flush=True)
+            wait = float(after) if after.isdigit() else min(30.0, self.first_wait * 2 ** min(attempt, 9))
+            self.stop.wait(min(wait, 60, max(0.01, left)))
 
     def messages(self, question, answer, gold):
         """What is sent: the texts as JSON, cut, and without what a chat template reads as its own."""
         data = {"question": _clean(question, 4000), "reference": _clean(gold, 1000),
-                "answer": _clean(answer, self.max_chars)}
+                "answer": _clean(answer, 300)}
         return [{"role": "system", "content": JUDGE_PROMPT},
                 {"role": "user", "content": json.dumps(data, ensure_ascii=False)}]
 

@@ -5,15 +5,13 @@ expressions are compared in a few child processes: the system kills a pair that 
 counts as not equal, and its process is replaced. (multiprocessing, and pebble on top of it, would import the
 program that is running, and torch with it, into each child.) `serve` runs in the children.
 """
-import atexit
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,138 +20,100 @@ from scoring.spelling import plain
 from scoring.values import read
 
 TIME_LIMIT = 2.0         # seconds for a pair; of processor time: a busy machine must not change a verdict
+PATIENCE = 120           # seconds of wall time: a child that hangs asleep, so that its own clock stands still
 MEMORY_LIMIT = 4 << 30   # bytes of address space for one worker
-START_LIMIT = 120        # seconds of wall time until a worker is ready
 
 
 class Pool:
-    """The workers of this process. They start when the first hard pair comes."""
+    """The workers of this process. They start when the first hard pair comes, and end with their input."""
 
     def __init__(self):
-        self.workers, self.pid, self.lock = [], None, threading.Lock()
-        self.size, self.limit = None, TIME_LIMIT
+        self.workers, self.pid, self.lock, self.limit = [], None, threading.Lock(), TIME_LIMIT
 
-    def map(self, pairs, parse_only=False):
-        """[(answer, gold, options)] -> [(right, why, seconds)] in order, from any thread."""
+    def map(self, pairs):
+        """[(answer, gold, options)] -> [(right, why)] in order, from any thread. The answer None asks whether
+        the gold can be parsed."""
         with self.lock:
             if self.pid != os.getpid():  # first use; or this is a fork: its parent's workers are not ours
-                self.workers, self.pid = [], os.getpid()
-            processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-            size = self.size or max(1, min(8, (os.cpu_count() or 1) // processes))
-            self.workers += [Worker() for _ in range(min(size, len(pairs)) - len(self.workers))]
-            results, waiting = [None] * len(pairs), deque(range(len(pairs)))
+                processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+                size = max(1, min(8, (os.cpu_count() or 1) // processes))
+                self.workers, self.pid = [Worker() for _ in range(size)], os.getpid()
+            idle = queue.LifoQueue()  # few pairs go to those that run already
+            for worker in self.workers[::-1]:
+                idle.put(worker)
 
-            def work(worker):  # a thread for each: it sends a pair, waits for the reply, takes the next pair
-                while waiting:
-                    worker.wait_until_ready()
-                    try:
-                        i = waiting.popleft()
-                    except IndexError:  # another thread took the last one
-                        return
-                    results[i] = worker.compare([*pairs[i], self.limit, parse_only])
-
-            chosen = sorted(self.workers, key=lambda worker: not worker.ready)[:len(pairs)]
-            with ThreadPoolExecutor(max(1, len(chosen))) as threads:
+            def compare(pair):
+                worker = idle.get()
                 try:
-                    for done in [threads.submit(work, worker) for worker in chosen]:
-                        done.result()
-                except BaseException:  # Ctrl-C too: the threads end when their children do
-                    waiting.clear()
-                    for worker in self.workers:
-                        worker.process.kill()
-                    raise
-            return results
+                    return worker.compare([*pair, self.limit])
+                finally:
+                    idle.put(worker)
 
-    def close(self):
-        while self.workers and self.pid == os.getpid():
-            self.workers.pop().stop()
+            with ThreadPoolExecutor(len(self.workers)) as threads:
+                try:
+                    return list(threads.map(compare, pairs))
+                except BaseException:  # Ctrl-C too: the threads end when their children do
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    for worker in self.workers:
+                        worker.kill()
+                    raise
 
 
 class Worker:
     """A child process, and how to talk to it: one JSON task a line, one JSON reply a line. It is replaced
     when it dies, of a time limit, of memory, of anything."""
+    process = None
 
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "scoring.workers"], cwd=Path(__file__).parent.parent,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the trainer
-            bufsize=0)               # when a child dies, nothing is left to be flushed
-        self.ready = self.hung = False
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-    def wait_until_ready(self):
-        for _ in range(3):
-            reply = self.ready or self._reply(START_LIMIT)
-            if reply:
-                if reply is not True and reply != "ready":
-                    raise RuntimeError(f"comparing answers needs math-verify: {reply}; "
-                                       f"pip install -r requirements.txt")
-                self.ready = True
-                return
-            self.stop()
-            self.__init__()
-        raise RuntimeError("the processes that compare answers do not start; "
-                           "`python -m scoring.workers` shows why")
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
     def compare(self, task):
-        """task: [answer, gold, options, limit, parse_only] -> (right, why, seconds)"""
-        start = time.perf_counter()
+        """task: [answer, gold, options, limit] -> (right, why)"""
+        if not self.process or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "scoring.workers"], cwd=Path(__file__).parent.parent,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the trainer
+                bufsize=0)               # when a child dies, nothing is left to be flushed
+        timer = threading.Timer(PATIENCE, self.kill)
+        timer.start()
         try:
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
+            line = self.process.stdout.readline()
         except BrokenPipeError:
-            pass  # it died while idle; the end of its output tells below
-        if reply := self._reply(10 * task[3] + 10):
-            return *reply, time.perf_counter() - start
-        self.process.wait()
-        late = self.hung or self.process.returncode == -signal.SIGPROF
-        why = "time limit" if late else f"the comparison died (exit {self.process.returncode})"
-        self.stop()
-        self.__init__()
-        return False, why, time.perf_counter() - start
-
-    def _reply(self, patience):
-        """The child's next line; None when it died. A child that hangs asleep, so that its own clock stands
-        still, is killed after `patience` seconds of wall time."""
-        def give_up():
-            self.hung = True
-            self.process.kill()
-        timer = threading.Timer(patience, give_up)
-        timer.start()
-        line = self.process.stdout.readline()
+            line = b""
         timer.cancel()
-        return json.loads(line) if line.endswith(b"\n") else None
+        if line.endswith(b"\n"):
+            return tuple(json.loads(line))
+        code = self.process.wait()
+        if code > 0:  # no signal: Python has stopped with an error
+            raise RuntimeError("the processes that compare answers do not start (is math-verify installed?); "
+                               "`python -m scoring.workers` shows why")
+        return False, "time limit" if code == -signal.SIGPROF else f"the comparison died (exit {code})"
 
 
 POOL = Pool()
-atexit.register(POOL.close)
 
 
 def serve():
     """Read tasks, write replies. A task that uses up its processor time kills this process."""
     import logging
     import resource
+
+    from scoring import maths
     logging.disable(logging.CRITICAL)
     if sys.platform == "linux":  # macOS refuses this one
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is not a reply
-    try:
-        from scoring import maths
-        maths.parse(r"\frac{1}{\sqrt{2}}+x^{2}")  # this fills the parser's tables, before the clock runs
-        print(json.dumps("ready"), file=replies, flush=True)
-    except ImportError as error:
-        print(json.dumps(str(error)), file=replies, flush=True)
+    maths.parse(r"\frac{1}{\sqrt{2}}+x^{2}")  # this fills the parser's tables, before the clock runs
     for line in sys.stdin:
-        answer, gold, options, limit, parse_only = json.loads(line)
+        answer, gold, options, limit = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, limit)  # nothing handles its signal: the process ends
         try:
-            right = (maths.readable(read(gold)) if parse_only else
+            right = (maths.readable(read(gold)) if answer is None else
                      equal(plain(answer), plain(gold), options, maths))
             why = "rule" if right else "not equal"
         except (RecursionError, MemoryError) as error:

@@ -32,7 +32,7 @@ def value(name, r):
 
 
 def wrong(asked, wanted):
-    return [pair for pair, (right, _, _), want in zip(asked, same_batch(asked), wanted) if right is not want]
+    return [pair for pair, (right, _), want in zip(asked, same_batch(asked), wanted) if right is not want]
 
 
 @pytest.mark.parametrize("name", TYPES)

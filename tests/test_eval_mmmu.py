@@ -46,9 +46,9 @@ def one(*args, **more):
     ("First I looked.\nThe answer is: B, because Rome is older.", "B", 1, 0, 0, 0),
     # fault: all options echoed count as the last letter
     ("(A) 3 (B) Bob's (C) Rome (D) Paris", "D", 0, 1, 0, 1),
-    # two letters are no answer (official: "3" stands in it)
-    ("The answer is A) 3 B) Bob's", "A", 0, 0, 0, 1),
-    ("The answer is A lot of work.", "A", 0, 1, 0, 1),      # an article is no letter
+    # two letters are no right answer (official: "3" stands in it)
+    ("The answer is A) 3 B) Bob's", "A", 0, 0, 0, 0),
+    ("The answer is A lot of work.", "A", 0, 1, 0, 0),      # an article is no letter
     # official: text of an option among more than five words
     ("From the map we know it is the city of Rome", "C", 0, 1, 0, 1),
     # the option's text and nothing else; official: too few words
@@ -193,9 +193,9 @@ def test_score_command_without_torch(tmp_path):
 
 @pytest.mark.parametrize("change, sentence", [
     ({"response": None}, "Row validation_Math_1 (row 1) has no 'response'"),
-    ({"answer": None}, "has no 'answer'"), ({"response": 3}, "a text was expected"),
+    ({"answer": None}, "has no 'answer'"),
     ({"options": "__import__('os').getcwd()"}, "no list"),
-    ({"options": "[]"}, "has no options"), ({"answer": "E"}, "none of the letters A, B, C, D"),
+    ({"options": "[]"}, "its 0 options"), ({"answer": "E"}, "none of the letters A, B, C, D"),
     ({"answer": "?"}, "MMMU's test split keeps its answers")])
 def test_bad_rows_are_named(change, sentence):
     with pytest.raises(E.Refused) as error:

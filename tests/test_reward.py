@@ -6,12 +6,13 @@ The tables in cases/ are the specification: equal.txt, unequal.txt, hostile.py.
 import json
 import os
 import pathlib
+import re
 import runpy
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import Record
+from machinery.files import Refused
 from scoring import workers
 from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds
 from scoring.denial import denies_image
@@ -31,7 +33,7 @@ from scoring.rule import choice, equal
 from scoring.spelling import plain, words_of
 from scoring.values import is_expression, read
 from scoring.verifier import askable, parse_verdict, second_opinions
-from reward import extract_answer, format_ok, rates, score, score_batch
+from reward import Config, extract_answer, format_ok, score, score_batch, score_file
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
@@ -47,10 +49,6 @@ EQUAL, UNEQUAL = pairs("equal.txt", "=="), pairs("unequal.txt", "!=")
 
 
 # -------------------------------------------------------------------------------------------- the same answer
-def test_tables_are_large_enough():
-    assert len(set(EQUAL)) >= 400 and len(set(UNEQUAL)) >= 460 and len(HOSTILE) >= 180
-
-
 def both_ways(table):
     asked = [(a, g, None) for a, g in table] + [(g, a, None) for a, g in table]
     return asked, same_batch(asked)
@@ -103,15 +101,6 @@ def test_an_option_that_needs_mathematics():
 def test_an_option_that_stands_twice_decides_nothing():
     assert same_answer("5", "A", ["5", "5.0", "6", "7"]) is False
     assert same_answer("A", "A", ["5", "5.0", "6", "7"]) is True
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.one_of(st.text(max_size=40), st.text("0123456789.,+-*/^(){}[]\\xyzπ=<>| ", max_size=25)),
-       st.sampled_from([a for a, _ in EQUAL]))
-def test_reflexive_on_what_it_accepts(a, g):
-    for x, y in ((a, g), (g, a)):
-        if same_answer(x, y):
-            assert same_answer(x, x) and same_answer(y, y)
 
 
 # ----------------------------------------------------------------------------------------- reading a response
@@ -196,11 +185,6 @@ def test_thinking_prompt_for_each_response():
         score_batch(["a", "b"], ["1"])
 
 
-def test_rates():
-    r = rates(score_batch(["a</think>\\boxed{16}", "a</think>\\boxed{17}"], ["16", "16"]))
-    assert r == {"rule": 0.5, "verifier": 0.0, "asked": 0.0, "no_verdict": 0.0, "audited": 0, "disagree": 0}
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["</think>", "<think>", "\\boxed{", "\\boxed", "}", "{", "\\{", "\\", "16",
                                  " ", "\n", "a", "$", "\\frac", "^", ","]), max_size=30).map("".join)
@@ -222,23 +206,15 @@ def test_no_hostile_response_is_paid_and_none_is_slow(tmp_path, monkeypatch):
     assert not (tmp_path / "PWNED").exists() and not (ROOT / "PWNED").exists()  # where the workers run
 
 
-def test_reading_is_linear():
-    for unit in ("\\boxed{", "\\boxed{1}", "\\", "{", "}", "</think>", "\\boxed ", "<|", "boxed"):
-        text = "a</think>" + unit * (200_000 // len(unit))
-        start = time.perf_counter()
-        extract_answer(text), format_ok(text)
-        assert time.perf_counter() - start < 2, unit
-
-
 READERS = (  # everything with a pattern that meets what a model wrote
     plain, words_of, is_expression, number, counted, date, split_unit, read.__wrapped__, stated_answer,
     denies_image, askable, official_open, lambda s: too_heavy(s[:1000]), lambda s: parse_verdict(s[:199]),
     lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT), lambda s: equal(s, "5 cm", None, AT_SIGHT),
-    lambda s: official_choice(s, ["cat", "dog"]))
+    extract_answer, format_ok, lambda s: official_choice(s, ["cat", "dog"]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
-         "answer: ", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{", "\\frac", "\\sqrt(", "**", "$",
-         "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "image but it is ", "I cannot see the ", "图没有",
-         "five ", "_A", ":")
+         "answer: ", "\\boxed{", "</think>", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{",
+         "\\frac", "\\sqrt(", "**", "$", "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "five ", "_A", ":",
+         "image but it is ", "I cannot see the ", "I cannot see to have ", "图没有")
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -264,42 +240,32 @@ def small_limit():
 SLOW = "\\int \\sqrt{\\sin(x^3)+\\ln(x^2+1)} dx"  # passes the limits before parsing; only the clock stops it
 
 
-def test_a_slow_pair_costs_its_limit_and_never_the_batch(small_limit):
+def test_a_slow_pair_costs_its_limit_once_and_never_the_batch(small_limit):
     batch = [("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 12)]
     start = time.perf_counter()
-    results = same_batch(batch[:5] + [(SLOW, "16", None)] + batch[5:])
-    assert [r[0] for r in results] == [True] * 5 + [False] + [True] * 5
+    results = same_batch(batch[:5] + [(SLOW, "16", None)] * 64 + batch[5:])
+    assert [r[0] for r in results] == [True] * 5 + [False] * 64 + [True] * 5
     assert results[5][1] == "time limit"
-    assert time.perf_counter() - start < 15
+    assert time.perf_counter() - start < 15  # 64 times the limit would be 25 s
     assert same_answer("\\sqrt{16}", "4")  # the killed worker was replaced
-
-
-def test_equal_pairs_in_a_batch_are_compared_once(small_limit):
-    start = time.perf_counter()
-    results = same_batch([(SLOW, "16", None)] * 64)
-    assert len(results) == 64 and not any(r[0] for r in results)
-    assert time.perf_counter() - start < 10  # 64 times the limit would be 25 s
 
 
 def test_a_killed_worker_loses_nothing():
     assert same_answer("\\sqrt{9}", "3")
     for worker in workers.POOL.workers:
-        os.kill(worker.process.pid, 9)
-    roots = [("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 8)]
-    assert [r[0] for r in same_batch(roots)].count(True) >= 4  # a pair on its way may be lost to it
-    assert all(r[0] for r in same_batch(roots))
+        worker.kill()
+    assert all(r[0] for r in same_batch([("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 8)]))
 
 
-def test_a_worker_that_hangs_asleep_is_replaced():
-    worker = workers.Worker()
-    worker.wait_until_ready()
+def test_a_worker_that_hangs_asleep_is_replaced(monkeypatch):
+    worker, task = workers.Worker(), ["\\sqrt{9}", "3", None, 5]
+    assert worker.compare(task) == (True, "rule")
     os.kill(worker.process.pid, signal.SIGSTOP)  # its processor time stands still
-    # patience is 10 * limit + 10: here half a second
-    task = ["\\sqrt{9}", "3", None, -0.95, False]
-    assert worker.compare(task)[:2] == (False, "time limit")
-    worker.wait_until_ready()
-    assert worker.compare([*task[:3], 5, False])[:2] == (True, "rule")
-    worker.stop()
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    assert worker.compare(task) == (False, "the comparison died (exit -9)")
+    monkeypatch.undo()
+    assert worker.compare(task) == (True, "rule")
+    worker.kill()
 
 
 def test_workers_that_do_not_start(monkeypatch):
@@ -309,41 +275,34 @@ def test_workers_that_do_not_start(monkeypatch):
 
 
 def test_a_fork_has_its_own_workers():
+    def pids():
+        return {worker.process.pid for worker in workers.POOL.workers if worker.process}
+
     assert same_answer("\\sqrt{9}", "3")
-    pids = {worker.process.pid for worker in workers.POOL.workers}
-    code = os.fork()
-    if code == 0:
+    before = pids()
+    if not (fork := os.fork()):
         same = same_answer("\\sqrt{16}", "4")
-        own = {worker.process.pid for worker in workers.POOL.workers}
-        workers.POOL.close()
-        os._exit(0 if same and own and not own & pids else 1)
-    assert os.waitpid(code, 0)[1] == 0
-    assert same_answer("\\sqrt{25}", "5") and pids == {worker.process.pid for worker in workers.POOL.workers}
+        os._exit(0 if same and pids() and not pids() & before else 1)
+    assert os.waitpid(fork, 0)[1] == 0
+    assert same_answer("\\sqrt{25}", "5") and before <= pids()
 
 
 def test_the_same_in_any_thread():
-    asked = [(a, g, None) for a, g in EQUAL[-40:] + UNEQUAL[-40:]]
-    results = {}
-
-    def compare(k):
-        results[k] = [r[0] for r in same_batch(asked)]
-    threads = [threading.Thread(target=compare, args=(k,)) for k in range(4)]
-    [t.start() for t in threads], [t.join() for t in threads]
-    assert len(results) == 4 and all(r == [x[0] for x in same_batch(asked)] for r in results.values())
+    asked = [(a, g, None) for a, g in EQUAL[-20:] + UNEQUAL[-20:]]
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(lambda _: [r[0] for r in same_batch(asked)], range(3)))
+    assert results == [[True] * 20 + [False] * 20] * 3
 
 
 def test_easy_answers_are_quick():
-    golds = [str(n) for n in range(512)]
+    golds, best = [str(n) for n in range(512)], 1.0
     responses = [f"{n} plus 0 is {n}\n</think>\n\n\\boxed{{{n if n % 2 else n + 1}}}" for n in range(512)]
-    best = min(_timed(lambda: score_batch(responses, golds)) for _ in range(5))
+    for _ in range(5):
+        start = time.process_time()
+        score_batch(responses, golds)
+        best = min(best, time.process_time() - start)
     # 10 ms where it was written; wide, for a busy machine
     assert best < 0.1, f"{best * 1000:.1f} ms for 512 easy answers"
-
-
-def _timed(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 
 # -------------------------------------------------------------------------------- golds, imports, the command
@@ -353,13 +312,11 @@ def test_unreadable_golds():
     assert unreadable_golds(good) == {}
     bad = {"": "empty", " ": "empty", None: "empty", ("a",): "tuple", "!?": "no letter", "5^5^5^5": "tower",
            "x" * 2000: "too long", "\\frac{1}{": "parse",
-           "$2 \\cdot {$": "'$2 \\\\cdot {$' is neither", "So.\n</think>\n\n\\boxed{2}":
-           """boxed{2}' is a whole solution: give the row an "answer" of its own""",
+           "So.\n</think>\n\n\\boxed{2}": "is a whole solution",
            "one should always consider that the first and the last are equal here and there": "sentence"}
     reasons = unreadable_golds(list(bad))
-    assert sorted(reasons) == list(range(len(bad)))
-    for reason, word in zip(reasons.values(), bad.values()):
-        assert word in reason
+    assert list(reasons) == list(range(len(bad)))
+    assert [word for reason, word in zip(reasons.values(), bad.values()) if word not in reason] == []
 
 
 def test_one_of_several_accepted_answers():
@@ -381,26 +338,17 @@ def test_one_of_several_accepted_answers():
 CHOICES = ["52", "-2", "$\\frac{675}{2}$", "a dog"]
 
 
-@pytest.mark.parametrize("gold", ["A", "(D)", "b", "B. -2", "Option C", "52", "52.0", "A dog", "337.5",
-                                  "A, C", "B and D", "(b)", "a, c", "(A) and (C)", "[A, C]",
-                                  "A/C", "option a", "\\frac{1350}{4}", "\\sqrt{2704}"])
-def test_golds_that_name_an_option(gold):
-    assert unreadable_golds([gold], [CHOICES]) == {}
-
-
-@pytest.mark.parametrize("gold", ["0", "1", "E", "(E)", "E. a cat", "a cat", "A, E", "none", "53"])
-def test_golds_that_name_no_option(gold):
+def test_golds_that_name_an_option_or_none():
     """An index would train without a word, at accuracy 0."""
-    why, = unreadable_golds([gold, "0"], [CHOICES, None]).values()
-    assert why == (f"the answer {gold!r} names none of its 4 options: write the letter (A to D) or the text "
-                   f"of one")
-
-
-@pytest.mark.parametrize("gold, options", [
-    ("No", ["yes", "no"]), ("it", ["It", "He"]), ("H2O", ["H_2O", "HO"]), ("lamp", ["a. cup", "b. lamp"]),
-    ("(K)", ["dog"] * 13)])
-def test_golds_that_name_an_option_in_other_words(gold, options):
-    assert unreadable_golds([gold], [options]) == {}
+    good = ["A", "(D)", "b", "B. -2", "Option C", "52", "52.0", "A dog", "337.5", "A, C", "B and D", "(b)",
+            "a, c", "(A) and (C)", "[A, C]", "A/C", "option a", "\\frac{1350}{4}", "\\sqrt{2704}"]
+    bad = ["0", "1", "E", "(E)", "E. a cat", "a cat", "A, E", "none", "53"]
+    assert [*unreadable_golds(good + bad, [CHOICES] * 28)] == [*range(len(good), 28)]
+    assert unreadable_golds(["0"], [CHOICES])[0] == (
+        "the answer '0' names none of its 4 options: write the letter (A to D) or the text of one")
+    assert unreadable_golds(["No", "it", "H2O", "(K)"], [["yes", "no"], ["It", "He"], ["H_2O", "HO"],
+                                                         ["dog"] * 13]) == {}
+    assert [*unreadable_golds(["K", "L"], [["dog"] * 11] * 2)] == [1]
 
 
 def test_a_list_in_print_may_be_the_answer_itself():
@@ -416,32 +364,19 @@ def test_short_words_have_no_case():
     assert not same_answer("AB", "ab")  # quantities
 
 
-def test_gold_with_a_letter_behind_j():
-    assert unreadable_golds(["K", "L"], [["dog"] * 11] * 2).keys() == {1}
-
-
 def test_decimal_commas_are_counted(capsys):
-    golds = ["12,5", "-123,4 cm", "1234,5", "1,2", "0,5", "3,75", "1,234", "12, 5", "1,2,3", "(1,2)", "12.5",
-             "4,5%"]
+    golds = ["12,5", "-123,4 cm", "4,5%", "0,5", "3,75", "1,234", "12, 5", "1,2,3", "(1,2)", "12.5"]
     records = [Record(str(i), "", answer=gold, place=f"x.csv row {i}") for i, gold in enumerate(golds)]
     assert report_unreadable("x.csv", records, 0.0, "") == {}
-    assert capsys.readouterr().out == ("x.csv: 5 answers are read as two numbers (x.csv row 0: '12,5'). If "
-                                       "that is a decimal comma, write a point.\n")
-    pairs = [gold for gold in golds if not same_answer(gold.replace(",", "."), gold)]
-    assert {"12,5", "-123,4 cm", "1234,5", "1,2", "4,5%"} < set(pairs)
+    assert "x.csv: 3 answers are read as two numbers (x.csv row 0: '12,5')" in capsys.readouterr().out
 
 
 def test_no_torch_and_no_worker_before_it_is_needed():
     code = ("import sys, reward, scoring.workers as workers; "
             "r = reward.score('a</think>\\\\boxed{16.0}', '16'); assert r.total == 1.0; "
             "assert not {'torch', 'sympy', 'math_verify', 'httpx', 'tyro'} & set(sys.modules), sys.modules; "
-            "assert not workers.POOL.workers")
+            "assert not any(worker.process for worker in workers.POOL.workers)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def command(*args, **kwargs):
-    return subprocess.run([sys.executable, str(ROOT / "reward.py"), *map(str, args)], capture_output=True,
-                          text=True, timeout=100, **kwargs)
 
 
 def test_command(tmp_path):
@@ -451,36 +386,23 @@ def test_command(tmp_path):
             {"id": "d", "response": "t</think>\\boxed{dog}", "answer": "B", "options": "['cat', \"dog\"]"},
             {"id": "e", "prediction": "2", "answer": [1, "2"]}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, str(ROOT / "reward.py"), "--responses", str(tmp_path / "in.jsonl"), "--out",
+               str(tmp_path / "out.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "5 rows in" in done.stdout, done.stderr
     out = [json.loads(line) for line in open(tmp_path / "out.jsonl")]
     assert [(r["id"], r["accuracy"], r["format"], r["total"], r["extracted"]) for r in out] == [
         ("a", 1, 1, 1, "x^2+2x+1"), ("b", 1, 0, 0.8, "0.5"), ("c", 0, 0, 0, None), ("d", 1, 1, 1, "dog"),
         ("e", 1, 0, 0.8, "2")]
-    assert all(r["why"] for r in out) and "rows/s" in done.stdout and "slowest: row 'a'" in done.stdout
-    with open(tmp_path / "in.jsonl", "a") as f:
-        f.write('{"id": "q9", "prediction": "5", "answer": "5^5^5^5"}\n')
-    done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--check_golds")
-    listed = "1 of 6 rows have a right answer that the rule cannot read\n  row 'q9': the answer holds a tower"
-    assert listed in done.stdout, done.stderr
+    assert all(r["why"] for r in out)
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ('{"id": "q7", "answer": "5"}', "row 'q7': needs a text in \"response\""),
-    ('{"id": "q7", "response": "x"}', "row 'q7': needs the right answer"),
-    ('{"id": "q7", "response": "x", "answer": ["5", " "]}', "row 'q7': needs the right answer"),
-    ('{"id": "q7", "response": "x", "answer": [["5"]]}', "row 'q7': its answer is"),
-    ('{"id": "q7", "resp', "line 2: is not JSON"), ("[1]", "line 2: is not an object"),
-    ('{"id": "q7", "response": "x", "answer": "A", "options": "[a b"}',
-     "row 'q7': \"options\" is not a list")])
-def test_command_names_the_bad_row(tmp_path, line, complaint):
-    (tmp_path / "in.jsonl").write_text('{"response": "t</think>\\\\boxed{5}", "answer": "5"}\n' + line + "\n")
-    done = command("--responses", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
-    assert done.returncode == 1 and complaint in done.stderr and "Traceback" not in done.stderr
+def test_command_names_the_bad_rows(tmp_path):
+    lines = ['{"response": "t</think>\\\\boxed{5}", "answer": "5"}', '{"answer": "5"}', '{"response": "x"}',
+             '{"response": "x", "answer": ["5", " "]}', '{"response": "x", "answer": [["5"]]}', '{"resp',
+             "[1]", '{"response": "x", "answer": "A", "options": "[a b"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    with pytest.raises(Refused) as error:
+        score_file(Config(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")))
+    assert re.findall(r"line (\d)", str(error.value)) == [*"2345678"]
     assert not (tmp_path / "out.jsonl").exists()
-
-
-def test_command_without_a_file(tmp_path):
-    done = command("--responses", tmp_path / "none.jsonl", "--out", tmp_path / "out.jsonl")
-    assert done.returncode == 1 and "none.jsonl: No such file" in done.stderr
-    assert "Traceback" not in done.stderr

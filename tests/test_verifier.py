@@ -1,7 +1,6 @@
 """The verifier against a real OpenAI-compatible HTTP server on a real socket: one that answers right, wrong,
 slowly, with garbage, with 429 and 500, with a refusal, and not at all. The totals are the paper's: R = 0.8 *
 (rule or verifier) + 0.2 * format."""
-import asyncio
 import json
 import pathlib
 import socket
@@ -51,9 +50,6 @@ class Server:
                 self.wfile.write(text.encode())
 
             def log_message(self, *args):
-                pass
-
-            def handle_error(self, *args):
                 pass
 
         class Quiet(ThreadingHTTPServer):
@@ -107,20 +103,14 @@ def test_parse_verdict():
     assert parse_verdict(None) is None and parse_verdict("CORRECT" + " " * 1000) is None
 
 
-@pytest.mark.parametrize("answer",
-                         [None, "", " ", ":", "...", "?!", "$$", "\\", "\\frac{}{}", "\\text{}", "：",
-                          "Thought process:", "Thought process", "Let's solve this problem step by step.",
-                                    "Solution", "The final answer is", "Answer:", "解", "答案：", "CORRECT",
-                                    "yes", "\u200b", "same as the reference answer", "The correct answer"])
-def test_not_worth_asking(answer):
-    assert not askable(answer)
-
-
-@pytest.mark.parametrize("answer",
-                         ["16", "x", "a dog", "\\frac{1}{2}", "the answer is 16", "等腰三角形", "B",
-                          "no solution for x", "π"])
-def test_worth_asking(answer):
-    assert askable(answer)
+@pytest.mark.parametrize("worth, answers", [
+    (False, [None, "", " ", ":", "...", "?!", "$$", "\\", "\\frac{}{}", "\\text{}", "：", "Thought process:",
+             "Let's solve this problem step by step.", "Solution", "The final answer is", "Answer:", "解",
+             "答案：", "CORRECT", "yes", "\u200b", "same as the reference answer", "The correct answer"]),
+    (True, ["16", "x", "a dog", "\\frac{1}{2}", "the answer is 16", "等腰三角形", "B", "no solution for x",
+            "π"])])
+def test_what_is_worth_asking(worth, answers):
+    assert [askable(answer) for answer in answers] == [worth] * len(answers)
 
 
 # ---------------------------------------------------------------------------------------- a server that works
@@ -137,7 +127,7 @@ def test_rule_or_verifier(server):
     assert rates(rewards) == {"rule": 1 / 6, "verifier": 2 / 6, "asked": 3 / 6, "no_verdict": 0.0,
                               "audited": 0, "disagree": 0}
     score_batch([SAME, WRONG], ["cat"] * 2, verifier=v, questions=["Which animal?"] * 2)
-    assert len(server.requests) == 2 and v.counts["asked"] == 2 and v.counts["cached"] == 3
+    assert len(server.requests) == 2
     score(SAME, "cat", verifier=v, question="Another question?")
     assert len(server.requests) == 3
 
@@ -157,20 +147,6 @@ def test_an_unboxed_answer_goes_to_the_verifier(server):
     assert score("thought</think>The answer is cat.", "cat").total == 0.2  # the rule pays for a box only
     server.reply = lambda data, count: "INCORRECT"
     assert score("thought</think>The answer is dog.", "cat", verifier=server.verifier()).total == 0.2
-
-
-def test_openers_are_read_in_no_time():
-    start = time.process_time()
-    for opener in ("correct", "correct ", "the answer is ", "so ", "解答", "let's ", "thesolution"):
-        assert not askable(opener * 22) and not askable(opener * 9000) and askable(opener * 9 + "16")
-    assert time.process_time() - start < 1
-
-
-def test_a_judge_that_says_no_to_everything(server):
-    server.reply = lambda data, count: "INCORRECT"
-    # OR: the rule's yes stays
-    rewards = score_batch([RIGHT, SAME, WRONG], ["cat"] * 3, verifier=server.verifier())
-    assert [r.total for r in rewards] == [1.0, 0.2, 0.2]
 
 
 def test_what_is_sent(server):
@@ -219,64 +195,33 @@ def test_audit_counts_disagreements(server):
     assert v.audited("q", "7", "cat") == server.verifier(audit=0.25).audited("q", "7", "cat")
 
 
-def test_inside_an_event_loop_and_in_threads(server):
-    v = server.verifier()
-
-    async def inside():
-        return v.ask([("q", "a", "b")])
-    assert asyncio.run(inside()) == [False]
-    found = []
-
-    def ask(k):
-        found.append(v.ask([("q", f"answer {k}", "b")]))
-    threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
-    [t.start() for t in threads], [t.join() for t in threads]
-    assert found == [[False]] * 4
-
-
 # ---------------------------------------------------------------------------------------- a server in trouble
-@pytest.mark.parametrize("text", ["maybe", "", "The answer is correct.", "CORRECT or INCORRECT"])
-def test_garbage_is_no_verdict_and_is_not_asked_again(server, text):
-    server.reply = lambda data, count: text
+@pytest.mark.parametrize("reply", [
+    "maybe", "The answer is correct.", *[(200, body, {}) for body in (
+        "<html>hello</html>", "{}", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}')]])
+def test_garbage_is_no_verdict_and_is_not_asked_again(server, reply):
+    server.reply = lambda data, count: reply
     v = server.verifier()
     for _ in range(2):
         reward = score(SAME, "cat", verifier=v)
         assert reward.total == 0.2 and reward.asked and reward.verdict is None and "no verdict" in reward.why
-    assert len(server.requests) == 1 and v.counts["no_verdict"] == 1 and rates([reward])["no_verdict"] == 1.0
+    assert len(server.requests) == 1 and rates([reward])["no_verdict"] == 1.0
 
 
-@pytest.mark.parametrize("body",
-                         ["<html>hello</html>", "{}", '{"choices": []}',
-                          '{"choices": [{"message": {"content": null}}]}', "[]", "\x00"])
-def test_a_body_that_is_no_completion(server, body):
-    server.reply = lambda data, count: (200, body, {})
-    assert score(SAME, "cat", verifier=server.verifier()).verdict is None
-
-
-@pytest.mark.parametrize("status, headers",
-                         [(429, {}), (500, {}), (503, {}), (429, {"Retry-After": "0"}),
-                          (502, {"Retry-After": "soon"}), (None, {})])
-def test_trouble_that_passes(server, status, headers):
+@pytest.mark.parametrize("status, headers, least", [
+    (503, {}, 0), (429, {"Retry-After": "1"}, 1), (502, {"Retry-After": "soon"}, 0), (None, {}, 0)])
+def test_trouble_that_passes(server, status, headers, least):
     trouble = (status, "wait", headers) if status else None
-    server.reply = lambda data, count: trouble if count <= 2 else "CORRECT"
-    v = server.verifier()
-    assert score(SAME, "cat", verifier=v).total == 1.0
-    assert len(server.requests) == 3 and v.counts["retries"] == 2
-
-
-def test_retry_after_is_kept(server):
-    server.reply = lambda data, count: (429, "wait", {"Retry-After": "1"}) if count == 1 else "CORRECT"
+    server.reply = lambda data, count: trouble if count == 1 else "CORRECT"
     start = time.perf_counter()
-    assert score(SAME, "cat", verifier=server.verifier()).total == 1.0
-    assert time.perf_counter() - start >= 1.0
+    assert score(SAME, "cat", verifier=server.verifier()).total == 1.0 and len(server.requests) == 2
+    assert least <= time.perf_counter() - start < least + 2
 
 
-def test_slow_replies_are_waited_for_and_too_slow_ones_asked_again(server):
-    server.reply = lambda data, count: time.sleep(0.3) or "CORRECT"
-    assert score(SAME, "cat", verifier=server.verifier(timeout=2.0)).total == 1.0
-    server.reply = lambda data, count: (time.sleep(1.0) if count == 2 else None) or "CORRECT"
-    v = server.verifier(timeout=0.3)
-    assert score(SAME, "cat", verifier=v).total == 1.0 and v.counts["retries"] == 1
+def test_too_slow_replies_are_asked_again(server):
+    server.reply = lambda data, count: (time.sleep(1.0) if count == 1 else None) or "CORRECT"
+    assert score(SAME, "cat", verifier=server.verifier(timeout=0.3)).total == 1.0
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("status", [500, 429, None])
@@ -287,12 +232,6 @@ def test_trouble_that_stays_stops_the_run(server, status):
     with pytest.raises(VerifierDown, match="has not answered for"):
         score_batch([RIGHT] + [boxed(f"animal {i}") for i in range(40)], ["cat"] * 41, verifier=v)
     assert time.perf_counter() - start < 4 and v.cache == {}  # nothing made up was kept
-
-
-def test_a_server_that_never_replies(server):
-    server.reply = lambda data, count: time.sleep(1.5) or "CORRECT"
-    with pytest.raises(VerifierDown, match="Timeout"):
-        score(SAME, "cat", verifier=server.verifier(timeout=0.2, patience=0.5))
 
 
 def test_nobody_at_the_address():
@@ -307,13 +246,7 @@ def test_nobody_at_the_address():
         score(RIGHT, "cat", verifier=Verifier(url, "judge", patience=0.1, first_wait=0.02, audit=1.0))
 
 
-def test_a_server_that_comes_back(server):
-    ready = time.perf_counter() + 0.6
-    server.reply = lambda data, count: "CORRECT" if time.perf_counter() > ready else (503, "starting", {})
-    assert score(SAME, "cat", verifier=server.verifier(patience=10)).total == 1.0
-
-
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 404])
 def test_a_refusal_stops_at_once(server, status):
     server.reply = lambda data, count: (status, "no such model", {})
     start = time.perf_counter()
@@ -332,7 +265,7 @@ def test_one_poisoned_question_is_no_verdict(server, status):
     server.reply = reply
     v = server.verifier(concurrency=2, first_wait=0.005)
     verdicts = v.ask([("q", "poison", "cat")] + [("q", f"answer {i}", "cat") for i in range(60)])
-    assert verdicts == [None] + [True] * 60 and v.counts["no_verdict"] == 1
+    assert verdicts == [None] + [True] * 60
 
 
 def test_a_server_that_refuses_everything_as_bad(server):
@@ -343,20 +276,13 @@ def test_a_server_that_refuses_everything_as_bad(server):
 
 # ------------------------------------------------------------------------------------------------ the command
 def test_command_with_a_verifier(server, tmp_path):
-    verdicts = {("Which?", "a small feline"): "CORRECT"}
-    server.reply = lambda data, count: verdicts.get((data["question"], data["answer"]), "INCORRECT")
-    rows = [{"response": SAME, "answer": "cat", "question": "Which?"},
-            {"response": WRONG, "answer": "cat", "question": "Which?"}]
-    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    server.reply = lambda data, count: "CORRECT" if data["question"] == "Which?" else (401, "x", {})
+    row = {"response": SAME, "answer": "cat", "question": "Which?"}
     command = [sys.executable, str(HERE.parent / "reward.py"), "--responses", str(tmp_path / "in.jsonl"),
-               "--out", str(tmp_path / "out.jsonl"),
-               "--verifier", server.url, "--verifier_model", "judge", "--patience", "0.3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["total"] for line in open(tmp_path / "out.jsonl")] == [1.0, 0.2]
-    assert "verifier 0.5" in done.stdout
-    (tmp_path / "out.jsonl").unlink()
-    server.reply = lambda data, count: (503, "x", {})
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "has not answered" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "out.jsonl").exists()
+               "--out", str(tmp_path / "out.jsonl"), "--verifier", server.url, "--verifier_model", "judge"]
+    for question, code in (("Which?", 0), ("What?", 1)):
+        (tmp_path / "in.jsonl").write_text(json.dumps({**row, "question": question}))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        assert ("  verifier 1  " in done.stdout) == (code == 0) and ("HTTP 401" in done.stderr) == (code == 1)
+    assert [json.loads(line)["total"] for line in open(tmp_path / "out.jsonl")] == [1.0]

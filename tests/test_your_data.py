@@ -68,7 +68,7 @@ def run(command, model_path):
     python, script, *flags = shlex.split(command)
     assert python == "python"
     if script == "reward.py":
-        reward.main(tyro.cli(reward.Config, args=flags))
+        reward.score_file(tyro.cli(reward.Config, args=flags))
         return
     module, Config = {"grpo.py": (grpo, grpo.Config), "sft.py": (sft, sft.Config),
                       "recipes/plan.py": (plan, plan.DataConfig)}[script]
