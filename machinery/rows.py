@@ -361,11 +361,11 @@ def rows_fingerprint(records):
 # --------------------------------------------------------------------------------------------------- pictures
 
 def open_image(image):
-    """A path, the bytes of a file or a PIL image as RGB, turned as EXIF says. Nothing is clipped: more than
-    eight bits are scaled down, and what is transparent is laid on white."""
+    """A path, the bytes of a file or a PIL image as RGB, turned as EXIF says. Nothing is clipped: grey of 16
+    bits is scaled down, and what is transparent is laid on white."""
     image = ImageOps.exif_transpose(opened(image))
-    if image.mode.startswith("I") or image.mode == "F":
-        image = eight_bits(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -378,19 +378,6 @@ def opened(image):
     return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
 
 
-def eight_bits(image):
-    """Grey of 16 or 32 bits, or of floats, as 8 bits. Where a file does not say its range, it is the smallest
-    usual one that holds all values, else from the least to the greatest value."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = values.min(), values.max()
-    if not np.isfinite([low, high]).all():
-        raise ValueError("it has pixels that are no finite numbers")
-    usual = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
-    fits = [most for most in usual if low >= 0 and high <= most]
-    low, high = (0, fits[0]) if fits else (low, max(high, low + 1))
-    return Image.fromarray(((values - low) / (high - low) * 255 + 0.5).astype(np.uint8))
-
-
 def image_size(image):
     """(height, width) of an image that can be decoded, else a text that says why it cannot be used."""
     name = ascii(image)[1:-1][-80:] if isinstance(image, str) else "(bytes)"
@@ -398,6 +385,8 @@ def image_size(image):
         image = opened(image)
         if max(image.size) > 200 * min(image.size):  # Qwen-VL's processor refuses it
             return f"image {name} has {image.width} x {image.height} pixels: 200 times longer than wide"
+        if image.mode in ("I", "F"):  # its range is not known
+            return f"image {name} has pixels of 32 bits: save it with 8 or 16"
         # of several frames one would be taken. A camera's MPO holds a photo, and smaller ones behind it
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             return f"image {name} is animated or has several pages: name one of them as a file of its own"
