@@ -12,8 +12,8 @@ Two scores stand side by side because a parser alone can move a table by 15 poin
               is the answer; without a box, an answer that the reply states plainly ("B", "**B**", "B) text",
               "The answer is B."). Anything else is unparsed, and unparsed is wrong. reward.py compares it.
     official  MMMU's own algorithm on the same reply (scoring/official.py), to compare with published numbers.
-              Where it would pick a letter at random we count wrong, and report how often (official_random)
-              and what luck would have added on average (official_luck). It does not know \\boxed{B}:
+              Where it would pick a letter at random we count wrong, and report how often
+              (official_random). It does not know \\boxed{B}:
               official_boxed is the same algorithm on the inside of the last box, for models that use boxes.
 
 Other data sets with one answer a question are scored by the same rule: MMMU-Pro as it is, others with

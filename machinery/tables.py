@@ -2,7 +2,6 @@
 import math
 
 import numpy as np
-from scipy.stats import pearsonr, rankdata
 
 
 def mean_and_error(values):
@@ -23,11 +22,12 @@ def pearson(x, y):
     """Correlation of two lists; None with fewer than three points or when one of them does not vary."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(pearsonr(x, y).statistic)
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def spearman(x, y):
     """Rank correlation, ties averaged; None where pearson is."""
+    from scipy.stats import rankdata  # takes a second
     return pearson(rankdata(x), rankdata(y))
 
 

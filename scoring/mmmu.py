@@ -10,6 +10,7 @@ from statistics import mean, stdev
 
 from machinery.files import Refused, read_jsonl
 from machinery.rows import accepted_answers, parse_options
+from machinery.tables import percent, table_lines
 from scoring.denial import denies_image
 from scoring.numbers import number
 from scoring.official import official_right
@@ -130,7 +131,6 @@ def mark(row, rule, judge, kept):
     reply = (row["response"] if reply is None else reply).strip()
     row["official"], row["official_random"] = map(float, official_right(reply, row))
     row["official_boxed"] = float(official_right(row["parsed"], row)[0]) if row["boxed"] else row["official"]
-    row["official_luck"] = row["official_random"] / max(1, len(row["options"]))
     row["unparsed"] = float(row["parsed"] is None)
     row["truncated"] = float(row.get("finish") == "length")
     row["format"] = float(kept)
@@ -140,8 +140,7 @@ def mark(row, rule, judge, kept):
 def summary(rows):
     """The dictionary of scores.json from marked rows. All rates are fractions."""
     scores = {**group(rows), "questions": len({row["id"] for row in rows})}
-    for name in ("official_boxed", "official_random", "official_luck", "unparsed", "truncated",
-                 "format", "denial"):
+    for name in ("official_boxed", "official_random", "unparsed", "truncated", "format", "denial"):
         scores[name] = mean(row[name] for row in rows)
     for name, claim in (("rule_with_denial", 1.0), ("rule_without_denial", 0.0)):
         part = [row["rule"] for row in rows if row["denial"] == claim]
@@ -186,41 +185,29 @@ def standard_error(values):
 
 
 def tables(scores):
-    """The scores as plain aligned text, in percent (rates and accuracies) and tokens (length). The three
-    columns in % are accuracies: by our rule, by MMMU's algorithm, by the same where it reads the last box."""
-    rows = [("", "n", "rule %", "+- se", "MMMU's %", "MMMU's %, reading the box", "tokens")]
+    """The scores as a table: accuracies in % by our rule, by MMMU's algorithm, and by the same where it reads
+    the last box; length in tokens. Below it shares of all responses, in %."""
     named = [*scores["disciplines"]] != ["Other"]  # otherwise it is another data set than MMMU
+    rows = []
     for discipline, g in scores["disciplines"].items():
         rows += [_line(discipline, g)] if named else []
-        rows += [_line("  " * named + subject, g) for subject, g in scores["subjects"].items()
+        rows += [_line("- " * named + subject, g) for subject, g in scores["subjects"].items()
                  if DISCIPLINE_OF.get(subject, "Other") == discipline and (named or subject != "unknown")]
-    rows.append(_line("Overall", scores))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    text = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    for at in (1, -1)[:len(rows) - 1]:
-        text.insert(at, "-" * len(text[0]))
-    rates = [("unparsed", "unparsed"), ("truncated", "cut off"), ("format", "format"),
-             ("denial", "image denied"), ("official_random", "MMMU's parser picks at random")]
-    text += ["", "right answers in %: by our rule, by MMMU's algorithm on the reply, and by the same on the "
-             "inside of its last box (on the reply where it has no box)",
-             "responses in %: " + ", ".join(f"{label} {_percent(scores[name])}" for name, label in rates),
-             f"rule where the image is denied {_percent(scores['rule_with_denial'])}, "
-             f"elsewhere {_percent(scores['rule_without_denial'])}; "
-             f"luck would add {_percent(scores['official_luck'])} to MMMU's"]
+    header = ("", "n", "rule, %", "MMMU's, %", "MMMU's on the box, %", "tokens")
+    shares = {name.replace("_", " "): percent(scores[name]) for name in (
+        "unparsed", "truncated", "format", "denial", "rule_with_denial", "rule_without_denial",
+        "official_random")}
+    text = [*table_lines(header, [*rows, _line("all", scores)]), f"in %: {shares}".replace("'", "")]
     if asked := scores.get("verifier"):
-        text.append(f"rule or judge {_percent(scores['judge'])}; of what was asked, no verdict on "
-                    f"{_percent(asked['no_verdict'])}; of {asked['audited']} answers that the rule accepts, "
+        text.append(f"rule or judge {percent(scores['judge'])}; of what was asked, no verdict on "
+                    f"{percent(asked['no_verdict'])}; of {asked['audited']} answers that the rule accepts, "
                     f"the judge refuses {asked['disagree']}")
     if len(scores["runs"]) > 1:
-        text.append(f"{len(scores['runs'])} runs: {', '.join(map(_percent, scores['runs']))}; mean "
-                    f"{_percent(scores['rule'])} +- {_percent(scores['runs_se'])} (standard error over runs)")
+        text.append(f"{len(scores['runs'])} runs: {', '.join(map(percent, scores['runs']))}; mean "
+                    f"{percent(scores['rule'], scores['runs_se'])} (standard error over runs)")
     return "\n".join(text)
 
 
-def _percent(x):
-    return "-" if x is None else f"{100 * x:.1f}"
-
-
 def _line(name, g):
-    percents = [_percent(g[k]) for k in ("rule", "rule_se", "official", "official_boxed")]
-    return (name, str(g["n"]), *percents, "-" if g["length"] is None else f"{g['length']:.0f}")
+    return (name, g["n"], percent(g["rule"], g["rule_se"]), percent(g["official"]),
+            percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")

@@ -159,9 +159,10 @@ def test_tables_by_hand():
     for name in ("truncated", "denial", "unparsed"):
         assert scores[name] == pytest.approx(1 / 9) and scores["format"] == pytest.approx(8 / 9), name
     assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
-    assert E.tables(scores).splitlines()[4].split() == ["Other", "1", "0.0", "-", "0.0", "0.0", "100"]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in E.tables(scores).splitlines()]
+    assert ["Other", "1", "0.0", "0.0", "0.0", "100"] in lines
     one_box, _ = one(THOUGHT + r"So \boxed{B}")
-    assert [one_box[f"official{name}"] for name in ("", "_boxed", "_random", "_luck")] == [0, 1, 1, 0.25]
+    assert [one_box[f"official{name}"] for name in ("", "_boxed", "_random")] == [0, 1, 1]
 
 
 def test_the_judge_counts_apart(tmp_path, monkeypatch):
@@ -186,7 +187,7 @@ def test_score_command_without_torch(tmp_path):
     code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
             "assert 'torch' not in sys.modules")
     command = [sys.executable, "-c", code, "eval_mmmu.py", "score", "--responses", path]
-    assert "Overall" in subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert "| all" in subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert (scores["n"], scores["rule"], scores["subjects"]["Math"]["n"]) == (9, pytest.approx(4 / 9), 9)
 
