@@ -149,7 +149,7 @@ class QFormer(nn.Module):
     a quiet prefix, not as noise.
     """
 
-    options = ("queries", "layers")  # flags of the command below that its making takes
+    options = ("queries",)  # flags of the command below that its making takes
 
     def __init__(self, vision_width, llm_width, queries=64, layers=2):
         super().__init__()
@@ -208,7 +208,7 @@ MERGERS = {"merger": MergerConnector, "patch_merger": PatchMerger, "deepstack_me
 
 def chosen(config):
     """Name of the connector that took the place of the family's own, or None. `python connector.py` writes it
-    into the new folder's config.json, with its options: "qformer": {"queries": 64, "layers": 2}."""
+    into the new folder's config.json, with its options: "qformer": {"queries": 64}."""
     named = getattr(config, "connector", None) if family_of(config).tiled else None
     if named and named not in CONNECTORS:
         raise Refused(f"{config.name_or_path}: its config.json names the connector {named!r}, and "
@@ -240,7 +240,6 @@ class Config:
     out: str = "out/qformer"                      # the new model folder; train its connector first (sft.py)
     connector: Literal[tuple(CONNECTORS)] = "qformer"  # with fresh weights
     queries: int = 64                             # visual tokens a tile (qformer)
-    layers: int = 2                               # blocks (qformer)
     seed: int = 0                                 # of the fresh weights
 
 

@@ -23,10 +23,6 @@ published numbers of MathVista, MathVision and MathVerse (VLMEvalKit measures th
     python eval_mmmu.py --model out/tiny/connector --data data/tiny/mmmu --max_new_tokens 128        # laptop
     torchrun --nproc_per_node 8 eval_mmmu.py --model out/connector --data MMMU/MMMU --runs 5 \\
         --ask "Put the final answer in \\boxed{}."
-    python eval_mmmu.py --model out/connector --data AI4Math/MathVista --split testmini \\
-        --columns id=pid options=choices image=decoded_image --out out/mathvista
-    python eval_mmmu.py --model out/connector --data MMMU/MMMU_Pro --subset "standard (10 options)" \\
-        --split test --out out/mmmu_pro
     python eval_mmmu.py score --responses out/eval/responses.jsonl --out out/eval/scores.json
 """
 import hashlib

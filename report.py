@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from huggingface_hub import ModelCard, ModelCardData
 
-from machinery.card import card_text
 from machinery.figures import draw_curves, draw_results, save_figure
-from machinery.files import TRAINER, Refused, main, read_json, read_jsonl, resolve, write_text
+from machinery.files import (
+    TRAINER, Refused, hub_name, main, read_json, read_jsonl, resolve, write_text)
 from machinery.page import count_marks, evenly, has_spread, marks_of, read_groups, write_page
 from machinery.scores import gain, stage_result
 from machinery.tables import percent, points, print_table
@@ -38,6 +39,19 @@ PANELS = {  # title: metrics drawn in it; a panel whose metrics the run never wr
     "loss": ["loss", "val_loss"],
     "learning rate": ["lr"],
 }
+
+
+CARD = """---
+{front}
+---
+# {name}
+
+A vision-language model made with nanoR1V, a training code for the recipe of
+[Skywork-R1V3](https://arxiv.org/abs/2507.06167), for research: no stage aims at safety. Add the scores of
+your own evaluation. The stages that made it, the last one first:
+
+{stages}
+"""
 
 
 @dataclass
@@ -163,12 +177,28 @@ def table(cfg):
 
 
 def card(cfg):
+    """The config.json of the run and of those before it, with what the hub reads. A folder may be of another
+    run today than it was then."""
     checkpoint = Path(resolve(cfg.run, "RUN"))
-    out = Path(cfg.out or checkpoint / "README.md")
+    out, run, stages = Path(cfg.out or checkpoint / "README.md"), checkpoint.parent, {}
     if out.exists():
         raise Refused(f"{out} is there already, and somebody may have written into it: "
                       f"delete it, or name another file with --out")
-    write_text(out, card_text(checkpoint))
+    while run not in stages and (run / "config.json").is_file():
+        about = read_json(run / "config.json")
+        if "config" not in about:  # of a model, not of a run
+            break
+        stages[run], start = about, Path(about["config"]["model"])
+        run = start.parent if start.name.startswith("step_") else start
+    if not stages:
+        raise Refused(f"{checkpoint} is no checkpoint of a run folder: nothing is known of how it was made")
+    front = ModelCardData(license="other", license_name="FILL-IN-the-license-of-the-base-model",
+                          base_model=str(start) if hub_name(str(start)) else None, tags=["nanoR1V"],
+                          pipeline_tag="image-text-to-text")
+    told = [f"`{folder}`\n\n```json\n{json.dumps(about, indent=1, ensure_ascii=False)}\n```"
+            for folder, about in stages.items()]
+    text = CARD.format(front=front.to_yaml(), name=checkpoint.parent.name, stages="\n\n".join(told))
+    ModelCard(text).save(out)
     print(f"{out}: read it before you upload it (a license that is not known here is left to fill in; paths "
           f"and flags of the run are shown). Then:\n"
           f"hf upload OWNER/NAME {checkpoint} . --exclude \"{TRAINER}/*\"")

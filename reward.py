@@ -79,7 +79,7 @@ def judge(claims, verifier):
 
 def _reward(c, right, why, asked, verdict):
     """CHANGE THE REWARD HERE, as far as it needs no more than text and gold."""
-    if asked and not right:
+    if asked:
         no = "agrees" if verdict is False else "gave no verdict"
         why = "verifier" if verdict else f"{why}; the verifier {no}"
     accurate = right or verdict is True
@@ -96,12 +96,8 @@ def score_batch(responses, golds, thinking_prompt=True, options=None, verifier=N
     """
     n = len(responses)
     thinking = [thinking_prompt] * n if isinstance(thinking_prompt, bool) else list(thinking_prompt)
-    golds, options, questions = list(golds), options or [None] * n, questions or [""] * n
-    if not len(thinking) == len(golds) == len(options) == len(questions) == n:
-        raise ValueError(
-            f"score_batch got {n} responses, {len(golds)} golds, {len(thinking)} thinking_prompt, "
-            f"{len(options)} options, {len(questions)} questions: one of each for every response, please")
-    return judge([*map(read_claim, responses, golds, thinking, options, questions)], verifier)
+    rows = zip(responses, golds, thinking, options or [None] * n, questions or [""] * n, strict=True)
+    return judge([read_claim(*row) for row in rows], verifier)
 
 
 def score(response, gold, thinking_prompt=True, options=None, verifier=None, question=None):
@@ -110,15 +106,12 @@ def score(response, gold, thinking_prompt=True, options=None, verifier=None, que
 
 
 def rates(rewards):
-    """What to log about a batch, as fractions: rule and verifier (who accepted), asked, no_verdict (of it).
-    audited: how many the rule accepted and the verifier saw too; disagree: how many of them it rejected."""
-    n = max(1, len(rewards))
-    asked = [r for r in rewards if r.asked]
-    audited = [r for r in asked if r.rule]
+    """What to log about a batch, as fractions: who accepted (rule, verifier), how many answers the verifier
+    was asked about, and on how many of these it gave no verdict."""
+    n, asked = max(1, len(rewards)), [r for r in rewards if r.asked]
     return {"rule": sum(r.rule for r in rewards) / n,
             "verifier": sum(r.accuracy > 0 and not r.rule for r in rewards) / n, "asked": len(asked) / n,
-            "no_verdict": sum(r.verdict is None for r in asked) / max(1, len(asked)),
-            "audited": len(audited), "disagree": sum(r.verdict is False for r in audited)}
+            "no_verdict": sum(r.verdict is None for r in asked) / max(1, len(asked))}
 
 
 @dataclass

@@ -9,7 +9,6 @@ median counts, and the spread is (largest - smallest) / median. On a CPU TRL com
 bf16); ours does so, too, and once more as by default (--dtype auto), where that is not fp32.
 
 Leaves bench/results.json, {setting: {"ours_s", "peer_s", "ratio", "spread", ...}}, and results.md, its table.
---only WORDS measures the settings whose names have one of them, and keeps the other results.
 """
 import json
 import os

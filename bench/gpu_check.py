@@ -52,7 +52,6 @@ BOUNDS = {"fp32 SDPA": (2e-4, 0.99999), "bf16 SDPA": (0.3, 0.98), "bf16 fused": 
 @dataclass
 class Config:
     parts: tuple[Literal["a", "b", "c", "d", "e", "f", "g"], ...] = tuple("abcdefg")
-    table: bool = False                 # print what was measured as Markdown, and nothing else
     device: str = "cuda"                # cpu tries the script, not the GPU
     shapes: tuple[str, ...] = ("recipes/configs/InternVL3-2B", "recipes/configs/InternVL3-8B")  # of (d)
     tokens: int = 16384                 # of a pack; other sizes follow it
@@ -276,10 +275,6 @@ def measure(part, cfg):  # its rows that are not there yet; returns those that a
 
 
 def check(cfg):
-    if cfg.table:
-        rows = [(file.stem, *row) for file in sorted(Path(cfg.out).glob("?.json"))
-                for row in read_json(file)["rows"].items()]
-        return say("\n".join(["| part | row | measured |", "|---|---|---|", *[line(*row) for row in rows]]))
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise Refused("no GPU here; --device cpu tries the script itself")
     if cfg.shapes == ("small",):

@@ -4,9 +4,6 @@ A finding returns rows, from a few calls. `Seed.recipe` is `make tiny` itself; `
 with other flags; `Seed.evaluate` asks the same questions of every model (400 of maths, 5 x 200 others, each
 twice). All of it lies in out/tiny, out/tiny-seed1, ... and out/experiments; what is finished is not made
 again, and what was interrupted goes on, because the scripts themselves do.
-
-Two models of one seed answered the same questions. So a difference is taken question by question, and its 95%
-interval is that of all seeds' questions together.
 """
 import json
 import math

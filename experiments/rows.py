@@ -16,8 +16,7 @@ VERDICTS = {"same direction": COLOURS[2], "no difference seen": COLOURS[2], "not
 
 
 def t_times(freedom):
-    """How many standard errors an interval of 95% reaches to either side when the errors were measured on
-    freedom + 1 values: 2.776 for five runs, 1.96 for very many. Three decimals, as in printed tables."""
+    """Standard errors to either side of an interval of 95% over freedom + 1 values, as in printed tables."""
     from scipy import stats  # takes seconds
     return round(float(stats.t.ppf(0.975, freedom)), 3)
 

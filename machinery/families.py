@@ -1,8 +1,7 @@
 """The model families: one class each, with all in which they differ; adding a family is adding a class here.
 
 Most of it is names: where transformers keeps the three parts. The rest is how the encoder is called, what an
-image becomes in a prompt, and the positions of its tokens. What the connector computes is written out in
-connector.py; `connectors` says which of its classes stands where.
+image becomes in a prompt, and the positions of its tokens. connector.py has what the connectors compute.
 """
 import math
 
@@ -61,8 +60,7 @@ class Family:
     # ---- prompts
 
     def limit_images(self, image_processor, max_tiles, pixels):
-        """Set the limits of an image in its processor: at most max_tiles tiles, or pixels = (fewest, most);
-        0: its own."""
+        """Limit images in the processor: at most max_tiles tiles, or pixels = (fewest, most); 0: its own."""
 
     def marks(self, tokenizer):
         """Ids that stand before and behind an image's tokens and are not written by the chat template."""

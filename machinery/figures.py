@@ -3,25 +3,17 @@ import math
 import os
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
-
 
 # Okabe and Ito's colours: colour-blind readers tell them apart
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31"]
 
-
-def figure_style():
-    """matplotlib.pyplot in the style of all figures here; it draws into files, no screen is needed."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    plt.rcParams.update({
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-        "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
-        "legend.frameon": False, "savefig.dpi": 150})
-    return plt
-
-
-plt = figure_style()
+matplotlib.use("Agg")  # it draws into files, no screen is needed
+plt.rcParams.update({
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
+    "legend.frameon": False, "savefig.dpi": 150})
 
 
 def save_figure(figure, path):
@@ -39,10 +31,8 @@ def smooth(values, half):
 
 
 def draw_curves(runs, names, panels):
-    """A figure with a panel for each of {title: metrics}. runs: as report.read_metrics gives them.
-
-    One run: a colour a metric. Several runs: a colour a run, and the panel's second metric is dashed.
-    """
+    """A figure with a panel for each of {title: metrics}. runs: as report.read_metrics gives them. One run: a
+    colour a metric. Several runs: a colour a run, and the panel's second metric is dashed."""
     alone, columns = len(runs) == 1, min(4 if len(panels) > 6 else 3, len(panels))
     rows = math.ceil(len(panels) / columns)
     size = (4.2 * columns, 2.9 * rows)
@@ -71,9 +61,7 @@ def draw_curves(runs, names, panels):
 
 def draw_results(results, names, path):
     """Left: maths and the others at each stage. Middle: every subject. Right: how long the answers are.
-
-    results: {label of a stage: its line of results.json}; names: subjects, maths first
-    """
+    results: {label of a stage: its line of results.json}; names: subjects, maths first"""
     figure, axes = plt.subplots(1, 3, figsize=(12.6, 4.0), width_ratios=[1.25, 1.45, 0.8],
                                 layout="constrained")
     left, middle, right = axes

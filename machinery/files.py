@@ -79,8 +79,7 @@ def json_lines(path, errors="strict"):
     """(line number, row) of each line of a JSON-lines file that is not blank; numbers count from 1.
 
     Where a line is not JSON, its row is the ValueError: the caller knows whether to refuse or to count it.
-    Lines end at "\\n" alone, because a text may hold other line breaks (U+2028). errors: as in open().
-    """
+    Lines end at "\\n" alone, because a text may hold other line breaks (U+2028). errors: as in open()."""
     with open(path, encoding="utf-8-sig", errors=errors, newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():

@@ -2,7 +2,7 @@
 
 Written out with its gradient, because this is the one place where (tokens x vocabulary) numbers arise: each
 of them is computed once in the forward, once more in the backward when they are too many to keep (KEEP), and
-never copied. A reader of the recipe may skip this file; `VLM.head` says what it computes.
+never copied.
 """
 from contextlib import contextmanager
 

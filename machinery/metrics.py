@@ -58,8 +58,7 @@ def rollout_rows(step, group, trained, most=4):
     They are spread evenly over the group's order of advantages, so they differ in reward if the group does.
 
     group: rollouts of the step's first prompt, which was drawn like any other. trained: some of this rank's.
-    vLLM gives no entropies, so only trained responses have them: then the first group of those is taken.
-    """
+    vLLM gives no entropies, so only trained responses have them: then the first group of those is taken."""
     if group[0].entropy is None:
         group = [r for r in trained if r.prompt is trained[0].prompt]
     order = sorted(group, key=lambda r: -r.advantage.double().mean())
@@ -80,49 +79,42 @@ def sample_row(rollout):
             "entropy": [round(e, 3) for e in rollout.entropy.tolist()]}  # short: responses have thousands
 
 
-# signs that compare with the start, the best or the median. One step of a few responses is mostly chance, so
-# these wait until there are some
-COMPARED, SOME_STEPS = ("reward collapse", "entropy shoots up", "entropy vanishes", "high entropy spreads",
-                        "gradient norm explodes"), 10
+SOME_STEPS = 10  # a step of a few responses is mostly chance: comparisons wait until there are so many
 
 
 class Watch:
     """Says in one line when one of the paper's failure signatures appears (sections 5.2 to 5.6, 6.5), and
-    again only after it was gone. Compares with the run's first step and best reward, also after a resume, but
-    not before its tenth step."""
+    again only after it was gone."""
 
     def __init__(self, run):
-        self.steps = read_jsonl(run.dir / "metrics.jsonl")
-        self.said = set()
+        self.steps, self.said = read_jsonl(run.dir / "metrics.jsonl"), set()
 
     def __call__(self, step, m):
         self.steps.append(m)
-        signs = failure_signs(m, self.steps[0], max(m["reward"] for m in self.steps),
-                              median(m["grad_norm"] for m in self.steps))
-        if len(self.steps) < SOME_STEPS:
-            signs = {name: text for name, text in signs.items() if name not in COMPARED}
+        signs = failure_signs(self.steps)
         for name in sorted(signs.keys() - self.said):
             say(f"step {step}: {name}: {signs[name]}")
         self.said = set(signs)
 
 
-def failure_signs(m, first, best, norm):
-    """{name: what is seen} of the signs that a step's metrics m show. first: metrics of the first step; best:
-    highest reward yet; norm: median gradient norm yet."""
-    entropy, high = first["entropy"], first["entropy_high"]
+def failure_signs(steps):
+    """{name: what is seen} of the signs that the last step's metrics show, also beside those before."""
+    m, some, best = steps[-1], len(steps) >= SOME_STEPS, max(m["reward"] for m in steps)
+    entropy, high = steps[0]["entropy"], steps[0]["entropy_high"]
+    norm = median(m["grad_norm"] for m in steps)
     signs = (
-        ("reward collapse", m["reward"] < 0.5 * best,
+        ("reward collapse", some and m["reward"] < 0.5 * best,
          f"reward {m['reward']:.2f}, its best was {best:.2f}: a lower --lr?"),
         ("repetition", m["repetition"] > 0.3,
          f"{m['repetition']:.0%} of the text repeats itself"),
-        ("entropy shoots up", m["entropy"] > 3 * entropy + 0.5,
+        ("entropy shoots up", some and m["entropy"] > 3 * entropy + 0.5,
          f"{m['entropy']:.2f}, at the start {entropy:.2f}: it unlearns; a lower --lr?"),
-        ("entropy vanishes", m["entropy"] < 0.05 * entropy,
+        ("entropy vanishes", some and m["entropy"] < 0.05 * entropy,
          f"{m['entropy']:.4f}, at the start {entropy:.2f}: nothing is explored any more"),
-        ("high entropy spreads", m["entropy_high"] > 3 * high + 0.02 and m["entropy"] < entropy,
+        ("high entropy spreads", some and m["entropy_high"] > 3 * high + 0.02 and m["entropy"] < entropy,
          f"{m['entropy_high']:.1%} of the tokens are above --high_entropy, at the start {high:.1%}, and the "
          f"mean entropy is lower"),
-        ("gradient norm explodes", m["grad_norm"] > 10 * norm,
+        ("gradient norm explodes", some and m["grad_norm"] > 10 * norm,
          f"{m['grad_norm']:.2g}, its median is {norm:.2g}: a lower --lr or --clip_high?"),
         ("lengths at the limit", m["truncated"] > 0.2,
          f"{m['truncated']:.0%} of the responses are cut off: raise --max_new_tokens, or it rambles"),

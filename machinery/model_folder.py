@@ -74,8 +74,7 @@ def is_tied(path, default):
     the opposite; other folders contradict themselves. So the weights decide: a model is tied when its file
     holds one of the two tensors, or both and they are equal. What is said counts where the file leaves it
     open, and "tied" said in either place outweighs "not tied". Only an output layer that is lost stays lost,
-    where all that is said is "not tied". default: where nothing is said and both tensors are equal.
-    """
+    where all that is said is "not tied". default: where nothing is said and both tensors are equal."""
     raw = raw_config(path)
     places = (raw, raw.get("text_config") or raw.get("llm_config") or {})
     said = [c["tie_word_embeddings"] for c in places if c.get("tie_word_embeddings") is not None]
@@ -198,8 +197,7 @@ def add_adapters(vlm, rank):
 
     There is no dropout, because the policy that learns must be the one that sampled. The factor is 2 at every
     rank (peft's alpha is 2 * rank): AdamW makes steps of one size whatever it is. Folders and vLLM get
-    W + 2 B A; trainer/ holds all three, because a sum in bf16 cannot be taken apart again.
-    """
+    W + 2 B A; trainer/ holds all three, because a sum in bf16 cannot be taken apart again."""
     from peft import LoraConfig, inject_adapter_in_model  # here, because only such a run needs peft
     llm = vlm.hf.model.language_model
     places = [name for name, module in llm.named_modules() if isinstance(module, nn.Linear)]

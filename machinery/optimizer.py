@@ -28,8 +28,7 @@ def update(vlm, optimizer, lr, clip, run, batch, patience=3):
     clipping.
 
     A gradient that is not finite is not applied: the step is skipped, the ids of its rows (`batch`) go to
-    bad_steps.jsonl, and `patience` of them in a row stop the run.
-    """
+    bad_steps.jsonl, and `patience` of them in a row stop the run."""
     optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
     for o in optimizers:
         for group in o.param_groups:

@@ -1,8 +1,5 @@
 """The page that `report.py page` writes: a run's curves and its responses, group by group, tokens coloured by
-entropy; one file, no network.
-
-The page is page.html beside this file, with the data in the place of __DATA__. Its script draws only the
-groups near the window, so thousands of responses are no burden.
+entropy; one file, no network. It is page.html beside this file, with the data in the place of __DATA__.
 """
 import base64
 import io
@@ -23,8 +20,7 @@ CHARACTERS = 8_000_000  # of all texts at most: about 2 million tokens, 25 MB of
 
 
 def read_groups(path):
-    """The rows of rollouts.jsonl, a list for each group, one after the other: rows that follow each other and
-    have the same step and id."""
+    """The rows of rollouts.jsonl, a list for each group: rows in sequence of the same step and id."""
     for _, rows in groupby(read_jsonl(path), key=lambda row: (row["step"], row["id"])):
         yield list(rows)
 
@@ -38,8 +34,7 @@ def evenly(sizes, most):
 
 
 def marks_of(row, spread):
-    """Which of FILTERS a row of rollouts.jsonl passes. spread: whether rewards differ in its group; None:
-    unknown."""
+    """Which of FILTERS a row passes. spread: whether rewards differ in its group; None: unknown."""
     right = row.get("accuracy")
     passed = (right, right is not None and not right, row.get("format") == 0, row.get("finish") == "length",
               denies_image(row["text"]), spread is False)
@@ -70,8 +65,7 @@ def write_page(path, run, groups, all_responses, image_size, curves=()):
     groups: dicts of step, id, question, images, gold, size and right (of the whole group; None: unknown) and
     responses: dicts of reward, accuracy, format, advantage, finish, marks (see FILTERS), tokens, entropy
     (nats; None: unknown) and critical (numbers of the tokens to underline).
-    all_responses: so many are in the file. curves: {metric: (steps, values)}.
-    """
+    all_responses: so many are in the file. curves: {metric: (steps, values)}."""
     images = {image: None for group in groups for image in group["images"]}
     images = {image: inline_image(image, image_size) for image in images}
     responses = [r for group in groups for r in group["responses"]]

@@ -107,8 +107,7 @@ def shard(vlm, world, hybrid=False, offload=False, whole=False):
     its part, in fp32 where bf16 will not do. hybrid: every node holds a whole copy and shards it among its
     own processes, so that only gradients cross the network between nodes. offload: weights, gradients and
     optimizer wait in host memory. whole: nothing is divided; every process gets all of a model that waits in
-    host memory. On the device "meta" the model is divided and nothing is filled in.
-    """
+    host memory. On the device "meta" the model is divided and nothing is filled in."""
     if world.size == 1 and not whole:
         return vlm
     weights = tensors(vlm)

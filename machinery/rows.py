@@ -188,8 +188,7 @@ def fields_of(row, folder, need):
 
 
 def text(row, name, needed=True):
-    """A text, or a number as text. True, nan and objects are neither: nobody would write what they look like
-    in print."""
+    """A text, or a number as text. True, nan and objects are neither."""
     given = row.get(name)
     if isinstance(given, list) and len(given) == 1 and not needed:
         given = given[0]
@@ -342,10 +341,8 @@ def report_bad(source, good, bad, limit_bad):
 
 
 def rows_fingerprint(records):
-    """Tells whether a run's data are still the same: {"rows": their number, "sha256": of all fields}.
-
-    An image counts with its bytes where the data hold them, else with its file's name, size, height, width:
-    reading all files once more would take long."""
+    """Tells whether a run's data are still the same: {"rows": their number, "sha256": of all fields}. An
+    image that is a file counts with its name, size, height, width: reading all once more would take long."""
     total = hashlib.sha256()
     for r in records:
         fields = [r.id, r.question, r.options, r.answer, r.solution, r.subject, r.turns, r.sizes]

@@ -53,8 +53,7 @@ def batch_indices(n, batch, step, seed):
 
 
 def learning_rate(step, steps, peak, warmup, schedule):
-    """Of optimizer step `step` (from 0): linear warm-up over `warmup` steps, then constant, linear or cosine
-    to 0."""
+    """Of step `step` (from 0): linear warm-up over `warmup` steps, then constant, linear or cosine to 0."""
     if step < warmup:
         return peak * min(1.0, (step + 1) / warmup)  # a warm-up of 0.3 steps must not begin above the peak
     done = (step - warmup) / max(1, steps - warmup)
@@ -70,8 +69,7 @@ class Run:
     Another configuration in the same folder is refused, except for the flags in `may_change`, which do not
     alter what the steps so far have computed. `step` is where the newest complete checkpoint (`last`) stands:
     the run goes on there. `state`: what the choice of the next prompts wants to remember (plain JSON, the
-    same on every rank); it is saved with every checkpoint.
-    """
+    same on every rank); it is saved with every checkpoint."""
 
     def __init__(self, out, cfg, world, may_change=()):
         self.dir, self.rank, self.bad_steps, self.send = Path(out), world.rank, 0, None

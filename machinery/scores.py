@@ -11,8 +11,7 @@ def stage_result(scores, maths="Math"):
 
 
 def in_short(value, error, maths):
-    """{subject: value} and {subject: error} as they stand in results.json, with maths, the mean of the others
-    and the mean of all."""
+    """{subject: value}, {subject: error} -> these with maths, the mean of the others and of all."""
     short = {"maths": value.get(maths), "maths_se": error.get(maths)}
     rest = [name for name in value if name != maths]
     for key, names in (("others", rest), ("all", list(value))):
@@ -21,9 +20,8 @@ def in_short(value, error, maths):
 
 
 def gain(before, after, names, maths="Math"):
-    """What the second of two scores.json has more: {"trained", "maths", "maths_se", "others", "others_se",
-    "subjects", ...}. Both answered the same questions, so the error is that of the differences question by
-    question. names: of both, for the refusal of other questions."""
+    """What the second of two scores.json has more: {"trained", "maths", "maths_se", "others", ...}. Both
+    answered the same questions, so errors are of differences question by question. names: of both."""
     one, two = before["question_accuracy"], after["question_accuracy"]
     asked, again = ((s.get("data") or {}).get("questions") for s in (before, after))
     odd = {i for of in one.values() for i in of} ^ {i for of in two.values() for i in of}

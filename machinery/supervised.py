@@ -110,10 +110,8 @@ def keep_features(path, vlm, processor, rows, packs_of, limit_gib, world):
 def keep_best(run, losses, start, patience):
     """Point selected.json at the best checkpoint, and drop the others but the newest (which a resume
     needs). Returns True when the last `patience` losses brought no new best.
-
     losses: [(validation loss, step)], one of each checkpoint, and of step 0. start: folder or hub name of
-    the model that the run began with; step 0 is not saved once more.
-    """
+    the model that the run began with; step 0 is not saved once more."""
     loss, step = min(losses)
     gave_up = len(losses) > patience and step < losses[-patience][1]
     if run.rank:

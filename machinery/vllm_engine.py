@@ -163,8 +163,7 @@ class Engine:
                 for o in output.outputs]
 
     def _gather(self, mine):
-        """The requests of all processes that share this engine, which have to feed it the same, and the place
-        of our own among them"""
+        """The requests of all processes that share this engine, and the place of our own among them"""
         if self.tensor_parallel == 1:
             return mine, 0
         from vllm.distributed import get_tp_group
@@ -262,8 +261,7 @@ def check_tie(model, vlm, rename):
 
 
 def checksums(vlm):
-    """One number for each tensor of the parts that train (of this rank's shard): an optimizer step changes
-    them."""
+    """A number for each tensor that trains (of this rank's shard): an optimizer step changes them."""
     own = [p.detach() for name, p in vlm.hf.named_parameters() if vlm.family.part_of(name) not in vlm.frozen]
     own = [p.to_local() if isinstance(p, DTensor) else p for p in own]
     return torch.stack([p.sum(dtype=torch.float64) for p in own]).tolist()

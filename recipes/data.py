@@ -67,8 +67,8 @@ def text_key(*texts):
 
 
 def look(image):
-    """(256 bits, height / width): where a 17 x 16 grey thumbnail grows brighter to the right. Stored again in
-    another size or format, a picture keeps nearly all of them."""
+    """(256 bits, height / width): where a 17 x 16 grey thumbnail grows brighter to the right. Stored again,
+    a picture keeps nearly all of them."""
     picture = open_image(image)
     thumb = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BILINEAR), dtype=np.int16)
     return (thumb[:, 1:] - thumb[:, :-1] > 2).flatten(), picture.height / picture.width

@@ -101,7 +101,7 @@ def memory(s, cfg):
     if many and cfg.rollout == "torch":
         state["sampler: replica"] = sum(copy.values())
     # a step has several packs, so gradients of earlier ones are there at every moment
-    worst = max(moments(s, cfg, share), key=size)
+    worst = max(moments(s, cfg, share), key=lambda rows: sum(rows.values()))
     phases["training"] = state | {"gradients, fp32": 4 * learns * here} | worst
     if cfg.rollout != "none":
         phases["sampling"] = state | sampling(s, cfg)
@@ -162,17 +162,13 @@ def sampling(s, cfg):
             "sampler: logits": 5 * 4 * B * s["vocabulary"]}
 
 
-def size(rows):
-    return sum(rows.values())
-
-
 def room(cfg):
     """GiB of a GPU that can be planned with: without CUDA's own 1.5 GiB and 6% lost to fragments."""
     return 0.94 * cfg.gpu_gib - 1.5
 
 
 def need(s, cfg):
-    return max(map(size, memory(s, cfg).values()))
+    return max(sum(rows.values()) for rows in memory(s, cfg).values())
 
 
 def changes(s, cfg):
@@ -233,8 +229,7 @@ def flops(s, tokens, pairs, responses, patches, seen):
     multiplied.
 
     pairs: (query, key) pairs that the packs let attend; responses: tokens that the head sees; patches: what
-    the encoder sees; seen: patches that each patch attends to.
-    """
+    the encoder sees; seen: patches that each patch attends to."""
     table = s["d"] * s["vocabulary"]
     blocks = s["parts"]["llm"] - table * (1 if s["tied"] else 2)
     llm = 6 * (blocks * tokens + table * responses) + 12 * s["layers"] * s["hq"] * pairs
@@ -270,14 +265,12 @@ def report(cfg):
         unreadable = report_unreadable(cfg.data, records, 1.0, "")
         records = [r for i, r in enumerate(records) if i not in unreadable]
     prompts = processor.prompts(records, cfg.thinking)
-    sizes = [size for r in records for size in r.sizes]
     solutions = [processor.plain.hide(r.solution) for r in records if r.solution]
     table = {"images of a row": [len(r.images) for r in records],
-             "image height": [h for h, _ in sizes], "image width": [w for _, w in sizes],
+             "longer side of an image": [max(size) for r in records for size in r.sizes],
              "visual tokens of a row": [p.full.count(processor.image_id) for p in prompts],
              "prompt tokens": [len(p.full) for p in prompts],
-             "solution tokens": [len(ids) for ids in processor.plain.encode(solutions)],
-             "options": [len(r.options) for r in records], "earlier turns": [len(r.turns) for r in records]}
+             "solution tokens": [len(ids) for ids in processor.plain.encode(solutions)]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
         f"{processor.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")

@@ -85,8 +85,7 @@ def of_science_qa(row):
 
 
 def of_exams_v(row):
-    """Question and options stand in the picture, and are marked there by letters of two alphabets or by
-    numbers."""
+    """Question and options stand in the picture, marked by letters of two alphabets or by numbers."""
     key = row["answer_key"].strip().upper()
     places = [marks.index(key) for marks in (LETTERS[:5], CYRILLIC, "12345") if key in list(marks)]
     if not places:

@@ -6,8 +6,7 @@ ours). It goes from cheap to dear:
 3. compare.py   by type, exactly; other types differ unless a named rule says so        microseconds, here
 4. maths.py     expressions, equations, inequalities, sets: sympy                     milliseconds, workers.py
 
-rule.py puts these together, choice letters first. Here is what others call; a reader may skip what checks the
-golds of data sets.
+rule.py puts these together, choice letters first. Here is what others call, and what checks golds of data.
 """
 import re
 import unicodedata

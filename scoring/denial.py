@@ -10,8 +10,7 @@ def denies_image(text):
 
     The claim must be about the image as a whole and about the speaker: "we cannot see point B from A", "the
     image does not show the radius", "the figure is not drawn to scale", "the driver cannot see the picture",
-    "图中没有给出半径" are none.
-    """
+    "图中没有给出半径" are none."""
     text = text.replace("’", "'").replace("can not", "cannot")
     for sentence in re.split(r"(?<=[.!?])\s+|[\n;。！？；]+", text):
         sentence = " ".join(sentence.split())  # so a blank in a pattern is enough

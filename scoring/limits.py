@@ -1,7 +1,5 @@
 """What is too heavy to compare, because sympy crawls or eats all memory on a short string (5^5^5^5).
-
-A reader may skip this file. What passes here still meets the worker's time limit.
-"""
+What passes here still meets the worker's time limit."""
 import re
 
 MAX_CHARS = 1000       # a longer answer is compared by its spelling only: no final answer needs more

@@ -1,7 +1,7 @@
 """MMMU's responses: which rows can be scored, what a reply gives as its answer, and the tables of scores.
 
 `read_rows`, `mark` and `summary` are the three steps that eval_mmmu.py takes, with reward.py's comparison
-between the first two. A reader may skip `tables`, which only prints.
+between the first two.
 """
 import re
 import string
@@ -160,8 +160,7 @@ def summary(rows):
 
 
 def by_question(rows):
-    """{question: its rule accuracy, the mean over its runs}: so two models are compared question by
-    question."""
+    """{question: its rule accuracy, the mean over its runs}"""
     questions = {}
     for row in rows:
         questions.setdefault(row["id"], []).append(row["rule"])
@@ -172,8 +171,7 @@ def group(rows):
     """Of some rows: how many, both scores, the rule's standard error over questions, the mean length in
     tokens if known.
 
-    Runs of one question are averaged first, because they are not independent.
-    """
+    Runs of one question are averaged first, because they are not independent."""
     lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), (int, float))]
     means = {name: mean(row[name] for row in rows) for name in ("rule", "official", "official_boxed")}
     return {"n": len(rows), **means, "length": mean(lengths) if lengths else None,
@@ -200,8 +198,7 @@ def tables(scores):
     text = [*table_lines(header, [*rows, _line("all", scores)]), f"in %: {shares}".replace("'", "")]
     if asked := scores.get("verifier"):
         text.append(f"rule or judge {percent(scores['judge'])}; of what was asked, no verdict on "
-                    f"{percent(asked['no_verdict'])}; of {asked['audited']} answers that the rule accepts, "
-                    f"the judge refuses {asked['disagree']}")
+                    f"{percent(asked['no_verdict'])}")
     if len(scores["runs"]) > 1:
         text.append(f"{len(scores['runs'])} runs: {', '.join(map(percent, scores['runs']))}; mean "
                     f"{percent(scores['rule'], scores['runs_se'])} (standard error over runs)")

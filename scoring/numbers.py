@@ -1,4 +1,4 @@
-"""Numbers as exact fractions, with their units; angles, clock times and dates. A reader may skip the tables.
+"""Numbers as exact fractions, with their units; angles, clock times and dates.
 
 There is no tolerance: 0.956 is not 0.963, and 0.33 is not 1/3. What is lenient on purpose: a unit, a currency
 or a per cent sign may be left out on one side (5 cm is 5, 50% is 0.5 and 50), and a decimal of six or more

@@ -1,5 +1,4 @@
-"""MMMU's official algorithm, rebuilt from words, so that numbers compare with published ones. A reader may
-skip this file: its faults are on purpose."""
+"""MMMU's official algorithm, rebuilt from words, to compare with published numbers. Faults are on purpose."""
 import re
 import string
 

@@ -1,7 +1,4 @@
-"""What stands where in a response: the text behind its thought, the last \\boxed{} of that text. No torch.
-
-A reader may skip how braces are counted.
-"""
+"""What stands where in a response: the text behind its thought, the last \\boxed{} of that text. No torch."""
 import re
 import unicodedata
 from dataclasses import dataclass

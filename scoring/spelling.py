@@ -1,7 +1,7 @@
 """One spelling for the many ways to type the same thing: `plain` is the table of notations, read once.
 
-Unicode signs become LaTeX, LaTeX loses its looks, Chinese punctuation its width; x₁, x1 and x_1 are x_{1}. A
-reader may skip the tables. Linear in the length of the text; callers bound that first.
+Unicode signs become LaTeX, LaTeX loses its looks, Chinese punctuation its width; x₁, x1 and x_1 are x_{1}.
+Linear in the length of the text; callers bound that first.
 """
 import re
 import unicodedata

@@ -6,7 +6,6 @@ talked into a yes (arXiv 2507.08794), so: only the extracted answer is sent, sho
 and symbols are not worth a question; a reply that is not one of four words is no verdict. The prompt is ours,
 because the paper does not give its own.
 """
-import hashlib
 import json
 import os
 import re
@@ -41,8 +40,7 @@ def parse_verdict(reply):
 
     The whole reply must be that one word (any case, in quotes, bold or brackets, after "Verdict:"). A word
     somewhere in a sentence is no verdict: "not correct", "yes and no" and "the answer is correct" pay
-    nothing.
-    """
+    nothing."""
     bare = re.sub(r"[\s*_\"'`\[\]().!]+", " ", reply) if isinstance(reply, str) and len(reply) < 200 else ""
     m = _VERDICT.fullmatch(bare)
     return None if m is None else m[1].lower() in ("correct", "yes")
@@ -71,20 +69,13 @@ class Verifier:
     - one question fails 5 times while others are answered, or HTTP 400, 413, 422, or a reply outside the
       grammar: no verdict for that one. It is never asked again.
     - any other status (401, 404, ...): VerifierDown at once, because waiting does not help.
-    Only the extracted answer is sent, cut, inside JSON; equal questions are asked once. audit: share of the
-    answers accepted by the rule that are sent as well, only to count disagreements.
-    """
+    Only the extracted answer is sent, cut, inside JSON; equal questions are asked once."""
 
-    def __init__(self, url, model, concurrency=32, timeout=60.0, patience=900.0, audit=0.02, first_wait=0.5):
+    def __init__(self, url, model, concurrency=32, timeout=60.0, patience=900.0, first_wait=0.5):
         self.url, self.model, self.concurrency, self.timeout = url.rstrip("/"), model, concurrency, timeout
-        self.patience, self.audit, self.first_wait = patience, audit, first_wait
+        self.patience, self.first_wait = patience, first_wait
         self.cache = {}  # (question, answer, gold) -> True | False | None
         self.told = 0.0  # when it last spoke of trouble
-
-    def audited(self, question, answer, gold):
-        """Whether an answer that the rule accepts is sent too: by lot, the same in every run."""
-        digest = hashlib.sha256(json.dumps([question, answer, gold]).encode()).digest()
-        return int.from_bytes(digest[:4], "big") < self.audit * 2**32
 
     def ask(self, items):
         """[(question, answer, gold)] -> [True | False | None], from one thread at a time; or VerifierDown."""
@@ -156,15 +147,14 @@ def _clean(text, limit):
 
 
 def second_opinions(verifier, claims, ruled):
-    """{index of the claim: True | False | None}: where the rule said no, and a small sample of its yes."""
+    """{index of the claim: True | False | None}, where the rule said no"""
     items = {}
     for i, (claim, right) in enumerate(zip(claims, ruled)):
         options = [f"{chr(65 + k)}. {option}" for k, option in enumerate(claim.options or ())]
         said = claim.stated if claim.answer is None else claim.answer
         gold = " or ".join(accepted_answers(claim.gold))
-        item = ("\n".join([claim.question, *options]), said, gold)
-        if askable(said) and (not right or verifier.audited(*item)):
-            items[i] = item
+        if askable(said) and not right:
+            items[i] = ("\n".join([claim.question, *options]), said, gold)
     return dict(zip(items, verifier.ask(list(items.values()))))
 
 

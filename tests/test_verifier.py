@@ -65,7 +65,7 @@ class Server:
 
     def verifier(self, **kwargs):
         return Verifier(self.url, "judge",
-                        **{"timeout": 5.0, "patience": 5.0, "audit": 0.0, "first_wait": 0.02, **kwargs})
+                        **{"timeout": 5.0, "patience": 5.0, "first_wait": 0.02, **kwargs})
 
 
 def completion(text):
@@ -124,8 +124,7 @@ def test_rule_or_verifier(server):
     assert [r.verdict for r in rewards] == [None, True, False, True, None, None]
     # only where the rule said no and there was an answer; equal questions once
     assert len(server.requests) == 2
-    assert rates(rewards) == {"rule": 1 / 6, "verifier": 2 / 6, "asked": 3 / 6, "no_verdict": 0.0,
-                              "audited": 0, "disagree": 0}
+    assert rates(rewards) == {"rule": 1 / 6, "verifier": 2 / 6, "asked": 3 / 6, "no_verdict": 0.0}
     score_batch([SAME, WRONG], ["cat"] * 2, verifier=v, questions=["Which animal?"] * 2)
     assert len(server.requests) == 2
     score(SAME, "cat", verifier=v, question="Another question?")
@@ -138,7 +137,7 @@ def test_an_unboxed_answer_goes_to_the_verifier(server):
              "I doubt the answer is cat.", "The answer is cat. The answer is dog.",
              "\\boxed{dog} The answer is cat."]
     rewards = score_batch(["thought</think>" + text for text in texts] + ["The answer is cat."], ["cat"] * 8,
-                          verifier=server.verifier(audit=1.0))
+                          verifier=server.verifier())
     assert [r.asked for r in rewards] == [True, False, False, False, False, False, True, False]
     sent = [json.loads(body["messages"][1]["content"])["answer"] for _, body in server.requests]
     assert sorted(sent) == ["cat", "dog"]
@@ -181,18 +180,6 @@ def test_requests_run_together_up_to_the_limit(server):
     verdicts = server.verifier(concurrency=8).ask([("q", f"answer {i}", "cat") for i in range(32)])
     assert verdicts == [False] * 32 and 2 <= server.busiest <= 8
     assert time.perf_counter() - start < 2.5  # one after the other would be 3.2 s
-
-
-def test_audit_counts_disagreements(server):
-    server.reply = lambda data, count: "INCORRECT"
-    v = server.verifier(audit=1.0)
-    rewards = score_batch([RIGHT, WRONG], ["cat", "cat"], verifier=v)
-    assert [r.total for r in rewards] == [1.0, 0.2]  # it is only counted
-    assert rates(rewards)["audited"] == 1 and rates(rewards)["disagree"] == 1
-    v = server.verifier(audit=0.25)
-    share = sum(v.audited("q", str(i), "cat") for i in range(2000)) / 2000
-    assert 0.2 < share < 0.3
-    assert v.audited("q", "7", "cat") == server.verifier(audit=0.25).audited("q", "7", "cat")
 
 
 # ---------------------------------------------------------------------------------------- a server in trouble
@@ -238,12 +225,10 @@ def test_nobody_at_the_address():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{s.getsockname()[1]}/v1"
-    v = Verifier(url, "judge", patience=0.3, first_wait=0.02, audit=0.0)
+    v = Verifier(url, "judge", patience=0.3, first_wait=0.02)
     with pytest.raises(VerifierDown, match="ConnectError"):
         score(SAME, "cat", verifier=v)
-    assert score(RIGHT, "cat", verifier=v).total == 1.0  # what the rule accepts needs no server,
-    with pytest.raises(VerifierDown):  # but for the share that is audited
-        score(RIGHT, "cat", verifier=Verifier(url, "judge", patience=0.1, first_wait=0.02, audit=1.0))
+    assert score(RIGHT, "cat", verifier=v).total == 1.0  # what the rule accepts needs no server
 
 
 @pytest.mark.parametrize("status", [401, 404])

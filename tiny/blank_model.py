@@ -75,8 +75,7 @@ def make_tokenizer(specials=SPECIALS, roles=ROLES, template=CHAT_TEMPLATE):
     """The world's words and numbers as single tokens, and 256 byte characters, which spell any other text.
 
     A Unigram model takes the cheapest way to cut the text. All words cost the same, bytes cost ten times as
-    much: so it takes few, long tokens.
-    """
+    much: so it takes few, long tokens."""
     byte = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     known = [str(n) for n in range(100)] + PIECES + WORDS + [" " + word for word in WORDS]
     spelled = {byte.pre_tokenize_str(text)[0][0]: -1.0 for text in known}

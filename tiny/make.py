@@ -62,8 +62,7 @@ DARK_BEFORE, DARK_BREADTH, DARK_TEST = 0.1, 0.5, 0.2
 def make_rows(rng, pools, subjects, per_image, kinds=KINDS, dark=0.0):
     """A row for each of the subjects listed, per_image questions a picture: these rows share its Scene.
 
-    dark: share of dark pictures in all subjects but Math.
-    """
+    dark: share of dark pictures in all subjects but Math."""
     rows = []
     for subject in kinds:
         names, weights = list(kinds[subject]), list(kinds[subject].values())
@@ -95,8 +94,7 @@ def make_sets(cfg):
     """{name: rows} of every set. Each has its own random numbers.
 
     Reinforcement, validation and evaluation also have their own handwriting: what encoder and connector
-    learned from is not theirs.
-    """
+    learned from is not theirs."""
     sets, pools = {}, {}
     for part in ("train", "rl", "val", "test"):
         pools[part] = make_pools(random.Random(f"{cfg.seed} {part}"), part, looks=120)

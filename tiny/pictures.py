@@ -72,8 +72,7 @@ def doubtful_digits(images, labels, share=0.045):
 def handwriting():
     """scikit-learn's 1,797 digits: images, labels, {part: indices}, doubtful ones.
 
-    The file goes writer by writer, so the writers of one part wrote nothing in another.
-    """
+    The file goes writer by writer, so the writers of one part wrote nothing in another."""
     from sklearn.datasets import load_digits
     digits = load_digits()
     images, labels = digits.images, digits.target

@@ -70,8 +70,7 @@ def listed(words):
 
 
 def mistaken(rng, tiles):
-    """The tiles as a first look may take them, one doubtful one for another; None where nothing is
-    doubtful."""
+    """The tiles as a first look may take them, one for another; None where nothing is doubtful."""
     if doubted := [i for i, t in enumerate(tiles) if t.other is not None]:
         at = rng.choice(doubted)
         return [*tiles[:at], replace(tiles[at], value=tiles[at].other), *tiles[at + 1:]]
@@ -126,8 +125,7 @@ def search(rng, candidates, goal):
     `goal`; its name ends the search.
 
     The order is drawn, guided by a glance (GUESS). A line that fails although it was read with a doubt is
-    looked at again ("Wait,"); otherwise the next one is tried ("Alternatively,").
-    """
+    looked at again ("Wait,"); otherwise the next one is tried ("Alternatively,")."""
     order, left = [], list(candidates)
     while left:
         off = [abs(sum(values_of(candidates[name])) - goal) for name in left]
@@ -231,8 +229,7 @@ def ask_images(rng, scenes, one, two, noun):
 def ask(rng, scenes, kind):
     """A row with one question on these scenes (one, two or four), and steps instead of a solution.
 
-    None: the kind does not fit these scenes.
-    """
+    None: the kind does not fit these scenes."""
     subject = scenes[0].subject
     asked = (ask_bars if subject == "Economics" else ask_grid)(rng, scenes, kind)
     if asked is None:
