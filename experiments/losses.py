@@ -4,7 +4,6 @@ A solution is a row of sentences. Two kinds are looked at: readings ("top row: 3
 is a second look at it) and operations ("3 + 1 = 4."). truth.json of a world holds every reading that can be
 made: {question: {"kind", "looks": {name: values}}}.
 """
-import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -61,12 +60,11 @@ def count(rows, truth):
 
 def read_truth(folder):
     """truth.json of the world that asked the questions of an evaluation"""
-    about = read_json(folder / "data.json")
-    world = Path(about["source"]).parent
-    for name, digest in about["files"].items():
-        if hashlib.sha256((world / "mmmu" / name).read_bytes()).hexdigest() != digest:
-            raise Refused(f"{world} is not the world whose questions {folder} answers: it was made again")
-    return read_json(world / "truth.json")
+    about = folder / "data.json"
+    truth = Path(read_json(about)["source"]).parent / "truth.json"
+    if truth.stat().st_mtime > about.stat().st_mtime:
+        raise Refused(f"{truth} is younger than {about}: the world was made again, and asks other questions")
+    return read_json(truth)
 
 
 def print_losses(runs):

@@ -1,6 +1,6 @@
 """experiments/losses.py: hand-written responses of the tiny world, judged against a known truth."""
-import hashlib
 import json
+import os
 
 import pytest
 
@@ -48,12 +48,10 @@ def test_what_an_answer_is_lost_to(thought, more, lost):
 
 def test_the_command_prints_its_table(tmp_path, capsys):
     world, run = tmp_path / "world", tmp_path / "run"
-    for folder in (world / "mmmu", run / "eval"):
+    for folder in (world, run / "eval"):
         folder.mkdir(parents=True)
     (world / "truth.json").write_text(json.dumps(TRUTH))
-    (world / "mmmu" / "a.parquet").write_text("questions")
-    about = {"source": str(world / "mmmu"), "files": {"a.parquet": hashlib.sha256(b"questions").hexdigest()}}
-    (run / "eval" / "data.json").write_text(json.dumps(about))
+    (run / "eval" / "data.json").write_text(json.dumps({"source": str(world / "mmmu")}))
     given = {"run": 1, "question_type": "open", "answer": "1", "mode": "think", "options": []}
     rows = [{**row("grid", RIGHT), **given},
             {**row("grid", "I see it at once."), **given, "run": 2, "answer": "2"}]
@@ -61,6 +59,6 @@ def test_the_command_prints_its_table(tmp_path, capsys):
     losses.print_losses([str(run)])
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-2].split("|")[1:-1]]
     assert cells == ["all", "2", "50.0", "50.0", "100.0", "100.0", "50.0", "0.0", "0.0", "0.0"]
-    (world / "mmmu" / "a.parquet").write_text("others")
-    with pytest.raises(Refused, match="is not the world whose questions"):
+    os.utime(run / "eval" / "data.json", (0, 0))
+    with pytest.raises(Refused, match="truth.json is younger"):
         losses.print_losses([str(run)])
