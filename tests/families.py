@@ -64,6 +64,11 @@ def copy_all_but_weights(like, folder):
             shutil.copy(file, folder)
 
 
+def save_blank_model(folder, seed=0):
+    blank_model.save_blank_model(folder, seed)
+    return folder
+
+
 def of_any_qwen(width, layers, rope):
     """The tokenizer, ids of the configuration, and the LLM's part of it."""
     template = blank_model.CHAT_TEMPLATE.replace("<IMG_CONTEXT>\\n", blank_model.IN_QWEN)

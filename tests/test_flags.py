@@ -12,8 +12,8 @@ from conftest import ROOT
 from machinery.files import Refused, check_flags
 from stages import metrics, reward_of, run_grpo, run_sft, weights
 
-COMMANDS = "grpo sft connector_tune entropy_select eval_mmmu distill ask plan reward".split()
-CODE = [p for folder in (".", "machinery", "scoring") for p in (ROOT / folder).glob("*.py")]
+COMMANDS = "grpo sft connector_tune entropy_select eval_mmmu distill ask recipes.plan reward".split()
+CODE = [p for folder in (".", "machinery", "scoring", "recipes") for p in (ROOT / folder).glob("*.py")]
 
 pytestmark = pytest.mark.usefixtures("a_reward")
 

@@ -2,7 +2,6 @@
 import itertools
 import json
 import shutil
-from functools import partial
 
 import pytest
 import torch
@@ -12,17 +11,16 @@ from recipes import plan
 from conftest import plain
 from connector import make_connectors
 from data import Processor
-from families import hub_shaped, make_qwen, make_qwen3, tie_weights_of
+from families import hub_shaped, make_qwen, make_qwen3, save_blank_model, tie_weights_of
 from machinery.families import read_config
 from machinery.files import Refused
 from machinery.model_folder import is_tied, load_hf, stored_dtype
 from model import load
 from pack import make_packs
-from tiny.blank_model import save_blank_model
 
 SAID = [dict(said) for places in ((), ("root",), ("text",), ("root", "text"))
         for said in (zip(places, words) for words in itertools.product((True, False), repeat=len(places)))]
-MAKERS = {"internvl": partial(save_blank_model, seed=0), "qwen": make_qwen, "qwen3": make_qwen3}
+MAKERS = {"internvl": save_blank_model, "qwen": make_qwen, "qwen3": make_qwen3}
 
 
 @pytest.fixture(scope="session", params=MAKERS)
