@@ -1,6 +1,7 @@
 """What the tests share: one small world a session, a random model whose every tensor matters, and an oracle,
 which is plain transformers."""
 import importlib
+import io
 import json
 import os
 import sys
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 # no network, one core: set before the libraries below read it
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch._dynamo
@@ -175,6 +178,18 @@ def engine(monkeypatch):
 
 def write_jsonl(path, rows):
     Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def write_parquet(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def png(colour=0, size=(48, 48)):
+    """A picture as bytes of a file"""
+    out = io.BytesIO()
+    Image.new("RGB", size, (colour, 20, 30)).save(out, "PNG")
+    return out.getvalue()
 
 
 def write_mixed(path, rows):

@@ -5,24 +5,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken
 from transformers import (GenerationConfig, InternVLConfig, InternVLForConditionalGeneration, LlavaConfig,
-                          LlavaForConditionalGeneration, PreTrainedTokenizerFast, Qwen2_5_VLConfig,
+                          LlavaForConditionalGeneration, Qwen2_5_VLConfig,
                           Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration)
 
-SPECIALS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-# Qwen-VL's own template, without video: the marks around an image are the template's
-TEMPLATE = """\
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
-{%- elif part['type'] == 'text' -%}{{ part['text'] }}
-{%- endif -%}
-{%- endfor -%}
-{{ '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+from tiny import blank_model
 
 
 def lively(kind, config, seed, factor):
@@ -77,39 +64,33 @@ def copy_all_but_weights(like, folder):
             shutil.copy(file, folder)
 
 
-def save_blank_model(folder, seed):
-    """InternVL as the tiny world has it, without the world."""
-    from tiny import blank_model
+def save_blank_model(folder, seed=0):
     blank_model.save_blank_model(folder, seed)
     return folder
 
 
-def qwen_tokenizer():
-    """The tokenizer, and ids for the configuration: those of SPECIALS and those that end a text."""
-    from tiny import blank_model
-    core = blank_model.make_tokenizer().backend_tokenizer
-    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE, eos_token="<|im_end|>",
-                                        pad_token="<|endoftext|>", clean_up_tokenization_spaces=False)
+def of_any_qwen(width, layers, rope):
+    """The tokenizer, ids of the configuration, and the LLM's part of it."""
+    template = blank_model.CHAT_TEMPLATE.replace("<IMG_CONTEXT>\\n", blank_model.IN_QWEN)
+    marks = blank_model.QWEN_SPECIALS
+    tokenizer = blank_model.make_tokenizer(blank_model.SPECIALS[:3] + marks, {}, template)
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
-    ids = dict(zip(names, tokenizer.convert_tokens_to_ids(list(SPECIALS))))
-    ends = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    return tokenizer, ids, ends
+    return tokenizer, dict(zip(names, tokenizer.convert_tokens_to_ids(list(marks)))), dict(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, **rope})
 
 
 def make_qwen(folder, tied=False, width=96, layers=3, depth=4, seed=0):
     """A Qwen2.5-VL of a million parameters, with windows and full attention in its encoder."""
-    tokenizer, ids, ends = qwen_tokenizer()
-    sections = [width // 48, width // 32, width // 32]
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
+    tokenizer, ids, text = of_any_qwen(width, layers, {
+        "mrope_section": [width // 48, width // 32, width // 32]})
     config = Qwen2_5_VLConfig(
         vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=4,
                            spatial_merge_size=2, window_size=16, fullatt_block_indexes=[1, depth - 1],
                            out_hidden_size=width, temporal_patch_size=2),
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width,
-                         num_hidden_layers=layers, num_attention_heads=6, num_key_value_heads=2,
-                         max_position_embeddings=1024, rope_parameters=rope, **ends),
-        tie_word_embeddings=tied, **ids)
+        text_config=text, tie_word_embeddings=tied, **ids)
     images = dict(image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2_5_VLProcessor",
                   min_pixels=16 * 16, max_pixels=64 * 64, patch_size=4, temporal_patch_size=2, merge_size=2,
                   image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
@@ -119,18 +100,14 @@ def make_qwen(folder, tied=False, width=96, layers=3, depth=4, seed=0):
 def make_qwen3(folder, tied=False, width=96, layers=4, depth=4, seed=0):
     """A dense Qwen3-VL: patches of 16 pixels as in the real one, two DeepStack levels, an own head size, a
     table of 6 x 6 positions that images of other shapes interpolate."""
-    tokenizer, ids, ends = qwen_tokenizer()
     head = width // 3
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [head // 4, head // 8, head // 8],
-            "mrope_interleaved": True}
+    tokenizer, ids, text = of_any_qwen(width, layers, {
+        "mrope_section": [head // 4, head // 8, head // 8], "mrope_interleaved": True})
     config = Qwen3VLConfig(
         vision_config=dict(depth=depth, hidden_size=64, intermediate_size=96, num_heads=4, patch_size=16,
                            spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=width,
                            num_position_embeddings=36, deepstack_visual_indexes=[0, depth - 2]),
-        text_config=dict(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width,
-                         num_hidden_layers=layers, num_attention_heads=6, num_key_value_heads=2,
-                         head_dim=head, max_position_embeddings=1024, rope_parameters=rope, **ends),
-        tie_word_embeddings=tied, **ids)
+        text_config=dict(text, head_dim=head), tie_word_embeddings=tied, **ids)
     images = dict(image_processor_type="Qwen2VLImageProcessorFast", processor_class="Qwen3VLProcessor",
                   size=dict(shortest_edge=32 * 32, longest_edge=128 * 128), patch_size=16,
                   temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -1,11 +1,9 @@
-"""Small runs of the three stages, what several files of tests ask of them, and spies."""
+"""Small runs of the three stages, what several files of tests ask of them, and a spy."""
 import functools
 import inspect
-import math
 import subprocess
 import sys
 import zlib
-from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +15,6 @@ import grpo
 import sft
 from conftest import ENV, ROOT
 from machinery.files import read_jsonl
-from machinery.muon import Muon
 from machinery.parallel import World
 from reward import Reward
 from rollout import Rollout
@@ -133,40 +130,16 @@ def in_two_processes(file, out, given, meanwhile, limit=400):
     assert code == 0, f"{code}\n{(out / 'log.txt').read_text()[-3000:]}"
 
 
-# ------------------------------------------------------------------------------------------------------ spies
+def spied(patch, owner, name):
+    """Lists the calls of a function from now on: its arguments by name, and what it gave as `out`."""
+    calls, real = [], getattr(owner, name)
 
-class Seen:
-    """What a run did: seen["name"] lists the calls of a function, arguments by name, with what it gave."""
+    @functools.wraps(real)
+    def watched(*args, **kwargs):
+        call = SimpleNamespace(**inspect.signature(real).bind(*args, **kwargs).arguments)
+        calls.append(call)
+        call.out = real(*args, **kwargs)
+        return call.out
 
-    def __init__(self, patch):
-        self.calls, self.patch = defaultdict(list), patch
-
-    def __getitem__(self, name):
-        return self.calls[name]
-
-    def spy(self, owner, name, instead=None):
-        real = instead or getattr(owner, name)
-        how = inspect.signature(getattr(owner, name))
-
-        @functools.wraps(getattr(owner, name))
-        def watched(*args, **kwargs):
-            given = how.bind(*args, **kwargs)
-            given.apply_defaults()
-            call = SimpleNamespace(**given.arguments)
-            self.calls[name].append(call)
-            call.out = real(*args, **kwargs)
-            return call.out
-
-        self.patch.setattr(owner, name, watched)
-
-    def optimizers(self):
-        """The gradient's norm as each step of an optimizer finds it, and its settings."""
-        for kind in (torch.optim.AdamW, Muon):
-            def step(optimizer, real=kind.step, kind=kind):
-                group = optimizer.param_groups[0]
-                found = [p.grad.square().sum() for p in group["params"] if p.grad is not None]
-                norm = math.sqrt(sum(map(float, found)))
-                self.calls["step"].append(SimpleNamespace(
-                    kind=kind.__name__, lr=group["lr"], decay=group["weight_decay"], norm=norm))
-                return real(optimizer)
-            self.patch.setattr(kind, "step", step)
+    patch.setattr(owner, name, watched)
+    return calls

@@ -4,25 +4,18 @@ import csv
 import io
 import json
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 import data
-from conftest import write_jsonl
+from conftest import png, write_jsonl, write_parquet
 from data import THINK, Processor, Record, read_records
 from machinery.supervised import rows_with_solutions
 from families import make_qwen, make_qwen3
 from machinery import rows as R
 from machinery.files import Refused
-
-
-def png(colour=0, size=(48, 48)):
-    return saved(Image.new("RGB", size, (colour, 20, 30)))
 
 
 def saved(image, kind="PNG", **options):
@@ -54,30 +47,27 @@ GOOD = [{"id": "x", "question": "How many?", "options": ["a", "b"], "answer": "3
          "images": []}]
 
 
-def as_csv(rows):
-    out = io.StringIO()
-    table = csv.writer(out)
-    table.writerow(rows[0])
-    table.writerows([str(v) if isinstance(v, list) else v for v in row.values()] for row in rows)
-    return out.getvalue().encode()
+def write_csv(path, rows):
+    with open(path, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(rows[0])
+        table.writerows([str(v) if isinstance(v, list) else v for v in row.values()] for row in rows)
 
 
-def as_parquet(rows):
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), out)
-    return out.getvalue()
+def write_lines(path, rows):
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
 
 
-def as_lines(rows):
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode() + b"\n\n"
+def write_array(path, rows):
+    path.write_text("\ufeff " + json.dumps(rows, indent=1))
 
 
 @pytest.mark.parametrize("name, write", {
-    "t.jsonl": as_lines, "t.json": lambda rows: b"\xef\xbb\xbf " + json.dumps(rows, indent=1).encode(),
-    "u.json": as_lines, "t.csv": as_csv, "t.parquet": as_parquet}.items())
+    "t.jsonl": write_lines, "t.json": write_array, "u.json": write_lines, "t.csv": write_csv,
+    "t.parquet": write_parquet}.items())
 def test_formats_hold_the_same(folder, name, write):
     """Types are the file's: no float is made of 3.50, no number of 07, no null of NA."""
-    (folder / name).write_bytes(write(GOOD))
+    write(folder / name, GOOD)
     records = read_records(folder / name)
     want = [(r["id"], r["question"], r["options"], r["answer"]) for r in GOOD]
     assert [(r.id, r.question, r.options, r.answer) for r in records] == want
@@ -121,8 +111,7 @@ def test_a_folder_is_its_parquet_files_of_the_split(tmp_path, capsys, names, kep
     """By the exact name. What is left out is said, and a file of another kind beside them is none of them."""
     (tmp_path / "train.jsonl").write_text('{"id": 9, "question": "?", "answer": "1"}')
     for i, name in enumerate(names):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / f"{name}.parquet").write_bytes(as_parquet([{"id": i, "question": "?", "answer": "1"}]))
+        write_parquet(tmp_path / f"{name}.parquet", [{"id": i, "question": "?", "answer": "1"}])
     assert sorted(int(r.id) for r in read_records(tmp_path)) == kept
     said = capsys.readouterr().out
     assert all((f"{name}.parquet" in said) == (i not in kept) for i, name in enumerate(names))
@@ -131,24 +120,6 @@ def test_a_folder_is_its_parquet_files_of_the_split(tmp_path, capsys, names, kep
         (tmp_path / "mine.parquet").unlink()
         with pytest.raises(Refused, match="no Parquet file of the split 'train'"):
             read_records(tmp_path)
-
-
-def test_geometry3k(tmp_path):
-    """hiyouga/geometry3k as the hub stores it: images (a list of files), problem, answer"""
-    rows = [{"images": [{"bytes": png(i + k), "path": None} for k in range(i + 1)],
-             "problem": "<image>" * (i + 1) + "Find $x$.", "answer": "\\sqrt{2}"} for i in range(2)]
-    text = datasets.Value("string")
-    kinds = datasets.Features(images=datasets.List(datasets.Image()), problem=text, answer=text)
-    datasets.Dataset.from_list(rows, features=kinds).to_parquet(tmp_path / "t.parquet")
-    first, second = read_records(tmp_path / "t.parquet", ("question=problem",))
-    assert (first.question, second.answer, second.sizes) == ("<image>Find $x$.", "\\sqrt{2}", [(48, 48)] * 2)
-    assert second.images == [png(1), png(2)]  # files, not pixels
-
-
-def test_hub_names_go_to_datasets(folder, monkeypatch):
-    monkeypatch.setattr(R, "hub_rows", lambda *asked: [{"question": str(asked), "answer": "1"}])
-    record, = read_records("A/b")
-    assert record.question == str(("A/b", "train", None, None)) and record.id == "b-1"
 
 
 def test_image_root_and_columns(folder, tmp_path_factory):

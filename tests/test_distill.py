@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import distill as d
+from conftest import write_jsonl
 from data import Record, read_records
 from machinery.files import Refused
 from reward import Reward
@@ -84,7 +85,7 @@ def cfg(tmp_path):
     Image.new("RGB", (5, 4), "blue").save(tmp_path / "a.png")
     same = {"images": ["a.png"], "subject": "Math"}
     rows = [{"id": str(i), "question": f"<image> {i}?", "answer": str(i), **same} for i in range(20)]
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_jsonl(tmp_path / "q.jsonl", rows)
     out = str(tmp_path / "out" / "cold.jsonl")
     return d.Config(data=str(tmp_path / "q.jsonl"), out=out, samples=4, keep=2, chunk=3)
 

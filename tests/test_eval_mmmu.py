@@ -1,6 +1,5 @@
 """eval_mmmu.py: both scores on hand-made rows, every fault of the official algorithm, and runs with a fake
 sampler."""
-import io
 import json
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import eval_mmmu as E
-from conftest import ROOT, write_jsonl
+from conftest import ROOT, png, write_jsonl, write_parquet
 from machinery import rows as R
 from scoring import mmmu
 from scoring.official import official_choice
@@ -184,8 +183,8 @@ def test_score_command_without_torch(tmp_path):
             for n in range(9)]
     path = tmp_path / "responses.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"id": "torn')
-    code = ("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
-            "assert 'torch' not in sys.modules")
+    code = ("import report, runpy, sys; sys.argv = sys.argv[1:]; "  # reports start in a second, too
+            "runpy.run_path(sys.argv[0], run_name='__main__'); assert 'torch' not in sys.modules")
     command = [sys.executable, "-c", code, "eval_mmmu.py", "score", "--responses", path]
     assert "| all" in subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -208,13 +207,6 @@ def test_bad_rows_are_named(change, sentence):
 
 # --------------------------------------------------------------------------------------------------- the data
 
-def png(shade):
-    from PIL import Image
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(out, "PNG")
-    return out.getvalue()
-
-
 def question(n, subject="Math", **more):
     return {"id": f"validation_{subject}_{n}", "question": f"How many in <image 1>? {n}", "options": "[]",
             "explanation": "", "answer": str(n),
@@ -222,23 +214,20 @@ def question(n, subject="Math", **more):
             **{f"image_{k}": None for k in range(1, 8)}, "image_1": {"bytes": png(n), "path": None}, **more}
 
 
-def write_parquet(folder, subject, rows, split="validation"):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    (folder / subject).mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / subject / f"{split}-00000-of-00001.parquet")
+def write_subject(folder, subject, rows, split="validation"):
+    write_parquet(folder / subject / f"{split}-00000-of-00001.parquet", rows)
 
 
 @pytest.fixture
 def data(tmp_path):
-    write_parquet(tmp_path / "mmmu", "Math", [question(n) for n in range(1, 8)])
-    write_parquet(tmp_path / "mmmu", "Art_Theory",
+    write_subject(tmp_path / "mmmu", "Math", [question(n) for n in range(1, 8)])
+    write_subject(tmp_path / "mmmu", "Art_Theory",
                   [question(n, "Art_Theory", question="Which? <image 2>",
                             options="['<image 4>', 'no <image 2>']",
                   answer="A", question_type="multiple-choice", image_1=None,
                   image_2={"bytes": png(2), "path": None},
                   image_4={"bytes": png(4), "path": None}) for n in range(1, 4)])
-    write_parquet(tmp_path / "mmmu", "Math", [question(9)], split="test")
+    write_subject(tmp_path / "mmmu", "Math", [question(9)], split="test")
     return tmp_path / "mmmu"
 
 
@@ -253,7 +242,7 @@ def test_questions_of_the_schema(data):
     r = records[0]
     # N is the column
     assert r.question == "Which? <image 1>" and r.options == ["<image 2>", "no <image 1>"]
-    assert r.images == [png(2), png(4)] and r.sizes == [(8, 8), (8, 8)]
+    assert r.images == [png(2), png(4)] and r.sizes == [(48, 48)] * 2
     assert about["revision"] is None and about["questions"]["rows"] == 10 and about["left_out"] == []
     limited, _ = E.read_questions(config(data, limit=5))
     assert [r.id[11:] for r in limited] == [  # evenly: the first of each subject, the second of each, ...
@@ -268,7 +257,7 @@ def test_questions_of_the_schema(data):
 
 def test_rows_that_cannot_be_asked_are_named_and_the_others_scored(data, capsys):
     choice = {"options": "['a', 'b']", "question_type": "multiple-choice", "answer": "c"}
-    write_parquet(data, "Math", [question(1, answer=""), question(2, **choice)])
+    write_subject(data, "Math", [question(1, answer=""), question(2, **choice)])
     records, about = E.read_questions(config(data))
     assert [r.subject for r in records] == ["Art_Theory"] * 3
     assert [name[-18:-1] for name in about["left_out"]] == ["validation_Math_1", "validation_Math_2"]
@@ -277,8 +266,8 @@ def test_rows_that_cannot_be_asked_are_named_and_the_others_scored(data, capsys)
 
 def test_a_picture_that_cannot_be_read_stops_it(data):
     """It would change the score. Of a picture that is not asked about nobody knows."""
-    write_parquet(data, "Math", [question(1), question(2), question(3)])
-    write_parquet(data, "Physics", [question(2, "Physics", image_1={"bytes": b"no picture", "path": None})])
+    write_subject(data, "Math", [question(1), question(2), question(3)])
+    write_subject(data, "Physics", [question(2, "Physics", image_1={"bytes": b"no picture", "path": None})])
     with pytest.raises(E.Refused, match="validation_Physics_2.*cannot be read"):
         E.read_questions(config(data))
     assert len(E.read_questions(config(data, subjects=("Math",)))[0]) == 3

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 import eval_mmmu as E
-from conftest import write_jsonl
+from conftest import png, write_jsonl, write_parquet
 from data import Record
 from machinery.files import Refused
 from scoring.mmmu import rounded
-from test_eval_mmmu import png
 
 PICTURE = {"bytes": png(3), "path": None}
 VISTA = dict(query="Hint: ... Question: ...", unit=None, precision=None, image="images/1.jpg",
@@ -42,10 +41,7 @@ DECODED = ("image=decoded_image",)
 
 
 def read(tmp_path, rows, split="test", **flags):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    (tmp_path / "data").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / f"{split}-00000-of-00001-5a3b.parquet")
+    write_parquet(tmp_path / "data" / f"{split}-00000-of-00001-5a3b.parquet", rows)
     return E.read_questions(E.Config(data=str(tmp_path), split=split, **flags))[0]
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 import tyro
 
-from conftest import ROOT
+from conftest import ROOT, write_jsonl
 from experiments import findings, lab
 from experiments.rows import Row, cells
 
@@ -109,8 +109,7 @@ class Pretended:
             self.write(f"{cfg.out}/selected.json", {"val_loss": 0.1})
             row = dict.fromkeys(("reward", "grad_norm", "repetition", "entropy", "length", "format", "denial",
                                  "groups_mixed", "clip_fraction", "loss"), 0.5)
-            lines = (json.dumps({"step": i + 1, **row}) for i in range(40))
-            (Path(cfg.out) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+            write_jsonl(f"{cfg.out}/metrics.jsonl", [{"step": i + 1, **row} for i in range(40)])
 
     def write(self, path, value):
         path = Path(path)
@@ -156,8 +155,7 @@ def test_an_rl_run_has_the_recipes_flags_but_for_the_changes(pretended):
 def test_manner_counts_what_stands_before_the_answer(tmp_path):
     rows = (("\\boxed{3}", 4), ("1 + 2 = 3.\n\\boxed{3}", 10), ("top row: 3.\n\\boxed{3}", 20),
             (" \\boxed{1}", 5))
-    (tmp_path / "responses.jsonl").write_text("".join(
-        json.dumps({"response": text, "tokens": n}) + "\n" for text, n in rows))
+    write_jsonl(tmp_path / "responses.jsonl", [{"response": text, "tokens": n} for text, n in rows])
     assert findings.manner(tmp_path) == {"share by steps": 0.5, "tokens by steps": 15.0}
 
 

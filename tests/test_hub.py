@@ -20,7 +20,7 @@ from pack import make_packs
 
 SAID = [dict(said) for places in ((), ("root",), ("text",), ("root", "text"))
         for said in (zip(places, words) for words in itertools.product((True, False), repeat=len(places)))]
-MAKERS = {"internvl": lambda folder: save_blank_model(folder, 0), "qwen": make_qwen, "qwen3": make_qwen3}
+MAKERS = {"internvl": save_blank_model, "qwen": make_qwen, "qwen3": make_qwen3}
 
 
 @pytest.fixture(scope="session", params=MAKERS)

@@ -26,8 +26,7 @@ from pack import Layout, make_pack, make_packs
 
 
 def weights_for(n):  # of an objective in which every token counts differently
-    g = torch.Generator().manual_seed(7)
-    return torch.randn(n, generator=g), torch.randn(n, generator=g)
+    return torch.randn(2, n, generator=torch.Generator().manual_seed(7))
 
 
 # ------------------------------------------------------------------------------------------------------ packs
@@ -210,16 +209,6 @@ def test_frozen_get_nothing_and_the_others_do(model_path, processor, groups, tra
                 assert p.grad is not None and float(p.grad.abs().max()) > 0, name
 
 
-def test_gradients_do_not_depend_on_checkpointing(model_path, processor, groups):
-    grads = []
-    for checkpointing in (False, True):
-        vlm = load(model_path, dtype="fp32", checkpointing=checkpointing)
-        vlm(*make_packs(processor, groups))[0].sum().backward()
-        grads.append(gradients(vlm))
-    assert grads[0].keys() == grads[1].keys()
-    assert all(torch.equal(g, grads[1][n]) for n, g in grads[0].items())
-
-
 def test_compiled_blocks_compute_the_same_without_compiling_again(model_path, processor, groups):
     """From pack to pack, whatever their lengths; the machinery of torch.compile with kernels as they are."""
     vlm, again = (load(model_path, dtype="fp32", checkpointing=True) for _ in range(2))
@@ -236,16 +225,6 @@ def test_compiled_blocks_compute_the_same_without_compiling_again(model_path, pr
             one(pack)[0].sum().backward()
         assert counter.frame_count > graphs == 0 if n == 0 else counter.frame_count == graphs
         assert all(torch.equal(p.grad, q.grad) for p, q in zip(vlm.parameters(), again.parameters()))
-
-
-def test_known_features_take_the_encoders_place(vlm, processor, groups):
-    pack, = make_packs(processor, groups)
-    with torch.no_grad():
-        features = vlm(pack, only_features=True)
-        assert features.shape == (len(pack.images["pixel_values"]), 36, 128)
-        without, = make_packs(processor, groups, pixels=False)
-        assert not without.images
-        assert torch.equal(vlm(without, features)[0], vlm(pack)[0])
 
 
 # ---------------------------------------------------------------------------------------------- save and load
@@ -308,16 +287,12 @@ def test_weights_that_do_not_match_are_refused(model_path, tmp_path):
         load(str(tmp_path / "nan"))
 
 
-NOT_FINITE = [("lm_head.weight", "nan"), ("linear_2.bias", "inf"), ("cls_token", "-inf"),
-              ("3.mlp.up_proj.weight", "nan")]
-
-
 def test_weights_that_are_not_finite_are_not_saved(vlm, tmp_path):
     """The checkpoint from before stays the newest, and nothing half-written is left."""
     one, optimizer = World(0, 1, torch.device("cpu")), make_optimizer(vlm, 0.0)
     run = Run(tmp_path, sft.Config(), one)
     run.save(1, vlm, optimizer, one)
-    for end, value in NOT_FINITE:
+    for end, value in (("lm_head.weight", "nan"), ("linear_2.bias", "inf"), ("cls_token", "-inf")):
         p = next(p for n, p in vlm.hf.named_parameters() if n.endswith(end)).detach().flatten()
         before = float(p[-1])
         p[-1] = float(value)

@@ -9,13 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tyro
 from PIL import Image
 
-from conftest import ROOT, write_jsonl
+from conftest import ROOT, write_jsonl, write_parquet
 from data import read_records
 from machinery.files import Refused
 from recipes import data as recipe
@@ -66,7 +64,7 @@ def only(tmp_path, mmmu="none", **sets):
         "vqa_rad": [{"image": picture(3000 + i), "question": f"Is {i} normal?", "answer": "yes"}
                     for i in range(6)], **sets}
     for name, table in given.items():
-        pq.write_table(pa.Table.from_pylist(table), tmp_path / f"{name}.parquet")
+        write_parquet(tmp_path / f"{name}.parquet", table)
     source = [f"{name}={tmp_path / f'{name}.parquet' if name in given else ''}" for name in SETS]
     return recipe.Config(out=str(tmp_path / "made"), source=tuple(source), mmmu=mmmu, held_out=2,
                          cold_start=4, breadth=3, breadth_val=2, limit_bad=0.5)
@@ -144,8 +142,7 @@ def test_subjects(name, subject):
 def mmmu_of(tmp_path, question, image):
     row = {"id": "validation_Math_1", "question": question, "options": "['1', '2']", "explanation": "",
            "answer": "A", "question_type": "multiple-choice", "image_1": image}
-    (tmp_path / "mmmu").mkdir()
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "mmmu" / "validation-00000-of-00001.parquet")
+    write_parquet(tmp_path / "mmmu" / "validation-00000-of-00001.parquet", [row])
     return str(tmp_path / "mmmu")
 
 

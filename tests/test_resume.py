@@ -187,16 +187,12 @@ def test_refused_before_the_first_step(changes, pattern, tiny, tmp_path):
 
 
 def test_solutions_that_can_not_be_learned(processor, rows, capsys):
-    def supervised(solution, thinking=True, limit=10 ** 6):
+    def supervised(solution, limit=10 ** 6):
         record = dataclasses.replace(rows[0], solution=solution)
-        return rows_with_solutions([record], processor, thinking, limit)
+        return rows_with_solutions([record], processor, True, limit)
 
     with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has no </think>.*--no-thinking"):
         supervised("\\boxed{4}")
-    with pytest.raises(Refused, match=r"row 1 \(id a\): the solution has a </think>"):
-        supervised("t</think>\\boxed{4}", thinking=False)
-    literal, = supervised("I see <IMG_CONTEXT>.\n</think>\n\n\\boxed{4}")  # characters, no image
-    assert processor.image_id not in literal.ids
     with pytest.raises(Refused, match="no row fits --max_length"):
         supervised("1 " * 30 + "</think>\\boxed{4}", limit=60)
     # a share of them may be skipped, and is counted
@@ -206,9 +202,6 @@ def test_solutions_that_can_not_be_learned(processor, rows, capsys):
     assert "skipped 1 of 2 rows of cold.jsonl" in capsys.readouterr().out
     with pytest.raises(Refused, match="1 of 2 rows of cold.jsonl cannot be used"):
         rows_with_solutions(pair, processor, True, 10 ** 6, "cold.jsonl", limit_bad=0.4)
-    # the opening tag is the prompt's: a row that repeats it does not teach it
-    opened, = supervised("<think>\nt\n</think>\\boxed{4}")
-    assert processor.tokenizer.decode(opened.ids) == "t\n</think>\\boxed{4}<|im_end|>"
 
 
 @pytest.mark.parametrize("wrong", [4.0, math.nan])

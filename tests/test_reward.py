@@ -294,17 +294,6 @@ def test_the_same_in_any_thread():
     assert results == [[True] * 20 + [False] * 20] * 3
 
 
-def test_easy_answers_are_quick():
-    golds, best = [str(n) for n in range(512)], 1.0
-    responses = [f"{n} plus 0 is {n}\n</think>\n\n\\boxed{{{n if n % 2 else n + 1}}}" for n in range(512)]
-    for _ in range(5):
-        start = time.process_time()
-        score_batch(responses, golds)
-        best = min(best, time.process_time() - start)
-    # 10 ms where it was written; wide, for a busy machine
-    assert best < 0.1, f"{best * 1000:.1f} ms for 512 easy answers"
-
-
 # -------------------------------------------------------------------------------- golds, imports, the command
 def test_unreadable_golds():
     good = ["16", 16, "\\frac{1}{2}", "B", "cat", "x^2+1", "(1,2]", "等腰三角形", "5 cm", "\\sqrt{2}, \\pi",
@@ -357,11 +346,6 @@ def test_a_list_in_print_may_be_the_answer_itself():
     assert same_answer(gold, gold)
     assert [bool(same_answer(said, gold, options)) for said in ("A", "B", gold, options[0])] == [0, 1, 1, 0]
     assert unreadable_golds([gold], [options]) == {}
-
-
-def test_short_words_have_no_case():
-    assert same_answer("No", "no") and same_answer("up", "Up") and not same_answer("no", "on")
-    assert not same_answer("AB", "ab")  # quantities
 
 
 def test_decimal_commas_are_counted(capsys):

@@ -236,28 +236,22 @@ def spell(processor, text):
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 10 ** 6), max_size=25))
-def test_pieces_join_to_the_text(lasting_processor, ids):
+def test_pieces_join_to_the_text(processor, ids):
     """Any ids, broken characters included."""
-    ids = [i % len(lasting_processor.tokenizer) for i in ids]
-    pieces = lasting_processor.pieces(ids)
+    ids = [i % len(processor.tokenizer) for i in ids]
+    pieces = processor.pieces(ids)
     assert len(pieces) == len(ids)
-    assert "".join(pieces) == lasting_processor.tokenizer.decode(ids, skip_special_tokens=True)
+    assert "".join(pieces) == processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("abB .\u00e9"), max_size=20))
-def test_pieces_of_any_text(lasting_processor, text):
+def test_pieces_of_any_text(processor, text):
     """An id is a byte here: a word of one letter stands at the number of bytes before it."""
-    processor = lasting_processor
     ids = spell(processor, text) if text else []
     assert "".join(processor.pieces(ids)) == text
     words = [i for i, _, _ in critical_spans(text, tuple("ab"))]
     assert rollout_of(processor, ids).critical(tuple("ab")) == [len(text[:i].encode()) for i in words]
-
-
-@pytest.fixture(scope="session")
-def lasting_processor(processor):  # hypothesis wants fixtures that live longer than a test
-    return processor
 
 
 # ------------------------------------------------------------------------------------------------------- sync

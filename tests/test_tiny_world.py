@@ -19,7 +19,7 @@ import make as world
 from conftest import few_looks
 from pictures import COLOURS, make_pools
 from questions import AT_ONCE, BARS, COLUMNS, LINES, NOUN, PAIRS, PLACES, ROWS, look
-from stages import Seen, tensors
+from stages import spied, tensors
 
 SIZES = dict(captions=40, sums=12, base=900, base_captions=20, cold_start=400, rl=60, rl_hard=30,
              connector=60, connector_val=24, val=40, math_test=150, other_test=40)
@@ -278,16 +278,16 @@ def test_tokenizer_knows_the_world_and_loses_nothing(folder, sets):
 # ------------------------------------------------------------------------------------------------ the encoder
 
 def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch):
-    seen, out = Seen(monkeypatch), tmp_path / "a" / "encoder"
+    out = tmp_path / "a" / "encoder"
     few_looks(monkeypatch, encoder)
-    seen.spy(encoder, "make_pools")
-    seen.spy(encoder.F, "cross_entropy")
+    pools = spied(monkeypatch, encoder, "make_pools")
+    losses_of = spied(monkeypatch, encoder.F, "cross_entropy")
     cfg = encoder.Config(model=str(folder / "model"), out=str(out), steps=12, pictures=16, lr=1e-2)
     encoder.main(cfg)
-    terms = [call.out.item() for call in seen["cross_entropy"]]  # of place, of colour, of value
+    terms = [call.out.item() for call in losses_of]  # of place, of colour, of value
     losses = [sum(terms[k:k + 3]) for k in range(0, len(terms), 3)]
     assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
-    assert [call.part for call in seen["make_pools"]] == ["train"]
+    assert [call.part for call in pools] == ["train"]
     before, after = tensors(folder / "model"), tensors(out)
     assert set(before) == set(after) and {f.name for f in out.iterdir()} == {
         f.name for f in (folder / "model").iterdir()}
@@ -295,16 +295,14 @@ def test_encoder_learns_and_nothing_else_changes(folder, tmp_path, monkeypatch):
     assert len(changed) > 20 and all("vision_tower" in name for name in changed)
     for seed in (0, 1):
         encoder.teach(replace(cfg, seed=seed, steps=1))
-        last = seen["cross_entropy"][-3:]
-        assert (sum(call.out.item() for call in last) == losses[0]) == (seed == 0)
+        assert (sum(call.out.item() for call in losses_of[-3:]) == losses[0]) == (seed == 0)
 
 
 def test_encoder_is_told_what_each_cell_shows(monkeypatch):
     """Of bars the three cells above each other are one."""
-    seen, rng = Seen(monkeypatch), random.Random(0)
-    seen.spy(encoder, "make_scene")
+    made, rng = spied(monkeypatch, encoder, "make_scene"), random.Random(0)
     pixels, dark, colour, value = encoder.batch(rng, make_pools(rng, "train", 3, copies=1), 90)
-    scenes = [call.out for call in seen["make_scene"]]
+    scenes = [call.out for call in made]
     assert dark.tolist() == [s.dark for s in scenes]
     for scene, colours, values in zip(scenes, colour.tolist(), value.tolist(), strict=True):
         tiles = scene.tiles * (3 if scene.subject == "Economics" else 1)

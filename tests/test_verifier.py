@@ -1,18 +1,18 @@
 """The verifier against a real OpenAI-compatible HTTP server on a real socket: one that answers right, wrong,
 slowly, with garbage, with 429 and 500, with a refusal, and not at all. The totals are the paper's: R = 0.8 *
 (rule or verifier) + 0.2 * format."""
+import contextlib
 import json
 import pathlib
 import socket
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from reward import Verifier, VerifierDown, askable, parse_verdict, rates, score, score_batch
+from reward import (Config, Verifier, VerifierDown, askable, parse_verdict, rates, score, score_batch,
+                    score_file)
 from scoring.verifier import JUDGE_PROMPT
 
 HERE = pathlib.Path(__file__).parent
@@ -63,6 +63,10 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+
     def verifier(self, **kwargs):
         return Verifier(self.url, "judge",
                         **{"timeout": 5.0, "patience": 5.0, "first_wait": 0.02, **kwargs})
@@ -77,8 +81,7 @@ def completion(text):
 def server():
     s = Server()
     yield s
-    s.http.shutdown()
-    s.http.server_close()
+    s.close()
 
 
 def boxed(answer):
@@ -157,21 +160,15 @@ def test_what_is_sent(server):
                 questions=["How many?"], options=[["cat", "dog"]])
     server.verifier().ask([("How many?\nA. cat\nB. dog", evil, "17")])
     for path, body in server.requests:
-        check_what_is_sent(path, body)
+        assert path == "/v1/chat/completions" and body["model"] == "judge"
+        assert body["temperature"] == 0 and body["max_tokens"] <= 16
+        system, user = body["messages"]
+        assert system == {"role": "system", "content": JUDGE_PROMPT} and user["role"] == "user"
+        data = json.loads(user["content"])  # the quotes and braces in the answer did not leave their string
+        assert set(data) == {"question", "reference", "answer"} and data["reference"] == "17"
+        assert data["question"] == "How many?\nA. cat\nB. dog" and len(data["answer"]) < 320
+        assert not [s for s in ("secret", "<|", "|>", "</think>", "\u202e") if s in user["content"]]
     assert len(server.requests) == 2
-
-
-def check_what_is_sent(path, body):
-    assert path == "/v1/chat/completions" and body["model"] == "judge"
-    assert body["temperature"] == 0 and body["max_tokens"] <= 16
-    assert [m["role"] for m in body["messages"]] == ["system", "user"]
-    assert body["messages"][0]["content"] == JUDGE_PROMPT
-    text = body["messages"][1]["content"]
-    data = json.loads(text)  # the quotes and braces in the answer did not leave their string
-    assert set(data) == {"question", "reference", "answer"} and data["reference"] == "17"
-    assert data["question"] == "How many?\nA. cat\nB. dog"
-    assert not [s for s in ("secret", "<|", "|>", "</think>", "\u202e") if s in text]
-    assert len(data["answer"]) < 320
 
 
 def test_requests_run_together_up_to_the_limit(server):
@@ -211,24 +208,16 @@ def test_too_slow_replies_are_asked_again(server):
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("status", [500, 429, None])
+@pytest.mark.parametrize("status", [500, 429, None, "nobody there"])
 def test_trouble_that_stays_stops_the_run(server, status):
     server.reply = lambda data, count: (status, "no", {}) if status else None
     v = server.verifier(patience=0.3)
+    if status == "nobody there":
+        server.close()
     start = time.perf_counter()
     with pytest.raises(VerifierDown, match="has not answered for"):
         score_batch([RIGHT] + [boxed(f"animal {i}") for i in range(40)], ["cat"] * 41, verifier=v)
     assert time.perf_counter() - start < 4 and v.cache == {}  # nothing made up was kept
-
-
-def test_nobody_at_the_address():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{s.getsockname()[1]}/v1"
-    v = Verifier(url, "judge", patience=0.3, first_wait=0.02)
-    with pytest.raises(VerifierDown, match="ConnectError"):
-        score(SAME, "cat", verifier=v)
-    assert score(RIGHT, "cat", verifier=v).total == 1.0  # what the rule accepts needs no server
 
 
 @pytest.mark.parametrize("status", [401, 404])
@@ -262,12 +251,9 @@ def test_a_server_that_refuses_everything_as_bad(server):
 # ------------------------------------------------------------------------------------------------ the command
 def test_command_with_a_verifier(server, tmp_path):
     server.reply = lambda data, count: "CORRECT" if data["question"] == "Which?" else (401, "x", {})
-    row = {"response": SAME, "answer": "cat", "question": "Which?"}
-    command = [sys.executable, str(HERE.parent / "reward.py"), "--responses", str(tmp_path / "in.jsonl"),
-               "--out", str(tmp_path / "out.jsonl"), "--verifier", server.url, "--verifier_model", "judge"]
-    for question, code in (("Which?", 0), ("What?", 1)):
-        (tmp_path / "in.jsonl").write_text(json.dumps({**row, "question": question}))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-        assert ("  verifier 1  " in done.stdout) == (code == 0) and ("HTTP 401" in done.stderr) == (code == 1)
-    assert [json.loads(line)["total"] for line in open(tmp_path / "out.jsonl")] == [1.0]
+    given, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    for question in ("Which?", "What?"):
+        given.write_text(json.dumps({"response": SAME, "answer": "cat", "question": question}))
+        with pytest.raises(VerifierDown, match="401") if question == "What?" else contextlib.nullcontext():
+            score_file(Config(str(given), str(out), verifier=server.url, verifier_model="judge"))
+    assert [json.loads(line)["total"] for line in open(out)] == [1.0]

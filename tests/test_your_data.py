@@ -6,17 +6,14 @@ import json
 import re
 import shlex
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tyro
-from PIL import Image
 
 import grpo
 from recipes import plan
 import reward
 import sft
-from conftest import ROOT
+from conftest import ROOT, png, write_parquet
 from data import Processor
 from machinery import rows
 from machinery.files import Refused
@@ -27,12 +24,6 @@ MODELS = {"out/cold_start", "out/tiny/cold_start", "OpenGVLab/InternVL3-1B-hf"}
 PAGE = (ROOT / "docs" / "your_data.md").read_text()
 # (language, name of a file or "", text)
 BLOCKS = re.findall(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", PAGE, re.M | re.S)
-
-
-def png():
-    buffer = io.BytesIO()
-    Image.new("RGB", (48, 48), (10, 20, 30)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -59,8 +50,7 @@ def write(folder, name, text):
         for image in row.get("images", [row.get("image")]):
             assert image["bytes"] == "<PNG>"
             image["bytes"] = png()
-    (folder / "hub").mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(table), folder / "hub" / name.replace("/", "+"))
+    write_parquet(folder / "hub" / name.replace("/", "+"), table)
 
 
 def run(command, model_path):

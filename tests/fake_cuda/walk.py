@@ -24,10 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 
 from connector import make_connectors, visual_tokens  # noqa: E402
-from machinery.model_folder import add_adapters  # noqa: E402
-from machinery.model_folder import blank_hf, read_decided  # noqa: E402
-from machinery.parallel import World, bf16_weights  # noqa: E402
-from machinery.parallel import replace_tensors, shard  # noqa: E402
+from machinery.model_folder import add_adapters, blank_hf, read_decided  # noqa: E402
+from machinery.parallel import World, bf16_weights, replace_tensors, shard  # noqa: E402
 from model import PARTS, VLM, make_optimizer  # noqa: E402
 from pack import make_pack  # noqa: E402
 
