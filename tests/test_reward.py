@@ -181,7 +181,7 @@ def test_total(response, total):
 def test_thinking_prompt_for_each_response():
     a, b = score_batch(["\\boxed{16}", "\\boxed{16}"], ["16", 16], thinking_prompt=[True, False])
     assert (a.total, b.total) == (0.0, 1.0) and a.why == "no </think>"
-    with pytest.raises(ValueError, match="2 responses, 1 golds"):
+    with pytest.raises(ValueError, match="shorter"):
         score_batch(["a", "b"], ["1"])
 
 
