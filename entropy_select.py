@@ -36,11 +36,11 @@ import numpy as np
 from data import Processor, read_records
 from machinery.asking import Asking
 from machinery.files import Refused, checkpoints, main, read_jsonl, write_json, write_text
-from machinery.tables import mean_and_error, pearson, percent, print_table, spearman
 from machinery.parallel import (
     World, compute_dtype, gather, send_weights, shard, start_processes, tensors)
 from machinery.rows import rows_fingerprint
 from machinery.run import hold, permutation, seed_of
+from machinery.tables import mean_and_error, pearson, percent, print_table, spearman
 from model import load
 from reward import score_batch
 from rollout import Group, computed, make_sampler

@@ -8,6 +8,7 @@ from machinery.files import Refused
 
 OUTSIDE = re.compile("embed|lm_head|position")  # what is looked up by a number, and the head
 
+
 def make_muon(vlm, weight_decay):
     """[Muon for the matrices inside, AdamW for embeddings, head, norms and biases], with a group for each
     part, as from make_optimizer."""
