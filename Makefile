@@ -22,6 +22,8 @@ EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160 --chunk 2048 --r
 # a waiting thread spins for a moment, then sleeps: beside another busy process endless spinning costs tenfold
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 30000
+# a shell that forbids bytecode would have every process compile torch and transformers anew, 14 s each
+unexport PYTHONDONTWRITEBYTECODE
 
 # $(call stage,NAME,COMMAND): run it, and note how many seconds it took
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
