@@ -7,7 +7,7 @@ from machinery.files import read_jsonl, say
 from machinery.parallel import total
 
 # means over what: over responses, over groups, over response tokens, over critical words
-MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "denial", "repetition"),
+MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "repetition"),
          "groups": ("reward_std", "groups_mixed"),
          "tokens": ("entropy", "entropy_high", "gap", "clip_fraction"),
          "critical_count": ("critical_entropy",)}
@@ -118,8 +118,6 @@ def failure_signs(steps):
          f"{m['grad_norm']:.2g}, its median is {norm:.2g}: a lower --lr or --clip_high?"),
         ("lengths at the limit", m["truncated"] > 0.2,
          f"{m['truncated']:.0%} of the responses are cut off: raise --max_new_tokens, or it rambles"),
-        ("image denial", m["denial"] > 0.05,
-         f"{m['denial']:.0%} of the responses claim not to see the image"),
         ("sampler/trainer gap", m["gap"] > 0.05,
          f"{m['gap']:.3f} nats a token: stale weights, other pixels or another temperature?"),
         ("no signal", m["groups_mixed"] < 0.05,

@@ -107,7 +107,7 @@ class Pretended:
             for step in STEPS:
                 Path(cfg.out, step).mkdir(exist_ok=True)
             self.write(f"{cfg.out}/selected.json", {"val_loss": 0.1})
-            row = dict.fromkeys(("reward", "grad_norm", "repetition", "entropy", "length", "format", "denial",
+            row = dict.fromkeys(("reward", "grad_norm", "repetition", "entropy", "length", "format",
                                  "groups_mixed", "clip_fraction", "loss"), 0.5)
             write_jsonl(f"{cfg.out}/metrics.jsonl", [{"step": i + 1, **row} for i in range(40)])
 
