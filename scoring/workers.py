@@ -63,7 +63,7 @@ os.register_at_fork(after_in_child=POOL.__init__)  # its parent's children would
 
 
 def serve():
-    """Read tasks, write replies. No handler for the timers' signals: a task that uses up its time ends all."""
+    """Read tasks, write replies. A task that uses up its time ends this process by a signal."""
     import logging
     import resource
 
