@@ -82,12 +82,12 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
 
 
 def find_records(source, columns=None, need=("question", "answer"), split="train", image_root="", subset=None,
-                 revision=None):
+                 revision=None, convert=lambda row: row):
     """(records whose images nobody has opened, [(name, why)] of the rows that cannot be used)"""
     records, bad, said, columns = [], [], Counter(), parse_columns(columns)
     for i, (name, folder, row) in enumerate(read_rows(source, split, image_root, subset, revision), 1):
         try:
-            row = renamed(row, columns)
+            row = convert(renamed(row, columns))
             own_id = text(row, "id", needed=False)
             name = f"{name} (id {own_id})" if own_id else name
             record = Record(own_id or f"{Path(source).stem}-{i}", **fields_of(row, folder, need), place=name)
@@ -124,41 +124,6 @@ class Prompt:
     full: list       # every placeholder expanded to its visual tokens: what the model sees
 
 
-CUT = "\ufdd0"  # hides a control token; no character, so no text of data has it
-
-
-class PlainText:
-    """Text of data is plain text: where it spells a control token (<|im_end|>, <IMG_CONTEXT>), it gets the
-    ids of those characters, and never the token that ends a turn or stands for an image."""
-
-    def __init__(self, tokenizer, *more):
-        """more: control tokens that the tokenizer does not count among its special ones."""
-        tokens = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        tokens = sorted(tokens.union(tokenizer.all_special_tokens, more), key=len, reverse=True)
-        self.control = re.compile("(" + "|".join(map(re.escape, tokens)) + ")")
-        self.tokenizer = tokenizer
-
-    def hide(self, text):
-        """"the <|im_end|>" -> "the <CUT|im_end|>", which a template can be filled with"""
-        return self.control.sub(lambda found: found[0][0] + CUT + found[0][1:], text)
-
-    def encode(self, texts):
-        """[text, ...] -> [ids, ...], hidden tokens as characters. A text without goes as it is."""
-        plain = [text for text in texts if CUT not in text]
-        ids = iter(self.tokenizer(plain, add_special_tokens=False)["input_ids"] if plain else [])
-        return [self._encode_hidden(text) if CUT in text else next(ids) for text in texts]
-
-    def _encode_hidden(self, text):
-        ids = []
-        for i, part in enumerate(self.control.split(text)):
-            if i % 2:
-                ids.append(self.tokenizer.convert_tokens_to_ids(part))
-            elif part:
-                ids += self.tokenizer(part.replace(CUT, ""), add_special_tokens=False,
-                                      split_special_tokens=True)["input_ids"]
-        return ids
-
-
 class Processor:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and
     sampler."""
@@ -181,7 +146,9 @@ class Processor:
         self.stop_ids = self._stop_ids()
         self.family.limit_images(self.image_processor, max_tiles, pixels)
         self.marks = self.family.marks(self.tokenizer)
-        self.plain = PlainText(self.tokenizer, self.image_mark)
+        tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        tokens = sorted({*tokens, *self.tokenizer.all_special_tokens, self.image_mark}, key=len, reverse=True)
+        self.control = re.compile("|".join(map(re.escape, tokens)))
         self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
         self.context = self.config.text_config.max_position_embeddings
         self.cache, self.cache_left = {}, cache_gib * 2 ** 30
@@ -196,7 +163,7 @@ class Processor:
     def prompts(self, records, thinking=True, limit=None):
         """Records -> Prompts, in order. Those longer than `limit` tokens (images expanded) are left out and
         counted: a prompt is never truncated, because the cut could go through an image."""
-        texts = self.plain.encode([self._text(r, thinking) for r in records])
+        texts = self.encode([self._text(r, thinking) for r in records])
         prompts = [self._prompt(r, ids) for r, ids in zip(records, texts)]
         limit = min(limit or self.context, self.context)
         fits = [p for p in prompts if len(p.full) < limit]
@@ -218,7 +185,7 @@ class Processor:
         turns = [*turns, {"role": "user", "content": record.text()}]
         turns = [{**turn, "content": self._parts(turn, bool(used))} for turn in turns]
         if self.ask:
-            ask = self.plain.hide("\n" * bool(record.text()) + self.ask)
+            ask = self.plain("\n" * bool(record.text()) + self.ask)
             turns[-1]["content"].append({"type": "text", "text": ask})
         asked = [turn["content"] for turn in turns if turn["role"] == "user"]
         if used:
@@ -241,7 +208,7 @@ class Processor:
         """The parts of a turn: texts, and an image where a mark of the user's stands."""
         marks = in_place and turn["role"] == "user"
         pieces = IMAGE_MARK.split(turn["content"]) if marks else [turn["content"]]  # every second: a number
-        return [{"type": "image"} if i % 2 else {"type": "text", "text": self.plain.hide(piece)}
+        return [{"type": "image"} if i % 2 else {"type": "text", "text": self.plain(piece)}
                 for i, piece in enumerate(pieces) if i % 2 or piece]
 
     def _prompt(self, record, ids):
@@ -304,6 +271,15 @@ class Processor:
         ends = [len(self.decode(ids[:k + 1]).rstrip("\ufffd")) for k in range(len(ids))]
         ends = [*accumulate(ends[:-1], max), len(whole)]
         return [whole[a:b] for a, b in zip([0] + ends, ends)]
+
+    def plain(self, text):
+        """Text of data is plain text: where it spells a control token (<|im_end|>, <IMG_CONTEXT>), a blank
+        keeps it from being the token that ends a turn or stands for an image."""
+        return self.control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+    def encode(self, texts):
+        """[text, ...] -> [ids, ...]"""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -212,7 +212,6 @@ def train(cfg):
             m.update({f"{name}_rate": value for name, value in verdicts.items()})
         s.run.log(step + 1, m)
         s.run.append("rollouts.jsonl", *rollout_rows(step + 1, groups[0].rollouts, batches[0][0].rollouts))
-        s.run.watch(step + 1, m)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "
                             f"entropy {m['entropy']:.2f}", refresh=False)
 

@@ -1,6 +1,6 @@
 """Look at what a run did: its curves, its responses, and the table of all stages.
 
-    python report.py curves out/tiny/rl    curves.png: reward, length, entropies, gradient norm, ...
+    python report.py curves out/tiny/rl    curves.png: reward, length, entropies, ...; and what looks wrong
     python report.py page out/tiny/rl      rollouts.html: curves, responses side by side
     python report.py table out/tiny        the stages' scores -> results.json and results.png
     python report.py card out/tiny/rl      the checkpoint's model card: a README.md for the hub
@@ -23,6 +23,7 @@ from machinery.files import (
     TRAINER, Refused, hub_name, main, read_json, read_jsonl, resolve, write_text)
 from machinery.page import count_marks, evenly, has_spread, marks_of, read_groups, write_page
 from machinery.scores import gain, stage_result
+from machinery.signs import signs_of
 from machinery.tables import percent, points, print_table
 from signals import CRITICAL_WORDS, critical_tokens
 
@@ -111,6 +112,9 @@ def curves(cfg):
     save_figure(draw_curves(runs, cfg.runs, panels), out)
     last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
     print(f"{out}: {', '.join(panels)}; up to step {last}")
+    for folder in (folder for folder, run in zip(cfg.runs, runs) if "groups_mixed" in run):
+        for step, name, seen in signs_of(read_jsonl(Path(folder) / "metrics.jsonl")):
+            print(f"{folder} step {step}: {name}: {seen}")
 
 
 def page_response(cfg, row, spread):

@@ -265,12 +265,12 @@ def report(cfg):
         unreadable = report_unreadable(cfg.data, records, 1.0, "")
         records = [r for i, r in enumerate(records) if i not in unreadable]
     prompts = processor.prompts(records, cfg.thinking)
-    solutions = [processor.plain.hide(r.solution) for r in records if r.solution]
+    solutions = [processor.plain(r.solution) for r in records if r.solution]
     table = {"images of a row": [len(r.images) for r in records],
              "longer side of an image": [max(size) for r in records for size in r.sizes],
              "visual tokens of a row": [p.full.count(processor.image_id) for p in prompts],
              "prompt tokens": [len(p.full) for p in prompts],
-             "solution tokens": [len(ids) for ids in processor.plain.encode(solutions)]}
+             "solution tokens": [len(ids) for ids in processor.encode(solutions)]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
         f"{processor.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")
