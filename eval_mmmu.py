@@ -38,12 +38,12 @@ from tqdm import tqdm
 
 from machinery.asking import Asking
 from machinery.files import (
-    Refused, append_jsonl, changed_settings, checkpoints, main, read_json, resolve, say, write_json,
-    write_text)
+    Refused, append_jsonl, changed_settings, checkpoints, main, read_json, read_jsonl, resolve, say,
+    write_json, write_text)
 from machinery.mmmu_rows import of_mmmu, subsets_of
 from machinery.rows import LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint
 from reward import Verifier, format_ok, rates, score_batch, unreadable_golds
-from scoring.mmmu import has_places, mark, read_responses, read_rows, rounded, subject_of, summary, tables
+from scoring.mmmu import mark, read_rows, rounded, subject_of, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
 
 
@@ -59,7 +59,7 @@ def score_rows(rows, mode="auto", verifier=None):
     rows = read_rows(rows, mode)
     # one comparison for each accepted answer, all in one batch: it runs in parallel, with time limits
     pairs = [(row, gold) for row in rows if row["parsed"] is not None for gold in row["gold"]]
-    answers = [rounded(row["parsed"], gold, row.get("precision")) for row, gold in pairs]
+    answers = [rounded(row["parsed"], row.get("precision")) for row, _ in pairs]
     rewards = score_batch([f"\\boxed{{{answer}}}" for answer in answers], [gold for _, gold in pairs],
                           thinking_prompt=False, verifier=verifier,
                           options=[row["options"] if row["choice"] else None for row, _ in pairs],
@@ -91,7 +91,7 @@ def score(cfg: Score):
     Rows hold id, question_type, options, answer, response, and perhaps subject, question, run, finish, mode.
     """
     folder = Path(cfg.responses).parent
-    return report(read_responses(cfg.responses), cfg, folder, cfg.out or folder / "scores.json")
+    return report(read_jsonl(cfg.responses), cfg, folder, cfg.out or folder / "scores.json")
 
 
 def report(rows, cfg, folder, out):
@@ -238,7 +238,7 @@ def evaluate(cfg: Config):
     if changed := changed_settings(before, about):
         raise Refused(f"{run.dir} holds responses to others ({changed}). Use another --out, or delete the "
                       f"folder to ask again.")
-    done = read_responses(path) if path.exists() else []
+    done = read_jsonl(path)
     have = {(row["id"], row["run"]) for row in done}
     world.barrier()  # everybody has read before rank 0 writes
     if world.rank == 0:
@@ -283,7 +283,7 @@ def evaluate(cfg: Config):
         bar.update(len(rows))
     bar.close()
     if world.rank == 0:
-        rows = [row for row in read_responses(path) if row["run"] < cfg.runs]
+        rows = [row for row in read_jsonl(path) if row["run"] < cfg.runs]
         report(rows, cfg, run.dir, run.dir / "scores.json")
 
 
@@ -293,7 +293,7 @@ def row_of(record, run, response, mode):
     row = {"id": record.id, "run": run, "subject": record.subject, "question_type": kind,
            "options": record.options, "answer": record.answer, "question": record.question,
            "response": response.text, "finish": response.finish, "tokens": len(response.ids), "mode": mode}
-    return row | ({"precision": record.precision} if has_places(record.precision) else {})
+    return row | ({"precision": record.precision} if record.precision in range(1, 11) else {})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from machinery.files import Refused, read_json
+from machinery.files import Refused, read_json, read_jsonl
 from machinery.tables import percent, print_table
 
 LOSSES = ("no steps", "reading", "arithmetic", "other")  # a wrong answer is lost to the first that fits
@@ -70,10 +70,9 @@ def read_truth(folder):
 def print_losses(runs):
     """A table of each run folder, in %: what was done right, and what the other answers are lost to"""
     from eval_mmmu import score_rows
-    from scoring.mmmu import read_responses
     for run in map(Path, runs):
         folder = run / "eval" if (run / "eval").is_dir() else run
-        _, rows = score_rows(read_responses(folder / "responses.jsonl"))
+        _, rows = score_rows(read_jsonl(folder / "responses.jsonl"))
         groups = count(rows, read_truth(folder))
         print(run)
         print_table(["%", "responses", *(what for what, _ in COLUMNS)], [

@@ -44,27 +44,14 @@ def stated_answer(text):
 
 
 def last_box(text):
-    """What the last balanced \\boxed{} of the text holds, or None. One pass over the text, whatever it is."""
-    if "boxed" not in text:
-        return None
-    open_braces = []  # (start, where its content starts when it is a box, else None)
-    boxes = []        # (start, content's start, content's end), outermost ones only
+    """What the last balanced \\boxed{} of the text holds, or None. It is the box that closes last."""
+    open_braces, answer = [], ""  # of each open brace where its content starts when it is a box, else None
     for m in _BRACES.finditer(text, max(0, text.find("boxed") - 8)):
-        token = m.group()
-        if token == "{":
-            open_braces.append((m.start(), None))
-        elif token[-1] == "{" and len(token) > 2:
-            open_braces.append((m.start(), m.end()))
-        elif token == "}" and open_braces:
-            start, inside = open_braces.pop()
-            if inside is not None:
-                while boxes and boxes[-1][0] > start:
-                    boxes.pop()  # it stood inside this one
-                boxes.append((start, inside, m.start()))
-    if not boxes:
-        return None
-    _, start, end = boxes[-1]
-    answer = text[start:end].strip()
+        if m[0] == "}" and open_braces:
+            start = open_braces.pop()
+            answer = answer if start is None else text[start:m.start()].strip()
+        elif m[0][-1] == "{" and m[0] != "\\{":
+            open_braces.append(None if m[0] == "{" else m.end())
     inner = re.fullmatch(r"\\{1,4}boxed\s*\{([^{}]*)\}", answer)  # \boxed{\boxed{5}}
     return (inner[1].strip() if inner else answer) or None
 

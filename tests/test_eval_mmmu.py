@@ -191,17 +191,13 @@ def test_score_command_without_torch(tmp_path):
     assert (scores["n"], scores["rule"], scores["subjects"]["Math"]["n"]) == (9, pytest.approx(4 / 9), 9)
 
 
-@pytest.mark.parametrize("change, sentence", [
-    ({"response": None}, "Row validation_Math_1 (row 1) has no 'response'"),
-    ({"answer": None}, "has no 'answer'"),
-    ({"options": "__import__('os').getcwd()"}, "no list"),
-    ({"options": "[]"}, "its 0 options"), ({"answer": "E"}, "none of the letters A, B, C, D"),
-    ({"answer": "?"}, "MMMU's test split keeps its answers")])
-def test_bad_rows_are_named(change, sentence):
-    with pytest.raises(E.Refused) as error:
+@pytest.mark.parametrize("change", [
+    {"answer": None}, {"options": "[]"}, {"answer": "E"}, {"answer": "?"},
+    {"answer": "?", "question_type": "open"}, {"answer": " ", "question_type": "open"}])
+def test_rows_that_would_count_as_wrong_are_refused(change):
+    with pytest.raises(E.Refused, match="Row validation_Math_1 cannot be scored"):
         E.score_rows([{**row("B"), **change}])
-    assert sentence in str(error.value)
-    with pytest.raises(E.Refused, match="stands there twice"):
+    with pytest.raises(E.Refused, match="stands there 2 times"):
         E.score_rows([row("B"), row("A")])
 
 
@@ -344,7 +340,7 @@ def world(data, monkeypatch):
         monkeypatch.setattr(rollout, "make_sampler", lambda *a, **k: sampler)
         E.evaluate(config(data, model=str(data.parent / "m"), **more))
         path = data.parent / more.get("out", "out") / "responses.jsonl"
-        return E.read_responses(path) if "checkpoints" not in more else None
+        return E.read_jsonl(path) if "checkpoints" not in more else None
     run.folder = data.parent
     return run
 

@@ -74,10 +74,9 @@ def test_decimals_that_mathvista_asks_for(said, right, tmp_path):
     assert rows[1]["rule"] == (said in ("1.2", "6/5", "120%"))
 
 
-@pytest.mark.parametrize("precision, gold", [
-    ("fp16", "1.2"), (True, "1.2"), (0, "1"), (1, "1.25"), (1, "6/5"), (float("nan"), "1.2"), (None, "1.2")])
-def test_precision_that_means_something_else(precision, gold):
-    assert rounded("1.2401", gold, precision) == "1.2401"
+@pytest.mark.parametrize("precision", ["fp16", 0, float("nan"), None])
+def test_precision_that_means_something_else(precision):
+    assert rounded("1.2401", precision) == "1.2401"
 
 
 def test_mathvision(tmp_path):
