@@ -13,7 +13,7 @@ from machinery.tables import mean_and_error, percent, table_lines
 from scoring.denial import denies_image
 from scoring.numbers import number
 from scoring.official import official_right
-from scoring.responses import after_thought, last_box, opens_thought, stated_answer
+from scoring.responses import after_thought, last_box, stated_answer
 from scoring.spelling import plain
 
 DISCIPLINE_OF = {subject: name for name, subjects in {
@@ -68,7 +68,7 @@ def was_thinking(row, mode="auto"):
     mode = row.get("mode") or mode
     if mode != "auto":
         return mode != "nothink"
-    return "</think>" in row["response"] or opens_thought(row["response"]) or row.get("finish") == "length"
+    return "</think>" in row["response"] or row.get("finish") == "length"
 
 
 def rule_answer(row):

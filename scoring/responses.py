@@ -19,9 +19,9 @@ class Claim:
 
 
 def after_thought(response, thinking_prompt):
-    """The text behind the last </think>; None when a thought was prompted and never closed."""
+    """The text behind the last </think>; None when a thought was prompted, or opened, and never closed."""
     _, tag, tail = response.rpartition("</think>")
-    return tail if tag or not thinking_prompt else None
+    return None if not tag and (thinking_prompt or opens_thought(response)) else tail
 
 
 def opens_thought(response):
