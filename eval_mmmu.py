@@ -43,7 +43,7 @@ from machinery.files import (
 from machinery.mmmu_rows import of_mmmu, subsets_of
 from machinery.rows import LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint
 from reward import Verifier, format_ok, rates, score_batch, unreadable_golds
-from scoring.mmmu import mark, read_rows, rounded, subject_of, summary, tables
+from scoring.mmmu import read_rows, rounded, subject_of, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
 
 
@@ -69,7 +69,8 @@ def score_rows(rows, mode="auto", verifier=None):
     by_either = {who for who, reward in accepted if reward.accuracy}
     for row in rows:
         who = row["id"], row["run"]
-        mark(row, who in by_rule, who in by_either, format_ok(row["response"], row["thinking"]))
+        row |= {"rule": who in by_rule, "judge": who in by_either,
+                "format": format_ok(row["response"], row["thinking"])}
     scores = summary(rows)
     if verifier:
         scores["judge"], scores["verifier"] = mean(row["judge"] for row in rows), rates(rewards)

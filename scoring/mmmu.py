@@ -1,7 +1,6 @@
 """MMMU's responses: which rows can be scored, what a reply gives as its answer, and the tables of scores.
 
-`read_rows`, `mark` and `summary` are the three steps that eval_mmmu.py takes, with reward.py's comparison
-between the first two.
+`read_rows` and `summary` are the steps that eval_mmmu.py takes, with reward.py's comparison between them.
 """
 import re
 from collections import Counter
@@ -43,6 +42,7 @@ def read_rows(rows, mode):
 
 
 def read_row(row, mode):
+    """A row with the answer that our rule reads in it, and with everything that needs no comparison."""
     row = {"run": 0, **row, "id": str(row["id"]), "options": parse_options(row.get("options")),
            "answer": answer_of(row).strip(), "choice": row["question_type"] == "multiple-choice"}
     letters = LETTERS[:len(row["options"])]
@@ -52,9 +52,16 @@ def read_row(row, mode):
                       f"{letters!r}. (MMMU's test split keeps its answers: send it to its server.)")
     row["subject"] = row.get("subject") or subject_of(row["id"])
     row["discipline"] = DISCIPLINE_OF.get(row["subject"], "Other")
-    row["thinking"] = was_thinking(row, mode)
-    row["parsed"], row["boxed"] = rule_answer(row)
-    return row
+    # did <think> end the prompt? The row's own mode says it; if it has none, --mode or the text does
+    response, mode, cut = row["response"], row.get("mode") or mode, row.get("finish") == "length"
+    row["thinking"] = "</think>" in response or cut if mode == "auto" else mode != "nothink"
+    reply = after_thought(response, row["thinking"])
+    row["parsed"], row["boxed"] = rule_answer((reply or "").strip())
+    # of an open thought the official algorithm reads all there is
+    official, random = official_right((response if reply is None else reply).strip(), row)
+    return row | {"official": official, "official_random": random,
+                  "official_boxed": official_right(row["parsed"], row)[0] if row["boxed"] else official,
+                  "unparsed": row["parsed"] is None, "truncated": cut, "denial": denies_image(response)}
 
 
 def subject_of(row_id):
@@ -63,18 +70,9 @@ def subject_of(row_id):
     return match[1] if match else "unknown"
 
 
-def was_thinking(row, mode="auto"):
-    """Did <think> end the prompt? The row's own mode says it; if it has none, --mode or the text does."""
-    mode = row.get("mode") or mode
-    if mode != "auto":
-        return mode != "nothink"
-    return "</think>" in row["response"] or row.get("finish") == "length"
-
-
-def rule_answer(row):
-    """What our rule reads in a row: (answer or None, stands it in a box?). Without a box it is an answer that
-    the reply plainly states, or a reply of at most three words."""
-    reply = (after_thought(row["response"], row["thinking"]) or "").strip()
+def rule_answer(reply):
+    """(answer or None, stands it in a box?). Without a box it is what the reply plainly states, or a reply of
+    at most three words."""
     boxed = last_box(reply)
     bare = reply.replace("**", "") if 0 < len(reply.split()) < 4 and "boxed" not in reply else None
     return (boxed, True) if boxed is not None else (stated_answer(reply) or bare, False)
@@ -86,18 +84,8 @@ def rounded(answer, places):
     found = number(plain(answer)) if places in range(1, 11) else None
     return str(round(found.value, int(places))) if found and not found.percent else answer
 
+
 # ----------------------------------------------------------------------------------------------------- scores
-
-def mark(row, rule, judge, kept):
-    """Write the verdicts into a row. rule, judge: who accepts its answer. kept: does it keep the format?"""
-    reply = after_thought(row["response"], row["thinking"])
-    # of an open thought the official algorithm reads all there is
-    official, random = official_right((row["response"] if reply is None else reply).strip(), row)
-    row |= {"rule": rule, "judge": judge, "official": official, "official_random": random, "format": kept,
-            "official_boxed": official_right(row["parsed"], row)[0] if row["boxed"] else official,
-            "unparsed": row["parsed"] is None, "truncated": row.get("finish") == "length",
-            "denial": denies_image(row["response"])}
-
 
 def summary(rows):
     """The dictionary of scores.json from marked rows. All rates are fractions."""
@@ -139,22 +127,14 @@ def group(rows):
 
 def tables(scores):
     """The scores as a table: accuracies in % by our rule, by MMMU's algorithm, and by the same where it reads
-    the last box; length in tokens. Below it shares of all responses, in %."""
-    rows = []
-    for discipline, g in scores["disciplines"].items():
-        rows += [(discipline, g)] + [("- " + subject, g) for subject, g in scores["subjects"].items()
-                                     if DISCIPLINE_OF.get(subject, "Other") == discipline]
-    header = ("", "n", "rule, %", "MMMU's, %", "MMMU's on the box, %", "tokens")
-    cells = [(name, g["n"], percent(g["rule"], g["rule_se"]), percent(g["official"]),
+    the last box; length in tokens. Below it shares of all responses, and the accuracy of each run."""
+    parts = [(DISCIPLINE_OF.get(name, "Other"), f"- {name}", g) for name, g in scores["subjects"].items()]
+    parts += [(name, "", g) for name, g in scores["disciplines"].items()]
+    cells = [(name or discipline, g["n"], percent(g["rule"], g["rule_se"]), percent(g["official"]),
               percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")
-             for name, g in [*rows, ("all", scores)]]
-    shares = [f"{name.replace('_', ' ')} {percent(scores[name])}"
-              for name in (*SHARES, "rule_with_denial", "rule_without_denial")]
-    text = [*table_lines(header, cells), f"in %: {', '.join(shares)}"]
-    if asked := scores.get("verifier"):
-        text.append(f"rule or judge {percent(scores['judge'])}; of what was asked, no verdict on "
-                    f"{percent(asked['no_verdict'])}")
-    if len(scores["runs"]) > 1:
-        text.append(f"{len(scores['runs'])} runs: {', '.join(map(percent, scores['runs']))}; mean "
-                    f"{percent(scores['rule'], scores['runs_se'])} (standard error over runs)")
-    return "\n".join(text)
+             for discipline, name, g in [*sorted(parts, key=lambda part: part[:2]), ("all", "", scores)]]
+    header = ("", "n", "rule, %", "MMMU's, %", "MMMU's on the box, %", "tokens")
+    shares = [f"{name.replace('_', ' ')} {percent(scores[name])}" for name in (
+        *SHARES, "rule_with_denial", "rule_without_denial", "judge") if name in scores]
+    runs = f"runs {', '.join(map(percent, scores['runs']))} (standard error {percent(scores['runs_se'])})"
+    return "\n".join([*table_lines(header, cells), f"in %: {', '.join(shares)}; {runs}"])

@@ -9,7 +9,8 @@ def official_right(reply, row):
         letter = official_choice(reply, row["options"])
         return letter in row["gold"], letter is None
     keys = [key for gold in row["gold"] for key in official_normal(gold)]
-    return any(_matches(key, guess) for guess in official_open(reply) for key in keys), False
+    return any(key == guess or isinstance(key, str) and isinstance(guess, str) and key in guess
+               for guess in official_open(reply) for key in keys), False
 
 
 def official_choice(response, options):
@@ -56,7 +57,3 @@ def official_open(response):
         for pattern in _NUMBERS:
             found += re.findall(pattern, text)
     return [guess for text in found for guess in official_normal(text)]
-
-
-def _matches(key, guess):
-    return key == guess if isinstance(guess, float) else isinstance(key, str) and key in guess

@@ -36,11 +36,9 @@ _VERDICT = re.compile(r" ?(?:(?:(?:final )?(?:verdict|judge?ment|answer)) ?: ?)?
 
 
 def parse_verdict(reply):
-    """True for a reply that is CORRECT or yes, False for INCORRECT or no, None for anything else.
-
-    The whole reply must be that one word (any case, in quotes, bold or brackets, after "Verdict:"). A word
-    somewhere in a sentence is no verdict: "not correct", "yes and no" and "the answer is correct" pay
-    nothing."""
+    """True for a reply that is CORRECT or yes, False for INCORRECT or no, None for anything else. The whole
+    reply must be that one word (any case, in quotes, bold or brackets, after "Verdict:"): "not correct", "yes
+    and no" and "the answer is correct" pay nothing."""
     bare = re.sub(r"[\s*_\"'`\[\]().!]+", " ", reply) if isinstance(reply, str) and len(reply) < 200 else ""
     m = _VERDICT.fullmatch(bare)
     return None if m is None else m[1].lower() in ("correct", "yes")
@@ -77,24 +75,25 @@ class Verifier:
         """[(question, answer, gold)] -> [True | False | None], from one thread at a time; or VerifierDown."""
         import httpx
         self.cache = self.cache if len(self.cache) < 200_000 else {}
-        fresh = [key for key in dict.fromkeys(items) if key not in self.cache]
+        fresh, self.stop = [key for key in dict.fromkeys(items) if key not in self.cache], threading.Event()
         headers = {"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'none')}"}
-        client, self.stop = httpx.Client(timeout=self.timeout, headers=headers), threading.Event()
-        with client, ThreadPoolExecutor(self.concurrency) as threads:
+        with (httpx.Client(timeout=self.timeout, headers=headers) as client,
+              ThreadPoolExecutor(self.concurrency) as threads):
             try:
-                verdicts = list(threads.map(lambda item: self._one(client, *item), fresh))
+                self.cache.update(zip(fresh, list(threads.map(lambda item: self._one(client, *item), fresh))))
             finally:
                 self.stop.set()  # Ctrl-C, or one lost the server: the others end, too
-        self.cache.update(zip(fresh, verdicts))
         return [self.cache[key] for key in items]
 
     def _one(self, client, question, answer, gold):
         from httpx import TransportError
-        data = {"question": _clean(question, 4000), "reference": _clean(gold, 1000),
-                "answer": _clean(answer, 300)}
+        cut = {name: text[:most] + " [cut]" * (len(text) > most) for name, text, most in (
+            ("question", question, 4000), ("reference", gold, 1000), ("answer", answer, 300))}
+        asked = json.dumps(cut, ensure_ascii=False).encode("utf-8", "replace").decode()
+        # a chat template must not read as its own: <|im_end|>, </think>, [INST]
+        asked = re.sub(r"<|\|(?=>)|\[(?=/?INST)", r"\g<0> ", asked)
         body = {"model": self.model, "temperature": 0, "seed": 0, "max_tokens": 16, "messages": [
-            {"role": "system", "content": JUDGE_PROMPT},
-            {"role": "user", "content": json.dumps(data, ensure_ascii=False)}]}
+            {"role": "system", "content": JUDGE_PROMPT}, {"role": "user", "content": asked}]}
         end, wait = time.monotonic() + self.patience, 0
         while not self.stop.wait(wait):
             try:
@@ -114,20 +113,12 @@ class Verifier:
             wait = min(2 * wait or self.first_wait, 10)
 
 
-def _clean(text, limit):
-    """Cut, and without what a chat template reads as its own: <|im_end|>, </think>, [INST]"""
-    text = text.encode("utf-8", "replace").decode()
-    text = text if len(text) <= limit else text[:limit] + " [cut]"
-    return re.sub(r"<|\|(?=>)|\[(?=/?INST)", r"\g<0> ", text)
-
-
 def second_opinions(verifier, claims, ruled):
     """{index of the claim: True | False | None}, where the rule said no"""
     items = {}
-    for i, (claim, right) in enumerate(zip(claims, ruled)):
-        options = [f"{chr(65 + k)}. {option}" for k, option in enumerate(claim.options or ())]
-        said = claim.stated if claim.answer is None else claim.answer
-        gold = " or ".join(accepted_answers(claim.gold))
-        if askable(said) and not right:
-            items[i] = ("\n".join([claim.question, *options]), said, gold)
+    for i, claim in enumerate(claims):
+        said, gold = claim.answer or claim.stated, " or ".join(accepted_answers(claim.gold))
+        if not ruled[i] and askable(said):
+            options = [f"{chr(65 + k)}. {option}" for k, option in enumerate(claim.options or ())]
+            items[i] = "\n".join([claim.question, *options]), said, gold
     return dict(zip(items, verifier.ask(list(items.values()))))

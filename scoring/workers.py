@@ -53,8 +53,7 @@ class Pool:
             return tuple(json.loads(line))
         code = child.wait()
         if code > 0:  # no signal: Python has stopped with an error
-            raise RuntimeError("the processes that compare answers do not start (is math-verify installed?); "
-                               "`python -m scoring.workers` shows why")
+            raise RuntimeError("`python -m scoring.workers` ends with an error: is math-verify installed?")
         return False, "time limit" if code == -signal.SIGPROF else f"the comparison died (exit {code})"
 
 
@@ -84,8 +83,7 @@ def serve():
             why = "rule" if right else "not equal"
         except (RecursionError, MemoryError) as error:
             right, why = False, type(error).__name__
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.alarm(0)
+        signal.alarm(0)  # the other clock stands still between tasks
         print(json.dumps([bool(right), why]), file=replies, flush=True)
 
 

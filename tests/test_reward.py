@@ -272,7 +272,7 @@ def test_a_worker_that_hangs_asleep_ends():
 
 def test_workers_that_do_not_start(monkeypatch):
     monkeypatch.setattr(workers.sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="do not start"):
+    with pytest.raises(RuntimeError, match="is math-verify installed"):
         workers.Pool().map([("\\sqrt{9}", "3", None)])
 
 
