@@ -17,8 +17,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
+import transformers  # its names are looked up where they are used: only then does it import itself
 from jinja2 import TemplateError
-from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from connector import visual_tokens
 from machinery.families import family_of, read_config
@@ -135,9 +135,9 @@ class Processor:
         self.path, self.ask, self.system = resolve(path, flag), ask, system
         self.config = read_config(self.path, flag)
         self.family, self.image_id = family_of(self.config), self.config.image_token_id
-        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.path)
         self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
-        self.image_processor = AutoImageProcessor.from_pretrained(self.path, backend="pil")
+        self.image_processor = transformers.AutoImageProcessor.from_pretrained(self.path, backend="pil")
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
         if self.image_mark is None or not self.tokenizer.chat_template:  # transformers makes empty tokenizers
             raise Refused(f"{flag} {path}: no token {self.image_id} for images (is tokenizer.json lost?), or "
@@ -156,7 +156,7 @@ class Processor:
 
     def _stop_ids(self):
         there = Path(self.path, "generation_config.json").exists()
-        ids = GenerationConfig.from_pretrained(self.path).eos_token_id if there else []
+        ids = transformers.GenerationConfig.from_pretrained(self.path).eos_token_id if there else []
         ids = ids if isinstance(ids, list) else [ids]
         return sorted({*ids, self.tokenizer.eos_token_id} - {None})
 

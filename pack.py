@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch.nn import attention as torch_attention
 from torch.nn.attention.varlen import varlen_attn
-from transformers.modeling_utils import AttentionInterface
 
 
 # ------------------------------------------------------------------------------------------------------ packs
@@ -318,8 +317,3 @@ def layout_attention(module, q, k, v, attention_mask=None, scaling=None, layout=
     if cu_seq_lens_q is not None:
         return window_attention(q, k, v, cu_seq_lens_q, max_length_q, scaling), None
     return attention(q, k, v, attention_mask, scaling).transpose(1, 2), None
-
-
-AttentionInterface.register("layout", layout_attention)
-# transformers hands over all windows at once only to an attention with "flash" in its name
-AttentionInterface.register("layout_flash_windows", layout_attention)
