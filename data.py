@@ -42,7 +42,6 @@ class Record:
     options: list = field(default_factory=list)    # multiple choice: the texts of A, B, C, ...
     subject: str = ""
     turns: list = field(default_factory=list)      # said before the question: [{"role", "content"}]
-    precision: float | None = None                 # decimals that an evaluation rounds answers to (MathVista)
     sizes: list = field(default_factory=list)      # (height, width) of each image, filled in by read_records
     place: str = ""                                # file and row it was read from, for messages
 

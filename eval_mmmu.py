@@ -43,7 +43,7 @@ from machinery.files import (
 from machinery.mmmu_rows import of_mmmu, subsets_of
 from machinery.rows import LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint
 from reward import Verifier, format_ok, rates, score_batch, unreadable_golds
-from scoring.mmmu import read_rows, rounded, subject_of, summary, tables
+from scoring.mmmu import read_rows, subject_of, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
 
 
@@ -59,8 +59,7 @@ def score_rows(rows, mode="auto", verifier=None):
     rows = read_rows(rows, mode)
     # one comparison for each accepted answer, all in one batch: it runs in parallel, with time limits
     pairs = [(row, gold) for row in rows if row["parsed"] is not None for gold in row["gold"]]
-    answers = [rounded(row["parsed"], row.get("precision")) for row, _ in pairs]
-    rewards = score_batch([f"\\boxed{{{answer}}}" for answer in answers], [gold for _, gold in pairs],
+    rewards = score_batch([f"\\boxed{{{row['parsed']}}}" for row, _ in pairs], [gold for _, gold in pairs],
                           thinking_prompt=False, verifier=verifier,
                           options=[row["options"] if row["choice"] else None for row, _ in pairs],
                           questions=[row.get("question", "") for row, _ in pairs])
@@ -291,10 +290,9 @@ def evaluate(cfg: Config):
 def row_of(record, run, response, mode):
     """A row of responses.jsonl"""
     kind = "multiple-choice" if record.options else "open"
-    row = {"id": record.id, "run": run, "subject": record.subject, "question_type": kind,
+    return {"id": record.id, "run": run, "subject": record.subject, "question_type": kind,
            "options": record.options, "answer": record.answer, "question": record.question,
            "response": response.text, "finish": response.finish, "tokens": len(response.ids), "mode": mode}
-    return row | ({"precision": record.precision} if record.precision in range(1, 11) else {})
 
 
 if __name__ == "__main__":

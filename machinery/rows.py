@@ -157,7 +157,7 @@ def fields_of(row, folder, need):
     if wrong := next(filter(None, map(NO_TEXT.search, texts)), None):
         raise BadRow(f"one of its texts has no character but {ascii(wrong[0])}: is the file UTF-8?")
     return {"question": question, "images": images, "answer": answer, "solution": solution or None,
-            "options": options, "subject": subject, "turns": turns, "precision": row.get("precision")}
+            "options": options, "subject": subject, "turns": turns}
 
 
 def text(row, name, needed=True):

@@ -9,13 +9,13 @@ import re
 _KINDS = {
     "M": "image images picture pictures photo figure diagram graph chart drawing attachment 图 片 照 像 形",
     "D": "the this your a an any actual 这 里 道 题 目 中 的 张 幅 附 配 您",
-    "W": "i i'm i'd i'll we 我",
-    "N": "not no cannot unable lack blind failed would 没 未 不 无",  # and what ends in n't
+    "W": "i i'm i'll we 我",
+    "N": "not no cannot unable lack blind failed 没 未 不 无",  # and what ends in n't
     "S": "see seeing seen view viewing access have having had is was has be been being able ability to of at "
-         "or actually really directly means way visual perceive look analyze could need seems itself "
+         "or actually directly means way visual perceive look analyze could seems itself "
          "看 到 见 有 能 法 查 直 接 收 打 开",
     "T": "provided attached included visible available here accessible load loaded loading displayed given "
-         "shown up upload uploaded share shared send provide describe include open with "
+         "shown upload uploaded share shared send provide describe include open with "
          "提 供 给 出 来 显 示 传 加 载",
     "U": "missing inaccessible unavailable 缺 失",
     "C": "so but because and since unfortunately 所 因 为 由 于 只 可",
@@ -37,11 +37,8 @@ _CLAIM = re.compile("|".join(_CLAIMS).replace("IMAGE", _IMAGE).replace("END", _E
 
 
 def denies_image(text):
-    """True when the text claims that the image is not there or cannot be seen, in English or Chinese.
-
-    The claim must be about the image as a whole and about the speaker: "we cannot see point B from A", "the
-    image does not show the radius", "the figure is not drawn to scale", "the driver cannot see the picture",
-    "图中没有给出半径" are none."""
+    """In English or Chinese. The claim must be about the image as a whole and about the speaker: "the image
+    does not show the radius", "the driver cannot see the picture", "图中没有给出半径" are none."""
     for sentence in re.findall(r"[^.!?\n;。！？；]{1,300}", text.lower().replace("’", "'")):
         words = re.findall(r"[a-z0-9_'-]+|\S", sentence)
         kinds = "".join(_KIND.get(word, "N" if word.endswith("n't") else ".") for word in words)

@@ -1,7 +1,5 @@
 """MMMU's responses: which rows can be scored, what a reply gives as its answer, and the tables of scores.
-
-`read_rows` and `summary` are the steps that eval_mmmu.py takes, with reward.py's comparison between them.
-"""
+eval_mmmu.py takes the steps read_rows and summary, with reward.py's comparison between them."""
 import re
 from collections import Counter
 from statistics import mean
@@ -10,10 +8,8 @@ from machinery.files import Refused
 from machinery.rows import LETTERS, accepted_answers, answer_of, parse_options
 from machinery.tables import mean_and_error, percent, table_lines
 from scoring.denial import denies_image
-from scoring.numbers import number
 from scoring.official import official_right
 from scoring.responses import after_thought, last_box, stated_answer
-from scoring.spelling import plain
 
 DISCIPLINE_OF = {subject: name for name, subjects in {
     "Art and Design": "Art Art_Theory Design Music",
@@ -27,8 +23,6 @@ DISCIPLINE_OF = {subject: name for name, subjects in {
 }.items() for subject in subjects.split()}
 SHARES = ("unparsed", "truncated", "format", "denial", "official_random")
 
-
-# ------------------------------------------------------------------------------------------ rows of responses
 
 def read_rows(rows, mode):
     """The rows with what was read in them. mode: of rows that do not carry their own."""
@@ -78,15 +72,6 @@ def rule_answer(reply):
     return (boxed, True) if boxed is not None else (stated_answer(reply) or bare, False)
 
 
-def rounded(answer, places):
-    """The answer as a text; a number rounded where the data say to how many decimals (MathVista's column
-    precision, to which its own scorer rounds an answer, too). Others may mean something else by it."""
-    found = number(plain(answer)) if places in range(1, 11) else None
-    return str(round(found.value, int(places))) if found and not found.percent else answer
-
-
-# ----------------------------------------------------------------------------------------------------- scores
-
 def summary(rows):
     """The dictionary of scores.json from marked rows. All rates are fractions."""
     subjects, runs, denials = split(rows, "subject"), split(rows, "run"), split(rows, "denial")
@@ -132,7 +117,7 @@ def tables(scores):
     parts += [(name, "", g) for name, g in scores["disciplines"].items()]
     cells = [(name or discipline, g["n"], percent(g["rule"], g["rule_se"]), percent(g["official"]),
               percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")
-             for discipline, name, g in [*sorted(parts, key=lambda part: part[:2]), ("all", "", scores)]]
+             for discipline, name, g in [*sorted(parts), ("all", "", scores)]]
     header = ("", "n", "rule, %", "MMMU's, %", "MMMU's on the box, %", "tokens")
     shares = [f"{name.replace('_', ' ')} {percent(scores[name])}" for name in (
         *SHARES, "rule_with_denial", "rule_without_denial", "judge") if name in scores]

@@ -57,10 +57,9 @@ def askable(answer):
 
 
 class Verifier:
-    """A language model that gives a second opinion on answers which the rule does not accept.
+    """url, model: any OpenAI-compatible server ("http://host:8000/v1") and the name it serves. At most
+    `concurrency` requests at a time, `timeout` seconds for each; equal questions are asked once.
 
-    url, model: any OpenAI-compatible server ("http://host:8000/v1") and the name it serves. Greedy decoding,
-    at most `concurrency` requests at a time, `timeout` seconds for each; equal questions are asked once.
     - No connection, time-out, HTTP 408, 425, 429, 5xx: wait (first_wait, twice that, ... 10 s) and ask again;
       VerifierDown after `patience` seconds.
     - HTTP 400, 413, 422, or a reply outside the grammar: no verdict on that question.
@@ -74,7 +73,6 @@ class Verifier:
     def ask(self, items):
         """[(question, answer, gold)] -> [True | False | None], from one thread at a time; or VerifierDown."""
         import httpx
-        self.cache = self.cache if len(self.cache) < 200_000 else {}
         fresh, self.stop = [key for key in dict.fromkeys(items) if key not in self.cache], threading.Event()
         headers = {"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'none')}"}
         with (httpx.Client(timeout=self.timeout, headers=headers) as client,

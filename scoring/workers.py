@@ -1,9 +1,9 @@
 """The processes that compare expressions: POOL.map is all that others use.
 
-A short string can make sympy crawl or eat all memory, and its own time-outs do not work in threads. So
-expressions are compared in a few child processes: the system kills a pair that uses up its processor time, it
-counts as not equal, and its process is replaced. (multiprocessing, and pebble on top of it, would import the
-program that is running, and torch with it, into each child.) `serve` runs in the children.
+A short string can make sympy crawl or eat all memory, and its own time-outs do not work in threads. So child
+processes compare: the system kills one that uses up its processor time, the pair counts as not equal, and the
+process is replaced. (multiprocessing, and pebble on top of it, would import the program that is running, and
+torch with it, into each child.) `serve` runs in the children.
 """
 import json
 import os
@@ -29,7 +29,7 @@ class Pool:
 
     def __init__(self):
         size = max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        self.threads, self.own, self.limit = ThreadPoolExecutor(size), threading.local(), TIME_LIMIT
+        self.threads, self.own = ThreadPoolExecutor(size), threading.local()
 
     def map(self, pairs):
         """[(answer, gold, options)] -> [(right, why)] in order, from any thread. The answer None asks whether
@@ -42,10 +42,9 @@ class Pool:
             child = self.own.child = subprocess.Popen(
                 [sys.executable, "-m", "scoring.workers"], cwd=Path(__file__).parent.parent,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the trainer
-                bufsize=0)               # when a child dies, nothing is left to be flushed
+                start_new_session=True, bufsize=0)  # Ctrl-C is for the trainer; nothing is left to be flushed
         try:
-            child.stdin.write(json.dumps([*pair, self.limit]).encode() + b"\n")
+            child.stdin.write(json.dumps(pair).encode() + b"\n")
             line = child.stdout.readline()
         except BrokenPipeError:
             line = b""
@@ -74,8 +73,8 @@ def serve():
     os.dup2(2, 1)  # whatever a library prints is not a reply
     maths.parse(r"\frac{1}{\sqrt{2}}+x^{2}")  # this fills the parser's tables, before the clock runs
     for line in sys.stdin:
-        answer, gold, options, limit = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, limit)
+        answer, gold, options = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
         signal.alarm(PATIENCE)
         try:
             right = (maths.readable(read(gold)) if answer is None else

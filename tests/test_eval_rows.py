@@ -9,14 +9,13 @@ import eval_mmmu as E
 from conftest import png, write_jsonl, write_parquet
 from data import Record
 from machinery.files import Refused
-from scoring.mmmu import rounded
 
 PICTURE = {"bytes": png(3), "path": None}
-VISTA = dict(query="Hint: ... Question: ...", unit=None, precision=None, image="images/1.jpg",
+VISTA = dict(query="Hint: ... Question: ...", unit=None, image="images/1.jpg",
              decoded_image=PICTURE, question_type="free_form", answer_type="text", choices=None,
              metadata={"split": "testmini", "grade": "daily life"})
 MATHVISTA = [  # the answer is the text of a choice, a number or a text
-    {**VISTA, "pid": "1", "question": "How far?", "answer": "1.2", "answer_type": "float", "precision": 1.0},
+    {**VISTA, "pid": "1", "question": "How far?", "answer": "1.2", "answer_type": "float"},
     {**VISTA, "pid": "2", "question": "Which is it?", "choices": ["3", "B", "7", "D"], "answer": "B",
      "question_type": "multi_choice"},
     {**VISTA, "pid": "3", "question": "Is it so?", "choices": ["Yes", "No"], "answer": "No",
@@ -62,21 +61,6 @@ def test_mathvista(tmp_path):
     assert scores["rule"] == 1 and list(scores["subjects"]) == ["unknown"]
     assert [row["question_type"] for row in rows] == ["open", *["multiple-choice"] * 2, "open"]
     assert answered(records, [r"\boxed{1.3}", r"\boxed{7}", r"\boxed{A}", r"\boxed{1}"])[0]["rule"] == 0
-
-
-@pytest.mark.parametrize("said, right", [("1.2", 1), ("1.23", 1), ("1.16 m", 1), ("6/5", 1), ("1.26", 0),
-                                         ("1.1", 0), ("120%", 1), ("about", 0)])
-def test_decimals_that_mathvista_asks_for(said, right, tmp_path):
-    """Its own scorer rounds an answer to `precision` decimals before it compares. Without it, all count."""
-    rows = [MATHVISTA[0], {**MATHVISTA[0], "pid": "2", "precision": None}]
-    scores, rows = answered(read(tmp_path, rows, columns=("id=pid", *DECODED)), [rf"\boxed{{{said}}}"] * 2)
-    assert (rows[0]["rule"], rows[0]["parsed"]) == (right, said) and "precision" not in rows[1]
-    assert rows[1]["rule"] == (said in ("1.2", "6/5", "120%"))
-
-
-@pytest.mark.parametrize("precision", ["fp16", 0, float("nan"), None])
-def test_precision_that_means_something_else(precision):
-    assert rounded("1.2401", precision) == "1.2401"
 
 
 def test_mathvision(tmp_path):

@@ -229,23 +229,16 @@ def test_every_pattern_is_linear(read):
     assert slow == []
 
 
-@pytest.fixture
-def small_limit():
-    workers.POOL.limit = 0.4
-    yield
-    workers.POOL.limit = workers.TIME_LIMIT
-
-
 SLOW = "\\int \\sqrt{\\sin(x^3)+\\ln(x^2+1)} dx"  # passes the limits before parsing; only the clock stops it
 
 
-def test_a_slow_pair_costs_its_limit_once_and_never_the_batch(small_limit):
+def test_a_slow_pair_costs_its_limit_once_and_never_the_batch():
     batch = [("\\sqrt{%d}" % (n * n), str(n), None) for n in range(2, 12)]
     start = time.perf_counter()
     results = same_batch(batch[:5] + [(SLOW, "16", None)] * 64 + batch[5:])
     assert [r[0] for r in results] == [True] * 5 + [False] * 64 + [True] * 5
     assert results[5][1] == "time limit"
-    assert time.perf_counter() - start < 15  # 64 times the limit would be 25 s
+    assert time.perf_counter() - start < 15  # 64 times the limit would be 128 s
     assert same_answer("\\sqrt{16}", "4")  # the killed worker was replaced
 
 
@@ -266,7 +259,7 @@ def test_a_worker_that_hangs_asleep_ends():
     """Its processor time stands still."""
     code = ("import time; from scoring import maths, workers; workers.PATIENCE = 1; maths.parse = print; "
             "maths.readable = lambda gold: time.sleep(60); workers.serve()")
-    done = subprocess.run([sys.executable, "-c", code], input=b'[null, "3", null, 5]\n', cwd=ROOT, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], input=b'[null, "3", null]\n', cwd=ROOT, timeout=50)
     assert done.returncode == -signal.SIGALRM
 
 
