@@ -2,7 +2,6 @@
 eval_mmmu.py takes the steps read_rows and summary, with reward.py's comparison between them."""
 import re
 from collections import Counter
-from statistics import mean
 
 from machinery.files import Refused
 from machinery.rows import LETTERS, accepted_answers, answer_of, parse_options
@@ -74,11 +73,8 @@ def rule_answer(reply):
 
 def summary(rows):
     """The dictionary of scores.json from marked rows. All rates are fractions."""
-    subjects, runs, denials = split(rows, "subject"), split(rows, "run"), split(rows, "denial")
-    runs = [rate(part, "rule") for part in runs.values()]
+    subjects, runs = split(rows, "subject"), [rate(part, "rule") for part in split(rows, "run").values()]
     return {**group(rows), "questions": len(split(rows, "id")), **{name: rate(rows, name) for name in SHARES},
-            "rule_with_denial": rate(denials.get(True), "rule"),
-            "rule_without_denial": rate(denials.get(False), "rule"),
             "runs": runs, "runs_se": mean_and_error(runs)[1],
             "subjects": {name: group(part) for name, part in subjects.items()},
             "disciplines": {name: group(part) for name, part in split(rows, "discipline").items()},
@@ -94,7 +90,7 @@ def split(rows, name):
 
 
 def rate(rows, name):
-    return mean(float(row[name]) for row in rows) if rows else None
+    return mean_and_error(row[name] for row in rows)[0] if rows else None
 
 
 def by_question(rows):
@@ -119,7 +115,6 @@ def tables(scores):
               percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")
              for discipline, name, g in [*sorted(parts), ("all", "", scores)]]
     header = ("", "n", "rule, %", "MMMU's, %", "MMMU's on the box, %", "tokens")
-    shares = [f"{name.replace('_', ' ')} {percent(scores[name])}" for name in (
-        *SHARES, "rule_with_denial", "rule_without_denial", "judge") if name in scores]
+    shares = [f"{name} {percent(scores[name])}" for name in (*SHARES, "judge") if name in scores]
     runs = f"runs {', '.join(map(percent, scores['runs']))} (standard error {percent(scores['runs_se'])})"
     return "\n".join([*table_lines(header, cells), f"in %: {', '.join(shares)}; {runs}"])

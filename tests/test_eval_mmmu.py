@@ -157,7 +157,6 @@ def test_tables_by_hand():
     assert scores["runs"] == [pytest.approx(3 / 5), 0.25] and scores["runs_se"] == pytest.approx(0.175)
     for name in ("truncated", "denial", "unparsed"):
         assert scores[name] == pytest.approx(1 / 9) and scores["format"] == pytest.approx(8 / 9), name
-    assert (scores["rule_with_denial"], scores["rule_without_denial"]) == (0, 0.5)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in E.tables(scores).splitlines()]
     assert ["Other", "1", "0.0", "0.0", "0.0", "100"] in lines
     one_box, _ = one(THOUGHT + r"So \boxed{B}")
