@@ -65,7 +65,7 @@ def test_multiple_choice(response, answer, rule, official, random, unparsed):
 def test_the_reasoning_is_never_read():
     for more in ({"mode": "think"}, {"mode": "nowait"}, {"finish": "length"}):
         _, r = one(r"I think \boxed{B}. The answer is B", **more)  # the thought is still open
-        assert (r["rule"], r["unparsed"]) == (0, 1)
+        assert (r["rule"], r["unparsed"], r["official"]) == (0, 1, 1)
     _, r = one(r"It is (B), surely \boxed{B}" + "\n</think>\n\nI do not know.", mode="think")
     assert (r["rule"], r["official"], r["unparsed"]) == (0, 0, 1)
     _, r = one(r"\boxed{B}", mode="nothink")

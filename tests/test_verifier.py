@@ -166,6 +166,7 @@ def test_what_is_sent(server):
         data = json.loads(user["content"])  # the quotes and braces in the answer did not leave their string
         assert set(data) == {"question", "reference", "answer"} and data["reference"] == "17"
         assert data["question"] == "How many?\nA. cat\nB. dog" and len(data["answer"]) < 320
+        assert data["answer"].endswith("x [cut]")
         assert not [s for s in ("secret", "<|", "|>", "</think>", "[INST]") if s in user["content"]]
     assert len(server.requests) == 2
 
@@ -219,10 +220,11 @@ def test_trouble_that_stays_stops_the_run(server, status):
 
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_refusal_stops_at_once(server, status):
-    server.reply = lambda data, count: (status, "no such model")
+    """Also where another question waits for its turn."""
+    server.reply = lambda data, count: (503, "busy") if data["answer"] == "b" else (status, "no such model")
     start = time.perf_counter()
     with pytest.raises(VerifierDown, match=f"HTTP {status}.*no such model"):
-        score(SAME, "cat", verifier=server.verifier(patience=100))
+        server.verifier(patience=100, first_wait=50).ask([("q", "a", "cat"), ("q", "b", "cat")])
     assert time.perf_counter() - start < 3
 
 
