@@ -43,6 +43,7 @@ class Record:
     subject: str = ""
     turns: list = field(default_factory=list)      # said before the question: [{"role", "content"}]
     sizes: list = field(default_factory=list)      # (height, width) of each image, filled in by read_records
+    shown: list = field(default_factory=list)      # its images as they stand in the prompt, by Processor
     place: str = ""                                # file and row it was read from, for messages
 
     def name(self):
@@ -52,8 +53,8 @@ class Record:
     def text(self):
         """Question and options as the model reads them. Options are not told where the picture or the
         question holds them: there is no question, they are letters alone, or they stand in it."""
-        question = self.question.strip()
-        if not question or self.options in (list(LETTERS[:len(self.options)]), stated_options(question)):
+        question, letters = self.question.strip(), list(LETTERS[:len(self.options)])
+        if not question or self.options == letters or self.options == stated_options(question):
             return question
         return "\n".join([question, *(f"{a}. {option}" for a, option in zip(LETTERS, self.options))])
 
@@ -63,7 +64,8 @@ class Record:
         texts = [turn["content"] for turn in self.turns if turn["role"] == "user"] + [self.text()]
         marks = [number for text in texts for number in IMAGE_MARK.findall(text)]
         named = [int(number) - 1 if number else i for i, number in enumerate(marks)]
-        return [] if len(self.images) == 1 and len(set(named)) > 1 else named
+        parts_of_one = len(self.images) == 1 and len(set(named)) > 1
+        return [] if parts_of_one else named
 
 
 def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.01, split="train",

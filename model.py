@@ -81,8 +81,8 @@ class VLM(nn.Module):
 
     def freeze(self, names):
         """requires_grad of all parameters; of an LLM with adapters only these train. CHANGE FREEZING HERE."""
-        if wrong := [n for n in names if n not in PARTS] or ([] if names else ["nothing"]):
-            raise Refused(f"--train {' '.join(wrong)}: the parts are {', '.join(PARTS)}")
+        if not names or set(names) - set(PARTS):
+            raise Refused(f"--train {' '.join(names) or 'nothing'}: the parts are {', '.join(PARTS)}")
         self.frozen = set(PARTS) - set(names)
         for part, parameters in self.parts().items():
             whole = part != "llm" or not self.lora
@@ -217,7 +217,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
         vlm.compile_blocks()
     vlm.freeze(train)
     vlm.train()
-    for weight in bf16_weights(vlm):
+    for weight in bf16_weights(vlm):  # frozen matrices
         weight.data = weight.data.bfloat16()
     return vlm if together else vlm.to(device)
 

@@ -103,6 +103,8 @@ def read_metrics(run):
 
 
 def curves(cfg):
+    if not cfg.runs:
+        raise Refused("name at least one run folder")
     runs, out = [read_metrics(run) for run in cfg.runs], cfg.out or Path(cfg.runs[0]) / "curves.png"
     written = set().union(*runs)
     panels = {title: [key for key in keys if key in written] for title, keys in PANELS.items()}
@@ -111,10 +113,11 @@ def curves(cfg):
     panels = {title: keys for title, keys in panels.items() if keys}
     save_figure(draw_curves(runs, cfg.runs, panels), out)
     last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
-    print(f"{out}: {', '.join(panels)}; up to step {last}")
+    print(f"{out}: {', '.join(panels)}; up to step {last} (thin: each step, thick: smoothed)")
     for folder in (folder for folder, run in zip(cfg.runs, runs) if "groups_mixed" in run):
-        for step, name, seen in signs_of(read_jsonl(Path(folder) / "metrics.jsonl")):
-            print(f"{folder} step {step}: {name}: {seen}")
+        signs = [f"step {step}: {name.upper()}: {seen}"
+                 for step, name, seen in signs_of(read_jsonl(Path(folder) / "metrics.jsonl"))]
+        print(folder, *(signs or ["no sign of failure"]), sep="\n  ")
 
 
 def page_response(cfg, row, spread):

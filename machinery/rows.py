@@ -305,6 +305,8 @@ def report_bad(source, good, bad, limit_bad):
     rows = good + len(bad)
     told = "\n".join([f"  {name}: {why}" for name, why in bad[:5]] + ["  ..."] * (len(bad) > 5))
     told = told.encode("utf-8", "backslashreplace").decode()  # it may not be printable
+    if not rows:
+        raise Refused(f"{source} has no rows")
     if not good or len(bad) > limit_bad * rows:
         other = f", or allow such a share with --limit_bad (now {limit_bad})" * bool(good and limit_bad)
         raise Refused(f"{len(bad)} of {rows} rows of {source} cannot be used:\n{told}\n"

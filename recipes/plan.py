@@ -21,7 +21,7 @@ import torch
 
 from connector import make_connectors
 from data import Processor, read_records, subjects
-from machinery.files import main, say
+from machinery.files import checkpoints, main, resolve, say
 from machinery.model_folder import add_adapters, blank_hf, read_decided
 from machinery.supervised import of_mode
 from model import CHUNK, PARTS, VLM
@@ -54,7 +54,7 @@ class Config:
 
 def shape(path):
     """Numbers of a model that is built without weights: parameters by part, of a block, outside of blocks."""
-    config = read_decided(path)
+    config = read_decided(resolve(path) if checkpoints(path) else path)
     file = (config.dtype or config.text_config.dtype or torch.float32).itemsize  # bytes of a weight on disk
     vlm = VLM(blank_hf(config, make_connectors), str(path)).train_only(PARTS)
     parts = {part: sum(p.numel() for p in tensors.values()) for part, tensors in vlm.parts().items()}
