@@ -122,7 +122,8 @@ def in_two_processes(work, out, meanwhile, limit=400):
         where = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
 
     def rank(number):
-        os.environ.update(where, RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+        os.environ.update(where, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", RANK=str(number),
+                          LOCAL_RANK=str(number))
         sys.stdout = sys.stderr = open(out / f"log_{number}.txt", "w", buffering=1)
         work(number)
 

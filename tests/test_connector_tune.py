@@ -17,7 +17,7 @@ from stages import ONE, Stop, metrics, run_connector, same_run
 pytestmark = pytest.mark.usefixtures("a_reward")
 
 
-def test_features_are_computed_once_and_change_nothing(tiny, straight, tmp_path, monkeypatch):
+def test_features_are_computed_once_and_change_nothing(tiny, tmp_path, monkeypatch, no_trainer):
     calls = []
     encode = model.VLM.encode
 
@@ -53,7 +53,7 @@ def test_early_stopping_keeps_the_best(tiny, tmp_path, monkeypatch):
     assert len(metrics(out)) == 6 and resolve(str(out)).endswith("step_000002")
 
 
-def test_a_tuning_that_only_harms_keeps_its_start(tiny, tmp_path, monkeypatch, capsys):
+def test_a_tuning_that_only_harms_keeps_its_start(tiny, tmp_path, monkeypatch, capsys, no_trainer):
     losses = iter([2.0, 3.0, 2.5])
     monkeypatch.setattr(sft, "validation_loss", lambda *_: next(losses))
     run_connector(tiny, tmp_path / "run", 2, save_every=1, patience=3)

@@ -12,6 +12,7 @@ from patched import FORKS, TABLE, changes, patched
 from reward import Reward
 from stages import Given, all_get, metrics, micro_batch, reward_of
 
+pytestmark = pytest.mark.usefixtures("no_trainer")
 LONG = {"two_layer": 20, "llava": 25}                       # a connector, a family
 OF_GRPO = [fork for fork in FORKS if [*changes(fork)] == ["grpo.py"]]
 E = 2.718281828459045

@@ -15,7 +15,6 @@ import shutil
 import warnings
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest

@@ -19,8 +19,9 @@ from conftest import write_jsonl
 from machinery.files import Refused, new_folder, read_jsonl, resolve
 from machinery.run import Run
 from machinery.supervised import rows_with_solutions
-from reward import Reward
-from stages import ONE, STAGES, Stop, all_get, metrics, rollout_rows, run_grpo, run_sft, same_run
+from reward import Reward, VerifierDown
+from stages import (ONE, STAGES, Stop, all_get, metrics, reward_of, rollout_rows, run_grpo, run_sft, same_run,
+                    weights)
 
 pytestmark = pytest.mark.usefixtures("a_reward")
 
@@ -73,6 +74,22 @@ def test_resume_with_muon_is_bit_identical(tiny, tmp_path, monkeypatch):
             run_sft(tiny, tmp_path / "run", optimizer="muon")
     run_sft(tiny, tmp_path / "run", optimizer="muon")
     same_run(tmp_path / "run", tmp_path / "straight")
+
+
+def test_verifier_that_goes_away_loses_nothing(tiny, straight, tmp_path, monkeypatch):
+    def rewards(*args):
+        if len(metrics(tmp_path / "run")) == 3:
+            raise VerifierDown("no answer for 900 s")
+        return reward_of(*args)
+
+    options = dict(verifier="http://127.0.0.1:9/v1", save_every=100)
+    with monkeypatch.context() as m:
+        m.setattr(grpo, "score_batch", rewards)
+        with pytest.raises(Refused, match="(?s)900 s.*3 steps are saved"):
+            run_grpo(tiny, tmp_path / "run", **options)
+    assert (tmp_path / "run" / "step_000003" / "trainer").exists()
+    run_grpo(tiny, tmp_path / "run", **options)
+    assert weights(tmp_path / "run") == weights(straight["grpo"])
 
 
 def test_training_learns_and_differs_by_step(straight):
