@@ -120,9 +120,13 @@ evidence:
 experiments: .venv/ready
 	$(PY) -m experiments
 
+# two processes take the files in turn, the longest first; the one that deals them out needs no conftest.py,
+# which would import torch before the two begin
+test: LONG = processes resume reward answer_types fake_cuda families bench flags
 test: .venv/ready
 	.venv/bin/ruff check .
-	$(PY) -m pytest -n 2 --dist loadfile $(TEST_FLAGS)
+	PYTHONPATH=tests $(PY) -m pytest --dist loadfile --no-loadscope-reorder --noconftest \
+		--tx '2*popen//env:PYTEST_PLUGINS=conftest' $(LONG:%=tests/test_%.py) tests $(TEST_FLAGS)
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest $(TEST_FLAGS) tests/vllm

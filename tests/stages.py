@@ -88,7 +88,8 @@ def run_connector(tiny, out, steps=4, **changes):
     connector_tune.train(connector_tune.Config(out=str(out), **{**TINY, **options, **changes}))
 
 
-STAGES = {"sft": (sft, run_sft), "grpo": (grpo, run_grpo), "connector": (connector_tune, run_connector)}
+STAGES = {"sft": (sft, functools.partial(run_sft, optimizer="muon")), "grpo": (grpo, run_grpo),
+          "connector": (connector_tune, run_connector)}  # the last two with AdamW
 
 
 def metrics(out):
