@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import socket
 import sys
-import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,19 +127,15 @@ def in_two_processes(work, out, meanwhile, limit=400):
         sys.stdout = sys.stderr = open(out / f"log_{number}.txt", "w", buffering=1)
         work(number)
 
-    two = [multiprocessing.get_context("fork").Process(target=rank, args=(i,)) for i in (0, 1)]
+    two = [multiprocessing.get_context("fork").Process(target=rank, args=(i,), daemon=True) for i in (0, 1)]
     for process in two:
         process.start()
-    try:
-        meanwhile()
-        end = time.time() + limit
-        while any(p.is_alive() for p in two) and not any(p.exitcode for p in two) and time.time() < end:
-            time.sleep(0.1)  # when one has failed, the other may wait for it
-        codes = [p.exitcode for p in two]
-    finally:
-        for process in two:
-            process.kill()
-    assert codes == [0, 0], [codes, *((out / f"log_{i}.txt").read_text()[-3000:] for i in (0, 1))]
+    meanwhile()
+    for process in two:
+        process.join(limit)  # no end within it: a rank waits for another
+        process.kill()
+    told = [(out / f"log_{i}.txt").read_text()[-3000:] for i in (0, 1)]
+    assert [process.exitcode for process in two] == [0, 0], told
 
 
 def spied(patch, owner, name):
