@@ -120,13 +120,12 @@ evidence:
 experiments: .venv/ready
 	$(PY) -m experiments
 
-# two processes take the files in turn, the longest first; the one that deals them out needs no conftest.py,
-# which would import torch before the two begin
-test: LONG = processes resume reward answer_types fake_cuda families bench flags
+# conftest.py is a plugin of the two processes that test; the one that deals the files out to them would import
+# torch before they begin. By name, the short files come last: few tests are no little time
 test: .venv/ready
 	.venv/bin/ruff check .
 	PYTHONPATH=tests $(PY) -m pytest --dist loadfile --no-loadscope-reorder --noconftest \
-		--tx '2*popen//env:PYTEST_PLUGINS=conftest' $(LONG:%=tests/test_%.py) tests $(TEST_FLAGS)
+		--tx '2*popen//env:PYTEST_PLUGINS=conftest' $(TEST_FLAGS)
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest $(TEST_FLAGS) tests/vllm
