@@ -141,6 +141,12 @@ def a_reward(monkeypatch):
     monkeypatch.setattr(grpo, "score_batch", reward_of)
 
 
+@pytest.fixture
+def no_trainer(monkeypatch):
+    """Checkpoints that no run will go on from: what the trainer needs takes half of a small run's time."""
+    monkeypatch.setattr("machinery.run.dcp.save", lambda *_, checkpoint_id, **__: Path(checkpoint_id).mkdir())
+
+
 @pytest.fixture(scope="session")
 def straight(tiny, tmp_path_factory):
     """Each stage run through without a stop: {stage: its run folder}"""

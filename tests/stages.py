@@ -1,7 +1,9 @@
 """Small runs of the three stages, what several files of tests ask of them, and a spy."""
 import functools
 import inspect
-import subprocess
+import multiprocessing
+import os
+import socket
 import sys
 import zlib
 from pathlib import Path
@@ -13,7 +15,6 @@ from safetensors.torch import load_file
 import connector_tune
 import grpo
 import sft
-from conftest import ENV, ROOT
 from machinery.files import read_jsonl
 from machinery.parallel import World
 from reward import Reward
@@ -86,7 +87,8 @@ def run_connector(tiny, out, steps=4, **changes):
     connector_tune.train(connector_tune.Config(out=str(out), **{**TINY, **options, **changes}))
 
 
-STAGES = {"sft": (sft, run_sft), "grpo": (grpo, run_grpo), "connector": (connector_tune, run_connector)}
+STAGES = {"sft": (sft, functools.partial(run_sft, optimizer="muon")), "grpo": (grpo, run_grpo),
+          "connector": (connector_tune, run_connector)}  # the last two with AdamW
 
 
 def metrics(out):
@@ -112,22 +114,28 @@ def tensors(path):
     return load_file(Path(path) / "model.safetensors")
 
 
-def in_two_processes(file, out, given, meanwhile, limit=400):
-    """Run `file` under torchrun with `out` and `given` as its arguments, and meanwhile() here, beside it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               file, str(out), str(given)]
-    with open(out / "log.txt", "w") as log:
-        two = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            meanwhile()
-            code = two.wait(limit)
-        except subprocess.TimeoutExpired:
-            code = f"no end within {limit} s: a rank waits for another"
-        finally:
-            if two.poll() is None:
-                two.terminate()  # torchrun ends its ranks, which have sessions of their own
-                two.wait(60)
-    assert code == 0, f"{code}\n{(out / 'log.txt').read_text()[-3000:]}"
+def in_two_processes(work, out, meanwhile, limit=400):
+    """work(rank) in two processes with torchrun's environment, and meanwhile() here, beside them. They are
+    forks: a new python would take seconds for its imports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+
+    def rank(number):
+        os.environ.update(where, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", RANK=str(number),
+                          LOCAL_RANK=str(number))
+        sys.stdout = sys.stderr = open(out / f"log_{number}.txt", "w", buffering=1)
+        work(number)
+
+    two = [multiprocessing.get_context("fork").Process(target=rank, args=(i,), daemon=True) for i in (0, 1)]
+    for process in two:
+        process.start()
+    meanwhile()
+    for process in two:
+        process.join(limit)  # no end within it: a rank waits for another
+        process.kill()
+    told = [(out / f"log_{i}.txt").read_text()[-3000:] for i in (0, 1)]
+    assert [process.exitcode for process in two] == [0, 0], told
 
 
 def spied(patch, owner, name):

@@ -13,7 +13,6 @@ from data import Processor, Record
 from machinery.files import Refused
 
 BOX = "Put the final answer in \\boxed{}."
-# Qwen2.5-VL's template writes a system turn of its own when the conversation has none
 
 
 def text_of(processor, thinking=True, **fields):

@@ -12,7 +12,6 @@ import pack
 from bench import compare, gpu_check, workload
 from data import Processor
 from grpo import load_prompts
-import pack as attention
 from machinery.files import Refused
 from model import VLM
 from pack import make_packs
@@ -76,7 +75,6 @@ def test_gpu_check_runs_without_a_gpu(tiny, model_path, tmp_path, monkeypatch, c
     takes the place of the fused kernels, and a spy that of torch.compile."""
     compiled, more = [], dict(device="cpu", shapes=("small",), out=str(tmp_path))
     monkeypatch.setitem(gpu_check.KERNELS, "fused", lambda x: x.dtype == torch.bfloat16)
-    monkeypatch.setattr(attention, "varlen", reference_varlen)
     monkeypatch.setattr(pack, "varlen", reference_varlen)
     monkeypatch.setattr(VLM, "compile_blocks", lambda vlm: compiled.append(vlm))
     monkeypatch.setattr(gpu_check, "subprocess", SimpleNamespace(Popen=forked))

@@ -55,7 +55,7 @@ def test_every_tensor_learns(qformer, q_groups):
     assert all(g.abs().max() > 0 for g in got.values())
 
 
-def test_a_stage_trains_it(qformer, tiny, tmp_path):
+def test_a_stage_trains_it(qformer, tiny, tmp_path, no_trainer):
     before = load(qformer).state_dict()
     connector_tune.train(connector_tune.Config(
         model=qformer, data=str(tiny / "connector.jsonl"), val=str(tiny / "connector_val.jsonl"),
@@ -89,7 +89,7 @@ def test_a_folder_of_a_fork_is_refused_by_its_connectors_name(model_path, tmp_pa
                 opened(out)
 
 
-@pytest.mark.usefixtures("a_reward")
+@pytest.mark.usefixtures("a_reward", "no_trainer")
 def test_a_connector_of_ones_own_is_one_class(tiny, model_path, tmp_path, monkeypatch):
     """With forks/two_layer.diff the command makes a folder with it. A stage loads, trains and saves it."""
     kind = patched("two_layer", tmp_path).CONNECTORS["two_layer"]

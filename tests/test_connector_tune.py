@@ -17,7 +17,7 @@ from stages import ONE, Stop, metrics, run_connector, same_run
 pytestmark = pytest.mark.usefixtures("a_reward")
 
 
-def test_features_are_computed_once_and_change_nothing(tiny, straight, tmp_path, monkeypatch):
+def test_features_are_computed_once_and_change_nothing(tiny, tmp_path, monkeypatch, no_trainer):
     calls = []
     encode = model.VLM.encode
 
@@ -53,7 +53,7 @@ def test_early_stopping_keeps_the_best(tiny, tmp_path, monkeypatch):
     assert len(metrics(out)) == 6 and resolve(str(out)).endswith("step_000002")
 
 
-def test_a_tuning_that_only_harms_keeps_its_start(tiny, tmp_path, monkeypatch, capsys):
+def test_a_tuning_that_only_harms_keeps_its_start(tiny, tmp_path, monkeypatch, capsys, no_trainer):
     losses = iter([2.0, 3.0, 2.5])
     monkeypatch.setattr(sft, "validation_loss", lambda *_: next(losses))
     run_connector(tiny, tmp_path / "run", 2, save_every=1, patience=3)
@@ -74,17 +74,19 @@ def save_and_stop(patch):
     patch.setattr(Run, "save", save)
 
 
-@pytest.mark.parametrize("free", [10 ** 12, 1000])
-def test_features_of_a_stopped_run_are_computed_again(free, tiny, straight, tmp_path, monkeypatch):
+def test_features_of_a_stopped_run_are_computed_again(tiny, tmp_path, monkeypatch):
     """Whatever stands in the file of an earlier start is not trained on, and does not stay. Without room for
     the file (which is memory: a full disk would kill the process) they are computed every time."""
-    out, file = tmp_path / "run", tmp_path / "run" / "features.bin"
-    with monkeypatch.context() as m:
-        save_and_stop(m)
-        with pytest.raises(Stop):
-            run_connector(tiny, out)
-    file.write_bytes(bytes(file.stat().st_size))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    run_connector(tiny, out)
-    assert not list(out.glob("features*"))
-    same_run(out, straight["connector"])
+    run_connector(tiny, tmp_path / "straight")
+    for free in (10 ** 12, 1000):
+        out = tmp_path / str(free)
+        with monkeypatch.context() as m:
+            save_and_stop(m)
+            with pytest.raises(Stop):
+                run_connector(tiny, out)
+        file = out / "features.bin"
+        file.write_bytes(bytes(file.stat().st_size))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        run_connector(tiny, out)
+        assert not list(out.glob("features*"))
+        same_run(out, tmp_path / "straight")

@@ -1,10 +1,13 @@
 """docs/metrics.md: every metric that a run logs has its line, with the numbers of evidence/."""
 import re
 
+import pytest
+
 from conftest import ROOT
 from machinery.files import read_jsonl
+from stages import STAGES
 
-STAGES = ("grpo.py", "", "rl"), ("sft.py", "cold start ", "cold_start"), ("sft.py", "connector ", "connector")
+TABLES = ("grpo.py", "", "rl"), ("sft.py", "cold start ", "cold_start"), ("sft.py", "connector ", "connector")
 
 def rows_of(part):
     """[(names, what stands below "tiny")] of the tables below a heading"""
@@ -26,7 +29,7 @@ def measured(stage, name, numbers):
 
 def test_the_numbers_are_those_of_the_evidence():
     compared = 0
-    for file, words, stage in STAGES:
+    for file, words, stage in TABLES:
         for (name, *more), cell in rows_of(file):
             pattern = words + r"([\d.,]+(?: to [\d.,]+)?)(?:;|$)"
             for said in [] if more or name.startswith("time") else re.findall(pattern, cell):
@@ -38,8 +41,11 @@ def test_the_numbers_are_those_of_the_evidence():
     assert compared == 45
 
 
-def test_every_metric_has_its_line(straight):
-    logged = {stage: {key for row in read_jsonl(folder / "metrics.jsonl") for key in row} - {"step"}
-              for stage, folder in straight.items()}
+@pytest.mark.usefixtures("a_reward", "no_trainer")
+def test_every_metric_has_its_line(tiny, tmp_path):
+    for name, (_, run) in STAGES.items():
+        run(tiny, tmp_path / name, 1)
+    logged = {name: {key for row in read_jsonl(tmp_path / name / "metrics.jsonl") for key in row} - {"step"}
+              for name in STAGES}
     assert {name for names, _ in rows_of("grpo.py") for name in names} == logged["grpo"] | {"kl"}
     assert {name for names, _ in rows_of("sft.py") for name in names} == logged["sft"] | logged["connector"]

@@ -12,19 +12,19 @@ import torch
 from recipes import plan
 from conftest import ROOT
 
-# layers: fewer than the model's, for the sake of time. Only the first was looked at for the plan's sums
-CASES = [dict(model="InternVL3-8B", layers=12),
-         dict(model="Qwen2.5-VL-7B", layers=8, train=["llm"]),
-         dict(model="InternVL3-2B", layers=8, tokens=6000, checkpointing=False),
-         dict(model="InternVL3-1B", layers=8, tokens=8192, lora=8),
-         dict(model="InternVL3-38B", layers=8, gpus=16)]
+# only the first was looked at for the plan's sums
+CASES = [dict(model="InternVL3-8B"),
+         dict(model="Qwen2.5-VL-7B", train=["llm"]),
+         dict(model="InternVL3-2B", tokens=6000, checkpointing=False),
+         dict(model="InternVL3-1B", tokens=8192, lora=8),
+         dict(model="InternVL3-38B", gpus=16)]
 
 
-def shortened(folder, model, layers=0, **case):
-    """The case with a model folder that has a configuration of so many layers."""
+def shortened(folder, model, **case):
+    """The case with a model folder that has a configuration of four layers, for the sake of time."""
     config = json.loads((ROOT / "recipes/configs" / model / "config.json").read_text())
-    for part in (config.get("text_config", config), config["vision_config"]) if layers else ():
-        part["num_hidden_layers"] = layers
+    for part in (config.get("text_config", config), config["vision_config"]):
+        part["num_hidden_layers"] = 4
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     return {**case, "model": str(folder)}
@@ -53,4 +53,4 @@ def test_a_step_on_a_gpu_that_is_not_there(i, walked):
     peak = found["peak"] / plan.GIB
     print(f"{CASES[i]}: waits at {found['syncs']}, peak {peak:.2f} GiB, planned {planned:.2f}")
     assert not found["wrong"] and len(found["syncs"]) <= 2
-    assert peak == pytest.approx(planned, rel=0.1)
+    assert peak == pytest.approx(planned, rel=0.05)  # of more layers, more of it is theirs

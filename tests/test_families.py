@@ -33,7 +33,6 @@ CONNECTORS = {  # the tiny world's InternVL goes through test_model.py and test_
     "qwen": {*tensors("visual.merger.mlp.0", "visual.merger.mlp.2"), "model.visual.merger.ln_q.weight"},
     "qwen3": tensors(*(f"{m}.{n}" for m in MERGERS for n in ("norm", "linear_fc1", "linear_fc2"))),
 }
-CONNECTORS["qwen3-tied"] = CONNECTORS["qwen3"]
 
 
 @pytest.fixture(scope="session", params=sorted(CONNECTORS))
@@ -73,6 +72,7 @@ def groups(processor, tmp_path_factory):
     return list(zip(prompts, drawn))
 
 
+@pytest.mark.parametrize("family", [*CONNECTORS, "qwen3-tied"], indirect=True, scope="session")
 def test_pack_equals_plain_transformers(path, processor, groups):
     vlm, hf = load(path, checkpointing=True), plain(path)
     pack, = make_packs(processor, groups)
@@ -252,7 +252,7 @@ def test_prompt_is_the_real_processors(path, processor, groups):
 
 # ------------------------------------------------------------------------------------------- connector tuning
 
-def test_connector_tuning_moves_only_the_connector(path, family, groups, tmp_path):
+def test_connector_tuning_moves_only_the_connector(path, family, groups, tmp_path, no_trainer):
     """Byte for byte, with the encoder's features kept or computed, and with rows without images."""
     taught, losses = tmp_path / "taught.jsonl", []
     rows = [p.record for p, _ in groups]

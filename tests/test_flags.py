@@ -15,7 +15,7 @@ from stages import metrics, reward_of, run_grpo, run_sft, weights
 COMMANDS = "grpo sft connector_tune entropy_select eval_mmmu distill ask recipes.plan reward".split()
 CODE = [p for folder in (".", "machinery", "scoring", "recipes") for p in (ROOT / folder).glob("*.py")]
 
-pytestmark = pytest.mark.usefixtures("a_reward")
+pytestmark = pytest.mark.usefixtures("a_reward", "no_trainer")
 
 
 def test_every_flag_is_read():

@@ -82,6 +82,7 @@ def test_adapters_get_a_gradient_and_nothing_else_of_the_llm(folder, rows):
     assert all(RANK in p.shape for n, p in vlm.parts()["llm"].items() if is_adapter(n))
 
 
+@pytest.mark.parametrize("folder", ["internvl", "qwen", "qwen3"], indirect=True)
 @pytest.mark.parametrize("train, lora", [(("connector", "llm"), RANK), (("connector",), 0)])
 def test_what_is_frozen_waits_in_bf16_and_changes_no_number(folder, rows, tmp_path, train, lora, monkeypatch):
     """Of a file in bf16 the frozen matrices are bf16 when bf16 is computed in, and only then. Log-probs,

@@ -1,10 +1,10 @@
-"""One or two processes change nothing: whole scripts under torchrun (FSDP2, gloo) beside plain python; and
+"""One or two processes change nothing: whole stages as under torchrun (FSDP2, gloo) beside plain python; and
 shard() beside one process: both Qwen-VL, tied embeddings, bf16, adapters, a copy a node, offload, resume,
-selection, all three stages from a folder as the hub has it and from a release.
+selection, all three stages from a folder as the hub has it.
 
-Run by torchrun this file is the worker: every rank does all of `stages` and of `shards`. Rows of one image,
-of two, of tiles and without an image lie in small packs. So ranks have different numbers of micro-batches and
-meet in the encoder while one of them has no image.
+Every rank does all of `stages` and of `shards`. Rows of one image, of two, of tiles and without an image lie
+in small packs. So ranks have different numbers of micro-batches and meet in the encoder while one of them has
+no image.
 """
 import contextlib
 import dataclasses
@@ -12,10 +12,9 @@ import json
 import math
 import os
 import shutil
-import sys
+import warnings
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +28,6 @@ import connector_tune
 import entropy_select
 import grpo
 import sft
-from chat_release import make_release
 from conftest import plain, write_jsonl, write_mixed
 from data import Processor, read_records
 from families import hub_shaped, make_qwen, make_qwen3
@@ -38,7 +36,6 @@ from machinery.parallel import World, even_out, shard, share, start_processes
 from machinery.run import Run
 from model import load
 from pack import make_packs
-from recipes import convert
 from reward import Reward, VerifierDown
 from rollout import make_rollout, make_sampler
 from stages import ONE, Given, in_two_processes, metrics, reward_of, tensors
@@ -48,7 +45,6 @@ GRPO = {"grpo": {}, "everything": dict(minibatches=2, kl=0.1, checkpointing=True
         "handed_over": dict(steps=1),
         "opened": dict(train=("connector",), dtype="bf16", steps=2)}
 NAMES = ("qwen", "tied", "bf16", "qwen3")
-STARTS = ("released", "qwen3")  # of all three stages
 SAME = dict(dtype="fp32", lr=1e-3, max_tiles=2)
 SAMPLED = dict(steps=2, prompts=4, samples=3, max_new_tokens=8)
 WAYS = {"plain": {}, "hybrid": dict(hybrid=True), "offload": dict(offload=True)}
@@ -166,7 +162,7 @@ def gradient_step(vlm, model, data, world):
 
 def shards(folder, given, world):
     """Sharded models into folder: steps, stages, selections"""
-    data = str(given / "rows.jsonl")
+    data, model = str(given / "rows.jsonl"), str(given / "qwen3")
     for name, way in STEPS:
         loss, norm, vlm = one_step(str(given / name), data, world, way)
         (folder / f"{name}-{way}").mkdir(exist_ok=True)
@@ -177,10 +173,13 @@ def shards(folder, given, world):
             assert next(vlm.parameters()).device_mesh.shape == (2, 1)
     if world.size > 1:
         refuse_nan(vlm, folder, world, data)
-        for name in STARTS:
-            all_stages(str(given / name), data, folder / name)
-        grpo.train(grpo.Config(model=str(given / "qwen3"), data=data, out=str(folder / "adapters"), lora=8,
-                               **SAME, **SAMPLED))
+        out, how = folder / "stages", dict(data=data, **SAME)
+        taught = dict(batch=4, epochs=2 * 4 / 6, thinking=False)
+        sft.train(sft.Config(model=model, out=str(out / "sft"), **how, **taught))  # two steps of each stage
+        grpo.train(grpo.Config(model=str(out / "sft"), out=str(out / "grpo"), **how, **SAMPLED))
+        connector_tune.train(connector_tune.Config(model=str(out / "grpo"), val=data,
+                                                   out=str(out / "connector"), **how, **taught))
+        grpo.train(grpo.Config(model=model, out=str(folder / "adapters"), lora=8, **how, **SAMPLED))
     three_steps(given, folder / "back", 3)  # begun by one process, see `both`
     with pytest.MonkeyPatch.context() as m:
         m.setattr(entropy_select, "make_sampler", saved)
@@ -222,16 +221,6 @@ def refuse_nan(vlm, folder, world, data):
         (folder / f"refused_{world.rank}").write_text(str(error))
 
 
-def all_stages(model, data, out):
-    """Two steps of each stage, one after the other as the recipe has them."""
-    how = dict(data=data, **SAME)
-    taught = dict(batch=4, epochs=2 * 4 / 6, thinking=False)
-    sft.train(sft.Config(model=model, out=str(out / "sft"), **how, **taught))
-    grpo.train(grpo.Config(model=str(out / "sft"), out=str(out / "grpo"), **how, **SAMPLED))
-    connector_tune.train(connector_tune.Config(model=str(out / "grpo"), val=data, out=str(out / "connector"),
-                                               **how, **taught))
-
-
 def three_steps(given, out, until):
     cfg = sft.Config(model=str(given / "qwen"), data=str(given / "rows.jsonl"), out=str(out), batch=4,
                      epochs=3 * 4 / 6, save_every=1, lr=1e-3, schedule="constant", dtype="fp32",
@@ -270,8 +259,6 @@ def both(tiny, rows, tmp_path_factory):
     plain(given / "bf16").to(torch.bfloat16).save_pretrained(given / "bf16")
     for name in NAMES:
         hub_shaped(given / name, root=name == "tied")
-    release = str(make_release(given / "release", shards=2))
-    convert.convert(convert.Config(model=release, out=str(given / "released")))
     g = torch.Generator().manual_seed(0)
     for name, (h, w) in {"a.png": (48, 48), "b.png": (60, 140), "c.png": (97, 33)}.items():
         pixels = torch.randint(0, 256, (h, w, 3), generator=g, dtype=torch.uint8)
@@ -288,7 +275,15 @@ def both(tiny, rows, tmp_path_factory):
                 m.setattr(grpo, name, getattr(grpo, name))  # given back afterwards
             stages(out[1], given)
         shards(out[1], given, ONE)
-    in_two_processes(__file__, out[2], given, meanwhile)
+
+    def rank(number):
+        warnings.filterwarnings("error", ".*returned a view")  # FSDP's: gradients would be lost
+        stages(out[2], given, number)
+        os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if each process were a node of its own
+        shards(out[2], given, start_processes(0))
+        dist.destroy_process_group()
+
+    in_two_processes(rank, out[2], meanwhile)
     return out
 
 
@@ -380,10 +375,9 @@ def test_two_processes_equal_one(both, name, way):
     assert ("lm_head.weight" in a) == (name != "tied")
 
 
-@pytest.mark.parametrize("name", STARTS)
-def test_all_stages_from_a_published_folder_in_two_processes(both, name):
+def test_all_stages_from_a_published_folder_in_two_processes(both):
     """Each trains what it should, from the weights of the one before it, and any can be loaded anywhere."""
-    out, start = both[2] / name, plain(both["given"] / name).state_dict()
+    out, start = both[2] / "stages", plain(both["given"] / "qwen3").state_dict()
     for stage in ("sft", "grpo", "connector"):
         rows = [r for r in read_jsonl(out / stage / "metrics.jsonl") if r["step"]]
         assert len(rows) == 2 and all(math.isfinite(r["loss"]) and r["grad_norm"] > 0 for r in rows)
@@ -428,7 +422,6 @@ def test_two_processes_select_as_one(both, way):
 
 
 def test_nan_of_one_rank_is_refused_by_all(both):
-    assert "returned a view" not in (both[2] / "log.txt").read_text()  # FSDP warns: gradients would be lost
     said = [(both[2] / f"refused_{rank}").read_text() for rank in (0, 1)]
     assert said[0] == said[1] and "NaN or infinity in 1 tensors" in said[0]
     assert not list(both[2].glob("saved_*"))
@@ -443,10 +436,3 @@ def test_share_balances_tokens():
     assert max(sums) < 1.02 * min(sums)
     few = [share(list(range(4)), lambda i: 5 - i, w) for w in worlds]
     assert all(len(rows) == 1 for rows in few)  # nobody is left without a row
-
-
-if __name__ == "__main__":
-    stages(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["RANK"]))
-    os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if each process were a node of its own
-    shards(Path(sys.argv[1]), Path(sys.argv[2]), start_processes(0))
-    torch.distributed.destroy_process_group()
