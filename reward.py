@@ -16,7 +16,7 @@ The rules and the verifier's prompt are ours: the paper does not give its own. N
 import json
 from dataclasses import dataclass
 
-from machinery.files import Refused, main, write_text
+from machinery.files import Refused, json_lines, main, write_text
 from machinery.rows import answer_of, parse_options
 from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds  # noqa: F401
 from scoring.responses import Claim, after_thought, last_box, opens_thought, says_something, stated_answer
@@ -111,16 +111,20 @@ class Config:
 def score_file(cfg):
     """The command: rows in, the same rows with their rewards out. A "prediction" is a bare answer, which has
     no format to keep."""
-    with open(cfg.responses, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
-    claims = []
-    for row in rows:
-        gold, options, question = answer_of(row), parse_options(row.get("options")), row.get("question") or ""
-        if not gold.strip():
-            raise Refused(f"{cfg.responses}: no answer to compare with in {str(row)[:200]}")
-        claims.append(read_claim(row["response"], gold, cfg.thinking_prompt, options, question)
-                      if "response" in row else
-                      Claim(row["prediction"].strip() or None, "empty", False, gold, options, question))
+    rows, claims = [], []
+    for number, row in json_lines(cfg.responses):
+        try:
+            gold, options, question = answer_of(row), parse_options(row.get("options")), row.get("question")
+            if not gold.strip():
+                raise ValueError("no answer to compare with")
+            claims.append(read_claim(row["response"], gold, cfg.thinking_prompt, options, question)
+                          if "response" in row else
+                          Claim(row["prediction"].strip() or None, "empty", False, gold, options,
+                                question or ""))
+        except (AttributeError, KeyError, ValueError) as error:
+            why = repr(row if isinstance(row, ValueError) else error)
+            raise Refused(f"{cfg.responses} line {number} cannot be scored: {why}") from error
+        rows.append(row)
     rewards = judge(claims, Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None)
     write_text(cfg.out, "".join(json.dumps(row | vars(reward)) + "\n" for row, reward in zip(rows, rewards)))
     print(f"{len(rows)} rows -> {cfg.out}:", *(f"{name} {x:.3g}" for name, x in rates(rewards).items()))

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from machinery.files import Refused
-from machinery.rows import LETTERS, accepted_answers, answer_of, parse_options
+from machinery.rows import LETTERS, BadRow, accepted_answers, answer_of, parse_options
 from machinery.tables import mean_and_error, percent, table_lines
 from scoring.denial import denies_image
 from scoring.official import official_right
@@ -25,7 +25,13 @@ SHARES = ("unparsed", "truncated", "format", "denial", "official_random")
 
 def read_rows(rows, mode):
     """The rows with what was read in them. mode: of rows that do not carry their own."""
-    rows = [read_row(row, mode) for row in rows]
+    given, rows = rows, []
+    for i, row in enumerate(given, 1):
+        try:
+            rows.append(read_row(row, mode))
+        except (KeyError, BadRow) as error:
+            raise Refused(f"Row {i} ({row.get('id')}) cannot be scored: {error!r}. Needed are id, "
+                          f"question_type, options, answer, response.") from error
     if not rows:
         raise Refused("There are no responses to score.")
     (who, times), = Counter((row["id"], row["run"]) for row in rows).most_common(1)

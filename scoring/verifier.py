@@ -46,8 +46,8 @@ def parse_verdict(reply):
 
 _OPENERS = re.compile(  # what judges are known to say yes to although it answers nothing (arXiv 2507.08794)
     r"\\[a-z]+|so(?!l)|thus|therefore|hence|the|my|your|our|final|correct|right|reference|same|as|above"
-    "|thought|process|reasoning|analysis|answer|solution|result|explanation|response|this|is|student|let'?s|let|us"
-    "|me|solve|think|problem|question|step|by|begin|start|true|yes|okay|ok|sure|here|see|unknown|none"
+    "|thought|process|reasoning|analysis|answer|solution|result|explanation|response|this|is|student|let'?s"
+    "|let|us|me|solve|think|problem|question|step|by|begin|start|true|yes|okay|ok|sure|here|see|unknown|none"
     "|解答?|答案?|解析|思考|过程|正确", re.IGNORECASE)
 
 

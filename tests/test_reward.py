@@ -373,11 +373,11 @@ def test_command(tmp_path):
     assert all(r["why"] for r in out)
 
 
-@pytest.mark.parametrize("answer", [None, "", ["5", " "]])
-def test_command_refuses_a_row_without_an_answer(answer, tmp_path):
-    """It would be wrong whatever was said."""
-    rows = [{"response": "t</think>\\boxed{5}", "answer": "5"}, {"response": "x", "answer": answer}]
-    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(Refused, match="no answer to compare with in {'response': 'x'"):
+@pytest.mark.parametrize("row", ['{"response": "x"}', '{"response": "x", "answer": ["5", " "]}', "[1]",
+                                 '{"answer": "5"}', '{"response": "x", "ans'])
+def test_command_refuses_a_row_that_cannot_be_right(row, tmp_path):
+    """Without an answer, or a response; it is named."""
+    (tmp_path / "in.jsonl").write_text(f'{{"response": "t</think>\\\\boxed{{5}}", "answer": "5"}}\n{row}\n')
+    with pytest.raises(Refused, match="in.jsonl line 2 cannot be scored"):
         score_file(Config(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")))
     assert not (tmp_path / "out.jsonl").exists()
