@@ -36,8 +36,7 @@ from machinery.run import hold, seed_of
 from model import load
 from reward import Verifier, score_batch
 from rollout import make_sampler
-from scoring.denial import denies_image
-from signals import repetition
+from signals import denies_image, repetition
 
 
 @dataclass

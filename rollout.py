@@ -23,7 +23,7 @@ from machinery.parallel import even_out, total
 from model import load
 from pack import make_pack, make_packs
 from reward import Reward
-from signals import critical_tokens, repetition
+from signals import critical_tokens, denies_image, repetition
 
 
 @dataclass
@@ -47,7 +47,8 @@ class Rollout:
     def seen(self):
         """What is logged of every response, as numbers (a mean over responses makes shares of them)"""
         return {"accuracy": self.reward.accuracy, "format": self.reward.format, "length": len(self.ids),
-                "truncated": self.finish == "length", "repetition": repetition(self.text)}
+                "truncated": self.finish == "length", "denial": denies_image(self.text),
+                "repetition": repetition(self.text)}
 
 
 @dataclass

@@ -1,14 +1,17 @@
-"""What can be seen in a text, without a model: critical words, repetition.
+"""What can be seen in a text, without a model: critical words, claims of not seeing the image, repetition.
 
 Training, evaluation, checkpoint selection and the page of rollouts share these functions:
 - critical_spans (paper section 5.1): where the model opens a new line of thought ("Wait", "Alternatively");
   critical_tokens: the same as numbers of tokens. Words are found in the text, in any tokenization.
+- denies_image (paper section 6): the thought claims that there is no image, or that it cannot be seen.
 - repetition: how much of the text says again what it has said already; 0 is fresh, 1 is a loop.
 """
 import re
 from bisect import bisect_right
 from functools import lru_cache
 from itertools import accumulate
+
+from scoring.denial import denies_image  # noqa: F401 (re-exported)
 
 # The 17 words that the NoWait study bans.
 NOWAIT_WORDS = ("wait", "alternatively", "hmm", "but", "however", "alternative", "another", "check",

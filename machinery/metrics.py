@@ -5,7 +5,7 @@ import inspect
 from machinery.parallel import total
 
 # means over what: over responses, over groups, over response tokens, over critical words
-MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "repetition"),
+MEANS = {"count": ("reward", "accuracy", "format", "length", "truncated", "denial", "repetition"),
          "groups": ("reward_std", "groups_mixed"),
          "tokens": ("entropy", "entropy_high", "gap", "clip_fraction"),
          "critical_count": ("critical_entropy",)}

@@ -14,7 +14,7 @@ from machinery.rows import open_image
 from scoring.denial import denies_image
 
 CURVES = {"reward": "", "accuracy": "", "length": "tokens", "entropy": "nats"}  # metrics drawn: their units
-MORE = ("format", "truncated", "groups_mixed", "grad_norm")  # told with them at the pointer
+MORE = ("format", "truncated", "denial", "groups_mixed", "grad_norm")  # told with them at the pointer
 FILTERS = ("right", "wrong", "malformed", "cut off", "denial", "groups without spread")
 CHARACTERS = 8_000_000  # of all texts at most: about 2 million tokens, 25 MB of page
 

@@ -35,6 +35,8 @@ def failure_signs(steps):
          f"{m['grad_norm']:.2g}, its median is {norm:.2g}: a lower --lr or --clip_high?"),
         ("lengths at the limit", m["truncated"] > 0.2,
          f"{m['truncated']:.0%} of the responses are cut off: raise --max_new_tokens, or it rambles"),
+        ("image denial", m["denial"] > 0.05,
+         f"{m['denial']:.0%} of the responses claim not to see the image"),
         ("sampler/trainer gap", m["gap"] > 0.05,
          f"{m['gap']:.3f} nats a token: stale weights, other pixels or another temperature?"),
         ("no signal", m["groups_mixed"] < 0.05,

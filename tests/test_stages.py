@@ -186,14 +186,14 @@ def test_count_by_hand():
     assert m["entropy"] == pytest.approx(7.8) and m["critical_entropy"] == pytest.approx(5.0)
 
 
-GOOD = dict(reward=0.5, entropy=1.0, repetition=0, truncated=0, gap=1e-6, groups_mixed=0.5,
+GOOD = dict(reward=0.5, entropy=1.0, repetition=0, truncated=0, denial=0, gap=1e-6, groups_mixed=0.5,
             entropy_high=0.01, grad_norm=2.0)
 
 
 @pytest.mark.parametrize("change, name", [
     (dict(reward=0.24), "reward collapse"), (dict(repetition=0.4), "repetition"),
     (dict(entropy=3.6), "entropy shoots up"), (dict(entropy=0.04), "entropy vanishes"),
-    (dict(entropy=0.9, entropy_high=0.06), "high entropy spreads"),
+    (dict(entropy=0.9, entropy_high=0.06), "high entropy spreads"), (dict(denial=0.06), "image denial"),
     (dict(grad_norm=21.0), "gradient norm explodes"), (dict(truncated=0.3), "lengths at the limit"),
     (dict(gap=0.06), "sampler/trainer gap"), (dict(groups_mixed=0.01), "no signal")])
 def test_warning_signs(change, name):
@@ -201,7 +201,7 @@ def test_warning_signs(change, name):
     steps = [GOOD] * 9 + [{**GOOD, **change}] * 2 + [GOOD, {**GOOD, **change}]
     found = [(step, sign) for step, sign, _ in signs_of([{**m, "step": i} for i, m in enumerate(steps, 1)])]
     assert found == [(10, name), (13, name)]
-    at_once = ("repetition", "lengths at the limit", "sampler/trainer gap", "no signal")
+    at_once = ("repetition", "image denial", "lengths at the limit", "sampler/trainer gap", "no signal")
     assert bool([*signs_of([{**GOOD, **change, "step": 1}])]) == (name in at_once)
 
 
