@@ -10,18 +10,20 @@ rule.py puts these together, choice letters first. Here is what others call, and
 """
 import re
 import unicodedata
+from itertools import accumulate
 
 from machinery.files import Refused, say
 from machinery.rows import accepted_answers
 from scoring.compare import LATER, NeedsMaths
-from scoring.limits import MAX_CHARS, too_heavy
-from scoring.numbers import pair_or_decimal
 from scoring.rule import LETTERS, equal
 from scoring.spelling import key_of, plain
 from scoring.values import read
 from scoring.workers import POOL
 
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
+MAX_CHARS = 1000  # a longer answer is compared by its spelling only: no final answer needs more
+_OPEN = r"[\s{}()\[\]]*"
+_TOWER = re.compile(rf"(?:\^{_OPEN}(?:[\w.]+{_OPEN})?){{2}}\^|\^{_OPEN}\d+\s*\^{_OPEN}\d")  # 5^{5^5}
 
 
 def same_answer(answer, gold, options=None):
@@ -75,6 +77,21 @@ def first_look(answer, gold, options):
     return (False, reason) if reason else (equal(a, g, options, LATER), "not equal")
 
 
+def too_heavy(s):
+    """A reason not to hand this to a parser, or None: sympy crawls or eats all memory on a short 5^5^5^5. What
+    passes here still meets the worker's time limit."""
+    if len(s) < 30 and not re.search(r"[\\^!*]", s):
+        return None
+    if len(s) > MAX_CHARS or re.search(r"\d{301}", s):
+        return "too long to compare"
+    if max(accumulate((c in "([{") - (c in ")]}") for c in s)) > 24:
+        return "nested too deeply to compare"
+    if _TOWER.search(s) or re.search(rf"\^{_OPEN}[-+]?\d{{5}}", s):
+        return "a tower of exponents, or one too large to compute"
+    large = re.search("!|binom", s) and re.search(r"\d{4}|![\s)}\]]*!", s)
+    return "a factorial too large" if large or "^" in s and re.search(r"[)}\]]\s*!", s) else None
+
+
 # ---------------------------------------------------------------------------- golds that nothing can match
 
 def unreadable_golds(answers, options=None):
@@ -99,16 +116,17 @@ _NO_ANSWER = re.compile(
 def _doubt(gold, options):
     """(why this gold cannot be compared or None, pairs of which one that is equal refutes it)"""
     if not isinstance(gold, (str, int, float)) or not str(gold).strip():
-        return f"the answer is {'empty' if gold in (None, '') or str(gold).isspace() else type(gold)}", []
+        return f"the answer {gold!r} is empty, or no text", []
     g, shown = plain(str(gold)[:4 * MAX_CHARS]), f"the answer {str(gold)[:60]!r}"
+    why = too_heavy(g)
     if "</think>" in str(gold):  # a conversation's last answer, where nothing else was given
-        return f'{shown} is a whole solution: give the row an "answer" of its own', []
-    if "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
-        return f"{shown} holds no letter, digit or symbol", []
-    if heavy := too_heavy(g):
-        return f"{shown}: {heavy}", []
-    if _NO_ANSWER.fullmatch(g):
-        return f"{shown} says that there is none to compare", []
+        why = 'is a whole solution: give the row an "answer" of its own'
+    elif "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
+        why = "holds no letter, digit or symbol"
+    elif _NO_ANSWER.fullmatch(g):
+        why = "says that there is none to compare"
+    if why:
+        return f"{shown}: {why}", []
     kind, words = read(g).kind, len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
     if words > 12 and kind in ("text", "list"):
         return f"{shown} is a sentence of {words} words: only a verifier can compare it", []
@@ -119,7 +137,7 @@ def _doubt(gold, options):
             return None, []
         return (f"{shown} names none of its {len(options)} options: write the letter (A to {letters[-1]}) or "
                 f"the text of one"), [(str(gold), letter, options) for letter in letters]
-    if "\\" not in g and kind in ("number", "text", "name", "formula", "time", "date") or len(g) == 1:
+    if "\\" not in g and kind in ("number", "text", "symbol", "time", "date") or len(g) == 1:
         return None, []
     return f"{shown} is neither a text nor mathematics that the rule can parse", [(None, g, None)]
 
@@ -127,7 +145,7 @@ def _doubt(gold, options):
 def report_unreadable(source, records, limit_bad, verifier):
     """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
     share of limit_bad is refused, unless there is a verifier that can read them. Returns {index: reason}."""
-    if pairs := [r for r in records if pair_or_decimal(plain(str(r.answer)[:MAX_CHARS]))]:
+    if pairs := [r for r in records if re.fullmatch(r"[+-]?[1-9]\d*,\d[^\d,]{0,20}", str(r.answer))]:
         say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
             f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
     unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])

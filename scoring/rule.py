@@ -7,7 +7,7 @@ that letter; words behind it could be anything.
 import re
 
 from scoring.compare import AT_SIGHT, same, same_text
-from scoring.numbers import counted, number, same_number, split_unit
+from scoring.numbers import number, same_number, split_unit
 from scoring.spelling import plain
 from scoring.values import is_expression, read
 
@@ -20,7 +20,8 @@ def equal(a, g, options, maths):
     if settled is not None:
         return settled
     x, y = read(a), read(g)
-    if x.kind == "number" and y.kind in ("text", "expression") and (noun := counted(g)):
+    if x.kind == "number" and y.kind in ("text", "expression") and (
+            noun := number(g, any_noun=True)):
         return not x.items[0].unit[1] and same_number(x.items[0], noun)
     return same(x, y, maths)
 

@@ -60,11 +60,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"\\(?:overrightarrow|vec) ?(?:\{ ?([A-Z]{2}|[A-Za-z]) ?\}|([A-Za-z]))", r"\\vec{\1\2}"),
     (r"\\(?:overset ?\{?\\frown\}?|wideparen|overparen|widehat) ?\{ ?([A-Z]{2,3}) ?\}"
      r"|(?:\barc |弧) ?([A-Z]{2,3})", r"\\arc \1\2"),
-    # unit vectors, rows of a matrix, 1s^22s^2
-    (r"\\(?:wide)?hat ?(?:\{ ?\\?([ijk])(?:math)? ?\}|\\?([ijk])(?:math)?(?![a-z]))", r" \1\2"),
-    (r"\[ ?\[([^\[\]\"']+(?:\] ?, ?\[[^\[\]\"']+)+)\] ?\]", lambda m: "\\begin{bmatrix}" + re.sub(
-        r"\] ?, ?\[", r"\\\\", m[1]).replace(",", "&") + "\\end{bmatrix}"),
-    (r"(?<=\d[spdf]\^)(\d)(?=[1-7][spdf]\^)", r"{\1}"),
+    (r"\\(?:wide)?hat ?\{? ?\\?([ijk])(?:math)?(?![a-z]) ?\}?", r" \1"),  # unit vectors
     # one form of powers and indices
     (r"\^ *([-+]?\d+|[A-Za-z])(?![}\d])", r"^{\1}"), (r"(?<!log)_ *(\d+|[A-Za-z])(?![}\d])", r"_{\1}"),
     (r"(?<![\w.^{/])(\d+) ?/ ?(\d+)(?= [A-Za-z\\])", r"\\frac{\1}{\2}"),
@@ -74,15 +70,10 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     # Chinese words between answers
     (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
     (r"(?<=\\in) ?R\b", r"(-\\infty,\\infty)"), (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
-    # whole numbers behind an answer: n of 2n\pi (n \in Z) is as good as k
+    (r"百分之(\d+)", r"\1%"),
+    # whole numbers behind an answer: (k \in Z)
     (r"^(.+?) ?(?:[,;]|(?:where|for) |(?=\()) ?(?:where |for )?(\()?([kmn]) ?"
-     r"(?:\\in *Z|is an integer|[为是]整数)(?(2)\))$", lambda m: f"{_renamed(m[1], m[3])}\\in Z"))]
-
-
-def _renamed(s, name):
-    new = name if re.search(r"(?<![A-Za-z\\])k(?![a-z])", s) else "k"
-    return re.sub(rf"(?<![A-Za-z\\]){name}(?![a-z])", new, s) + ", " + new
-
+     r"(?:\\in *Z|is an integer|[为是]整数)(?(2)\))$", r"\1, \3\\in Z"))]
 
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
 _OPENING = re.compile(
@@ -94,6 +85,8 @@ _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number",
                             "(-\\infty,\\infty)"),
             **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "无解",
                              "empty set", "空集", "\\{\\}", "\\{ \\}"), "\\emptyset"),
+            **{word: word for word in ("no", "on", "up", "in", "it")},  # No is no element, NO no gas
+            **{digit: str(n) for n, digit in enumerate("零一二三四五六七八九十")},
             "noon": "12:00 pm", "midnight": "12:00 am", "infinity": "\\infty"}
 
 

@@ -22,10 +22,9 @@ from hypothesis import strategies as st
 from data import Record
 from machinery.files import Refused
 from scoring import workers
-from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds
+from scoring.answers import report_unreadable, same_answer, same_batch, too_heavy, unreadable_golds
 from scoring.denial import denies_image
-from scoring.limits import too_heavy
-from scoring.numbers import counted, date, number, split_unit
+from scoring.numbers import clock, date, number, split_unit
 from scoring.official import official_choice, official_open
 from scoring.responses import Claim, stated_answer
 from scoring.compare import AT_SIGHT
@@ -207,9 +206,9 @@ def test_no_hostile_response_is_paid_and_none_is_slow(tmp_path, monkeypatch):
 
 
 READERS = (  # everything with a pattern that meets what a model wrote
-    plain, words_of, is_expression, number, counted, date, split_unit, read.__wrapped__, stated_answer,
+    plain, words_of, is_expression, number, date, split_unit, clock, read.__wrapped__, stated_answer,
     denies_image, askable, official_open, lambda s: too_heavy(s[:1000]), lambda s: parse_verdict(s[:199]),
-    lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT), lambda s: equal(s, "5 cm", None, AT_SIGHT),
+    lambda s: number(s, any_noun=True), lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT), lambda s: equal(s, "5 cm", None, AT_SIGHT),
     extract_answer, format_ok, lambda s: official_choice(s, ["cat", "dog"]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
          "answer: ", "\\boxed{", "</think>", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{",
@@ -299,7 +298,7 @@ def test_unreadable_golds():
     good = ["16", 16, "\\frac{1}{2}", "B", "cat", "x^2+1", "(1,2]", "等腰三角形", "5 cm", "\\sqrt{2}, \\pi",
             "\\begin{pmatrix}1\\\\2\\end{pmatrix}", "x>5", "CO_2"]
     assert unreadable_golds(good) == {}
-    bad = {"": "empty", " ": "empty", None: "empty", ("a",): "tuple", "!?": "no letter", "5^5^5^5": "tower",
+    bad = {"": "empty", " ": "empty", None: "empty", ("a",): "no text", "!?": "no letter", "5^5^5^5": "tower",
            "x" * 2000: "too long", "\\frac{1}{": "parse",
            "So.\n</think>\n\n\\boxed{2}": "is a whole solution",
            "one should always consider that the first and the last are equal here and there": "sentence"}
