@@ -5,7 +5,7 @@ NeedsMaths there, and the pair goes to a worker. `ordered`: a list counts in its
 """
 import re
 
-from scoring.numbers import same_number, same_time
+from scoring.numbers import same_number
 from scoring.spelling import key_of
 from scoring.values import CONDITIONS, ORDER, Value, ratio_of, read
 
@@ -156,7 +156,9 @@ RULES = {  # dates and symbols are the same when their Values are; a relation ma
     "list tuple": lambda x, y, *more: y.mark == "[]" and len(y.items) > 2 and not x.mark and _in_order(x, y, *more),
     "list list": _lists, "system system": _systems, "conditions conditions": _conditions,
     "number number": lambda x, y, *_: same_number(x.items[0], y.items[0]),
-    "time time": lambda x, y, *_: same_time(x.items, y.items),
+    # 2:30 pm is 14:30; and the half of the day may be left out on one side, as a unit may
+    "time time": lambda x, y, *_: (
+        x.items[1] == y.items[1] or x.items[0] != y.items[0] and x.items[1] & y.items[1]),
     "range ratio": lambda x, y, *more: x.mark == "to" and _in_order(ratio_of(x.items), y, *more),
     "text tuple": lambda x, y, *_: x.mark == "R" and y == read("(-\\infty,\\infty)"),
     "number ratio": _number_ratio, "tuple tuple": _tuples, "relation relation": _relations,

@@ -239,25 +239,17 @@ def clock(s):
     return False, both if minutes < 780 else {minutes}
 
 
-def same_time(x, y):
-    """2:30 pm is 14:30; and the half of the day may be left out on one side, as a unit may."""
-    return x[1] == y[1] if x[0] == y[0] else bool(x[1] & y[1])
-
-
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _MONTH, _DAY = rf"({'|'.join(_MONTHS)})[a-z]{{0,6}}\.?", r"\d{1,2}(?:st|nd|rd|th)?"
 _DATE = re.compile(rf"(?:{_MONTH} {_DAY}|{_DAY} (?:of )?{_MONTH})(?:,? \d{{4}})?", re.I)
 
 
 def date(s):
-    """(year, month, day) of 2024-03-05, 2024年3月5日, March 5, 2024 and 5th of March, or None. 5/3/2024 stays as
-    it is written: month first, or day, only its author knows."""
+    """(year, month, day) of 2024-03-05, 2024年3月5日, March 5, 2024 and 5th of March, or None;. Of 5/3/2024 only
+    its author knows whether the month is first."""
     numbers = re.findall(r"\d+", s)
     if re.fullmatch(r"\d{4}([-/.]|年) ?\d{1,2}(?:\1|月) ?\d{1,2}[日号]?", s):
         return tuple(map(int, numbers))
     if m := numbers and _DATE.fullmatch(s):
         return int([0, *numbers[1:]][-1]), 1 + _MONTHS.index((m[1] or m[2]).lower()), int(numbers[0])
-    if re.fullmatch(r"\d{1,2}([/.-])\d{1,2}\1\d{4}", s):
-        month, day, year = map(int, numbers)
-        return (year, month, day) if day > 12 else (year, "as written", month, day)
     return None

@@ -20,8 +20,7 @@ def equal(a, g, options, maths):
     if settled is not None:
         return settled
     x, y = read(a), read(g)
-    if x.kind == "number" and y.kind in ("text", "expression") and (
-            noun := number(g, any_noun=True)):
+    if x.kind == "number" and y.kind in ("text", "expression") and (noun := number(g, any_noun=True)):
         return not x.items[0].unit[1] and same_number(x.items[0], noun)
     return same(x, y, maths)
 
@@ -29,68 +28,53 @@ def equal(a, g, options, maths):
 # --------------------------------------------------------------------------------------------- choice letters
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_BARE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|选项|答案) ?:? ?)?[(\[]? ?([A-Za-d]) ?[)\]]?[.:)]*")
 _LETTER = re.compile(r"(?:(?:option|choice|answer|选项|答案) ?(?:is )?:? ?)?[(\[]? ?([A-Za-z]) ?[)\]]?[.:)]*"
                      r"(?: is (?:correct|right)| ?选项)?", re.IGNORECASE)
-_SEVERAL = re.compile(r"[(\[]?[A-Z][)\]]?(?:( ?[,;] ?(?:and )?| ?and ?| ?or ?| ?/ ?| ?)[(\[]?[A-Z][)\]]?)+")
 _LETTER_TEXT = re.compile(r"(?:[Oo]ption )?(?:[(\[]([A-Z])[)\]]:?|([A-Z]) ?(?:[.)]|[:,-](?= )|:(?=[^A-Z])))"
                           r" ?(\S.*)", re.DOTALL)
-_TEXT_LETTER = re.compile(r"(.*\S) ?\(([A-Z])\)", re.DOTALL)
-_DOUBTED = re.compile(r"\b[A-J][.):]|\b(?:or|and) \(?[A-J]\b|[,;/] ?[A-J]\b|^\(?[A-Ja-j]\)?$|\b[B-J]$|错|不"
-                      r"|^(?:is|not|never|wrong|incorrect)\b")  # no option's text: a text about the letter
+_TEXT_LETTER = re.compile(r"((?:[^(]|\((?![A-Z]\)))*\S) ?\(([A-Z])\)")
+_DOUBTED = re.compile(r"\b[B-J]\b|\bA\b(?! )|^[a-j]$|错|不|^(?:is|not|never|wrong|incorrect)\b")
 
 
-def letters_of(s, letters):
+def _letters(s, letters):
     """The set of several letters that a text names: {"A", "C"} of "A, C", "AC"; None when it names none, or
     leaves open which."""
-    if not _SEVERAL.fullmatch(s) or re.search("or|/", s):
-        return None
     found = re.findall("[A-Z]", s)
-    return set(found) if set(found) <= set(letters) and len(set(found)) == len(found) else None
+    several = len({*found}) == len(found) > 1 and not re.sub(r"and|[A-Z\s,;()\[\]]", "", s)
+    return {*found} if several and {*found} <= {*letters} else None
+
+
+def _said(s, letters, known):
+    """(letter, text) of "B", "(B) dog", "dog (B)"; (None, s) of a text alone"""
+    letter, text = None, s
+    if (m := _LETTER.fullmatch(s)) and (m[1].isupper() or known or m[1] in "abcd"):
+        letter, text = m[1].upper(), ""
+    elif m := _LETTER_TEXT.fullmatch(s):
+        letter, text = m[1] or m[2], m[3]
+    elif m := _TEXT_LETTER.fullmatch(s):
+        text, letter = m.groups()
+    return (letter, text) if letter and letter in letters else (None, s)
 
 
 def choice(a, g, options, maths):
     """True, False, or None when this is not about choice letters. a and g are plain."""
     letters = LETTERS[:len(options)] if options else LETTERS[:10]
     texts = [plain(str(option)) for option in options or ()]
-    several = letters_of(g, letters)
-    picked = several and letters_of(a, letters)
+    several = _letters(g, letters)
+    picked = several and _letters(a, letters)
     if several and (options or picked and re.search(r"[ ,;]", a + g)):
         return picked == several  # else AC and CA may be segments
-    want, text = _wanted(g, letters, texts)
-    if not want:
+    want, text = _said(g, letters, texts)
+    if texts and text:  # an option's text, or its letter with a text
+        want = _named(g, texts, AT_SIGHT) or want
+    if not want or not texts and _DOUBTED.search(text):
         return None
-    said, rest = _said(a, letters, bool(_BARE.fullmatch(g)), bool(texts))
-    if said and not rest:
-        return said == want
+    text = texts[letters.index(want)] if texts else text
+    said, rest = _said(a, letters, texts)
     if said:  # "B. dog": the right letter, and no other text than its own
-        return said == want and (same_text(rest, text, maths, True) if text else _harmless(rest))
+        right = not rest or (same_text(rest, text, maths, True) if text else _harmless(rest))
+        return said == want and right
     return _named(a, texts, maths) == want if texts else same_text(a, text, maths) if text else None
-
-
-def _said(a, letters, bare, known):
-    """(letter, text) that an answer says: "B", "(B) dog", "dog (B)"; (None, None) of a text alone"""
-    m = _LETTER.fullmatch(a)
-    if m and (m[1].isupper() or bare) and m[1].upper() in letters:
-        return m[1].upper(), ""
-    m = _LETTER_TEXT.fullmatch(a) or known and re.fullmatch(r"()([A-Z]):(.+)", a)
-    if m and (m[1] or m[2]) in letters and not (m[2] and a[1:2] == ":" and ":" in m[3]):
-        return m[1] or m[2], m[3]
-    m = _TEXT_LETTER.fullmatch(a)
-    return (m[2], m[1]) if m and m[2] in letters and not re.search(r"\([A-Z]\)", m[1]) else (None, None)
-
-
-def _wanted(g, letters, texts):
-    """(letter, text) that the gold asks for: "B", "B. dog", or an option's text; each None where unknown."""
-    bare, of = _BARE.fullmatch(g), dict(zip(letters, texts))
-    letter = bare[1].upper() if bare else _named(g, texts, AT_SIGHT)
-    if letter and letter in letters:
-        return letter, of.get(letter)
-    told = None if bare else _LETTER_TEXT.fullmatch(g)
-    letter = told and (told[1] or told[2])
-    if letter and letter in letters and not _DOUBTED.search(told[3]):
-        return letter, of.get(letter, told[3])
-    return None, None
 
 
 def _named(s, texts, maths):

@@ -76,7 +76,7 @@ _LITTLE = re.compile(r"(?<!\S)(?:is|or|and|not|the|if|of|in|to|no|for|but|as|at|
 
 def is_expression(s):
     """Does it consist of what the mathematics of maths.py knows, and of more than letters?"""
-    prose = re.search(r"(?<![_\d])\d+\s+\d|\) ?\d|\d ?[_']|__|\b0[xb]\w|\d\.\d+\.\d", s) or _LITTLE.search(s)
+    prose = re.search(r"(?<![_\d])\d+\s+\d|\) ?\d|\d ?[_']|__|\b0[xb]\w|\d([./])\d+\1\d", s) or _LITTLE.search(s)
     more = re.search(r"[\d\\^+*/|()-]", s) and not prose
     return bool(more) and not _TOKENS.sub("", NAME.sub("1", s)).strip()
 
