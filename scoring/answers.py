@@ -15,7 +15,7 @@ from itertools import accumulate
 from machinery.files import Refused, say
 from machinery.rows import accepted_answers
 from scoring.compare import LATER, NeedsMaths
-from scoring.rule import LETTERS, equal
+from scoring.rule import LETTERS, equal, letters_of
 from scoring.spelling import key_of, plain
 from scoring.values import read
 from scoring.workers import POOL
@@ -132,8 +132,7 @@ def _doubt(gold, options):
         return f"{shown} is a sentence of {words} words: only a verifier can compare it", []
     if options:
         letters = LETTERS[:len(options)]
-        picked = re.sub(r"OPTION|CHOICE|AND|选项|答案|[\W_]", "", g.upper())
-        if picked and set(picked) <= set(letters) and len(set(picked)) == len(picked):
+        if letters_of(g, letters) or letters_of(g.upper(), letters):
             return None, []
         return (f"{shown} names none of its {len(options)} options: write the letter (A to {letters[-1]}) or "
                 f"the text of one"), [(str(gold), letter, options) for letter in letters]

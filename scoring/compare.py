@@ -4,39 +4,29 @@
 NeedsMaths there, and the pair goes to a worker. `ordered`: a list counts in its order, as in options.
 """
 import re
+from types import SimpleNamespace
 
 from scoring.numbers import same_number
 from scoring.spelling import key_of
-from scoring.values import CONDITIONS, ORDER, Value, ratio_of, read
+from scoring.values import CONDITIONS, ORDER, Value, read
 
 
 class NeedsMaths(Exception):
     """Spelling, numbers and shapes do not settle it; a worker has to look."""
 
 
-class Without:
-    """No mathematics: each of its functions raises NeedsMaths, or says no."""
-
-    def __init__(self, settled):
-        self.settled = settled
-
-    def __getattr__(self, name):
-        if not self.settled:
-            raise NeedsMaths
-        return lambda *args: False
+def _later(*args):
+    raise NeedsMaths
 
 
-LATER, AT_SIGHT = Without(False), Without(True)
+LATER, AT_SIGHT = (SimpleNamespace(same_values=f, same_sets=f, same_equations=f, about=f)
+                   for f in (_later, lambda *args: False))
 
 
 def same(x, y, maths, ordered=False):
     if x == y:
         return True
     for a, b in ((x, y), (y, x)):
-        if a.kind == "set" and len(a.items) == 1 and b.kind in ("number", "tuple", "expression", "symbol", "text"):
-            return same(a.items[0], b, maths)  # {(1, 2)} is (1, 2)
-        if a.kind == "time" and a.mark and b.kind in ("ratio", "range", "number"):
-            return same(a.mark, b, maths)  # 3:12 is 1:4, but 12:00 is a time
         if rule := RULES.get(f"{a.kind} {b.kind}") or a.kind == "relation" and _relation_value:
             return bool(rule(a, b, maths, ordered))
     return False
@@ -81,13 +71,6 @@ def _roots(x, y, *more):
     return names <= {"", x.label} and "and" not in (x.mark, y.mark) and _in_any_order(x, y, *more)
 
 
-def _systems(x, y, *more):
-    names = sorted(x.label)
-    p, q = (Value("list", tuple(v.items[v.label.index(name)] for name in names if name in v.label))
-            for v in (x, y))
-    return names == sorted(y.label) and _agree(x, y) and _in_order(p, q, *more)
-
-
 def _conditions(x, y, maths, ordered):
     return _agree(x, y) and (maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered))
 
@@ -97,10 +80,12 @@ def _tuples(x, y, *more):
     return x.mark == y.mark and (x.label == y.label or "" in (x.label, y.label)) and _in_order(x, y, *more)
 
 
-def _number_ratio(x, y, *more):
-    """3/4 is 3:4, because it is written as a fraction; 0.75 is not."""
-    n = x.items[0]
-    return n.fraction and not n.unit[1] and _in_order(ratio_of((x, read("1"))), y, *more)
+def _ratios(x, y, *more):
+    """1:2:3 is 2:4:6, but a nought has no multiple. 3/4 is 3:4, because it is written as a fraction."""
+    p, q = ([n.items[0].value for n in v.items if n.kind == "number"] for v in (x, y))
+    if len(p) == len(x.items) == len(q) == len(y.items) and all(p + q):
+        return all(a * q[0] == b * p[0] for a, b in zip(p, q))
+    return _in_order(x, y, *more)
 
 
 # ------------------------------------------------------------------------------------ relations, expressions
@@ -147,21 +132,26 @@ def _letters(x, y, maths, ordered):
 RULES = {  # dates and symbols are the same when their Values are; a relation may be the same as any Value
     **dict.fromkeys(("conditions union", "conditions tuple", "tuple union", "union union", "set union"),
                     lambda x, y, maths, _: maths.same_sets(x, y)),
-    **dict.fromkeys(("range range", "size size", "sequence sequence", "ratio ratio"), _in_order),
+    **dict.fromkeys(("range range", "size size", "sequence sequence"), _in_order),
     **dict.fromkeys(("roots roots", "roots system", "roots list", "roots set"), _roots),
     **dict.fromkeys(("list set", "set set"), _in_any_order),
     # x = 1, y = 2 is (1, 2), and 0, 2, 0 is [0, 2, 0]; but two roots are no point and no open interval
     "system list": lambda x, y, *more: _agree(x, y) and _in_order(x, y, *more),
     "system tuple": _in_order,
     "list tuple": lambda x, y, *more: y.mark == "[]" and len(y.items) > 2 and not x.mark and _in_order(x, y, *more),
-    "list list": _lists, "system system": _systems, "conditions conditions": _conditions,
+    "list list": _lists, "system system": _lists, "conditions conditions": _conditions,
     "number number": lambda x, y, *_: same_number(x.items[0], y.items[0]),
     # 2:30 pm is 14:30; and the half of the day may be left out on one side, as a unit may
     "time time": lambda x, y, *_: (
         x.items[1] == y.items[1] or x.items[0] != y.items[0] and x.items[1] & y.items[1]),
-    "range ratio": lambda x, y, *more: x.mark == "to" and _in_order(ratio_of(x.items), y, *more),
+    "ratio ratio": _ratios,
+    "range ratio": lambda x, y, *more: x.mark == ("to",) and _ratios(x, y, *more),
+    "number ratio": lambda x, y, *more: x.items[0].fraction and not x.items[0].unit[1] and _ratios(
+        Value("ratio", (x, read("1"))), y, *more),
+    # 3:12 is 1:4, but 12:00 is a time
+    **dict.fromkeys(("time ratio", "time range", "time number"), lambda x, y, *more: x.mark and same(x.mark, y, *more)),
     "text tuple": lambda x, y, *_: x.mark == "R" and y == read("(-\\infty,\\infty)"),
-    "number ratio": _number_ratio, "tuple tuple": _tuples, "relation relation": _relations,
+    "tuple tuple": _tuples, "relation relation": _relations,
     **dict.fromkeys(("text text", "text symbol"), lambda x, y, *_: x.items == y.items),
     **dict.fromkeys(("text expression", "text number"), _letters),
     **dict.fromkeys(("number expression", "expression expression"),

@@ -36,7 +36,7 @@ _TEXT_LETTER = re.compile(r"((?:[^(]|\((?![A-Z]\)))*\S) ?\(([A-Z])\)")
 _DOUBTED = re.compile(r"\b[B-J]\b|\bA\b(?! )|^[a-j]$|错|不|^(?:is|not|never|wrong|incorrect)\b")
 
 
-def _letters(s, letters):
+def letters_of(s, letters):
     """The set of several letters that a text names: {"A", "C"} of "A, C", "AC"; None when it names none, or
     leaves open which."""
     found = re.findall("[A-Z]", s)
@@ -60,8 +60,8 @@ def choice(a, g, options, maths):
     """True, False, or None when this is not about choice letters. a and g are plain."""
     letters = LETTERS[:len(options)] if options else LETTERS[:10]
     texts = [plain(str(option)) for option in options or ()]
-    several = _letters(g, letters)
-    picked = several and _letters(a, letters)
+    several = letters_of(g, letters)
+    picked = several and letters_of(a, letters)
     if several and (options or picked and re.search(r"[ ,;]", a + g)):
         return picked == several  # else AC and CA may be segments
     want, text = _said(g, letters, texts)

@@ -11,7 +11,7 @@ from functools import lru_cache
 _NAMES = r"""
 - − – — ‐ ﹣; / ⁄; \times ×; \cdot · ⋅ ∙; \div ÷; \le leq leqslant ≤ ⩽ ≦; \ge geq geqslant ≥ ⩾ ≧; \ne neq ≠
 \approx ≈; \pi π; \infty ∞; \cup ∪; \cap ∩; \in ∈; \notin ∉; \pm ±; \mp ∓; \angle ∠; \triangle △ Δ vartriangle
-\emptyset ∅ varnothing empty; \sqrt √; . 。; , 、; : ∶ colon; < lt; > gt; \{ lbrace; \} rbrace; ( langle; ) rangle
+\{\} ∅ varnothing emptyset; \sqrt √; . 。; , 、; : ∶ colon; < lt; > gt; \{ lbrace; \} rbrace; ( langle; ) rangle
 \theta θ; \alpha α; \beta β; \gamma γ; \lambda λ; \omega ω; \varphi φ; \rho ρ; \sigma σ; µ μ; \parallel ∥
 \nparallel ∦; \perp ⊥ ⟂; \sim ∽ ∼; \cong ≌ ≅ simeq; \subseteq ⊆; \subset ⊂; \odot ⊙; ° ∘ degree; ' ′ ’; '' ″
 \to → rightarrow longrightarrow xrightarrow; \Rightarrow ⇒; \neg ¬ lnot; \land ∧; \lor ∨; \complement ∁; ~ ～ 〜
@@ -49,7 +49,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"<=|=<", r"\\le "), (r">=", r"\\ge "), ("->", r"\\to "), (r"\*\*", "^"),
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\^\s*°|(?<=\d) ?度", "°"),
     (r"\^\s*\{?\s*\\prime(?:\s*\\prime)?\s*\}?", lambda m: "'" * m[0].count("prime")),
-    (r"\\mathbb ?\{?R\}?|(?<=\\in) ?R\b", r"(-\\infty,\\infty)"), (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
+    (r"\\mathbb ?\{?R\}?|(?<=\\in) ?R(?![A-Za-z])", r"(-\\infty,\\infty)"), (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
     (r"\\pmod ?\{?(\w+)\}?", r" (mod \1)"), (r"(?<=[A-Z]) ?// ?(?=[A-Z])", r"\\parallel "),
     (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"), (r"\\Delta(?= ?[A-Z]{3})", r"\\triangle "),
     (rf"\]{_EDGE}\[", r"(\1)"), (rf"\]{_EDGE}\]", r"(\1]"), (rf"\[{_EDGE}\[", r"[\1)"),
@@ -82,7 +82,7 @@ _OPENING = re.compile(
 _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number", "全体实数", "\\R"),
                             "(-\\infty,\\infty)"),
             **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "无解",
-                             "empty set", "空集", "\\{\\}", "\\{ \\}"), "\\emptyset"),
+                             "empty set", "空集"), "\\{\\}"),
             **{word: word for word in ("no", "on", "up", "in", "it")},  # No is no element, NO no gas
             **{digit: str(n) for n, digit in enumerate("零一二三四五六七八九十")},
             "noon": "12:00 pm", "midnight": "12:00 am", "infinity": "\\infty"}

@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from scoring.numbers import Number, clock, date, number, split_unit
+from scoring.numbers import clock, date, number, split_unit
 from scoring.spelling import key_of, words_of
 
 
@@ -126,26 +126,25 @@ def _relation(s):
 
 # ---------------------------------------------------------------------------------------------------- readers
 
-def several(kind, parts, mark="", label=""):
-    """A Value of parts; None when there are not two, or one of them is empty."""
-    return Value(kind, tuple(map(read, parts)), mark, label) if len(parts) > 1 and all(parts) else None
+def _row(kind, separators, kinds=(), never="(?!)"):
+    """A reader of parts between separators, of such kinds, in texts that never hold something else"""
+    def reader(s):
+        signs = []
+        parts = cut(s, separators, signs)
+        if len(parts) < 2 or not all(parts) or re.search(never, s):
+            return None
+        items = tuple(map(read, parts))
+        return Value(kind, items, tuple(signs)) if not kinds or {v.kind for v in items} <= kinds else None
+    return reader
 
 
-_RANGE = r"(?<=[^\s(-]) ?(?:-|~|(?<= )to |(?<= )through )(?= ?-?[$€£¥]? ?\d)"
-
-
-def _range(s):
-    """100-200, 5~10 cm, 1990-1995, 3-2, 8:00-9:00, 1 to 4: two values, and no difference"""
-    found = None if re.search(r"[\\/^*+=,;<>]|^-.*\d ?-|-[^\d]*-", s) else several("range", cut(s, _RANGE))
-    if found and len(found.items) == 2 and found.items[0].kind == found.items[1].kind in ("number", "time"):
-        return found._replace(mark="to" if " to " in s else "")
-
-
-def _size(s):
-    """3 by 4, 1920x1080, 2 \\times 3: sides in order"""
-    found = several("size", cut(s, r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)"))
-    return found if found and {v.kind for v in found.items} == {"number"} and not re.search(
-        r"[/^]|\\[^t]", s) else None
+# 100-200, 5~10 cm, 1990-1995, 3-2, 8:00-9:00, 1 to 4: two values, and no difference
+_range = _row("range", r"(?<=[^\s(-]) ?(?:-|~|(?<= )to |(?<= )through )(?= ?-?[$€£¥]? ?\d)", {"number", "time"},
+              r"[\\/^*+=,;<>]|^-.*\d ?-|-.*-.*-|-\D*-")
+# 3 by 4, 1920x1080, 2 \times 3: sides in order
+_size = _row("size", r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)", {"number"}, r"[/^]|\\[^t]")
+_union = _row("union", r"\\(?:cup|cap|setminus)(?![a-z])")
+_ratio = _row("ratio", ":")
 
 
 def _builder(s):
@@ -177,11 +176,12 @@ def _list(s):
     said = "or" if {"or", "\\lor", "\\vee"} & {*signs} else "and" if {*signs} - {*",;"} else ""
     if all(v.kind == "relation" and {*v.mark} <= CONDITIONS for v in items):
         return Value("conditions", items, said)
-    if all(v.kind == "relation" and v.mark == ("=",) and v.label for v in items):
-        labels = tuple(v.label for v in items)
-        return Value("system" if len({*labels}) > 1 else "roots", tuple(read(v.items[1]) for v in items), said,
-                     labels if len({*labels}) > 1 else labels[0])
-    return Value("list", items, said)
+    labels = tuple(v.label for v in items if v.mark == ("=",) and v.label)
+    if len(labels) < len(items):
+        return Value("list", items, said)
+    if len({*labels}) > 1:
+        return Value("system", items, said, labels)
+    return Value("roots", tuple(read(v.items[1]) for v in items), said, labels[0])
 
 
 _TERM = re.compile(r"\d*(?:(?:\(?[A-Z][a-z]?\d*(?:\)\d*)?)+[+-]?|e-)")  # 2H2O, Ca(OH)2, SO42-
@@ -189,20 +189,13 @@ _ELEMENT = re.compile(r"^(?=.*[A-Z][_{}\d]*[A-Z]).*\+.*[HNO]_?\{?[2-9]|Ag|Al|Ca|
 _ARROW = r"\\(?:to|Rightarrow|rightarrow)(?![a-z])"
 
 
-def _sequence(s):
-    """A → B → C; and a reaction, with = too, where its elements say that it is one"""
+def _reaction(s):
+    """With = too, where its elements say that it is one. A → B → C is a sequence, and one of these by its looks"""
     bare = re.sub(r"[_^{}↑↓]|\\(?:up|down)arrow", "", s)
     sides = [sorted(map(key_of, cut(side, r" ?\+ ?(?=[\dA-Z(e])"))) for side in cut(
         bare, _ARROW + "|=" * bool(_ELEMENT.search(s)))]
-    if sides[1:] and all(_TERM.fullmatch(term) for side in sides for term in side):
-        return Value("symbol", tuple(map(tuple, sides)))
-    return several("sequence", cut(s, _ARROW))
-
-
-def _union(s):
-    signs = []
-    found = several("union", cut(s, r"\\(?:cup|cap|setminus)(?![a-z])", signs))
-    return found._replace(mark=tuple(signs)) if found else Value("set", ()) if s == "\\emptyset" else None
+    found = sides[1:] and all(_TERM.fullmatch(term) for side in sides for term in side)
+    return Value("symbol", tuple(map(tuple, sides))) if found else None
 
 
 _MATRIX = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?(.+)\\end ?\{\1\} ?[)\]]?")
@@ -221,28 +214,17 @@ def _brackets(s):
     body = s[point.end():] if point else s
     size = 2 if body.startswith("\\{") else 1
     kind, inside = (body[:size] + body[-size:]).replace("\\", ""), body[size:-size]
-    if kind not in ("{}", "()", "[]", "(]", "[)") or not inside or not balanced(inside):
+    if kind not in ("{}", "()", "[]", "(]", "[)") or not balanced(inside):
         return None
     parts = [p for p in cut(inside, "[,;]") if p]
-    if kind == "{}" and parts and (len(parts) > 1 or size == 2):
-        inner = _list(inside)
-        return Value("set", inner.items if inner else (read(parts[0]),))
+    if size == 2 and (len(parts) != 1 or "\\pm" in inside):
+        inner = parts and _list(inside)
+        return Value("set", inner.items if inner else ())
     if len(parts) > 1:
-        return several("tuple", parts, kind, point[1] if point else "")
-    return read(parts[0]) if kind == "()" and parts and not point else None
-
-
-def ratio_of(items):
-    """1:2:3 is 2:4:6, so the first is made 1; a nought has no multiple"""
-    values = [v.items[0].value for v in items if v.kind == "number"]
-    if len(values) == len(items) and all(values):
-        items = tuple(Value("number", (Number(value / values[0]),)) for value in values)
-    return Value("ratio", items)
-
-
-def _ratio(s):
-    found = several("ratio", cut(s, ":"))
-    return found and ratio_of(found.items)
+        inner = kind == "{}" and _list(inside)
+        return Value("set", inner.items) if inner else Value(
+            "tuple", tuple(map(read, parts)), kind, point[1] if point else "")
+    return read(parts[0]) if kind in ("()", "{}") and parts and not point else None
 
 
 _FORMULA = re.compile(  # chemistry; genotypes and names such as AB, whose case matters; 1s^2 2s^2
@@ -270,7 +252,8 @@ READERS = (
     lambda s: (found := date(s)) and Value("date", found),
     lambda s: (found := clock(s)) and Value(  # 12:00 is a time and no ratio; 3:12 may be both
         "time", found, None if re.search("m|:0|^0", s, re.I) else _ratio(s)),
-    _range, _size, _builder, _list, _sequence, _relation, _union, _brackets, _ratio, _symbol, _expression)
+    _range, _size, _builder, _list, _reaction, _row("sequence", _ARROW), _relation, _union, _brackets, _ratio,
+    _symbol, _expression)
 
 
 @lru_cache(maxsize=4096)
