@@ -7,6 +7,7 @@ reads LaTeX alone, and nothing is ever evaluated as Python.
 """
 import random
 import re
+from contextlib import suppress
 from functools import lru_cache
 from operator import and_, or_, sub
 
@@ -35,14 +36,10 @@ def _symbol(m):
 
 
 def _careful(function):
-    """False where the strings are no mathematics: the parser and sympy raise everything there is."""
+    """None where the strings are no mathematics: the parser and sympy raise everything there is."""
     def tried(*args):
-        try:
+        with suppress(Exception):
             return function(*args)
-        except (RecursionError, MemoryError):
-            raise
-        except Exception:
-            return False
     return tried
 
 
@@ -132,14 +129,6 @@ def _digits(expr):
     value = abs(expr.evalf(5))
     size += abs(int(sympy.log(value, 10).evalf(5))) if value.is_finite and value > 0 else 0
     return min(20_000, size)
-
-
-@_careful
-def about(x, y):
-    """Is y about x, as behind ≈? Of two decimals neither is rounded: 4.9 is not 5."""
-    exact = x.kind == "number" and not x.items[0].fraction or y.kind != "number"
-    return same_values(x, y) or not exact and bool(
-        abs(_number_of(x) - _number_of(y)) < abs(_number_of(x)) / 50)
 
 
 # ----------------------------------------------------------------------------------- equations, sets of reals

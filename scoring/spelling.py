@@ -68,6 +68,8 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"(?<![A-Za-z\\_}.^{])(?!(?<=\d)[eExX])([A-Za-z])(\d{1,3})(?![\dA-Za-z.])", r"\1_{\2}"),
     # Chinese words between answers
     (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
+    # an exact value counts, and no decimal behind ≈
+    (r" ?\\approx ?\d[^=]{0,30}$", lambda m: m[0] * (not re.search(r"\\(?:sqrt|pi)", m.string[:m.start()]))),
     (r"百分之(\d+)", r"\1%"),
     # whole numbers behind an answer: (k \in Z)
     (r"^(.+?) ?(?:[,;]|(?:where|for) |(?=\()) ?(?:where |for )?(\()?([kmn]) ?"

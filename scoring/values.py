@@ -13,15 +13,15 @@ from scoring.spelling import key_of, words_of
 
 
 class Value(NamedTuple):
-    kind: str           # number, date, time, range, list, relation, tuple, ...: the keys of compare.RULES
+    kind: str           # number, date, time, range, list, relation, tuple, ...: the keys of rule.RULES
     items: tuple        # numbers, texts or Values
     mark: object = ""   # what else distinguishes it: signs, brackets, "and" or "or", a unit
     label: object = ""  # a name that may be left out: x of x = 5, P of P(1, 2); of a system (x, y)
 
 
-def cut(s, separators, found=None):
-    """Split at separators that stand outside every bracket and environment; found collects these."""
-    parts, depth, last = [], 0, 0
+def cut(s, separators):
+    """(parts, separators found) of a text split where these stand outside every bracket and environment"""
+    parts, found, depth, last = [], [], 0, 0
     for m in re.finditer(rf"\\begin|\\end|\\[{{}}]|[(\[{{}})\]]|{separators}", s):
         token = m.group()
         if token in ("\\begin", "\\{", *"([{"):
@@ -30,10 +30,9 @@ def cut(s, separators, found=None):
             depth -= 1
         elif depth == 0:
             parts.append(s[last:m.start()].strip())
+            found.append(token.strip())
             last = m.end()
-            if found is not None:
-                found.append(token.strip())
-    return [*parts, s[last:].strip()]
+    return [*parts, s[last:].strip()], found
 
 
 def balanced(s):
@@ -91,16 +90,11 @@ _LABEL = re.compile(
     r"(?:\\?[A-Za-z]'*|pH|\\frac\{d\w\}\{d\w\}|\\(?!sqrt|frac|pi\b)[a-z]+|[A-Z]{2,3}"
     r"|m? ?\\(?:angle|triangle) ?\w{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3}|[\u3400-\u9fff]{1,8}[A-Z]{0,4})"
     r"(?:_\{[^{}]+\})?(?: ?\([^()=]{1,20}\))?|\( ?\w(?:_\{\w+\})? ?(?:, ?\w(?:_\{\w+\})? ?){1,3}\)")
-_MEASURES = re.compile(  # \cos A, \vec a, f(x), \alpha: names, as in \frac{AB}{BC}, AB + BC, |AB|, A : B
-    r"\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{?\\?[A-Za-z]+\}?|m? ?\\(?:angle|triangle|alpha|beta|gamma"
-    r"|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[a-zA-Z]\([A-Za-z]\)"
-    r"|\\(?:frac|cdot|times)(?![a-z])|(?<![A-Za-z])(?:[A-Z][a-z]|([a-z])\1)(?=:|$)")
-
-
-def _is_measure(s):
-    """Does it name a quantity of a figure, as AB + BC does? x + y does not: that is an equation."""
-    names = _MEASURES.sub(lambda m: "" if m[0] in ("\\frac", "\\cdot", "\\times") else "A", s)
-    return bool(re.search("[A-Z]", names)) and not re.search(r"[a-z\\<>]", names)
+_OTHER = r"(?:\\(?:frac|cdot|times)(?![a-z])|[^A-Za-z\\<>])*"
+_MEASURE = re.compile(  # of a figure: AB + BC, \frac{AB}{BC}, \cos A, \vec a, f(x), A : B; no x + y: an equation
+    rf"{_OTHER}(?:(?:\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{{?\\?[A-Za-z]+\}}?|m? ?\\(?:angle|triangle|alpha"
+    r"|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[a-zA-Z]\([A-Za-z]\)"
+    rf"|[A-Z][a-z](?=:|$)|([a-z])\1(?=:|$)|[A-Z]){_OTHER})+")
 
 
 _SIMILAR = re.compile(rf"(?:\\triangle ?)?(?:{_CORNER}){{3,6}}")
@@ -108,8 +102,7 @@ _SIMILAR = re.compile(rf"(?:\\triangle ?)?(?:{_CORNER}){{3,6}}")
 
 def _relation(s):
     """Sides and signs. A label stands first: x of x = 5, 5 = x, x = 2+3 = 5, \\cos A of \\cos A = 0.6."""
-    signs = []
-    sides = cut(s, RELATION, signs)
+    sides, signs = cut(s, RELATION)
     if not signs or not all(sides):
         return None
     if {*signs} <= {"\\sim", "\\cong"} and all(map(_SIMILAR.fullmatch, sides)):  # corners correspond
@@ -118,8 +111,9 @@ def _relation(s):
     sides, label = [NAME.sub(name_of, side) for side in sides], ""
     if {*signs} <= {"=", "\\approx"} or signs == ["\\in"]:
         for turned in (sides, sides[::-1]) if signs == ["="] * len(signs) else (sides,):
-            if not label and (_LABEL.fullmatch(turned[0]) or _is_measure(turned[0]) and not any(
-                    map(_is_measure, turned[1:]))):
+            name, *others = turned
+            if not label and (_LABEL.fullmatch(name) or _MEASURE.fullmatch(name) and not any(
+                    map(_MEASURE.fullmatch, others))):
                 sides, label = turned, key_of(turned[0])
     return Value("relation", tuple(sides), tuple(signs), label)
 
@@ -129,9 +123,8 @@ def _relation(s):
 def _row(kind, separators, kinds=(), never="(?!)"):
     """A reader of parts between separators, of such kinds, in texts that never hold something else"""
     def reader(s):
-        signs = []
-        parts = cut(s, separators, signs)
-        if len(parts) < 2 or not all(parts) or re.search(never, s):
+        parts, signs = cut(s, separators)
+        if not signs or not all(parts) or re.search(never, s):
             return None
         items = tuple(map(read, parts))
         return Value(kind, items, tuple(signs)) if not kinds or {v.kind for v in items} <= kinds else None
@@ -159,8 +152,8 @@ _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[�
 def _list(s):
     """Answers between commas, "and", "or"; with ± two of them. mark: "and", "or", "" for commas alone.
     A list of inequalities are conditions; x = 1 or x = 2 are roots; x = 1, y = 2 is a system."""
-    signs, both = [], "," in s and len(cut(s, ";")) > 1
-    parts = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN, signs)
+    both = "," in s and cut(s, ";")[1]
+    parts, signs = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN)
     if re.fullmatch(r"[①-⑳]{2,}|(?:\(\d\) ?){2,}", s):  # ①③ are statements
         parts, signs = re.findall(r"[①-⑳]|\(\d\)", s), ["and"]
     parts = [p.replace("\\pm", sign).replace("\\mp", "-" if sign == "+" else "+") for p in parts if p
@@ -192,8 +185,8 @@ _ARROW = r"\\(?:to|Rightarrow|rightarrow)(?![a-z])"
 def _reaction(s):
     """With = too, where its elements say that it is one. A → B → C is a sequence, and one of these by its looks"""
     bare = re.sub(r"[_^{}↑↓]|\\(?:up|down)arrow", "", s)
-    sides = [sorted(map(key_of, cut(side, r" ?\+ ?(?=[\dA-Z(e])"))) for side in cut(
-        bare, _ARROW + "|=" * bool(_ELEMENT.search(s)))]
+    sides = [sorted(map(key_of, cut(side, r" ?\+ ?(?=[\dA-Z(e])")[0])) for side in cut(
+        bare, _ARROW + "|=" * bool(_ELEMENT.search(s)))[0]]
     found = sides[1:] and all(_TERM.fullmatch(term) for side in sides for term in side)
     return Value("symbol", tuple(map(tuple, sides))) if found else None
 
@@ -204,7 +197,7 @@ _MATRIX = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?
 def _brackets(s):
     """Sets, tuples, intervals, matrices, points with a name. Brackets around a single thing are taken off."""
     if matrix := _MATRIX.fullmatch(s):  # [[1, 2], [3, 4]] is one, and a column is a tuple
-        rows = [cut(row, "&") for row in cut(matrix[2], r"\\\\|\\cr(?![a-z])") if row]
+        rows = [cut(row, "&")[0] for row in cut(matrix[2], r"\\\\|\\cr(?![a-z])")[0] if row]
         if "\\begin" in matrix[2] or not all(map(all, rows)):
             return None
         column = max(map(len, rows)) == 1 < len(rows)
@@ -216,7 +209,7 @@ def _brackets(s):
     kind, inside = (body[:size] + body[-size:]).replace("\\", ""), body[size:-size]
     if kind not in ("{}", "()", "[]", "(]", "[)") or not balanced(inside):
         return None
-    parts = [p for p in cut(inside, "[,;]") if p]
+    parts = [p for p in cut(inside, "[,;]")[0] if p]
     if size == 2 and (len(parts) != 1 or "\\pm" in inside):
         inner = parts and _list(inside)
         return Value("set", inner.items if inner else ())

@@ -27,8 +27,7 @@ from scoring.denial import denies_image
 from scoring.numbers import clock, date, number, split_unit
 from scoring.official import official_choice, official_open
 from scoring.responses import Claim, stated_answer
-from scoring.compare import AT_SIGHT
-from scoring.rule import choice, equal
+from scoring.rule import AT_SIGHT, choice, equal
 from scoring.spelling import plain, words_of
 from scoring.values import is_expression, read
 from scoring.verifier import askable, parse_verdict, second_opinions
