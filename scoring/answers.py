@@ -1,10 +1,10 @@
 """Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
 ours). It goes from cheap to dear:
 
-1. spelling.py  one form for the many ways to type the same thing                       microseconds, here
-2. values.py    each side becomes one typed value (numbers.py: numbers, units, times)   microseconds, here
-3. rule.py      choice letters; then by type, exactly; other types differ, unless a rule is named  as fast, here
-4. maths.py     expressions, equations, inequalities, sets: sympy                     milliseconds, workers.py
+1. spelling.py  one form for the many ways to type the same thing                        microseconds, here
+2. values.py    each side becomes one typed value (numbers.py: numbers, units, times)    microseconds, here
+3. rule.py      choice letters; by type, exactly; others differ unless a rule says so    microseconds, here
+4. maths.py     expressions, equations, inequalities, sets: sympy                      milliseconds, workers.py
 
 Here is what others call, and what checks golds of data.
 """
@@ -32,13 +32,21 @@ def same_answer(answer, gold, options=None):
 
 
 def same_batch(pairs):
-    """[(answer, gold, options)] -> [(right, why)]. Of a gold that is a list of accepted answers in print,
-    "['24/7', '3.429']", one is enough, and so is the list as it stands: a program may print one."""
-    tried = [[(answer, one, options) for one in
-              ([gold] if answer.strip() == gold.strip() else one_of(gold, options))]
-             for answer, gold, options in pairs]
-    found = iter(_same_pairs([pair for several in tried for pair in several]))
-    return [max([next(found) for _ in several], key=lambda verdict: verdict[0]) for several in tried]
+    """[(answer, gold, options)] -> [(right, why)]; equal pairs are looked at once. Of a gold that is a list of
+    accepted answers in print, "['24/7', '3.429']", one is enough, and so is the list as it stands: a program
+    may print one. The answer None asks whether the gold can be parsed."""
+    keys = [[(answer, one, tuple(map(str, options)) if options else None) for one in (
+        [gold] if answer is None or answer.strip() == gold.strip() else one_of(gold, options))]
+        for answer, gold, options in pairs]
+    done, hard = {}, []
+    for key in dict.fromkeys(key for several in keys for key in several):
+        try:
+            right, why = first_look(*key)
+            done[key] = right, "rule" if right else why
+        except NeedsMaths:
+            hard.append(key)
+    done.update(zip(hard, POOL.map(hard)))
+    return [max((done[key] for key in several), key=lambda verdict: verdict[0]) for several in keys]
 
 
 def one_of(gold, options):
@@ -46,22 +54,8 @@ def one_of(gold, options):
     return [gold] if gold in map(str, options or ()) else accepted_answers(gold)
 
 
-def _same_pairs(pairs):
-    """As same_batch, of single golds; equal pairs are looked at once."""
-    keys = [(answer, gold, tuple(map(str, options)) if options else None) for answer, gold, options in pairs]
-    done, hard = {}, []
-    for key in dict.fromkeys(keys):
-        try:
-            right, why = first_look(*key)
-            done[key] = right, "rule" if right else why
-        except NeedsMaths:
-            hard.append(key)
-    done.update(zip(hard, POOL.map(hard)))
-    return [done[key] for key in keys]
-
-
 def first_look(answer, gold, options):
-    """(right, why) without mathematics, or NeedsMaths. The answer None asks if the gold can be parsed."""
+    """(right, why) without mathematics, or NeedsMaths"""
     if answer is None:
         raise NeedsMaths
     if answer == gold:
@@ -95,7 +89,7 @@ def unreadable_golds(answers, options=None):
     golds = [(i, gold) for i, answer in enumerate(answers)
              for gold in (one_of(answer, options[i]) if isinstance(answer, str) else [answer])]
     doubts = [_doubt(gold, options[i]) for i, gold in golds]
-    found = iter(_same_pairs([pair for _, pairs in doubts for pair in pairs]))
+    found = iter(same_batch([pair for _, pairs in doubts for pair in pairs]))
     whys = {}
     for (i, _), (why, pairs) in zip(golds, doubts):
         whys.setdefault(i, []).append(None if any([next(found)[0] for _ in pairs]) else why)

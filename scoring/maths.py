@@ -2,7 +2,7 @@
 import this file: it brings sympy along.
 
 Constants are compared exactly: 2^{2024}-1 is not 2^{2024}. Where there are variables, at random points, with
-as many digits as the sizes of the numbers need. What cannot be parsed or decided is not equal. The parser
+many digits. What cannot be parsed or decided is not equal. The parser
 reads LaTeX alone, and nothing is ever evaluated as Python.
 """
 import random
@@ -20,6 +20,7 @@ from scoring.values import FUNCTIONS, NAME, Value, balanced, name_of, read
 
 _TRIG = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _IMAGINARY = re.compile(r"\dj|[\w}] ?[-+] ?[\d.]+ j")  # 4j, 3 + 4 j; but 2 j alone is a vector, 2\hat{j}
+DIGITS = 1200  # so that no difference drowns: 2^{3000}\sqrt2 + 1 is not 2^{3000}\sqrt2
 _CASE = ConversionConfig(lowercase_symbols=False)
 _LATEX = [(re.compile(pattern), to) for pattern, to in (
     (r"°", ""), (r"\*", r"\\cdot "), (NAME.pattern, lambda m: _symbol(NAME.match(m[0]))),
@@ -115,20 +116,11 @@ def _same_constants(x, y):
     x, y = x.doit(), y.doit()
     if x.is_Rational and y.is_Rational or x.is_infinite or y.is_infinite:
         return x == y
-    digits = 60 + _digits(x) + _digits(y)
-    p, q = x.evalf(digits), y.evalf(digits)
+    p, q = x.evalf(DIGITS), y.evalf(DIGITS)
     if not (p.is_number and q.is_number and p.is_finite and q.is_finite):
         return None
     scale = max(abs(p), abs(q))
-    return scale == 0 or bool(abs(p - q) <= scale * Rational(1, 10 ** (digits - 20)))
-
-
-def _digits(expr):
-    """How many digits its numbers have, its powers and factorials included, so that no difference drowns"""
-    size = sum(len(str(abs(n.p))) + len(str(n.q)) for n in expr.atoms(Rational))
-    value = abs(expr.evalf(5))
-    size += abs(int(sympy.log(value, 10).evalf(5))) if value.is_finite and value > 0 else 0
-    return min(20_000, size)
+    return scale == 0 or bool(abs(p - q) <= scale * Rational(1, 10 ** (DIGITS - 20)))
 
 
 # ----------------------------------------------------------------------------------- equations, sets of reals

@@ -76,17 +76,16 @@ def choice(a, g, options, maths):
     picked = several and letters_of(a, letters)
     if several and (options or picked and re.search(r"[ ,;]", a + g)):
         return picked == several  # else AC and CA may be segments
-    want, text = _said(g, letters, texts)
-    if texts and text:  # an option's text, or its letter with a text
-        want = _named(g, texts, AT_SIGHT) or want
-    if not want or not texts and _DOUBTED.search(text):
+    (want, text), (said, rest) = _said(g, letters, texts), _said(a, letters, texts)
+    if texts:  # "B. dog": the right letter, and no other text than its own
+        want = text and _named(text, texts, AT_SIGHT) or want
+        named = _named(rest, texts, maths) if want and rest else said
+        return named == want and said in (None, want) if want else None
+    if not want or _DOUBTED.search(text):
         return None
-    text = texts[letters.index(want)] if texts else text
-    said, rest = _said(a, letters, texts)
-    if said:  # "B. dog": the right letter, and no other text than its own
-        return said == want and (
-            not rest or (same_text(rest, text, maths, True) if text else _harmless(rest)))
-    return _named(a, texts, maths) == want if texts else same_text(a, text, maths) if text else None
+    if said:
+        return said == want and (not rest or (same_text(rest, text, maths) if text else _harmless(rest)))
+    return same_text(a, text, maths) if text else None
 
 
 def _named(s, texts, maths):
@@ -203,12 +202,6 @@ def _relations(x, y, maths, ordered):
     return len(x.items) == len(y.items) == 2 and maths.same_equations(x.items, y.items)
 
 
-def _letters(x, y, maths, ordered):
-    """xy is a product only beside an expression, and e a number beside another; cat is not act."""
-    letters = "[a-z]{2,3}|[A-Za-z]" if y.kind == "expression" else "e"
-    return re.fullmatch(letters, x.mark) and maths.same_values(Value("expression", (x.mark,)), y)
-
-
 RULES = {  # dates and symbols are the same when their Values are; a relation may be the same as any Value
     **dict.fromkeys(("conditions union", "conditions tuple", "tuple union", "union union", "set union"),
                     lambda x, y, maths, _: maths.same_sets(x, y)),
@@ -235,6 +228,5 @@ RULES = {  # dates and symbols are the same when their Values are; a relation ma
     "text tuple": lambda x, y, *_: x.mark == "R" and y == read("(-\\infty,\\infty)"),
     "tuple tuple": _tuples, "relation relation": _relations,
     **dict.fromkeys(("text text", "text symbol"), lambda x, y, *_: x.items == y.items),
-    **dict.fromkeys(("text expression", "text number"), _letters),
     **dict.fromkeys(("number expression", "expression expression"),
                     lambda x, y, maths, _: maths.same_values(x, y))}
