@@ -1,10 +1,10 @@
 """Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
 ours). It goes from cheap to dear:
 
-1. spelling.py  one form for the many ways to type the same thing                        microseconds, here
-2. values.py    each side becomes one typed value (numbers.py: numbers, units, times)    microseconds, here
-3. rule.py      choice letters; by type, exactly; others differ unless a rule says so    microseconds, here
-4. maths.py     expressions, equations, inequalities, sets: sympy                      milliseconds, workers.py
+1. spelling.py  one form for the many ways to type the same thing                     microseconds, here
+2. values.py    each side becomes one typed value (numbers.py: numbers, units, times)  microseconds, here
+3. rule.py      choice letters; by type, exactly; others differ unless a rule says so  microseconds, here
+4. maths.py     expressions, equations, inequalities, sets: sympy                   milliseconds, workers.py
 
 Here is what others call, and what checks golds of data.
 """
@@ -21,9 +21,9 @@ from scoring.workers import POOL
 
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
 MAX_CHARS = 1000  # a longer answer is compared by its spelling only: no final answer needs more
-_HEAVY = re.compile(  # sympy would crawl or eat all memory: 5^{99999}, 5^{5^5}, (9!)!, (10^9)!
-    r"\^[\s{(]*[-+]?\d{5}|\^[\s{(]*\w+[\s{(]*\^[\s{(]*(?:\d|\w[\s{(]*\^)|!\s*[)}]*!|\d{4}\s*!|\^.{0,9}[)}]\s*!"
-    r"|binom.{0,9}\d{4}")
+_HEAVY = re.compile(  # sympy would crawl or eat all memory: 5^{99999}, 5^{5^5}, x^{x^{x}}, (9!)!, (10^9)!
+    r"\^[\s{(]*[-+]?\d{5}|\^[\s{(]*\d+[\s}]*\^[\s{(]*\d|(?:\^[\s{}()]*(?:[\w.]+[\s{}()]*)?){2}\^"
+    r"|!\s*[)}]*!|\d{4}\s*!|\^.{0,9}[)}]\s*!|binom.{0,9}\d{4}")
 
 
 def same_answer(answer, gold, options=None):
@@ -32,9 +32,9 @@ def same_answer(answer, gold, options=None):
 
 
 def same_batch(pairs):
-    """[(answer, gold, options)] -> [(right, why)]; equal pairs are looked at once. Of a gold that is a list of
-    accepted answers in print, "['24/7', '3.429']", one is enough, and so is the list as it stands: a program
-    may print one. The answer None asks whether the gold can be parsed."""
+    """[(answer, gold, options)] -> [(right, why)]; equal pairs are looked at once. Of a gold that is a list
+    of accepted answers in print, "['24/7', '3.429']", one is enough, and so is the list as it stands: a
+    program may print one. The answer None asks whether the gold can be parsed."""
     keys = [[(answer, one, tuple(map(str, options)) if options else None) for one in (
         [gold] if answer is None or answer.strip() == gold.strip() else one_of(gold, options))]
         for answer, gold, options in pairs]

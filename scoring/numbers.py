@@ -26,9 +26,9 @@ mol1 1 *mol mole 摩尔; mol1m-3 1000 *M; K1 1 K kelvin; °1 1 ° degree deg; °
 °F1 1 °F fahrenheit; rad1 1 rad radian; eV1 1 *eV; cal1 1 *cal; $1 1 $ dollar USD 美元; ¥1 1 ¥ yuan 元 RMB
 ¥1 0.1 角; €1 1 € euro; £1 1 £; s-1 1 *Hz *hertz; $1 0.01 cent ¢; unit1 1 unit 单位; kg-1m-2s4A2 1 *F *farad
 """
-_COUNTED = ("mmHg dB psi kip hp BTU lbf atm px apple orange ball marble coin card book page letter word digit "
-            "point line side edge face vertex vertices triangle square circle person people student child "
-            "children boy girl man men woman women car ticket way time step bus buses box boxes "
+_COUNTED = ("mmHg dB psi kip hp BTU lbf atm px apple orange ball marble coin card book page letter word "
+            "digit point line side edge face vertex vertices triangle square circle person people student "
+            "child children boy girl man men woman women car ticket way time step bus buses box boxes "
             "个 只 本 张 条 件 人 次 名 位 种 棵 块 支 页 岁")
 _PREFIXES = {**dict(zip("G M k m µ n T giga mega kilo milli micro nano tera".split(),
                         2 * [Fraction(f"1e{n}") for n in (9, 6, 3, -3, -6, -9, 12)])),
@@ -173,8 +173,11 @@ def _value(m):
         body = body.replace(",", ".")
     if len(body) > 300 or not re.fullmatch(r"\d+\.?\d*|\.\d+", body):
         return None
-    places = len(body.partition(".")[2]) if len(body.replace(".", "").lstrip("0")) >= 6 else None
-    return Fraction(body.rstrip(".")) * Fraction(10) ** int(m["power"] or 0), places and not m["power"] and places
+    value, places = Fraction(body.rstrip(".")), len(body.partition(".")[2])
+    significant = len(body.replace(".", "").lstrip("0"))
+    if m["power"]:
+        return value * Fraction(10) ** int(m["power"]), None
+    return value, places if significant >= 6 else None
 
 
 def _compound(s):
@@ -228,15 +231,14 @@ def split_unit(s):
 # ------------------------------------------------------------------------------------------- times and dates
 
 def clock(s):
-    """(its half of the day is known, the minutes since midnight that it may mean) of "2:30", "2 pm", or None"""
+    """(is the half of the day known, minutes since midnight that it may mean) of "2:30", "2 pm"; or None"""
     m = re.fullmatch(r"([01]?\d|2[0-4])(?::([0-5]\d))?(?::([0-5]\d))? ?(?:([ap])\.? ?m\.?)?", s, re.I)
     if not m or not (m[2] or m[4]) or m[4] and not 1 <= int(m[1]) <= 12:
         return None
     minutes = int(m[1]) % 24 * 60 + int(m[2] or 0) + Fraction(int(m[3] or 0), 60)
-    both = {minutes % 720, minutes % 720 + 720}
     if m[4]:
         return True, {minutes % 720 + 720 * (m[4] in "pP")}
-    return False, both if minutes < 780 else {minutes}
+    return False, {minutes % 720, minutes % 720 + 720} if minutes < 780 else {minutes}
 
 
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
@@ -245,7 +247,7 @@ _DATE = re.compile(rf"(?:{_MONTH} {_DAY}|{_DAY} (?:of )?{_MONTH})(?:,? \d{{4}})?
 
 
 def date(s):
-    """(year, month, day) of 2024-03-05, 2024年3月5日, March 5, 2024 and 5th of March, or None;. Of 5/3/2024 only
+    """(year, month, day) of 2024-03-05, 2024年3月5日, March 5, 2024, 5th of March; or None. Of 5/3/2024 only
     its author knows whether the month is first."""
     numbers = re.findall(r"\d+", s)
     if re.fullmatch(r"\d{4}([-/.]|年) ?\d{1,2}(?:\1|月) ?\d{1,2}[日号]?", s):

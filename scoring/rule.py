@@ -1,5 +1,5 @@
-"""The rule: do two plain texts mean the same? Choice letters first, then types (values.py), compared by RULES:
-a line for each pair of types that may be equal; all others differ.
+"""The rule: do two plain texts mean the same? Choice letters first, then types (values.py): RULES has a line
+for each pair of types that may be equal; all others differ.
 
 With the options at hand, an answer is right when it names the right one and no other, by letter or by text;
 a text counts only when it names exactly one. Without them, a letter with a number or a formula behind it is
@@ -29,7 +29,7 @@ LATER, AT_SIGHT = (SimpleNamespace(same_values=f, same_sets=f, same_equations=f)
 
 
 def equal(a, g, options, maths):
-    """Does the answer mean the same as the gold? maths: the module scoring.maths, or compare.LATER."""
+    """Does the answer mean the same as the gold? maths: the module scoring.maths, or LATER."""
     if not a or not g:
         return False
     settled = choice(a, g, options, maths)
@@ -78,9 +78,8 @@ def choice(a, g, options, maths):
         return picked == several  # else AC and CA may be segments
     (want, text), (said, rest) = _said(g, letters, texts), _said(a, letters, texts)
     if texts:  # "B. dog": the right letter, and no other text than its own
-        want = text and _named(text, texts, AT_SIGHT) or want
-        named = _named(rest, texts, maths) if want and rest else said
-        return named == want and said in (None, want) if want else None
+        want = want or _named(text, texts, AT_SIGHT)
+        return (_named(rest, texts, maths) if rest else said) == want == (said or want) if want else None
     if not want or _DOUBTED.search(text):
         return None
     if said:
@@ -126,12 +125,11 @@ def _in_order(x, y, *more):
 
 def _in_any_order(x, y, *more):
     """Is there a partner for each? Equality is (nearly) transitive, so the first free one is good enough."""
-    free = list(y.items)
+    free = y.items
     for p in x.items:
-        i = next((i for i, q in enumerate(free) if same(p, q, *more)), None)
-        if i is None:
+        free = next((free[:i] + free[i + 1:] for i, q in enumerate(free) if same(p, q, *more)), None)
+        if free is None:
             return False
-        del free[i]
     return not free
 
 
@@ -225,7 +223,6 @@ RULES = {  # dates and symbols are the same when their Values are; a relation ma
     # 3:12 is 1:4, but 12:00 is a time
     **dict.fromkeys(("time ratio", "time range", "time number"),
                     lambda x, y, *more: x.mark and same(x.mark, y, *more)),
-    "text tuple": lambda x, y, *_: x.mark == "R" and y == read("(-\\infty,\\infty)"),
     "tuple tuple": _tuples, "relation relation": _relations,
     **dict.fromkeys(("text text", "text symbol"), lambda x, y, *_: x.items == y.items),
     **dict.fromkeys(("number expression", "expression expression"),

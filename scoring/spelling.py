@@ -11,33 +11,33 @@ from functools import lru_cache
 _NAMES = r"""
 - − – — ‐ ﹣; / ⁄; \times ×; \cdot · ⋅ ∙; \div ÷; \le leq leqslant ≤ ⩽ ≦; \ge geq geqslant ≥ ⩾ ≧; \ne neq ≠
 \approx ≈; \pi π; \infty ∞; \cup ∪; \cap ∩; \in ∈; \notin ∉; \pm ±; \mp ∓; \angle ∠; \triangle △ Δ vartriangle
-\{\} ∅ varnothing emptyset; \sqrt √; . 。; , 、; : ∶ colon; < lt; > gt; \{ lbrace; \} rbrace; ( langle; ) rangle
-\theta θ; \alpha α; \beta β; \gamma γ; \lambda λ; \omega ω; \varphi φ; \rho ρ; \sigma σ; µ μ; \parallel ∥
-\nparallel ∦; \perp ⊥ ⟂; \sim ∽ ∼; \cong ≌ ≅ simeq; \subseteq ⊆; \subset ⊂; \odot ⊙; ° ∘ degree; ' ′ ’; '' ″
-\to → rightarrow longrightarrow xrightarrow; \Rightarrow ⇒; \neg ¬ lnot; \land ∧; \lor ∨; \complement ∁; ~ ～ 〜
-\arc ⌒; " ＂; \parallelogram ▱; \equiv ≡; i î; j ĵ; ... … ldots cdots dots; \vec overrightarrow
-\frac dfrac tfrac cfrac xfrac nicefrac sfrac flatfrac
+\{\} ∅ varnothing emptyset; \sqrt √; . 。; , 、; : ∶ colon; < lt; > gt; \{ lbrace; \} rbrace; ( langle
+) rangle; \theta θ; \alpha α; \beta β; \gamma γ; \lambda λ; \omega ω; \varphi φ; \rho ρ; \sigma σ; µ μ
+\parallel ∥; \nparallel ∦; \perp ⊥ ⟂; \sim ∽ ∼; \cong ≌ ≅ simeq; \subseteq ⊆; \subset ⊂; \odot ⊙; ° ∘ degree
+' ′ ’; '' ″; \to → rightarrow longrightarrow xrightarrow; \Rightarrow ⇒; \neg ¬ lnot; \land ∧; \lor ∨
+\complement ∁; ~ ～ 〜; \arc ⌒; " ＂; \parallelogram ▱; \equiv ≡; i î; j ĵ; ... … ldots cdots dots
+\vec overrightarrow; \frac dfrac tfrac cfrac xfrac nicefrac sfrac flatfrac
 """
 _CANONICAL = {name: to + " " * (to[0] == "\\" and to[-1].isalpha()) for to, *names in
               map(str.split, re.split("[;\n]", _NAMES.strip())) for name in names}
-# how large, how coloured or how visible something is
-_CANONICAL |= dict.fromkeys(
-    "left right middle left. right. big bigg Big Bigg bigl bigr Bigl Bigr displaystyle textstyle scriptstyle limits "
-    "nolimits mathstrut bf it rm large Large LARGE huge Huge small therefore because "
-    "∵ ∴ \u200b \u200c \u200d \u2060 \ufeff".split(), "")
+_CANONICAL |= dict.fromkeys(  # how large, how coloured or how visible something is
+    "left right middle left. right. big bigg Big Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr "
+    "displaystyle textstyle scriptstyle limits nolimits mathstrut bf it rm large Large LARGE huge Huge small "
+    "therefore because ∵ ∴ \u200b \u200c \u200d \u2060 \ufeff".split(), "")
 _UNICODE = str.maketrans({name: to for name, to in _CANONICAL.items() if len(name) == 1 and name > "~"})
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ"
 _LEVEL = str.maketrans(_RAISED + _LOWERED, 2 * "0123456789-+n")
 _FRACTIONS = str.maketrans({c: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))
                             for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"} | dict.fromkeys("º˚", "°"))
 _EDGE = r"([^\s\[\](),;][^\[\](),;]*[,;][^\[\](),;]+)"  # "1, 2" of ]1, 2[ and of [1, 2[
-_WRAPPER = (r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname|mbox|boldsymbol|bm"
-            r"|emph|underline|ce|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?")
-_WRAPPED = re.compile(_WRAPPER + r"\{((?:[^{}]|\{[^{}]*\})*)\}")  # \text{..}: what is inside counts
+_WRAPPED = re.compile(  # \text{..}: what is inside counts
+    r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname|mbox|boldsymbol|bm"
+            r"|emph|underline|ce|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?"
+    r"\{((?:[^{}]|\{[^{}]*\})*)\}")
 _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     # $..$ is mathematics; \$ is money, and so is a last $ before a number
     (r"\\\$|(?<![^\s:-])\$(?= ?\d[\d,.]*(?: [a-z ]+)?$)", "\0"), (r"\$", ""), ("\0", "$"),
-    (r"(?<!\\)\\[()\[\]]", ""), (r"\*\*([^*]+)\*\*$", r"\1"), (_WRAPPER + r"(?=\{)", ""),
+    (r"(?<!\\)\\[()\[\]]", ""), (r"\*\*([^*]+)\*\*$", r"\1"),
     (r"\\(?:[hv]?phantom|[hv]space|label|tag|(?:text)?color|colorbox|fcolorbox ?\{\w*\})\*? ?\{[^{}]*\}", ""),
     # 1{,}234, 1\,234 and 32,\! 349, then other blanks; 5~10 is a range, another ~ is a blank
     (r"(?<=\d)(?:\{,\}|,\\! ?|\\,|\\ )(?=\d{3}(?!\d))", ","), (r"\{,\}", ","), (r"\\!", ""),
@@ -49,7 +49,8 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"<=|=<", r"\\le "), (r">=", r"\\ge "), ("->", r"\\to "), (r"\*\*", "^"),
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\^\s*°|(?<=\d) ?度", "°"),
     (r"\^\s*\{?\s*\\prime(?:\s*\\prime)?\s*\}?", lambda m: "'" * m[0].count("prime")),
-    (r"\\mathbb ?\{?R\}?|(?<=\\in) ?R(?![A-Za-z])", r"(-\\infty,\\infty)"), (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
+    (r"\\mathbb ?\{?R\}?|(?<=\\in) ?R(?![A-Za-z])", r"(-\\infty,\\infty)"),
+    (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
     (r"\\pmod ?\{?(\w+)\}?", r" (mod \1)"), (r"(?<=[A-Z]) ?// ?(?=[A-Z])", r"\\parallel "),
     (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"), (r"\\Delta(?= ?[A-Z]{3})", r"\\triangle "),
     (rf"\]{_EDGE}\[", r"(\1)"), (rf"\]{_EDGE}\]", r"(\1]"), (rf"\[{_EDGE}\[", r"[\1)"),
@@ -57,8 +58,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"(\\(?:angle|triangle|odot|arc)) ?\{ ?([A-Z][A-Z\d']*) ?\}", r"\1 \2"),
     (r"\\(?:overline|bar) ?\{ ?([A-Z]{2,3}) ?\}", r"\1"),
     (r"\\vec ?(?:\{ ?([A-Z]{2}|[A-Za-z]) ?\}|([A-Za-z]))", r"\\vec{\1\2}"),
-    (r"\\(?:overset ?\{?\\frown\}?|wideparen|overparen|widehat) ?\{ ?([A-Z]{2,3}) ?\}"
-     r"|(?:\barc |弧) ?([A-Z]{2,3})", r"\\arc \1\2"),
+    (r"(?:\\overset ?\{?\\frown\}? ?\{|\barc |弧) ?([A-Z]{2,3})(?: ?\})?", r"\\arc \1"),
     (r"\\(?:wide)?hat ?\{? ?\\?([ijk])(?:math)?(?![a-z]) ?\}?", r" \1"),
     # one form of powers and indices
     (r"\^ *([-+]?\d+|[A-Za-z])(?![}\d])", r"^{\1}"), (r"(?<!log)_ *(\d+|[A-Za-z])(?![}\d])", r"_{\1}"),

@@ -75,8 +75,8 @@ _LITTLE = re.compile(r"(?<!\S)(?:is|or|and|not|the|if|of|in|to|no|for|but|as|at|
 
 def is_expression(s):
     """Does it consist of what the mathematics of maths.py knows, and of more than letters?"""
-    prose = re.search(r"(?<![_\d])\d+\s+\d|\) ?\d|\d ?[_']|__|\b0[xb]\w|\d([./])\d+\1\d", s) or _LITTLE.search(s)
-    more = re.search(r"[\d\\^+*/|()-]", s) and not prose
+    prose = re.search(r"(?<![_\d])\d+\s+\d|\) ?\d|\d ?[_']|__|\b0[xb]\w|\d([./])\d+\1\d", s)
+    more = not prose and not _LITTLE.search(s) and re.search(r"[\d\\^+*/|()-]", s)
     return bool(more) and not _TOKENS.sub("", NAME.sub("1", s)).strip()
 
 
@@ -91,10 +91,10 @@ _LABEL = re.compile(
     r"|m? ?\\(?:angle|triangle) ?\w{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3}|[\u3400-\u9fff]{1,8}[A-Z]{0,4})"
     r"(?:_\{[^{}]+\})?(?: ?\([^()=]{1,20}\))?|\( ?\w(?:_\{\w+\})? ?(?:, ?\w(?:_\{\w+\})? ?){1,3}\)")
 _OTHER = r"(?:\\(?:frac|cdot|times)(?![a-z])|[^A-Za-z\\<>])*"
-_MEASURE = re.compile(  # of a figure: AB + BC, \frac{AB}{BC}, \cos A, \vec a, f(x), A : B; no x + y: an equation
-    rf"{_OTHER}(?:(?:\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{{?\\?[A-Za-z]+\}}?|m? ?\\(?:angle|triangle|alpha"
-    r"|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[a-zA-Z]\([A-Za-z]\)"
-    rf"|[A-Z][a-z](?=:|$)|([a-z])\1(?=:|$)|[A-Z]){_OTHER})+")
+_MEASURE = re.compile(  # of a figure: AB + BC, \frac{AB}{BC}, \cos A, f(x), A : B; no x + y: an equation
+    rf"{_OTHER}(?:(?:\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{{?\\?[A-Za-z]+\}}?|m? ?\\(?:angle|triangle"
+    r"|alpha|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[A-Z]"
+    rf"|[a-zA-Z]\([A-Za-z]\)|[A-Z][a-z](?=:|$)|([a-z])\1(?=:|$)){_OTHER})+")
 
 
 _SIMILAR = re.compile(rf"(?:\\triangle ?)?(?:{_CORNER}){{3,6}}")
@@ -132,11 +132,10 @@ def _row(kind, separators, kinds=(), never="(?!)"):
 
 
 # 100-200, 5~10 cm, 1990-1995, 3-2, 8:00-9:00, 1 to 4: two values, and no difference
-_range = _row("range", r"(?<=[^\s(-]) ?(?:-|~|(?<= )to |(?<= )through )(?= ?-?[$€£¥]? ?\d)", {"number", "time"},
-              r"[\\/^*+=,;<>]|^-.*\d ?-|-.*-.*-|-\D*-")
+_range = _row("range", r"(?<=[^\s(-]) ?(?:-|~|(?<= )to |(?<= )through )(?= ?-?[$€£¥]? ?\d)",
+              {"number", "time"}, r"[\\/^*+=,;<>]|^-.*\d ?-|-.*-.*-|-\D*-")
 # 3 by 4, 1920x1080, 2 \times 3: sides in order
 _size = _row("size", r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)", {"number"}, r"[/^]|\\[^t]")
-_union = _row("union", r"\\(?:cup|cap|setminus)(?![a-z])")
 _ratio = _row("ratio", ":")
 
 
@@ -161,10 +160,9 @@ def _list(s):
     parts = [re.sub(r"(^|[=({,]) *\+", r"\1", p).strip() for p in parts]
     if len(parts) < 2:
         return None
-    first = read(parts[0])
-    if first.kind == "relation" and len(first.items) == 2 and first.mark[0] in ("=", "\\ne") and not (
-            re.search(RELATION, "".join(parts[1:]))):  # x = 1, 2
-        parts = [parts[0], *(f"{first.items[0]}{first.mark[0]} {p}" for p in parts[1:])]
+    name = re.match(r"[^=<>]+?(?:=|\\ne(?![a-z]))", parts[0])  # x = 1, 2
+    if name and not re.search(RELATION, "".join(parts[1:])):
+        parts = [parts[0], *(f"{name[0]} {p}" for p in parts[1:])]
     items = tuple(map(read, parts))
     said = "or" if {"or", "\\lor", "\\vee"} & {*signs} else "and" if {*signs} - {*",;"} else ""
     if all(v.kind == "relation" and {*v.mark} <= CONDITIONS for v in items):
@@ -183,7 +181,7 @@ _ARROW = r"\\(?:to|Rightarrow|rightarrow)(?![a-z])"
 
 
 def _reaction(s):
-    """With = too, where its elements say that it is one. A → B → C is a sequence, and one of these by its looks"""
+    """With = too, where its elements say that it is one"""
     bare = re.sub(r"[_^{}↑↓]|\\(?:up|down)arrow", "", s)
     sides = [sorted(map(key_of, cut(side, r" ?\+ ?(?=[\dA-Z(e])")[0])) for side in cut(
         bare, _ARROW + "|=" * bool(_ELEMENT.search(s)))[0]]
@@ -210,13 +208,11 @@ def _brackets(s):
     if kind not in ("{}", "()", "[]", "(]", "[)") or not balanced(inside):
         return None
     parts = [p for p in cut(inside, "[,;]")[0] if p]
-    if size == 2 and (len(parts) != 1 or "\\pm" in inside):
-        inner = parts and _list(inside)
+    inner = _list(inside) if kind == "{}" else None
+    if inner or kind == "{}" and not parts:
         return Value("set", inner.items if inner else ())
     if len(parts) > 1:
-        inner = kind == "{}" and _list(inside)
-        return Value("set", inner.items) if inner else Value(
-            "tuple", tuple(map(read, parts)), kind, point[1] if point else "")
+        return Value("tuple", tuple(map(read, parts)), kind, point[1] if point else "")
     return read(parts[0]) if kind in ("()", "{}") and parts and not point else None
 
 
@@ -245,8 +241,8 @@ READERS = (
     lambda s: (found := date(s)) and Value("date", found),
     lambda s: (found := clock(s)) and Value(  # 12:00 is a time and no ratio; 3:12 may be both
         "time", found, None if re.search("m|:0|^0", s, re.I) else _ratio(s)),
-    _range, _size, _builder, _list, _reaction, _row("sequence", _ARROW), _relation, _union, _brackets, _ratio,
-    _symbol, _expression)
+    _range, _size, _builder, _list, _reaction, _row("sequence", _ARROW), _relation,
+    _row("union", r"\\(?:cup|cap|setminus)(?![a-z])"), _brackets, _ratio, _symbol, _expression)
 
 
 @lru_cache(maxsize=4096)

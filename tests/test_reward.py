@@ -205,10 +205,11 @@ def test_no_hostile_response_is_paid_and_none_is_slow(tmp_path, monkeypatch):
 
 
 READERS = (  # everything with a pattern that meets what a model wrote
-    plain, words_of, is_expression, number, date, split_unit, clock, read.__wrapped__, stated_answer,
-    denies_image, askable, official_open, lambda s: too_heavy(s[:1000]), lambda s: parse_verdict(s[:199]),
-    lambda s: number(s, any_noun=True), lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT), lambda s: equal(s, "5 cm", None, AT_SIGHT),
-    extract_answer, format_ok, lambda s: official_choice(s, ["cat", "dog"]))
+    plain, words_of, is_expression, lambda s: number(s, any_noun=True), date, split_unit, clock,
+    read.__wrapped__, stated_answer, denies_image, askable, official_open, lambda s: too_heavy(s[:1000]),
+    lambda s: parse_verdict(s[:199]), lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT),
+    lambda s: equal(s, "5 cm", None, AT_SIGHT), extract_answer, format_ok,
+    lambda s: official_choice(s, ["cat", "dog"]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
          "answer: ", "\\boxed{", "</think>", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{",
          "\\frac", "\\sqrt(", "**", "$", "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "five ", "_A", ":",
@@ -328,8 +329,8 @@ CHOICES = ["52", "-2", "$\\frac{675}{2}$", "a dog"]
 def test_golds_that_name_an_option_or_none():
     """An index would train without a word, at accuracy 0."""
     good = ["A", "(D)", "b", "B. -2", "Option C", "52", "52.0", "A dog", "337.5", "A, C", "B and D", "(b)",
-            "a, c", "(A) and (C)", "[A, C]", "A/C", "option a", "\\frac{1350}{4}", "\\sqrt{2704}"]
-    bad = ["0", "1", "E", "(E)", "E. a cat", "a cat", "A, E", "none", "53"]
+            "a, c", "(A) and (C)", "[A, C]", "option a", "\\frac{1350}{4}", "\\sqrt{2704}"]
+    bad = ["0", "1", "E", "(E)", "E. a cat", "a cat", "A, E", "A/C", "none", "53"]
     assert [*unreadable_golds(good + bad, [CHOICES] * 28)] == [*range(len(good), 28)]
     assert unreadable_golds(["0"], [CHOICES])[0] == (
         "the answer '0' names none of its 4 options: write the letter (A to D) or the text of one")
