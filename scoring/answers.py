@@ -16,7 +16,7 @@ from machinery.files import Refused, say
 from machinery.rows import accepted_answers
 from scoring.rule import LATER, LETTERS, NeedsMaths, equal, letters_of
 from scoring.spelling import key_of, plain
-from scoring.values import read
+from scoring.values import balanced, read
 from scoring.workers import POOL
 
 _INTEGER = re.compile(r"-?[0-9]{1,40}")
@@ -34,9 +34,9 @@ def same_answer(answer, gold, options=None):
 def same_batch(pairs):
     """[(answer, gold, options)] -> [(right, why)]; equal pairs are looked at once. Of a gold that is a list
     of accepted answers in print, "['24/7', '3.429']", one is enough, and so is the list as it stands: a
-    program may print one. The answer None asks whether the gold can be parsed."""
+    program may print one."""
     keys = [[(answer, one, tuple(map(str, options)) if options else None) for one in (
-        [gold] if answer is None or answer.strip() == gold.strip() else one_of(gold, options))]
+        [gold] if answer.strip() == gold.strip() else one_of(gold, options))]
         for answer, gold, options in pairs]
     done, hard = {}, []
     for key in dict.fromkeys(key for several in keys for key in several):
@@ -56,8 +56,6 @@ def one_of(gold, options):
 
 def first_look(answer, gold, options):
     """(right, why) without mathematics, or NeedsMaths"""
-    if answer is None:
-        raise NeedsMaths
     if answer == gold:
         return bool(answer.strip()), "rule"
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not options:
@@ -118,15 +116,15 @@ def _doubt(gold, options):
     kind, words = read(g).kind, len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
     if words > 12 and kind in ("text", "list"):
         return f"{shown} is a sentence of {words} words: only a verifier can compare it", []
+    if kind == "text" and "\\" in g and not balanced(g):
+        return f"{shown} is neither a text nor mathematics that the rule can parse", []
     if options:
         letters = LETTERS[:len(options)]
         if letters_of(g, letters) or letters_of(g.upper(), letters):
             return None, []
         return (f"{shown} names none of its {len(options)} options: write the letter (A to {letters[-1]}) or "
                 f"the text of one"), [(str(gold), letter, options) for letter in letters]
-    if "\\" not in g and kind in ("number", "text", "symbol", "time", "date") or len(g) == 1:
-        return None, []
-    return f"{shown} is neither a text nor mathematics that the rule can parse", [(None, g, None)]
+    return None, []
 
 
 def report_unreadable(source, records, limit_bad, verifier):

@@ -16,7 +16,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy import And, Expr, FiniteSet, Float, I, Interval, Rational, S, pi
 
 from scoring.numbers import Number, number, rounds_to, same_dimensions
-from scoring.values import FUNCTIONS, NAME, Value, balanced, name_of, read
+from scoring.values import FUNCTIONS, NAME, name_of, read
 
 _TRIG = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _IMAGINARY = re.compile(r"\dj|[\w}] ?[-+] ?[\d.]+ j")  # 4j, 3 + 4 j; but 2 j alone is a vector, 2\hat{j}
@@ -174,14 +174,3 @@ def _set_of(value, names):
     for sign, other in zip(signs, others):
         result = {"\\setminus": sub, "\\cup": or_, "or": or_}.get(sign, and_)(result, other)
     return result
-
-
-@_careful
-def readable(value):
-    """Can every part of a gold be parsed?"""
-    if value.kind == "expression":
-        return parse(value.items[0]) is not None
-    if value.kind == "text":
-        return "\\" not in value.mark or balanced(value.mark)
-    items = map(read, value.items) if value.kind == "relation" else value.items
-    return all(readable(item) for item in items if isinstance(item, Value))

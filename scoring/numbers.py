@@ -30,10 +30,9 @@ _COUNTED = ("mmHg dB psi kip hp BTU lbf atm px apple orange ball marble coin car
             "digit point line side edge face vertex vertices triangle square circle person people student "
             "child children boy girl man men woman women car ticket way time step bus buses box boxes "
             "个 只 本 张 条 件 人 次 名 位 种 棵 块 支 页 岁")
-_PREFIXES = {**dict(zip("G M k m µ n T giga mega kilo milli micro nano tera".split(),
-                        2 * [Fraction(f"1e{n}") for n in (9, 6, 3, -3, -6, -9, 12)])),
-             "centi": Fraction("0.01"), "deci": Fraction("0.1"),
-             **dict(zip("千分厘毫微", map(Fraction, "1e3 1e-1 1e-2 1e-3 1e-6".split())))}
+_PREFIXES = "T 1e12 G 1e9 M 1e6 k 1e3 m 1e-3 µ 1e-6 n 1e-9 giga 1e9 mega 1e6 kilo 1e3 deci 0.1 centi 0.01 " \
+            "milli 1e-3 micro 1e-6 nano 1e-9 千 1e3 分 0.1 厘 0.01 毫 1e-3 微 1e-6".split()
+_PREFIXES = dict(zip(_PREFIXES[::2], map(Fraction, _PREFIXES[1::2])))
 
 
 def _units():
@@ -214,18 +213,6 @@ def rounds_to(exact, decimal):
     """Is the decimal the exact value, cut or rounded to the places it has?"""
     scaled, written = abs(exact) * 10 ** decimal.places, abs(decimal.value) * 10 ** decimal.places
     return (exact > 0) == (decimal.value > 0) and written in (int(scaled), int(scaled + Fraction(1, 2)))
-
-
-_TRAILING_UNIT = re.compile(
-    r"(?:(?<=[\d})])|(?<=\\pi))( ?\(?(?:(?:square|cubic) )?(?:°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,6})"
-    r"(?:\^\{?-?\d\}?)?(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?\)?)$")
-
-
-def split_unit(s):
-    """"2\\sqrt{3} cm^2" -> ("2\\sqrt{3}", unit). Units of the table, behind a number, a bracket or π."""
-    m = _TRAILING_UNIT.search(s)
-    unit = unit_of(m[1]) if m else None
-    return (s[:m.start()], unit) if unit else (s, None)
 
 
 # ------------------------------------------------------------------------------------------- times and dates

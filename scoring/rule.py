@@ -59,9 +59,9 @@ def letters_of(s, letters):
     return {*found} if several and {*found} <= {*letters} else None
 
 
-def _said(s, letters, known):
-    """(letter, text) of "B", "(B) dog"; (None, s) of a text alone"""
-    if (m := _LETTER.fullmatch(s)) and (m[1].isupper() or known or m[1] in "abcd"):
+def _said(s, letters, small):
+    """(letter, text) of "B", "(B) dog"; (None, s) of a text alone. small: e is E here, and no number"""
+    if (m := _LETTER.fullmatch(s)) and (m[1].isupper() or small or m[1] in "abcd"):
         letter, text = m[1].upper(), ""
     elif m := _LETTER_TEXT.fullmatch(s):
         letter, text = m[1] or m[2], m[3]
@@ -76,7 +76,8 @@ def choice(a, g, options, maths):
     picked = several and letters_of(a, letters)
     if several and (options or picked and re.search(r"[ ,;]", a + g)):
         return picked == several  # else AC and CA may be segments
-    (want, text), (said, rest) = _said(g, letters, texts), _said(a, letters, texts)
+    want, text = _said(g, letters, texts)
+    said, rest = _said(a, letters, texts or want and not text)
     if texts:  # "B. dog": the right letter, and no other text than its own
         want = want or _named(text, texts, AT_SIGHT)
         return (_named(rest, texts, maths) if rest else said) == want == (said or want) if want else None

@@ -111,8 +111,7 @@ def _unmarked(s):
         s = _WRAPPED.sub(r" \1 ", s)
     for pattern, to in _REWRITES:
         s = pattern.sub(to, s)
-    s = s.strip()
-    return s[1:-1].strip() if re.fullmatch(r"\{[^{},|:]*(?:\{[^{},]*\}[^{},|:]*)*\}", s) else s
+    return s
 
 
 def key_of(s):

@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from scoring.numbers import clock, date, number, split_unit
+from scoring.numbers import clock, date, number, unit_of
 from scoring.spelling import key_of, words_of
 
 
@@ -229,9 +229,16 @@ def _symbol(s):
     return Value("symbol", (name_of(name),)) if name and not name["indexed"] else None
 
 
+_UNIT = re.compile(  # of the table, behind a number, a bracket or π
+    r"(?:(?<=[\d})])|(?<=\\pi))( ?\(?(?:(?:square|cubic) )?(?:°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,6})"
+    r"(?:\^\{?-?\d\}?)?(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?\)?)$")
+
+
 def _expression(s):
-    body, unit = split_unit(s)
-    if body and is_expression(body) and not (s[-1] == "°" and re.search("sin|cos|tan|cot|sec|csc", s)):
+    """2\\sqrt{3} cm^2 is 2\\sqrt{3} with a unit."""
+    m = _UNIT.search(s)
+    body, unit = s[:m.start()] if m else "", unit_of(m[1]) if m else None
+    if unit and is_expression(body) and not (s[-1] == "°" and re.search("sin|cos|tan|cot|sec|csc", s)):
         return Value("expression", (body,), unit)
     return Value("expression", (s,), None) if is_expression(s) else None
 

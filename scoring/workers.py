@@ -17,7 +17,6 @@ from pathlib import Path
 
 from scoring.rule import equal
 from scoring.spelling import plain
-from scoring.values import read
 
 TIME_LIMIT = 2.0         # seconds for a pair; of processor time: a busy machine must not change a verdict
 PATIENCE = 120           # seconds of wall time: a child that hangs asleep, so that its own clock stands still
@@ -31,8 +30,7 @@ class Pool:
         self.workers, self.pid, self.lock, self.limit = [], None, threading.Lock(), TIME_LIMIT
 
     def map(self, pairs):
-        """[(answer, gold, options)] -> [(right, why)] in order, from any thread. The answer None asks whether
-        the gold can be parsed."""
+        """[(answer, gold, options)] -> [(right, why)] in order, from any thread"""
         with self.lock:
             if self.pid != os.getpid():  # first use; or this is a fork: its parent's workers are not ours
                 processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -113,8 +111,7 @@ def serve():
         answer, gold, options, limit = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, limit)  # nothing handles its signal: the process ends
         try:
-            right = (maths.readable(read(gold)) if answer is None else
-                     equal(plain(answer), plain(gold), options, maths))
+            right = equal(plain(answer), plain(gold), options, maths)
             why = "rule" if right else "not equal"
         except (RecursionError, MemoryError) as error:
             right, why = False, type(error).__name__

@@ -24,7 +24,7 @@ from machinery.files import Refused
 from scoring import workers
 from scoring.answers import report_unreadable, same_answer, same_batch, too_heavy, unreadable_golds
 from scoring.denial import denies_image
-from scoring.numbers import clock, date, number, split_unit
+from scoring.numbers import clock, date, number
 from scoring.official import official_choice, official_open
 from scoring.responses import Claim, stated_answer
 from scoring.rule import AT_SIGHT, choice, equal
@@ -205,7 +205,7 @@ def test_no_hostile_response_is_paid_and_none_is_slow(tmp_path, monkeypatch):
 
 
 READERS = (  # everything with a pattern that meets what a model wrote
-    plain, words_of, is_expression, lambda s: number(s, any_noun=True), date, split_unit, clock,
+    plain, words_of, is_expression, lambda s: number(s, any_noun=True), date, clock,
     read.__wrapped__, stated_answer, denies_image, askable, official_open, lambda s: too_heavy(s[:1000]),
     lambda s: parse_verdict(s[:199]), lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT),
     lambda s: equal(s, "5 cm", None, AT_SIGHT), extract_answer, format_ok,
