@@ -83,15 +83,13 @@ def too_heavy(s):
 def unreadable_golds(answers, options=None):
     """{index: reason} of the gold answers that the rule cannot compare with anything but themselves. A list
     of accepted answers is such a one when all of them are."""
-    options = options or [None] * len(answers)
-    golds = [(i, gold) for i, answer in enumerate(answers)
-             for gold in (one_of(answer, options[i]) if isinstance(answer, str) else [answer])]
-    doubts = [_doubt(gold, options[i]) for i, gold in golds]
-    found = iter(same_batch([pair for _, pairs in doubts for pair in pairs]))
     whys = {}
-    for (i, _), (why, pairs) in zip(golds, doubts):
-        whys.setdefault(i, []).append(None if any([next(found)[0] for _ in pairs]) else why)
-    return {i: several[0] for i, several in whys.items() if all(several)}
+    for i, answer in enumerate(answers):
+        of = options[i] if options else None
+        doubts = [_doubt(gold, of) for gold in (one_of(answer, of) if isinstance(answer, str) else [answer])]
+        if all(doubts):
+            whys[i] = doubts[0]
+    return whys
 
 
 _NO_ANSWER = re.compile(
@@ -100,31 +98,29 @@ _NO_ANSWER = re.compile(
 
 
 def _doubt(gold, options):
-    """(why this gold cannot be compared or None, pairs of which one that is equal refutes it)"""
-    if not isinstance(gold, (str, int, float)) or not str(gold).strip():
-        return f"the answer {gold!r} is empty, or no text", []
-    g, shown = plain(str(gold)[:4 * MAX_CHARS]), f"the answer {str(gold)[:60]!r}"
-    why = too_heavy(g)
-    if "</think>" in str(gold):  # a conversation's last answer, where nothing else was given
+    """Why the rule cannot compare this gold, or None"""
+    text, why = str(gold), None
+    if not isinstance(gold, (str, int, float)) or not text.strip():
+        return f"the answer {gold!r} is empty, or no text"
+    g, letters = plain(text[:4 * MAX_CHARS]), LETTERS[:len(options or ())]
+    words = len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
+    if "</think>" in text:  # a conversation's last answer, where nothing else was given
         why = 'is a whole solution: give the row an "answer" of its own'
+    elif heavy := too_heavy(g):
+        why = f"is {heavy}"
     elif "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
         why = "holds no letter, digit or symbol"
     elif _NO_ANSWER.fullmatch(g):
         why = "says that there is none to compare"
-    if why:
-        return f"{shown}: {why}", []
-    kind, words = read(g).kind, len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
-    if words > 12 and kind in ("text", "list"):
-        return f"{shown} is a sentence of {words} words: only a verifier can compare it", []
-    if kind == "text" and "\\" in g and not balanced(g):
-        return f"{shown} is neither a text nor mathematics that the rule can parse", []
-    if options:
-        letters = LETTERS[:len(options)]
-        if letters_of(g, letters) or letters_of(g.upper(), letters):
-            return None, []
-        return (f"{shown} names none of its {len(options)} options: write the letter (A to {letters[-1]}) or "
-                f"the text of one"), [(str(gold), letter, options) for letter in letters]
-    return None, []
+    elif words > 12 and read(g).kind in ("text", "list"):
+        why = f"is a sentence of {words} words: only a verifier can compare it"
+    elif options and not (letters_of(g, letters) or letters_of(g.upper(), letters)) and not any(
+            right for right, _ in same_batch([(text, letter, options) for letter in letters])):
+        why = (f"names none of its {len(options)} options: write the letter (A to {letters[-1]}) or the text "
+               "of one")
+    elif "\\" in g and not balanced(g):
+        why = "is neither a text nor mathematics that the rule can parse"
+    return why and f"the answer {text[:60]!r} {why}"
 
 
 def report_unreadable(source, records, limit_bad, verifier):

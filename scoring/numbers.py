@@ -30,9 +30,9 @@ _COUNTED = ("mmHg dB psi kip hp BTU lbf atm px apple orange ball marble coin car
             "digit point line side edge face vertex vertices triangle square circle person people student "
             "child children boy girl man men woman women car ticket way time step bus buses box boxes "
             "个 只 本 张 条 件 人 次 名 位 种 棵 块 支 页 岁")
-_PREFIXES = "T 1e12 G 1e9 M 1e6 k 1e3 m 1e-3 µ 1e-6 n 1e-9 giga 1e9 mega 1e6 kilo 1e3 deci 0.1 centi 0.01 " \
-            "milli 1e-3 micro 1e-6 nano 1e-9 千 1e3 分 0.1 厘 0.01 毫 1e-3 微 1e-6".split()
-_PREFIXES = dict(zip(_PREFIXES[::2], map(Fraction, _PREFIXES[1::2])))
+_PREFIXES = re.findall(
+    r"(\S+) (\S+)", "T 1e12 G 1e9 M 1e6 k 1e3 m 1e-3 µ 1e-6 n 1e-9 giga 1e9 mega 1e6 kilo 1e3 deci 0.1 "
+    "centi 0.01 milli 1e-3 micro 1e-6 nano 1e-9 千 1e3 分 0.1 厘 0.01 毫 1e-3 微 1e-6")
 
 
 def _units():
@@ -44,9 +44,9 @@ def _units():
         for name in names:
             bare = name.lstrip("*")
             table[bare] = (Fraction(factor), powers)
-            for prefix, times in _PREFIXES.items() if name != bare else ():
+            for prefix, times in _PREFIXES if name != bare else ():
                 if (prefix > "一") == (bare > "一") and (len(prefix) > 1) == (len(bare) > 3):
-                    table.setdefault(prefix + bare, (Fraction(factor) * times, powers))
+                    table.setdefault(prefix + bare, (Fraction(factor) * Fraction(times), powers))
     return table
 
 
@@ -203,10 +203,9 @@ def same_number(x, y):
 
 def _close(x, y):
     """Exact equality; or one is a decimal of six or more significant digits for a fraction without an end."""
-    def cut(decimal, exact):
-        endless = pow(10, exact.denominator.bit_length(), exact.denominator)
-        return decimal.places and endless and rounds_to(exact, decimal)
-    return x.value == y.value or bool(cut(x, y.value) or cut(y, x.value))
+    return x.value == y.value or any(
+        a.places and pow(10, b.denominator.bit_length(), b.denominator) and rounds_to(b, a)
+        for a, b in ((x, y.value), (y, x.value)))
 
 
 def rounds_to(exact, decimal):
