@@ -103,8 +103,6 @@ def _harmless(text):
     return read(text).kind in ("number", "expression") and text != "-" and not letter
 
 
-# ---------------------------------------------------------------------------------------- typed values
-
 def same(x, y, maths, ordered=False):
     if x == y:
         return True

@@ -24,11 +24,9 @@ def cut(s, separators):
     parts, found, depth, last = [], [], 0, 0
     for m in re.finditer(rf"\\begin|\\end|\\[{{}}]|[(\[{{}})\]]|{separators}", s):
         token = m.group()
-        if token in ("\\begin", "\\{", *"([{"):
-            depth += 1
-        elif token in ("\\end", "\\}", *")]}"):
-            depth -= 1
-        elif depth == 0:
+        step = (token in ("\\begin", "\\{", *"([{")) - (token in ("\\end", "\\}", *")]}"))
+        depth += step
+        if not step and not depth:
             parts.append(s[last:m.start()].strip())
             found.append(token.strip())
             last = m.end()
@@ -110,11 +108,10 @@ def _relation(s):
         return Value("symbol", (signs[0], min(sorted(zip(*corners)), sorted(zip(*corners[::-1])))))
     sides, label = [NAME.sub(name_of, side) for side in sides], ""
     if {*signs} <= {"=", "\\approx"} or signs == ["\\in"]:
-        for turned in (sides, sides[::-1]) if signs == ["="] * len(signs) else (sides,):
-            name, *others = turned
+        for name, *others in (sides, sides[::-1])[:1 + ({*signs} == {"="})]:
             if not label and (_LABEL.fullmatch(name) or _MEASURE.fullmatch(name) and not any(
                     map(_MEASURE.fullmatch, others))):
-                sides, label = turned, key_of(turned[0])
+                sides, label = [name, *others], key_of(name)
     return Value("relation", tuple(sides), tuple(signs), label)
 
 
@@ -137,11 +134,6 @@ _range = _row("range", r"(?<=[^\s(-]) ?(?:-|~|(?<= )to |(?<= )through )(?= ?-?[$
 # 3 by 4, 1920x1080, 2 \times 3: sides in order
 _size = _row("size", r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)", {"number"}, r"[/^]|\\[^t]")
 _ratio = _row("ratio", ":")
-
-
-def _builder(s):
-    m = re.fullmatch(r"\\?\{ ?(\w) ?(?:\\in ?(?:\(-\\infty,\\infty\)|R) ?)?(?:\||\\mid|:) ?(.+)\\?\}", s)
-    return read(m[2].removesuffix("\\").strip()) if m and re.search(RELATION, m[2]) else None
 
 
 _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[和与及]"
@@ -189,6 +181,7 @@ def _reaction(s):
     return Value("symbol", tuple(map(tuple, sides))) if found else None
 
 
+_BUILDER = re.compile(r" ?\w ?(?:\\in ?(?:\(-\\infty,\\infty\)|R) ?)?(?:\||\\mid|:)")
 _MATRIX = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?(.+)\\end ?\{\1\} ?[)\]]?")
 
 
@@ -207,6 +200,9 @@ def _brackets(s):
     kind, inside = (body[:size] + body[-size:]).replace("\\", ""), body[size:-size]
     if kind not in ("{}", "()", "[]", "(]", "[)") or not balanced(inside):
         return None
+    builder = kind == "{}" and _BUILDER.match(inside)
+    if builder and re.search(RELATION, inside[builder.end():]):  # {x | x > 5}
+        return read(inside[builder.end():].strip())
     parts = [p for p in cut(inside, "[,;]")[0] if p]
     inner = _list(inside) if kind == "{}" else None
     if inner or kind == "{}" and not parts:
@@ -248,7 +244,7 @@ READERS = (
     lambda s: (found := date(s)) and Value("date", found),
     lambda s: (found := clock(s)) and Value(  # 12:00 is a time and no ratio; 3:12 may be both
         "time", found, None if re.search("m|:0|^0", s, re.I) else _ratio(s)),
-    _range, _size, _builder, _list, _reaction, _row("sequence", _ARROW), _relation,
+    _range, _size, _list, _reaction, _row("sequence", _ARROW), _relation,
     _row("union", r"\\(?:cup|cap|setminus)(?![a-z])"), _brackets, _ratio, _symbol, _expression)
 
 
