@@ -15,10 +15,9 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from sympy import And, Expr, FiniteSet, Float, I, Interval, Rational, S, pi
 
-from scoring.numbers import Number, number, rounds_to, same_dimensions
+from scoring.numbers import Number, number, rounds_to
 from scoring.values import FUNCTIONS, NAME, name_of, read
 
-_TRIG = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _IMAGINARY = re.compile(r"\dj|[\w}] ?[-+] ?[\d.]+ j")  # 4j, 3 + 4 j; but 2 j alone is a vector, 2\hat{j}
 DIGITS = 1200  # so that no difference drowns: 2^{3000}\sqrt2 + 1 is not 2^{3000}\sqrt2
 _CASE = ConversionConfig(lowercase_symbols=False)
@@ -47,7 +46,8 @@ def _careful(function):
 @lru_cache(maxsize=512)  # the responses to one question have one gold
 def parse(s):
     """LaTeX -> sympy, by the parser of math-verify. Names of figures become symbols before."""
-    latex = re.sub(r"(\d+(?:\.\d+)?)°", r"(\\frac{\1\\pi}{180})", s) if _TRIG.search(s) else s
+    latex = re.sub(r"(\d+(?:\.\d+)?)°", r"(\\frac{\1\\pi}{180})", s) if re.search(
+        "(?:sin|cos|tan|cot|sec|csc)(?![a-z])", s) else s
     for pattern, to in _LATEX:
         latex = pattern.sub(to, latex)
     # its own tidying would read \frac{\log_{10} 11}{2} as log 2 / 2
@@ -81,7 +81,7 @@ def same_values(x, y):
         if dims == (("°", 1),) and (others == (("rad", 1),) or not others and w.has(pi)):
             return _same(v * pi / 180, w)
     if unit[1] and other[1]:
-        if not same_dimensions(unit, other):
+        if unit[1] != other[1]:
             return False
         p, q = (v * Rational(*factor.as_integer_ratio()) for v, (factor, _) in ((p, unit), (q, other)))
     numbers = [v.items[0] if v.kind == "number" else number(v.items[0]) for v in (x, y)]
@@ -101,8 +101,7 @@ def _same(x, y):
     if x == y or not symbols:
         return x == y or _same_constants(x, y)
     found = [_same_constants(x.subs(at), y.subs(at)) for at in _points(symbols)]
-    defined = [verdict for verdict in found if verdict is not None]
-    return len(defined) >= 3 and all(defined)
+    return found.count(None) < 3 and False not in found
 
 
 def _points(symbols):

@@ -56,12 +56,10 @@ _GLUED = set("m g s L N J W V A K cm mm km dm kg mL ml Hz kW kJ dB °C °F in ft
 _UNIT_SPELLING = [(re.compile(pattern, re.I), to) for pattern, to in (
     (r"\\Omega", "Ω"), ("k Ω", "kΩ"), (r"\\mu ?", "µ"), (r"^ ?\(([^()]*)\)$", r" \1"), ("每", "/"),  # 18(cm)
     (r"/ ?\(([^()\\*]+)(?:\\cdot|\*)([^()\\*]+)\)", r"/\1/\2"), ("立方", "cubic "), ("平方", "square "),
-    (r"(?:°|\bdegrees?) ?([CF])(?:elsius|ahrenheit)?\b", r"°\1"),
+    (r"(?:°|\bdegrees?) ?([CF])(?:elsius|ahrenheit)?\b", r"°\1"), ("^ C$", "°C"),
     (r"\b(?:sq|square|(cubic)) ([a-z]+|[\u3400-\u9fff]+)", lambda m: f"{m[2]}^{3 if m[1] else 2}"))]
 _UNIT = re.compile(r" ?(/|\\cdot|\\times|\*|-|per\b)? ?(°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,4}|[$€£¥¢])"
                    r" ?(?:\^ ?\{? ?(-?\d) ?\}?)? ?")
-# what one letter may stand for, and a degree of which scale
-_SAME_DIMENSIONS = [{"A1s1", "°C1"}, {"A2kg-1m-2s4", "°F1"}, {"°1", "°C1"}, {"°1", "°F1"}]
 
 
 def unit_of(text):
@@ -83,12 +81,6 @@ def unit_of(text):
             dims[dim] += n * times
     dims = tuple(sorted((dim, n) for dim, n in dims.items() if n))
     return (factor, dims) if dims or not text else None  # h/s is none
-
-
-def same_dimensions(x, y):
-    """Of two units: do they measure the same thing?"""
-    names = {"".join(f"{d}{p}" for d, p in unit[1]) for unit in (x, y)}
-    return len(names) == 1 or names in _SAME_DIMENSIONS
 
 
 class Number(NamedTuple):
@@ -190,12 +182,11 @@ def _compound(s):
 
 
 def same_number(x, y):
-    if x.percent and not y.percent:
-        x, y = y, x
-    if y.percent and not x.percent:  # 50% is 0.5; and the sign left out, as any unit may be
+    if x.percent != y.percent:  # 50% is 0.5; and the sign left out, as any unit may be
+        x, y = (y, x) if x.percent else (x, y)
         return not x.unit[1] and (_close(x, y) or _close(x._replace(value=x.value * 100), y))
     if x.unit[1] and y.unit[1]:  # both have a unit: it must measure the same thing
-        if not same_dimensions(x.unit, y.unit):
+        if x.unit[1] != y.unit[1]:
             return False
         y = y._replace(value=y.value * y.unit[0] / x.unit[0], places=y.places if x.unit == y.unit else None)
     return _close(x, y)

@@ -32,8 +32,7 @@ def equal(a, g, options, maths):
     """Does the answer mean the same as the gold? maths: the module scoring.maths, or LATER."""
     if not a or not g:
         return False
-    settled = choice(a, g, options, maths)
-    if settled is not None:
+    if (settled := choice(a, g, options, maths)) is not None:
         return settled
     x, y = read(a), read(g)
     if x.kind == "number" and y.kind in ("text", "expression") and (noun := number(g, any_noun=True)):
@@ -52,8 +51,7 @@ _DOUBTED = re.compile(r"\b[B-J]\b|\bA\b(?! )|^[a-j]$|错|不|^(?:is|not|never|wr
 
 
 def letters_of(s, letters):
-    """The set of several letters that a text names: {"A", "C"} of "A, C", "AC"; None when it names none, or
-    leaves open which."""
+    """The letters of "A, C", "AC" as a set; None when a text names no two, or leaves open which."""
     found = re.findall("[A-Z]", s)
     several = len({*found}) == len(found) > 1 and not re.sub(r"and|[A-Z\s,;()\[\]]", "", s)
     return {*found} if several and {*found} <= {*letters} else None
@@ -116,7 +114,7 @@ def same_text(a, g, maths, ordered=False):
     return key_of(a) == key_of(g) or same(read(a), read(g), maths, ordered)
 
 
-# ------------------------------------------------------------------------------------------- several answers
+# --------------------------------------------------------------------------------------------- typed values
 
 def _in_order(x, y, *more):
     return len(x.items) == len(y.items) and all(same(p, q, *more) for p, q in zip(x.items, y.items))
@@ -150,15 +148,6 @@ def _roots(x, y, *more):
     return names <= {"", x.label} and "and" not in (x.mark, y.mark) and _in_any_order(x, y, *more)
 
 
-def _conditions(x, y, maths, ordered):
-    return _agree(x, y) and (maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered))
-
-
-def _tuples(x, y, *more):
-    """Brackets count; a name may be left out on one side."""
-    return x.mark == y.mark and (x.label == y.label or "" in (x.label, y.label)) and _in_order(x, y, *more)
-
-
 def _ratios(x, y, *more):
     """1:2:3 is 2:4:6, but a nought has no multiple. 3/4 is 3:4, because it is written as a fraction."""
     p, q = ([n.items[0].value for n in v.items if n.kind == "number"] for v in (x, y))
@@ -166,8 +155,6 @@ def _ratios(x, y, *more):
         return all(a * q[0] == b * p[0] for a, b in zip(p, q))
     return _in_order(x, y, *more)
 
-
-# ------------------------------------------------------------------------------------ relations, expressions
 
 def _chain(x, maths):
     """The values of x = 2+3 = 5 as Values; none when they contradict each other, or this is no equation."""
@@ -210,7 +197,12 @@ RULES = {  # dates and symbols are the same when their Values are; a relation ma
     "system tuple": _in_order,
     "list tuple": lambda x, y, *more: (
         y.mark == "[]" and len(y.items) > 2 and not x.mark and _in_order(x, y, *more)),
-    "list list": _lists, "system system": _lists, "conditions conditions": _conditions,
+    "list list": _lists, "system system": _lists,
+    "conditions conditions": lambda x, y, maths, ordered: _agree(x, y) and (
+        maths.same_sets(x, y) or _in_any_order(x, y, maths, ordered)),
+    # brackets count; a name may be left out on one side
+    "tuple tuple": lambda x, y, *more: x.mark == y.mark and (
+        x.label == y.label or "" in (x.label, y.label)) and _in_order(x, y, *more),
     "number number": lambda x, y, *_: same_number(x.items[0], y.items[0]),
     # 2:30 pm is 14:30; and the half of the day may be left out on one side, as a unit may
     "time time": lambda x, y, *_: (
@@ -222,7 +214,7 @@ RULES = {  # dates and symbols are the same when their Values are; a relation ma
     # 3:12 is 1:4, but 12:00 is a time
     **dict.fromkeys(("time ratio", "time range", "time number"),
                     lambda x, y, *more: x.mark and same(x.mark, y, *more)),
-    "tuple tuple": _tuples, "relation relation": _relations,
+    "relation relation": _relations,
     **dict.fromkeys(("text text", "text symbol"), lambda x, y, *_: x.items == y.items),
     **dict.fromkeys(("number expression", "expression expression"),
                     lambda x, y, maths, _: maths.same_values(x, y))}

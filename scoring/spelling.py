@@ -26,7 +26,6 @@ _CANONICAL |= dict.fromkeys(  # how large, how coloured or how visible something
     "therefore because ∵ ∴ \u200b \u200c \u200d \u2060 \ufeff".split(), "")
 _UNICODE = str.maketrans({name: to for name, to in _CANONICAL.items() if len(name) == 1 and name > "~"})
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ"
-_LEVEL = str.maketrans(_RAISED + _LOWERED, 2 * "0123456789-+n")
 _FRACTIONS = str.maketrans({c: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))
                             for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"} | dict.fromkeys("º˚", "°"))
 _EDGE = r"([^\s\[\](),;][^\[\](),;]*[,;][^\[\](),;]+)"  # "1, 2" of ]1, 2[ and of [1, 2[
@@ -70,10 +69,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
     # an exact value counts, and no decimal behind ≈
     (r" ?\\approx ?\d[^=]{0,30}$", lambda m: m[0] * (not re.search(r"\\(?:sqrt|pi)", m.string[:m.start()]))),
-    (r"百分之(\d+)", r"\1%"),
-    # whole numbers behind an answer: (k \in Z)
-    (r"^(.+?) ?(?:[,;]|(?:where|for) |(?=\()) ?(?:where |for )?(\()?([kmn]) ?"
-     r"(?:\\in *Z|is an integer|[为是]整数)(?(2)\))$", r"\1, \3\\in Z"))]
+    (r"百分之(\d+)", r"\1%"))]
 
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
 _OPENING = re.compile(
@@ -94,24 +90,20 @@ _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number",
 def plain(s):
     """One spelling for the many ways to write the same thing."""
     if not s.isascii() or _MARKUP.search(s):
-        s = _unmarked(s)
+        for sign, level in (("^", _RAISED), ("_", _LOWERED)):
+            s = re.sub(f"[{level}]+", lambda m: f"{sign}{{{unicodedata.normalize('NFKC', m[0])}}}", s)
+        # ① is the name of a statement, no number; ½ is \frac{1}{2}, also behind a 3
+        s = re.sub("[^①-⑳]+", lambda m: unicodedata.normalize("NFKC", m[0]), s.translate(_FRACTIONS))
+        s = s.translate(_UNICODE)
+        s = re.sub(r"\\(left\.|right\.|[A-Za-z]+)", lambda m: _CANONICAL.get(m[1], m[0]), s)
+        if "{cases}" in s:
+            s = s.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ", ")
+        for _ in range(3):
+            s = _WRAPPED.sub(r" \1 ", s)
+        for pattern, to in _REWRITES:
+            s = pattern.sub(to, s)
     s = _OPENING.sub("", " ".join(s.split()).lstrip(" ,;").rstrip(" .,;"))
     return _PHRASES.get(s.lower() if s.isascii() and "\\" not in s else s, s)
-
-
-def _unmarked(s):
-    s = re.sub(f"[{_RAISED}]+", lambda m: "^{" + m[0].translate(_LEVEL) + "}", s)
-    s = re.sub(f"[{_LOWERED}]+", lambda m: "_{" + m[0].translate(_LEVEL) + "}", s)
-    # ① is the name of a statement, no number; ½ is \frac{1}{2}, also behind a 3
-    s = re.sub("[^①-⑳]+", lambda m: unicodedata.normalize("NFKC", m[0]), s.translate(_FRACTIONS))
-    s = re.sub(r"\\(left\.|right\.|[A-Za-z]+)", lambda m: _CANONICAL.get(m[1], m[0]), s.translate(_UNICODE))
-    if "{cases}" in s:
-        s = s.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ", ")
-    for _ in range(3):
-        s = _WRAPPED.sub(r" \1 ", s)
-    for pattern, to in _REWRITES:
-        s = pattern.sub(to, s)
-    return s
 
 
 def key_of(s):
