@@ -4,24 +4,16 @@ Freeze it during reinforcement learning and the paper's run collapses; train it 
 comes back (sections 5.2 and 3.4). InternVL's connector is written out here with the names and shapes of its
 weights in transformers, so the two are interchangeable, and so are those of the Qwen families, mergers inside
 their encoder. The Q-Former is a design of ours for the paper's first open question, whether the finding holds
-for other connectors. A fresh connector is put into an InternVL with
-
-    python connector.py --model MODEL --connector qformer --queries 64 --out out/qformer  (or --connector mlp)
-
-and the new folder goes into every stage as its --model. A CONNECTOR OF YOUR OWN is one more class here, with
-a name in CONNECTORS: `of` makes it from a model's configuration, `tokens` says how many visual tokens it
-makes of a tile.
+for other connectors; recipes/new_connector.py puts a fresh one into an InternVL. A CONNECTOR OF YOUR OWN is
+one more class here, with a name in CONNECTORS: `of` makes it from a model's configuration, `tokens` says how
+many visual tokens it makes of a tile.
 """
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from machinery.families import family_of
-from machinery.files import Refused, main, new_folder, resolve, say
-from machinery.model_folder import load_hf, save_folder
+from machinery.files import Refused
 
 
 class MLPConnector(nn.Module):
@@ -149,7 +141,7 @@ class QFormer(nn.Module):
     a quiet prefix, not as noise.
     """
 
-    options = ("queries",)  # flags of the command below that its making takes
+    options = ("queries",)  # flags of recipes/new_connector.py that its making takes
 
     def __init__(self, vision_width, llm_width, queries=64, layers=2):
         super().__init__()
@@ -207,8 +199,8 @@ MERGERS = {"merger": MergerConnector, "patch_merger": PatchMerger, "deepstack_me
 
 
 def chosen(config):
-    """Name of the connector that took the place of the family's own, or None. `python connector.py` writes it
-    into the new folder's config.json, with its options: "qformer": {"queries": 64}."""
+    """Name of the connector that took the place of the family's own, or None. recipes/new_connector.py writes
+    it into the new folder's config.json, with its options: "qformer": {"queries": 64}."""
     named = getattr(config, "connector", None) if family_of(config).tiled else None
     if named and named not in CONNECTORS:
         raise Refused(f"{config.name_or_path}: its config.json names the connector {named!r}, and "
@@ -230,40 +222,3 @@ def visual_tokens(config):
     if not family.tiled:
         return 1
     return CONNECTORS[chosen(config) or family.connectors[family.connector[0]]].tokens(config)
-
-
-# ----------------------------------------------------------------------------- a model with a fresh connector
-
-@dataclass
-class Config:
-    model: str = "out/tiny/base"                  # an InternVL: model folder, run folder or hub name
-    out: str = "out/qformer"                      # the new model folder; train its connector first (sft.py)
-    connector: Literal[tuple(CONNECTORS)] = "qformer"  # with fresh weights
-    queries: int = 64                             # visual tokens a tile (qformer)
-    seed: int = 0                                 # of the fresh weights
-
-
-def replace(cfg):
-    kind = CONNECTORS[cfg.connector]
-    hf, source, dtype = load_hf(cfg.model, make_connectors)
-    config, family = hf.config, family_of(hf.config)
-    if not family.tiled:
-        raise Refused(f"--connector {cfg.connector}: only an InternVL takes another one, {cfg.model} is a "
-                      f"{config.model_type}")
-    config.connector = None if cfg.connector in family.connectors.values() else cfg.connector
-    setattr(config, cfg.connector, {name: getattr(cfg, name) for name in getattr(kind, "options", ())})
-    config.image_seq_length = visual_tokens(config)
-    torch.manual_seed(cfg.seed)
-    fresh = kind.of(config)
-    if hasattr(fresh, "reset"):
-        torch.manual_seed(cfg.seed)
-        fresh.reset(like=hf.get_input_embeddings().weight.detach())
-    hf.set_submodule(family.connector[0], fresh)
-    with new_folder(cfg.out) as folder:
-        save_folder(hf, folder, source, dtype)
-    size = sum(p.numel() for p in fresh.parameters())
-    say(f"{cfg.out}: {resolve(cfg.model)} with a fresh {cfg.connector} connector of {size:,} parameters")
-
-
-if __name__ == "__main__":
-    main(replace, Config)

@@ -17,8 +17,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
+import transformers  # its names are looked up where they are used: only then does it import itself
 from jinja2 import TemplateError
-from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
 from connector import visual_tokens
 from machinery.families import family_of, read_config
@@ -44,6 +44,7 @@ class Record:
     turns: list = field(default_factory=list)      # said before the question: [{"role", "content"}]
     precision: float | None = None                 # decimals that an evaluation rounds answers to (MathVista)
     sizes: list = field(default_factory=list)      # (height, width) of each image, filled in by read_records
+    shown: list = field(default_factory=list)      # its images as they stand in the prompt, by Processor
     place: str = ""                                # file and row it was read from, for messages
 
     def name(self):
@@ -53,8 +54,8 @@ class Record:
     def text(self):
         """Question and options as the model reads them. Options are not told where the picture or the
         question holds them: there is no question, they are letters alone, or they stand in it."""
-        question = self.question.strip()
-        if not question or self.options in (list(LETTERS[:len(self.options)]), stated_options(question)):
+        question, letters = self.question.strip(), list(LETTERS[:len(self.options)])
+        if not question or self.options == letters or self.options == stated_options(question):
             return question
         return "\n".join([question, *(f"{a}. {option}" for a, option in zip(LETTERS, self.options))])
 
@@ -64,7 +65,8 @@ class Record:
         texts = [turn["content"] for turn in self.turns if turn["role"] == "user"] + [self.text()]
         marks = [number for text in texts for number in IMAGE_MARK.findall(text)]
         named = [int(number) - 1 if number else i for i, number in enumerate(marks)]
-        return [] if len(self.images) == 1 and len(set(named)) > 1 else named
+        parts_of_one = len(self.images) == 1 and len(set(named)) > 1
+        return [] if parts_of_one else named
 
 
 def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.01, split="train",
@@ -82,12 +84,12 @@ def read_records(source, columns=None, need=("question", "answer"), limit_bad=0.
 
 
 def find_records(source, columns=None, need=("question", "answer"), split="train", image_root="", subset=None,
-                 revision=None):
+                 revision=None, convert=lambda row: row):
     """(records whose images nobody has opened, [(name, why)] of the rows that cannot be used)"""
     records, bad, said, columns = [], [], Counter(), parse_columns(columns)
     for i, (name, folder, row) in enumerate(read_rows(source, split, image_root, subset, revision), 1):
         try:
-            row = renamed(row, columns)
+            row = convert(renamed(row, columns))
             own_id = text(row, "id", needed=False)
             name = f"{name} (id {own_id})" if own_id else name
             record = Record(own_id or f"{Path(source).stem}-{i}", **fields_of(row, folder, need), place=name)
@@ -124,41 +126,6 @@ class Prompt:
     full: list       # every placeholder expanded to its visual tokens: what the model sees
 
 
-CUT = "\ufdd0"  # hides a control token; no character, so no text of data has it
-
-
-class PlainText:
-    """Text of data is plain text: where it spells a control token (<|im_end|>, <IMG_CONTEXT>), it gets the
-    ids of those characters, and never the token that ends a turn or stands for an image."""
-
-    def __init__(self, tokenizer, *more):
-        """more: control tokens that the tokenizer does not count among its special ones."""
-        tokens = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        tokens = sorted(tokens.union(tokenizer.all_special_tokens, more), key=len, reverse=True)
-        self.control = re.compile("(" + "|".join(map(re.escape, tokens)) + ")")
-        self.tokenizer = tokenizer
-
-    def hide(self, text):
-        """"the <|im_end|>" -> "the <CUT|im_end|>", which a template can be filled with"""
-        return self.control.sub(lambda found: found[0][0] + CUT + found[0][1:], text)
-
-    def encode(self, texts):
-        """[text, ...] -> [ids, ...], hidden tokens as characters. A text without goes as it is."""
-        plain = [text for text in texts if CUT not in text]
-        ids = iter(self.tokenizer(plain, add_special_tokens=False)["input_ids"] if plain else [])
-        return [self._encode_hidden(text) if CUT in text else next(ids) for text in texts]
-
-    def _encode_hidden(self, text):
-        ids = []
-        for i, part in enumerate(self.control.split(text)):
-            if i % 2:
-                ids.append(self.tokenizer.convert_tokens_to_ids(part))
-            elif part:
-                ids += self.tokenizer(part.replace(CUT, ""), add_special_tokens=False,
-                                      split_special_tokens=True)["input_ids"]
-        return ids
-
-
 class Processor:
     """Tokenizer, image processor and chat template of a model folder, set in one place for trainer and
     sampler."""
@@ -170,9 +137,9 @@ class Processor:
         self.path, self.ask, self.system = resolve(path, flag), ask, system
         self.config = read_config(self.path, flag)
         self.family, self.image_id = family_of(self.config), self.config.image_token_id
-        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.path)
         self.tokenizer.model_max_length = sys.maxsize  # prompts() itself says what is too long
-        self.image_processor = AutoImageProcessor.from_pretrained(self.path, backend="pil")
+        self.image_processor = transformers.AutoImageProcessor.from_pretrained(self.path, backend="pil")
         self.image_mark = self.tokenizer.convert_ids_to_tokens(self.image_id)
         if self.image_mark is None or not self.tokenizer.chat_template:  # transformers makes empty tokenizers
             raise Refused(f"{flag} {path}: no token {self.image_id} for images (is tokenizer.json lost?), or "
@@ -181,7 +148,9 @@ class Processor:
         self.stop_ids = self._stop_ids()
         self.family.limit_images(self.image_processor, max_tiles, pixels)
         self.marks = self.family.marks(self.tokenizer)
-        self.plain = PlainText(self.tokenizer, self.image_mark)
+        tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        tokens = sorted({*tokens, *self.tokenizer.all_special_tokens, self.image_mark}, key=len, reverse=True)
+        self.control = re.compile("|".join(map(re.escape, tokens)))
         self.per_tile = visual_tokens(self.config)  # 256 for InternVL3
         self.context = self.config.text_config.max_position_embeddings
         self.cache, self.cache_left = {}, cache_gib * 2 ** 30
@@ -189,14 +158,14 @@ class Processor:
 
     def _stop_ids(self):
         there = Path(self.path, "generation_config.json").exists()
-        ids = GenerationConfig.from_pretrained(self.path).eos_token_id if there else []
+        ids = transformers.GenerationConfig.from_pretrained(self.path).eos_token_id if there else []
         ids = ids if isinstance(ids, list) else [ids]
         return sorted({*ids, self.tokenizer.eos_token_id} - {None})
 
     def prompts(self, records, thinking=True, limit=None):
         """Records -> Prompts, in order. Those longer than `limit` tokens (images expanded) are left out and
         counted: a prompt is never truncated, because the cut could go through an image."""
-        texts = self.plain.encode([self._text(r, thinking) for r in records])
+        texts = self.encode([self._text(r, thinking) for r in records])
         prompts = [self._prompt(r, ids) for r, ids in zip(records, texts)]
         limit = min(limit or self.context, self.context)
         fits = [p for p in prompts if len(p.full) < limit]
@@ -218,7 +187,7 @@ class Processor:
         turns = [*turns, {"role": "user", "content": record.text()}]
         turns = [{**turn, "content": self._parts(turn, bool(used))} for turn in turns]
         if self.ask:
-            ask = self.plain.hide("\n" * bool(record.text()) + self.ask)
+            ask = self.plain("\n" * bool(record.text()) + self.ask)
             turns[-1]["content"].append({"type": "text", "text": ask})
         asked = [turn["content"] for turn in turns if turn["role"] == "user"]
         if used:
@@ -241,7 +210,7 @@ class Processor:
         """The parts of a turn: texts, and an image where a mark of the user's stands."""
         marks = in_place and turn["role"] == "user"
         pieces = IMAGE_MARK.split(turn["content"]) if marks else [turn["content"]]  # every second: a number
-        return [{"type": "image"} if i % 2 else {"type": "text", "text": self.plain.hide(piece)}
+        return [{"type": "image"} if i % 2 else {"type": "text", "text": self.plain(piece)}
                 for i, piece in enumerate(pieces) if i % 2 or piece]
 
     def _prompt(self, record, ids):
@@ -304,6 +273,15 @@ class Processor:
         ends = [len(self.decode(ids[:k + 1]).rstrip("\ufffd")) for k in range(len(ids))]
         ends = [*accumulate(ends[:-1], max), len(whole)]
         return [whole[a:b] for a, b in zip([0] + ends, ends)]
+
+    def plain(self, text):
+        """Text of data is plain text: where it spells a control token (<|im_end|>, <IMG_CONTEXT>), a blank
+        keeps it from being the token that ends a turn or stands for an image."""
+        return self.control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+    def encode(self, texts):
+        """[text, ...] -> [ids, ...]"""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

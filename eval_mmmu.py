@@ -40,8 +40,8 @@ from machinery.asking import Asking
 from machinery.files import (
     Refused, append_jsonl, changed_settings, checkpoints, main, read_json, resolve, say, write_json,
     write_text)
-from machinery.rows import (
-    LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint, subsets_of)
+from machinery.mmmu_rows import of_mmmu, subsets_of
+from machinery.rows import LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint
 from reward import Verifier, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import has_places, mark, read_responses, read_rows, rounded, subject_of, summary, tables
 from signals import NOWAIT_WORDS, critical_spans
@@ -140,7 +140,7 @@ def read_questions(cfg):
     records, bad = [], []
     for subset in subsets:
         found = find_records(cfg.data, cfg.columns, ("answer",), cfg.split, cfg.image_root, subset,
-                             cfg.revision or None)
+                             cfg.revision or None, of_mmmu)
         records, bad = records + found[0], bad + found[1]
     records, no_letter = with_letters(records)
     bad += no_letter

@@ -65,17 +65,17 @@ class Config:
     minibatches: int = 1                    # gradient steps a batch; 1 is on-policy
     dynamic_sampling: bool = False          # replace groups that are all right or all wrong by new prompts
     kl: float = 0.0                         # weight of KL(policy || starting model); 0 loads no second model
-    is_clip: float | None = None            # largest importance weight; 0: off; None: 2 with vLLM, else 0
+    is_clip: float | None = None            # largest importance weight, sampler to trainer; None: 2 with vLLM
     curriculum: str = ""                    # a second data file (harder problems) ...
     curriculum_at: int = 0                  # ... that replaces the first from this step on
     verifier: str = ""                      # OpenAI-compatible server, asked when the rule says no
     verifier_model: str = "Qwen/Qwen2.5-32B-Instruct"  # the model that it serves
-    rollout: Literal["torch", "vllm"] = "torch"  # the sampler: exact and slow, or requirements-gpu.txt
+    rollout: Literal["torch", "vllm"] = "torch"  # exact and slow, or fast with requirements-gpu.txt
     tensor_parallel: int = 1                # processes that share one vLLM engine
     vllm_memory: float = 0.45               # share of the GPU's memory for vLLM, which sleeps during training
     rollout_batch: int = 512                # responses that the torch sampler decodes at a time
     max_tokens: int = 16384                 # tokens of one pack: what a forward holds at a time
-    max_gap: float = 0.1                    # nats a token that sampler and trainer may differ at first
+    max_gap: float = 0.1                    # largest mean gap of their log-probs at the first step (nats)
     weight_decay: float = 0.0               # of AdamW
     clip: float = 1.0                       # largest gradient norm
     dtype: Literal["auto", "bf16", "fp32"] = "auto"  # bf16: over fp32 weights; auto: bf16 where it is native
@@ -94,7 +94,7 @@ class Config:
 # -------------------------------------------------------------- the algorithm: CHANGE ADVANTAGE AND LOSS HERE
 
 def advantages(reward):
-    """reward (P, n), a row a group -> (P, n): (r - mean of the group) / std of the group [3.3]. Groups
+    """reward (P, n), a row a group -> (P, n): (r - mean of the group) / its std (over n - 1) [3.3]. Groups
     without spread get exactly 0: they do not say which response was better, and rounding must not either."""
     centred = reward - reward.mean(1, keepdim=True)
     spread = reward.amax(1, keepdim=True) > reward.amin(1, keepdim=True)
@@ -143,9 +143,11 @@ def grpo_loss(logp, entropy, micro, cfg):
 def setup(cfg):
     """What a run works with, by name. `first`: the first step to run, after the last checkpoint."""
     world = start_processes(cfg.seed)
-    if cfg.prompts % (world.size * cfg.minibatches) or cfg.samples < 2:
+    if cfg.prompts % (world.size * cfg.minibatches):
         raise Refused(f"--prompts {cfg.prompts} must be a multiple of {world.size} processes x "
-                      f"{cfg.minibatches} minibatches, and --samples {cfg.samples} at least 2")
+                      f"{cfg.minibatches} minibatches")
+    if cfg.samples < 2 or not cfg.temperature:
+        raise Refused("a group is two --samples or more, drawn at a --temperature above 0")
     run = Run(cfg.out, cfg, world, may_change=["steps"] if cfg.schedule == "constant" else [])
     processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     pool = load_prompts(cfg, cfg.data, processor)
@@ -170,7 +172,6 @@ def train(cfg):
     bar = tqdm(range(s.first, cfg.steps), cfg.out, cfg.steps, initial=s.first, disable=s.world.rank > 0)
     for step in bar:
         begin, m = time.time(), defaultdict(float)  # m: this rank's sums over tokens, then the step's metrics
-
         # ----------------------------------------------------------- sample, and reward: n responses a prompt
         groups, time_reward = collect(s, cfg, step)
         time_sample = time.time() - begin - time_reward
@@ -181,7 +182,7 @@ def train(cfg):
         reward = set_advantages(groups)                                                    # (P, n)
 
         # ------------------------------------------------------------- pack: prompts with all their responses
-        batches = make_batches(s, cfg, groups)
+        batches, lr = make_batches(s, cfg, groups), learning_rates(cfg, step, cfg.steps, cfg.warmup)
         for micro_batches in batches:
             # ------------------------------------------------------------------------------------------- loss
             for micro in micro_batches:
@@ -190,12 +191,11 @@ def train(cfg):
                 if micro.old_logp is None:  # one gradient step a batch: on-policy, the ratio is 1
                     micro.old_logp = logp.detach()
                 loss, ratio, kl = grpo_loss(logp, entropy, micro, cfg)
-                (loss * micro.real).backward()
+                (loss * micro.real).backward()  # summed over packs and ranks: the weight has the normaliser
                 if micro.real:
                     add_up(m, loss, ratio, kl, entropy.detach().cpu(), micro, cfg)
 
             # ------------------------------------------------------------------------------------------- step
-            lr = learning_rates(cfg, step, cfg.steps, cfg.warmup)
             names = [r.prompt.record.id for micro in micro_batches for r in micro.rollouts]
             m["grad_norm"] = max(m["grad_norm"], update(s.vlm, s.optimizer, lr, cfg.clip, s.run, names))
 
@@ -207,12 +207,11 @@ def train(cfg):
         spent = time.time() - begin
         m.update(lr=max(lr.values()), time_sample=time_sample, time_reward=time_reward,
                  time_update=spent - time_sample - time_reward, time_step=spent)
-        if s.verifier:
-            verdicts = rates([r.reward for group in groups for r in group.rollouts])  # rank 0's
-            m.update({f"{name}_rate": value for name, value in verdicts.items()})
+        if s.verifier:  # of rank 0's responses
+            shares = rates([r.reward for group in groups for r in group.rollouts])
+            m.update({f"{name}_rate": value for name, value in shares.items()})
         s.run.log(step + 1, m)
         s.run.append("rollouts.jsonl", *rollout_rows(step + 1, groups[0].rollouts, batches[0][0].rollouts))
-        s.run.watch(step + 1, m)
         bar.set_postfix_str(f"reward {m['reward']:.3f} accuracy {m['accuracy']:.2f} length {m['length']:.0f} "
                             f"entropy {m['entropy']:.2f}", refresh=False)
 
@@ -229,8 +228,8 @@ def next_prompts(s, cfg, step, draw=0):
     dictionary that is saved with every checkpoint (plain JSON, the same on every rank); while that stays
     empty, the prompts are a function of (seed, step). draw: the round of dynamic sampling."""
     source = s.hard if cfg.curriculum and step >= cfg.curriculum_at else s.pool
-    order = batch_indices(len(source), cfg.prompts, step, seed_of(cfg.seed, 0, what=draw))
-    return [source[i] for i in order]
+    seed = seed_of(cfg.seed, 0, what=draw)  # one order for the whole run, another for each further draw
+    return [source[i] for i in batch_indices(len(source), cfg.prompts, step, seed)]
 
 
 def collect(s, cfg, step):
@@ -247,12 +246,13 @@ def collect(s, cfg, step):
         begin = time.time()
         lost = set_rewards([r for rollouts in sampled for r in rollouts], cfg, s.verifier)
         time_reward += time.time() - begin
-        lost, enough = zip(*gather((lost, lost or sum(map(Group.mixed, groups)) >= wanted), s.world))
+        done = bool(lost) or sum(group.mixed() for group in groups) >= wanted
+        lost, done = zip(*gather((lost, done), s.world))  # of all ranks
         if any(lost):
             if step > s.run.step:
                 s.run.save(step, s.vlm, s.optimizer, s.world)
             raise Refused(f"{next(filter(None, lost))}\n{step} steps are saved: the same command resumes.")
-        if all(enough):
+        if all(done):
             break
     if cfg.dynamic_sampling:
         groups.sort(key=Group.mixed, reverse=True)
@@ -260,8 +260,8 @@ def collect(s, cfg, step):
 
 
 def set_rewards(rollouts, cfg, verifier):
-    """Fill in Rollout.reward. CHANGE THE REWARD in reward.py, or here if it needs more than text and gold.
-    Returns why it could not: what VerifierDown says."""
+    """Fill in Rollout.reward; returns why it could not (VerifierDown). CHANGE THE REWARD HERE where it needs
+    the response's text or length: `replace(reward, total=...)`, as in forks/length_penalty.diff."""
     rows = [r.prompt.record for r in rollouts]
     try:
         rewards = score_batch([r.text for r in rollouts], [row.answer for row in rows], cfg.thinking,
@@ -292,6 +292,7 @@ def make_batches(s, cfg, groups):
         return bool(cfg.kl) or any(r.advantage.any() for r in group.rollouts)
 
     batches, device = [], s.world.device
+    # mine: what is to be trained on this rank, whoever sampled it (the picture is in parallel.deal)
     for mine, tokens in deal(groups, cfg.minibatches, matters, cfg.max_tokens, s.world):
         rollouts = [r for group in mine for r in group.rollouts]
         length = torch.tensor([len(r.ids) for r in rollouts])
@@ -299,10 +300,9 @@ def make_batches(s, cfg, groups):
         batches.append([])
         for pack, real in even_out(packs, s.world):
             own = [rollouts[i] for i in pack.owner.unique_consecutive().tolist()]  # all of them whole
-            adv, sampled_logp = (torch.cat([getattr(r, name) for r in own] or [torch.zeros(0)])
-                                 for name in ("advantage", "logp"))
             batches[-1].append(MicroBatch(
-                pack, real, own, adv, length[pack.owner], sampled_logp,
+                pack, real, own, adv=torch.cat([r.advantage for r in own] or [torch.zeros(0)]),
+                length=length[pack.owner], sampled_logp=torch.cat([r.logp for r in own] or [torch.zeros(0)]),
                 old_logp=s.vlm(pack.to(device))[0] if cfg.minibatches > 1 else None,
                 ref_logp=s.reference(pack.to(device))[0] if s.reference else None,
                 responses=cfg.prompts // cfg.minibatches * cfg.samples, tokens=tokens))

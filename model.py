@@ -19,6 +19,7 @@ import sys
 
 import torch
 import torch.nn as nn
+import transformers
 
 from connector import make_connectors
 from machinery.families import PARTS, family_of
@@ -28,7 +29,7 @@ from machinery.model_folder import add_adapters, is_adapter
 from machinery.model_folder import load_hf, save_folder
 from machinery.optimizer import make_optimizer, update  # noqa: F401 (for the stages)
 from machinery.parallel import compute_dtype, bf16_weights, refresh_dtypes, shard
-from pack import layout_attention  # noqa: F401 (importing it registers the ways to attend that VLM names)
+from pack import layout_attention
 
 # logits that exist at once in the head, whatever the vocabulary: 16 MiB in fp32, about what a processor
 # caches, or 256 MiB, which keep a GPU busy
@@ -44,6 +45,9 @@ class VLM(nn.Module):
         self.hf, self.source, self.autocast_dtype = hf, source, autocast
         self.family = family_of(hf.config)
         self.image_id = hf.config.image_token_id
+        # transformers hands over all windows at once only to an attention with "flash" in its name
+        for name in ("layout", "layout_flash_windows"):
+            transformers.AttentionInterface.register(name, layout_attention)
         for encoder in self.family.encoder:
             hf.get_submodule(encoder).config._attn_implementation = "layout_flash_windows"
         hf.model.language_model.config._attn_implementation = "layout"
@@ -77,8 +81,8 @@ class VLM(nn.Module):
 
     def freeze(self, names):
         """requires_grad of all parameters; of an LLM with adapters only these train. CHANGE FREEZING HERE."""
-        if wrong := [n for n in names if n not in PARTS] or ([] if names else ["nothing"]):
-            raise Refused(f"--train {' '.join(wrong)}: the parts are {', '.join(PARTS)}")
+        if not names or set(names) - set(PARTS):
+            raise Refused(f"--train {' '.join(names) or 'nothing'}: the parts are {', '.join(PARTS)}")
         self.frozen = set(PARTS) - set(names)
         for part, parameters in self.parts().items():
             whole = part != "llm" or not self.lora
@@ -213,7 +217,7 @@ def load(path, device="cpu", dtype="fp32", train=PARTS, flag="--model", checkpoi
         vlm.compile_blocks()
     vlm.freeze(train)
     vlm.train()
-    for weight in bf16_weights(vlm):
+    for weight in bf16_weights(vlm):  # frozen matrices
         weight.data = weight.data.bfloat16()
     return vlm if together else vlm.to(device)
 

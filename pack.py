@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch.nn import attention as torch_attention
 from torch.nn.attention.varlen import varlen_attn
-from transformers.modeling_utils import AttentionInterface
 
 
 # ------------------------------------------------------------------------------------------------------ packs
@@ -141,6 +140,7 @@ class Layout:
         self.pad_limit, self.device = pad_limit, "cpu"
 
     def to(self, device):
+        """In place: the pack that stays in host memory has the same layout."""
         self.device = device
         for made in ("flat", "buckets", "back"):
             self.__dict__.pop(made, None)
@@ -149,9 +149,9 @@ class Layout:
     def attend(self, layer, q, k, v, scale):
         """q (N, heads, h), k and v (N, kv_heads, h) of one LLM layer -> (N, heads, h)"""
         if fused(v):
-            q_ends, k_ends, longest_q, longest_k, keys = self.flat
+            q_bounds, k_bounds, longest_q, longest_k, keys = self.flat
             k, v = k.index_select(0, keys), v.index_select(0, keys)
-            return varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal=True)
+            return varlen(q, k, v, q_bounds, k_bounds, longest_q, longest_k, scale, causal=True)
         outs = []
         for b in self.buckets:
             o = attention(rows_of(q, b.queries), rows_of(k, b.keys), rows_of(v, b.keys), b.mask, scale)
@@ -168,9 +168,9 @@ class Layout:
         for start, n, prefix, p in s.tolist():
             keys += [torch.arange(prefix, prefix + p), torch.arange(start, start + n)]
         ends = (F.pad(n.cumsum(0), (1, 0)).int() for n in (length, length + prefix_length))
-        q_ends, k_ends = (e.to(self.device) for e in ends)
+        q_bounds, k_bounds = (e.to(self.device) for e in ends)
         longest_q, longest_k = int(length.max()), int((length + prefix_length).max())
-        return q_ends, k_ends, longest_q, longest_k, torch.cat(keys).to(self.device)
+        return q_bounds, k_bounds, longest_q, longest_k, torch.cat(keys).to(self.device)
 
     @cached_property
     def buckets(self):
@@ -253,15 +253,16 @@ def flash3(device):
         torch_attention.activate_flash_attention_impl("FA3")
 
 
-def varlen(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, causal):
+def varlen(q, k, v, q_bounds, k_bounds, longest_q, longest_k, scale, causal):
     """Flash attention over segments of different lengths; q, k, v are (tokens, heads, h), side by side.
 
-    q_ends and k_ends: where each segment's queries and keys begin, and the end of the last. Causal is aligned
-    at the end: the last query of a segment sees all its keys, so a response also sees its whole prefix.
+    q_bounds and k_bounds: where each segment's queries and keys begin, and the end of the last (cu_seqlens).
+    Causal is aligned at the end: the last query of a segment sees all its keys, so a response also sees its
+    whole prefix.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)
     flash3(q.device)
-    return varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, scale=scale,
+    return varlen_attn(q, k, v, q_bounds, k_bounds, longest_q, longest_k, scale=scale,
                        window_size=(-1, 0 if causal else -1), enable_gqa=q.shape[1] != k.shape[1])
 
 
@@ -318,8 +319,3 @@ def layout_attention(module, q, k, v, attention_mask=None, scaling=None, layout=
     if cu_seq_lens_q is not None:
         return window_attention(q, k, v, cu_seq_lens_q, max_length_q, scaling), None
     return attention(q, k, v, attention_mask, scaling).transpose(1, 2), None
-
-
-AttentionInterface.register("layout", layout_attention)
-# transformers hands over all windows at once only to an attention with "flash" in its name
-AttentionInterface.register("layout_flash_windows", layout_attention)

@@ -1,6 +1,6 @@
 """Look at what a run did: its curves, its responses, and the table of all stages.
 
-    python report.py curves out/tiny/rl    curves.png: reward, length, entropies, gradient norm, ...
+    python report.py curves out/tiny/rl    curves.png: reward, length, entropies, ...; and what looks wrong
     python report.py page out/tiny/rl      rollouts.html: curves, responses side by side
     python report.py table out/tiny        the stages' scores -> results.json and results.png
     python report.py card out/tiny/rl      the checkpoint's model card: a README.md for the hub
@@ -23,6 +23,7 @@ from machinery.files import (
     TRAINER, Refused, hub_name, main, read_json, read_jsonl, resolve, write_text)
 from machinery.page import count_marks, evenly, has_spread, marks_of, read_groups, write_page
 from machinery.scores import gain, stage_result
+from machinery.signs import signs_of
 from machinery.tables import percent, points, print_table
 from signals import CRITICAL_WORDS, critical_tokens
 
@@ -102,6 +103,8 @@ def read_metrics(run):
 
 
 def curves(cfg):
+    if not cfg.runs:
+        raise Refused("name at least one run folder")
     runs, out = [read_metrics(run) for run in cfg.runs], cfg.out or Path(cfg.runs[0]) / "curves.png"
     written = set().union(*runs)
     panels = {title: [key for key in keys if key in written] for title, keys in PANELS.items()}
@@ -110,7 +113,11 @@ def curves(cfg):
     panels = {title: keys for title, keys in panels.items() if keys}
     save_figure(draw_curves(runs, cfg.runs, panels), out)
     last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
-    print(f"{out}: {', '.join(panels)}; up to step {last}")
+    print(f"{out}: {', '.join(panels)}; up to step {last} (thin: each step, thick: smoothed)")
+    for folder in (folder for folder, run in zip(cfg.runs, runs) if "groups_mixed" in run):
+        signs = [f"step {step}: {name.upper()}: {seen}"
+                 for step, name, seen in signs_of(read_jsonl(Path(folder) / "metrics.jsonl"))]
+        print(folder, *(signs or ["no sign of failure"]), sep="\n  ")
 
 
 def page_response(cfg, row, spread):

@@ -87,7 +87,7 @@ class TorchSampler:
         self.replica = world is not None and world.size > 1
         if self.replica:
             dtype = "bf16" if vlm.autocast_dtype else "fp32"
-            # adapters are not merged here: it computes exactly as the trainer does
+            # it computes exactly as the trainer: adapters are not merged (and want an LLM that trains)
             self.vlm = load(vlm.source, device=world.device, dtype=dtype, train=("llm",), lora=vlm.lora)
             self.sync(vlm)
 
@@ -169,7 +169,7 @@ class TorchSampler:
                     rows = cache.drop(running)
                     alive, token = alive[rows], token[rows]
             x = vlm.hf.model.language_model.embed_tokens(token)                                # (rows, d)
-            hidden = vlm.llm(x, behind[alive] + t, cache)
+            hidden = vlm.llm(x, behind[alive] + t, cache)  # which attends in the place of a layout
             cache.t += 1
 
         ids, logps, entropies = ids.tolist(), logps.cpu(), entropies.cpu()
@@ -313,7 +313,7 @@ class VLLMSampler:
     machinery/vllm_engine.py. It computes no entropies: Rollout.entropy is None until the trainer fills it
     in."""
 
-    def __init__(self, vlm, processor, world=None, dtype="auto", tensor_parallel=1, memory=0.5):
+    def __init__(self, vlm, processor, world, dtype, tensor_parallel, memory):
         if chosen(processor.config):
             raise Refused(f"--rollout vllm: vLLM does not know the {chosen(processor.config)} connector of "
                           f"{processor.path}; use --rollout torch")

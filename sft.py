@@ -101,8 +101,8 @@ def setup(cfg):
     records, val_records = ([row.prompt.record for row in some] for some in (rows, val))
     run.refuse_other_data(data=records, val=val_records)
     run.open_log(cfg.logger)
-    if min(cfg.batch, len(val) or cfg.batch) < world.size:
-        raise Refused(f"--batch {cfg.batch}, {len(val)} validation rows: fewer than {world.size} processes")
+    if cfg.batch > len(rows) or min(cfg.batch, len(val) or cfg.batch) < world.size:
+        raise Refused(f"--batch {cfg.batch}: {len(rows)} rows, {len(val)} for --val, {world.size} processes")
     vlm = load_model(cfg, world)
     optimizer = (make_muon if cfg.optimizer == "muon" else make_optimizer)(vlm, cfg.weight_decay)
     first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
@@ -131,8 +131,8 @@ def train(cfg, patience=None, features_gib=0.0):
     bar = tqdm(ahead(batch_of, s.first, s.steps), cfg.out, s.steps, initial=s.first, disable=s.world.rank > 0)
     begin = time.time()
     for step, (batch, packs) in bar:  # the next is made while this one trains
-        measured = patience is not None and losses[-1][1] == step
-        if measured and keep_best(s.run, losses, s.processor.path, patience):
+        just_validated = patience is not None and losses[-1][1] == step
+        if just_validated and keep_best(s.run, losses, s.processor.path, patience):
             say(f"stopped early: {patience} validation losses without a new best")
             break
 

@@ -13,6 +13,8 @@ from machinery.files import new_folder, read_json, read_jsonl
 from machinery.tables import pooled
 from model import load
 
+NEW_CONNECTOR = "recipes/new_connector.py"
+
 
 def stages(seeds):
     """j. Does RL on maths alone carry over to other subjects, and does connector-only tuning add to it? The
@@ -69,7 +71,7 @@ def disturbed(seeds):
     """a. once more: the connector frozen during RL, where it has something to learn: with noise of half their
     size on its matrices, or never aligned."""
     def models(seed):
-        fresh = once("connector.py", seed.out / "fresh", model=seed.recipe("cold_start.done") / "cold_start",
+        fresh = once(NEW_CONNECTOR, seed.out / "fresh", model=seed.recipe("cold_start.done") / "cold_start",
                      connector="mlp", seed=seed.number)
         return {f"{kind}, {arm}": seed.rl(f"{kind}, {arm}", model=start, **FREEZE[arm])
                 for kind, start in (("disturbed", noisy(seed)), ("never aligned", fresh))
@@ -316,7 +318,7 @@ def learned_qformer(seed):
     """(cold start, run of RL) of a model with a Q-Former"""
     base, folder = seed.recipe("base.done") / "base", seed.out / "qformer" / "imitator"
     if not folder.exists():
-        fresh = once("connector.py", seed.out / "qformer/blank", model=base, connector="qformer", queries=9,
+        fresh = once(NEW_CONNECTOR, seed.out / "qformer/blank", model=base, connector="qformer", queries=9,
                      seed=seed.number)
         imitate(base, fresh, seed, folder)
     start = seed.schooled("qformer", folder, ("cold_start",))

@@ -6,7 +6,7 @@ image becomes in a prompt, and the positions of its tokens. connector.py has wha
 import math
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+import transformers
 
 from machinery.files import Refused
 
@@ -234,12 +234,12 @@ def read_config(path, flag="--model"):
     if kind not in FAMILIES:
         raise Refused(f"{flag} {path} is a {kind!r} model; "
                       f"the families are {', '.join(FAMILIES)} (machinery/families.py)")
-    return AutoConfig.from_pretrained(path)
+    return transformers.AutoConfig.from_pretrained(path)
 
 
 def raw_config(path, flag="--model"):
     """What config.json itself says: a key that it lacks is missing here and has no default of a class."""
-    raw = PreTrainedConfig.get_config_dict(path)[0]
+    raw = transformers.PreTrainedConfig.get_config_dict(path)[0]
     if not raw:  # transformers makes an empty one of nothing
         raise Refused(f"{flag} {path}: no config.json there. Is the name right?")
     return raw

@@ -44,7 +44,8 @@ def main(run, Config):
     """The command line of a script: the dataclass Config is the flags, its comments are the --help."""
     import tyro  # only a command line needs it
     try:
-        cfg = tyro.cli(Config, description=sys.modules[run.__module__].__doc__)
+        about = f"{sys.modules[run.__module__].__doc__}\n[3.3]: section 3.3 of the paper"
+        cfg = tyro.cli(Config, description=about, use_underscores=True)
         check_flags(cfg)
         run(cfg)
     except Refused as error:

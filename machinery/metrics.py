@@ -1,9 +1,7 @@
-"""What grpo.py logs of a step, the paper's failure signatures in it, and --logger."""
+"""What grpo.py logs of a step, and --logger."""
 import importlib
 import inspect
-from statistics import median
 
-from machinery.files import read_jsonl, say
 from machinery.parallel import total
 
 # means over what: over responses, over groups, over response tokens, over critical words
@@ -77,54 +75,6 @@ def sample_row(rollout):
             "format": reward.format, "extracted": reward.extracted, "finish": rollout.finish,
             "advantage": float(rollout.advantage.double().mean()), "tokens": rollout.pieces,
             "entropy": [round(e, 3) for e in rollout.entropy.tolist()]}  # short: responses have thousands
-
-
-SOME_STEPS = 10  # a step of a few responses is mostly chance: comparisons wait until there are so many
-
-
-class Watch:
-    """Says in one line when one of the paper's failure signatures appears (sections 5.2 to 5.6, 6.5), and
-    again only after it was gone."""
-
-    def __init__(self, run):
-        self.steps, self.said = read_jsonl(run.dir / "metrics.jsonl"), set()
-
-    def __call__(self, step, m):
-        self.steps.append(m)
-        signs = failure_signs(self.steps)
-        for name in sorted(signs.keys() - self.said):
-            say(f"step {step}: {name}: {signs[name]}")
-        self.said = set(signs)
-
-
-def failure_signs(steps):
-    """{name: what is seen} of the signs that the last step's metrics show, also beside those before."""
-    m, some, best = steps[-1], len(steps) >= SOME_STEPS, max(m["reward"] for m in steps)
-    entropy, high = steps[0]["entropy"], steps[0]["entropy_high"]
-    norm = median(m["grad_norm"] for m in steps)
-    signs = (
-        ("reward collapse", some and m["reward"] < 0.5 * best,
-         f"reward {m['reward']:.2f}, its best was {best:.2f}: a lower --lr?"),
-        ("repetition", m["repetition"] > 0.3,
-         f"{m['repetition']:.0%} of the text repeats itself"),
-        ("entropy shoots up", some and m["entropy"] > 3 * entropy + 0.5,
-         f"{m['entropy']:.2f}, at the start {entropy:.2f}: it unlearns; a lower --lr?"),
-        ("entropy vanishes", some and m["entropy"] < 0.05 * entropy,
-         f"{m['entropy']:.4f}, at the start {entropy:.2f}: nothing is explored any more"),
-        ("high entropy spreads", some and m["entropy_high"] > 3 * high + 0.02 and m["entropy"] < entropy,
-         f"{m['entropy_high']:.1%} of the tokens are above --high_entropy, at the start {high:.1%}, and the "
-         f"mean entropy is lower"),
-        ("gradient norm explodes", some and m["grad_norm"] > 10 * norm,
-         f"{m['grad_norm']:.2g}, its median is {norm:.2g}: a lower --lr or --clip_high?"),
-        ("lengths at the limit", m["truncated"] > 0.2,
-         f"{m['truncated']:.0%} of the responses are cut off: raise --max_new_tokens, or it rambles"),
-        ("image denial", m["denial"] > 0.05,
-         f"{m['denial']:.0%} of the responses claim not to see the image"),
-        ("sampler/trainer gap", m["gap"] > 0.05,
-         f"{m['gap']:.3f} nats a token: stale weights, other pixels or another temperature?"),
-        ("no signal", m["groups_mixed"] < 0.05,
-         f"only {m['groups_mixed']:.0%} of the groups have right and wrong answers"))
-    return {name: text for name, bad, text in signs if bad}
 
 
 def open_logger(module, folder, about):

@@ -1,7 +1,7 @@
 """Files of rows -> rows of one schema (docs/your_data.md) -> the fields of a Record, and pictures. No torch.
 
-MMMU's own columns are converted here, everything else by a few lines of the user's. A row that cannot be used
-is named and counted; what looks like a picture or options and is not read is said.
+What is not in the schema is converted by a few lines of the user's. A row that cannot be used is named and
+counted; what looks like a picture or options and is not read is said.
 """
 import ast
 import csv
@@ -24,9 +24,8 @@ from machinery.files import Refused, hub_name, json_lines, say
 FIELDS = ("id", "question", "images", "image", "answer", "solution", "options", "subject", "turns")
 # MMMU writes <image 1>, MathVision <image1>, OlympiadBench <image_1>
 IMAGE_MARK = re.compile(r"<image(?:[ _]?(\d+))?>")
-# half a pair of UTF-16, which no tokenizer takes (bytes that are no UTF-8 are read as such), and code points
-# that are no characters, with one of which data.PlainText hides control tokens
-NO_TEXT = re.compile("[\ud800-\udfff\ufdd0-\ufdef]")
+# half a pair of UTF-16, which no tokenizer takes: bytes that are no UTF-8 are read as such
+NO_TEXT = re.compile("[\ud800-\udfff]")
 # how people name files and folders of splits: train-0-of-2.parquet, data/test.parquet, val/0.parquet
 SPLIT = re.compile(
     r"(?:^|[-_. ])((?:train|valid|val|dev|test)(?:ing|ation|idation|[-_]?mini)?)(?=[-_. \d]|$)", re.I)
@@ -119,14 +118,6 @@ def hub_rows(source, split, subset=None, revision=None):
         yield from table.to_pylist()
 
 
-def subsets_of(source, revision=None):
-    """The configurations of a hub data set (MMMU has one for each subject), [None] of local files"""
-    if Path(source).exists() or not hub_name(source):
-        return [None]
-    import datasets
-    return datasets.get_dataset_config_names(source, revision)
-
-
 # -------------------------------------------------------------------------------------------- fields of a row
 
 def parse_columns(columns):
@@ -149,27 +140,9 @@ def renamed(row, columns):
             **{ours: row[theirs] for ours, theirs in columns.items()}}
 
 
-def of_mmmu(row):
-    """MMMU's columns in our schema: image_1, image_2, ... are its images, and <image N> names the column.
-    Where texts name some, the others are not shown: they belong to the explanation. Options are printed, and
-    an open question has none. Other rows stay as they are."""
-    if not any(row.get(f"image_{n}") for n in range(1, 10)) or row.get("image") or row.get("images"):
-        return row
-    choice = row.get("question_type") in (None, "", "multiple-choice")  # MMMU-Pro says nothing
-    texts = [text(row, "question"), *(parse_options(row.get("options")) if choice else [])]
-    named = {int(number) for each in texts for number in IMAGE_MARK.findall(each) if number}
-    columns = [n for n in range(1, 10) if row.get(f"image_{n}") and (n in named or not named)]
-    if lost := sorted(named.difference(columns)):
-        raise BadRow(f"its text names <image {lost[0]}>, and the column image_{lost[0]} is empty")
-    question, *options = [IMAGE_MARK.sub(lambda mark: mark[1] and f"<image {columns.index(int(mark[1])) + 1}>"
-                                         or mark[0], each) for each in texts]
-    return {**row, "images": [row[f"image_{n}"] for n in columns], "question": question, "options": options}
-
-
 def fields_of(row, folder, need):
-    """A row of the schema, or of MMMU's -> the fields of a Record. folder: what paths of images are relative
-    to. A BadRow says what cannot be used; a field that is not needed and of an odd type is left out."""
-    row = of_mmmu(row)
+    """A row of the schema -> the fields of a Record. folder: what paths of images are relative to. A BadRow
+    says what cannot be used; a field that is not needed and of an odd type is left out."""
     question, answer = text(row, "question"), answer_of(row, "answer" in need)
     options = parse_options(row.get("options"))
     own = [OWN_LETTER.match(option) for option in options]
@@ -332,6 +305,8 @@ def report_bad(source, good, bad, limit_bad):
     rows = good + len(bad)
     told = "\n".join([f"  {name}: {why}" for name, why in bad[:5]] + ["  ..."] * (len(bad) > 5))
     told = told.encode("utf-8", "backslashreplace").decode()  # it may not be printable
+    if not rows:
+        raise Refused(f"{source} has no rows")
     if not good or len(bad) > limit_bad * rows:
         other = f", or allow such a share with --limit_bad (now {limit_bad})" * bool(good and limit_bad)
         raise Refused(f"{len(bad)} of {rows} rows of {source} cannot be used:\n{told}\n"

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from machinery.files import (
     TRAINER, Refused, append_jsonl, changed_settings, newest_checkpoint, read_json, read_jsonl,
     say, versions, write_json, write_text)
-from machinery.metrics import Watch, open_logger
+from machinery.metrics import open_logger
 from machinery.rows import rows_fingerprint
 
 
@@ -113,9 +113,7 @@ class Run:
     # ---- logs: CHANGE LOGGING HERE; `log` gets every metric of every step
 
     def open_log(self, module):
-        """--logger: what `log` gets also goes to this module (wandb, trackio, swanlab). From here on `watch`
-        says what looks wrong in a step's metrics."""
-        self.watch = Watch(self)
+        """--logger: what `log` gets also goes to this module (wandb, trackio, swanlab)."""
         if module and self.rank == 0:
             self.send = open_logger(module, self.dir, self.about)
 

@@ -41,7 +41,7 @@ def of_mode(records, thinking, source, limit_bad):
 def rows_with_solutions(records, processor, thinking, max_length, source="the data", limit_bad=0.0):
     """Records -> [Row], those that are of the mode and fit max_length (with prompt and solution)."""
     prompts = processor.prompts(of_mode(records, thinking, source, limit_bad), thinking, max_length)
-    ids = processor.plain.encode([processor.plain.hide(p.record.solution) for p in prompts])
+    ids = processor.encode([processor.plain(p.record.solution) for p in prompts])
     rows = [Row(p, i + [processor.tokenizer.eos_token_id]) for p, i in zip(prompts, ids)]
     longest = min(max_length, processor.context)
     fits = [row for row in rows if len(row) <= longest]

@@ -37,8 +37,8 @@ from PIL import Image
 from data import Record, find_records, refuse_unusable
 from distill import image_path
 from machinery.files import Refused, append_jsonl, changed_settings, main, new_folder, say, write_json
-from machinery.rows import (
-    IMAGE_MARK, BadRow, fields_of, image_size, open_image, read_rows, report_bad, subsets_of)
+from machinery.mmmu_rows import of_mmmu, subsets_of
+from machinery.rows import IMAGE_MARK, BadRow, fields_of, image_size, open_image, read_rows, report_bad
 from recipes.sets import SCIENCES, SETS, subject_of
 
 FILES = ("maths", "maths_val", "cold_start_questions", "breadth_questions", "breadth_val_questions")
@@ -216,7 +216,7 @@ def write(cfg, settings, part):
     seen, rows, table = set(), [], {}
     subsets = subsets_of(cfg.mmmu) if cfg.mmmu != "none" else []
     known = Known([vars(record) for subset in subsets for record in find_records(
-        cfg.mmmu, need=(), split="validation", subset=subset)[0]])
+        cfg.mmmu, need=(), split="validation", subset=subset, convert=of_mmmu)[0]])
     say(f"MMMU's validation: {len(known.texts)} texts, {len(known.bits)} pictures")
     for name, source in sources(cfg).items():
         usable, why = read_set(cfg, known, seen, name, source, part)

@@ -21,7 +21,7 @@ import torch
 
 from connector import make_connectors
 from data import Processor, read_records, subjects
-from machinery.files import main, say
+from machinery.files import checkpoints, main, resolve, say
 from machinery.model_folder import add_adapters, blank_hf, read_decided
 from machinery.supervised import of_mode
 from model import CHUNK, PARTS, VLM
@@ -54,7 +54,7 @@ class Config:
 
 def shape(path):
     """Numbers of a model that is built without weights: parameters by part, of a block, outside of blocks."""
-    config = read_decided(path)
+    config = read_decided(resolve(path) if checkpoints(path) else path)
     file = (config.dtype or config.text_config.dtype or torch.float32).itemsize  # bytes of a weight on disk
     vlm = VLM(blank_hf(config, make_connectors), str(path)).train_only(PARTS)
     parts = {part: sum(p.numel() for p in tensors.values()) for part, tensors in vlm.parts().items()}
@@ -265,12 +265,12 @@ def report(cfg):
         unreadable = report_unreadable(cfg.data, records, 1.0, "")
         records = [r for i, r in enumerate(records) if i not in unreadable]
     prompts = processor.prompts(records, cfg.thinking)
-    solutions = [processor.plain.hide(r.solution) for r in records if r.solution]
+    solutions = [processor.plain(r.solution) for r in records if r.solution]
     table = {"images of a row": [len(r.images) for r in records],
              "longer side of an image": [max(size) for r in records for size in r.sizes],
              "visual tokens of a row": [p.full.count(processor.image_id) for p in prompts],
              "prompt tokens": [len(p.full) for p in prompts],
-             "solution tokens": [len(ids) for ids in processor.plain.encode(solutions)]}
+             "solution tokens": [len(ids) for ids in processor.encode(solutions)]}
     say(f"{cfg.data}: {len(records):,} rows can be used, {len(prompts):,} fit the context of "
         f"{processor.context:,} tokens; subjects: {subjects(records)}")
     say(f"  {'':<24} {'least':>8} {'median':>8} {'99%':>8} {'most':>8}")

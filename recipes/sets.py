@@ -6,6 +6,7 @@ SETS and a function. Subjects come in many languages and spellings, and become o
 import re
 from collections import namedtuple
 
+from machinery import mmmu_rows
 from machinery.rows import BadRow
 from scoring import mmmu
 
@@ -108,7 +109,7 @@ def of_cauldron(row):
 
 
 def of_mmmu(row):
-    yield {**row, "subject": mmmu.subject_of(row["id"])}
+    yield {**mmmu_rows.of_mmmu(row), "subject": mmmu.subject_of(row["id"])}
 
 
 # hub: its name there. rows: of its train split, as published. licence: what its card says, or where that was

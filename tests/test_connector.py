@@ -1,4 +1,4 @@
-"""connector.py: the Q-Former in an InternVL, from the command to the stages."""
+"""recipes/new_connector.py and the Q-Former: from the command to the stages."""
 import pytest
 import torch
 
@@ -10,13 +10,14 @@ from machinery.files import Refused
 from model import load
 from pack import make_packs
 from patched import patched
+from recipes.new_connector import Config, replace
 from stages import run_grpo, tensors
 
 
 @pytest.fixture(scope="session")
 def qformer(tmp_path_factory, model_path):
     out = tmp_path_factory.mktemp("qformer") / "model"
-    connector.replace(connector.Config(model=model_path, out=str(out), queries=5, seed=3))
+    replace(Config(model=model_path, out=str(out), queries=5, seed=3))
     return str(out)
 
 
@@ -65,7 +66,7 @@ def test_a_stage_trains_it(qformer, tiny, tmp_path):
 
 
 def test_fresh_mlp(qformer, model_path, tmp_path):
-    connector.replace(connector.Config(model=qformer, out=str(tmp_path / "mlp"), connector="mlp"))
+    replace(Config(model=qformer, out=str(tmp_path / "mlp"), connector="mlp"))
     assert Processor(str(tmp_path / "mlp")).per_tile == 9
     mlp, own = (load(path).parts()["connector"] for path in (str(tmp_path / "mlp"), model_path))
     assert mlp.keys() == own.keys()
@@ -80,7 +81,7 @@ def test_a_folder_of_a_fork_is_refused_by_its_connectors_name(model_path, tmp_pa
         m.setitem(connector.CONNECTORS, "two_layer", patched("two_layer", tmp_path / "fork").TwoLayer)
         m.setitem(connector.CONNECTORS, "quiet", type("Quiet", (connector.MLPConnector,), {}))
         for name, out in given.items():
-            connector.replace(connector.Config(model=model_path, out=out, connector=name))
+            replace(Config(model=model_path, out=out, connector=name))
             load(out)
     for name, out in given.items():
         for opened in (load, Processor):
@@ -94,7 +95,7 @@ def test_a_connector_of_ones_own_is_one_class(tiny, model_path, tmp_path, monkey
     kind = patched("two_layer", tmp_path).CONNECTORS["two_layer"]
     monkeypatch.setitem(connector.CONNECTORS, "two_layer", kind)
     given, out = str(tmp_path / "given"), tmp_path / "out"
-    connector.replace(connector.Config(model=model_path, out=given, connector="two_layer"))
+    replace(Config(model=model_path, out=given, connector="two_layer"))
     fresh = load(given)
     assert isinstance(fresh.hf.model.multi_modal_projector, kind)
     assert len(fresh.parts()["connector"]) == 4 and Processor(given).per_tile == 9
