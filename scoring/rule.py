@@ -74,6 +74,7 @@ def choice(a, g, options, maths):
     picked = several and letters_of(a, letters)
     if several and (options or picked and re.search(r"[ ,;]", a + g)):
         return picked == several  # else AC and CA may be segments
+    a = re.sub("^([A-Z]): ?(?=[^:]+$)", r"\1. ", a) if texts else a
     want, text = _said(g, letters, texts)
     said, rest = _said(a, letters, texts or want and not text)
     if texts:  # "B. dog": the right letter, and no other text than its own

@@ -25,7 +25,6 @@ _CANONICAL |= dict.fromkeys(  # how large, how coloured or how visible something
     "displaystyle textstyle scriptstyle limits nolimits mathstrut bf it rm large Large LARGE huge Huge small "
     "therefore because ∵ ∴ \u200b \u200c \u200d \u2060 \ufeff".split(), "")
 _UNICODE = str.maketrans({name: to for name, to in _CANONICAL.items() if len(name) == 1 and name > "~"})
-_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ"
 _FRACTIONS = str.maketrans({c: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))
                             for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"} | dict.fromkeys("º˚", "°"))
 _EDGE = r"([^\s\[\](),;][^\[\](),;]*[,;][^\[\](),;]+)"  # "1, 2" of ]1, 2[ and of [1, 2[
@@ -90,7 +89,7 @@ _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number",
 def plain(s):
     """One spelling for the many ways to write the same thing."""
     if not s.isascii() or _MARKUP.search(s):
-        for sign, level in (("^", _RAISED), ("_", _LOWERED)):
+        for sign, level in (("^", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ"), ("_", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ")):
             s = re.sub(f"[{level}]+", lambda m: f"{sign}{{{unicodedata.normalize('NFKC', m[0])}}}", s)
         # ① is the name of a statement, no number; ½ is \frac{1}{2}, also behind a 3
         s = re.sub("[^①-⑳]+", lambda m: unicodedata.normalize("NFKC", m[0]), s.translate(_FRACTIONS))
