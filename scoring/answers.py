@@ -1,27 +1,28 @@
 """Do two answers mean the same? The rule half of the reward (paper section 3.1 names no rules; these are
 ours). It goes from cheap to dear:
 
-1. spelling.py  one form for the many ways to type the same thing                       microseconds, here
-2. values.py    each side becomes one typed value (numbers.py: numbers, units, times)   microseconds, here
-3. compare.py   by type, exactly; other types differ unless a named rule says so        microseconds, here
-4. maths.py     expressions, equations, inequalities, sets: sympy                     milliseconds, workers.py
+1. spelling.py  one form for the many ways to type the same thing                     microseconds, here
+2. values.py    each side becomes one typed value (numbers.py: numbers, units, times)  microseconds, here
+3. rule.py      choice letters; by type, exactly; others differ unless a rule says so  microseconds, here
+4. maths.py     expressions, equations, inequalities, sets: sympy                   milliseconds, workers.py
 
-rule.py puts these together, choice letters first. Here is what others call, and what checks golds of data.
+Here is what others call, and what checks golds of data.
 """
 import re
 import unicodedata
+from itertools import accumulate
 
 from machinery.files import Refused, say
 from machinery.rows import accepted_answers
-from scoring.compare import LATER, NeedsMaths
-from scoring.limits import MAX_CHARS, too_heavy
-from scoring.numbers import pair_or_decimal
-from scoring.rule import LETTERS, equal
+from scoring.rule import LATER, LETTERS, NeedsMaths, equal, letters_of
 from scoring.spelling import key_of, plain
-from scoring.values import read
+from scoring.values import balanced, read
 from scoring.workers import POOL
 
-_INTEGER = re.compile(r"-?[0-9]{1,40}")
+MAX_CHARS = 1000  # a longer answer is compared by its spelling only: no final answer needs more
+_HEAVY = re.compile(  # sympy would crawl or eat all memory: 5^{99999}, 5^{5^5}, x^{x^{x}}, (9!)!, (10^9)!
+    r"\^[\s{(]*[-+]?\d{5}|\^[\s{(]*\d+[\s}]*\^[\s{(]*\d|(?:\^[\s{}()]*(?:[\w.]+[\s{}()]*)?){2}\^"
+    r"|!\s*[)}]*!|\d{4}\s*!|\^.{0,9}[)}]\s*!|binom.{0,9}\d{4}")
 
 
 def same_answer(answer, gold, options=None):
@@ -30,13 +31,21 @@ def same_answer(answer, gold, options=None):
 
 
 def same_batch(pairs):
-    """[(answer, gold, options)] -> [(right, why)]. Of a gold that is a list of accepted answers in print,
-    "['24/7', '3.429']", one is enough, and so is the list as it stands: a program may print one."""
-    tried = [[(answer, one, options) for one in
-              ([gold] if answer.strip() == gold.strip() else one_of(gold, options))]
-             for answer, gold, options in pairs]
-    found = iter(_same_pairs([pair for several in tried for pair in several]))
-    return [max([next(found) for _ in several], key=lambda verdict: verdict[0]) for several in tried]
+    """[(answer, gold, options)] -> [(right, why)]; equal pairs are looked at once. Of a gold that is a list
+    of accepted answers in print, "['24/7', '3.429']", one is enough, and so is the list as it stands: a
+    program may print one."""
+    keys = [[(answer, one, tuple(map(str, options)) if options else None) for one in (
+        [gold] if answer.strip() == gold.strip() else one_of(gold, options))]
+        for answer, gold, options in pairs]
+    done, hard = {}, []
+    for key in dict.fromkeys(key for several in keys for key in several):
+        try:
+            right, why = first_look(*key)
+            done[key] = right, "rule" if right else why
+        except NeedsMaths:
+            hard.append(key)
+    done.update(zip(hard, POOL.map(hard)))
+    return [max((done[key] for key in several), key=lambda verdict: verdict[0]) for several in keys]
 
 
 def one_of(gold, options):
@@ -44,28 +53,10 @@ def one_of(gold, options):
     return [gold] if gold in map(str, options or ()) else accepted_answers(gold)
 
 
-def _same_pairs(pairs):
-    """As same_batch, of single golds; equal pairs are looked at once."""
-    keys = [(answer, gold, tuple(map(str, options)) if options else None) for answer, gold, options in pairs]
-    done, hard = {}, []
-    for key in dict.fromkeys(keys):
-        try:
-            right, why = first_look(*key)
-            done[key] = right, "rule" if right else why
-        except NeedsMaths:
-            hard.append(key)
-    done.update(zip(hard, POOL.map(hard)))
-    return [done[key] for key in keys]
-
-
 def first_look(answer, gold, options):
-    """(right, why) without mathematics, or NeedsMaths. The answer None asks if the gold can be parsed."""
-    if answer is None:
-        raise NeedsMaths
+    """(right, why) without mathematics, or NeedsMaths"""
     if answer == gold:
         return bool(answer.strip()), "rule"
-    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not options:
-        return int(answer) == int(gold), "not equal"
     if len(answer) > 4 * MAX_CHARS or len(gold) > 4 * MAX_CHARS:
         return False, "too long to compare"
     a, g = plain(answer), plain(gold)
@@ -75,20 +66,27 @@ def first_look(answer, gold, options):
     return (False, reason) if reason else (equal(a, g, options, LATER), "not equal")
 
 
+def too_heavy(s):
+    """A reason not to hand this to a parser, or None. What passes still meets the worker's time limit."""
+    if len(s) > MAX_CHARS or re.search(r"\d{301}", s):
+        return "too long to compare"
+    if len(s) > 24 and max(accumulate((c in "([{") - (c in ")]}") for c in s)) > 24:
+        return "nested too deeply to compare"
+    return "a tower of exponents, or a factorial, too large to compute" if _HEAVY.search(s) else None
+
+
 # ---------------------------------------------------------------------------- golds that nothing can match
 
 def unreadable_golds(answers, options=None):
     """{index: reason} of the gold answers that the rule cannot compare with anything but themselves. A list
     of accepted answers is such a one when all of them are."""
-    options = options or [None] * len(answers)
-    golds = [(i, gold) for i, answer in enumerate(answers)
-             for gold in (one_of(answer, options[i]) if isinstance(answer, str) else [answer])]
-    doubts = [_doubt(gold, options[i]) for i, gold in golds]
-    found = iter(_same_pairs([pair for _, pairs in doubts for pair in pairs]))
     whys = {}
-    for (i, _), (why, pairs) in zip(golds, doubts):
-        whys.setdefault(i, []).append(None if any([next(found)[0] for _ in pairs]) else why)
-    return {i: several[0] for i, several in whys.items() if all(several)}
+    for i, answer in enumerate(answers):
+        of = options[i] if options else None
+        doubts = [_doubt(gold, of) for gold in (one_of(answer, of) if isinstance(answer, str) else [answer])]
+        if all(doubts):
+            whys[i] = doubts[0]
+    return whys
 
 
 _NO_ANSWER = re.compile(
@@ -97,37 +95,35 @@ _NO_ANSWER = re.compile(
 
 
 def _doubt(gold, options):
-    """(why this gold cannot be compared or None, pairs of which one that is equal refutes it)"""
-    if not isinstance(gold, (str, int, float)) or not str(gold).strip():
-        return f"the answer is {'empty' if gold in (None, '') or str(gold).isspace() else type(gold)}", []
-    g, shown = plain(str(gold)[:4 * MAX_CHARS]), f"the answer {str(gold)[:60]!r}"
-    if "</think>" in str(gold):  # a conversation's last answer, where nothing else was given
-        return f'{shown} is a whole solution: give the row an "answer" of its own', []
-    if "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
-        return f"{shown} holds no letter, digit or symbol", []
-    if heavy := too_heavy(g):
-        return f"{shown}: {heavy}", []
-    if _NO_ANSWER.fullmatch(g):
-        return f"{shown} says that there is none to compare", []
-    kind, words = read(g).kind, len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
-    if words > 12 and kind in ("text", "list"):
-        return f"{shown} is a sentence of {words} words: only a verifier can compare it", []
-    if options:
-        letters = LETTERS[:len(options)]
-        picked = re.sub(r"OPTION|CHOICE|AND|选项|答案|[\W_]", "", g.upper())
-        if picked and set(picked) <= set(letters) and len(set(picked)) == len(picked):
-            return None, []
-        return (f"{shown} names none of its {len(options)} options: write the letter (A to {letters[-1]}) or "
-                f"the text of one"), [(str(gold), letter, options) for letter in letters]
-    if "\\" not in g and kind in ("number", "text", "name", "formula", "time", "date") or len(g) == 1:
-        return None, []
-    return f"{shown} is neither a text nor mathematics that the rule can parse", [(None, g, None)]
+    """Why the rule cannot compare this gold, or None"""
+    text, why = str(gold), None
+    if not isinstance(gold, (str, int, float)) or not text.strip():
+        return f"the answer {gold!r} is empty, or no text"
+    g, letters = plain(text[:4 * MAX_CHARS]), LETTERS[:len(options or ())]
+    words = len(g.split()) + len(re.findall(r"[\u3400-\u9fff]", g)) // 2
+    if "</think>" in text:  # a conversation's last answer, where nothing else was given
+        why = 'is a whole solution: give the row an "answer" of its own'
+    elif heavy := too_heavy(g):
+        why = f"is {heavy}"
+    elif "\\" not in g and not any(c.isalnum() or unicodedata.category(c)[0] == "S" for c in g):
+        why = "holds no letter, digit or symbol"
+    elif _NO_ANSWER.fullmatch(g):
+        why = "says that there is none to compare"
+    elif words > 12 and read(g).kind in ("text", "list"):
+        why = f"is a sentence of {words} words: only a verifier can compare it"
+    elif options and not (letters_of(g, letters) or letters_of(g.upper(), letters)) and not any(
+            right for right, _ in same_batch([(text, letter, options) for letter in letters])):
+        why = (f"names none of its {len(options)} options: write the letter (A to {letters[-1]}) or the text "
+               "of one")
+    elif "\\" in g and not balanced(g):
+        why = "is neither a text nor mathematics that the rule can parse"
+    return why and f"the answer {text[:60]!r} {why}"
 
 
 def report_unreadable(source, records, limit_bad, verifier):
     """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
     share of limit_bad is refused, unless there is a verifier that can read them. Returns {index: reason}."""
-    if pairs := [r for r in records if pair_or_decimal(plain(str(r.answer)[:MAX_CHARS]))]:
+    if pairs := [r for r in records if re.fullmatch(r"[+-]?[1-9]\d*,\d[^\d,]{0,20}", str(r.answer))]:
         say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
             f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
     unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])

@@ -7,64 +7,57 @@ import re
 import unicodedata
 from functools import lru_cache
 
-_SIGNS = r"""− -;– -;— -;‐ -;⁄ /;× \times ;· \cdot ;⋅ \cdot ;∙ \cdot ;÷ \div ;≤ \le ;≥ \ge ;⩽ \le ;⩾ \ge ;
-≦ \le ;≧ \ge;≠ \ne ;≈ \approx ;π \pi ;∞ \infty ;∪ \cup ;∩ \cap ;∈ \in ;∉ \notin ;± \pm ;∓ \mp ;∠ \angle ;
-△ \triangle ;Δ \triangle;∅ \emptyset ;√ \sqrt;。 .;、 , ;∶ :;θ \theta ;α \alpha ;β \beta ;γ \gamma ;
-λ \lambda ;ω \omega ;φ \varphi ;ρ \rho;σ \sigma ;μ µ;∥ \parallel ;∦ \nparallel ;⊥ \perp ;∽ \sim ;∼ \sim ;
-≌ \cong ;≅ \cong ;⊆ \subseteq ;⊂ \subset ;⊙ \odot;º °;˚ °;∘ °;′ ';″ '';’ ';→ \to ;⇒ \Rightarrow ;∵ ;∴ ;
-¬ \neg ;∧ \land ;∨ \lor ;∁ \complement ;～ ~;〜 ~;⌒ \arc;﹣ -;＂ ";▱ \parallelogram ;⟂ \perp ;≡ \equiv ;
-î i;ĵ j"""
-_UNICODE = str.maketrans({entry[0]: entry[2:] for entry in re.split(";\n?", _SIGNS)}
-                         | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""))  # these are not visible
-_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ"
-_LEVEL = str.maketrans(_RAISED + _LOWERED, 2 * "0123456789-+n")
+# what is canonical, then its other names: commands without their backslash, and Unicode's signs
+_NAMES = r"""
+- − – — ‐ ﹣; / ⁄; \times ×; \cdot · ⋅ ∙; \div ÷; \le leq leqslant ≤ ⩽ ≦; \ge geq geqslant ≥ ⩾ ≧; \ne neq ≠
+\approx ≈; \pi π; \infty ∞; \cup ∪; \cap ∩; \in ∈; \notin ∉; \pm ±; \mp ∓; \angle ∠; \triangle △ Δ vartriangle
+\{\} ∅ varnothing emptyset; \sqrt √; . 。; , 、; : ∶ colon; < lt; > gt; \{ lbrace; \} rbrace; ( langle
+) rangle; \theta θ; \alpha α; \beta β; \gamma γ; \lambda λ; \omega ω; \varphi φ; \rho ρ; \sigma σ; µ μ
+\parallel ∥; \nparallel ∦; \perp ⊥ ⟂; \sim ∽ ∼; \cong ≌ ≅ simeq; \subseteq ⊆; \subset ⊂; \odot ⊙; ° ∘ degree
+' ′ ’; '' ″; \to → rightarrow longrightarrow xrightarrow; \Rightarrow ⇒; \neg ¬ lnot; \land ∧; \lor ∨
+\complement ∁; ~ ～ 〜; \arc ⌒; " ＂; \parallelogram ▱; \equiv ≡; i î; j ĵ; ... … ldots cdots dots
+\vec overrightarrow; \frac dfrac tfrac cfrac xfrac nicefrac sfrac flatfrac
+"""
+_CANONICAL = {name: to + " " * (to[0] == "\\" and to[-1].isalpha()) for to, *names in
+              map(str.split, re.split("[;\n]", _NAMES.strip())) for name in names}
+_CANONICAL |= dict.fromkeys(  # how large, how coloured or how visible something is
+    "left right middle left. right. big bigg Big Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr "
+    "displaystyle textstyle scriptstyle limits nolimits mathstrut bf it rm large Large LARGE huge Huge small "
+    "therefore because ∵ ∴ \u200b \u200c \u200d \u2060 \ufeff".split(), "")
+_UNICODE = str.maketrans({name: to for name, to in _CANONICAL.items() if len(name) == 1 and name > "~"})
+_FRACTIONS = str.maketrans({c: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))
+                            for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"} | dict.fromkeys("º˚", "°"))
 _EDGE = r"([^\s\[\](),;][^\[\](),;]*[,;][^\[\](),;]+)"  # "1, 2" of ]1, 2[ and of [1, 2[
-_WRAPPER = (r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname|mbox|boldsymbol|bm"
-            r"|emph|underline|ce|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?")
-_WRAPPED = re.compile(_WRAPPER + r"\{((?:[^{}]|\{[^{}]*\})*)\}")  # \text{..}: what is inside counts
+_WRAPPED = re.compile(  # \text{..}: what is inside counts
+    r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname|mbox|boldsymbol|bm"
+            r"|emph|underline|ce|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?"
+    r"\{((?:[^{}]|\{[^{}]*\})*)\}")
 _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     # $..$ is mathematics; \$ is money, and so is a last $ before a number
     (r"\\\$|(?<![^\s:-])\$(?= ?\d[\d,.]*(?: [a-z ]+)?$)", "\0"), (r"\$", ""), ("\0", "$"),
     (r"(?<!\\)\\[()\[\]]", ""), (r"\*\*([^*]+)\*\*$", r"\1"),
-    # how large, how coloured or how visible something is
-    (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\.?", ""),
-    (r"\\(?:(?:display|text|script)style|(?:no)?limits|mathstrut|bf|it|rm|large|Large|LARGE|huge|Huge|small"
-     r"|therefore|because)(?![A-Za-z])", ""),
     (r"\\(?:[hv]?phantom|[hv]space|label|tag|(?:text)?color|colorbox|fcolorbox ?\{\w*\})\*? ?\{[^{}]*\}", ""),
     # 1{,}234, 1\,234 and 32,\! 349, then other blanks; 5~10 is a range, another ~ is a blank
     (r"(?<=\d)(?:\{,\}|,\\! ?|\\,|\\ )(?=\d{3}(?!\d))", ","), (r"\{,\}", ","), (r"\\!", ""),
     (r"(?<=[\d%°}]) ?(?:~|\\sim(?![a-z])) ?(?=[$\d])", "\0"),
-    (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
-    ("\0", "~"),
-    # fractions and roots
-    (r"\\(?:[dtcx]|nice|s|flat)frac(?![A-Za-z])", r"\\frac"), (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\sqrt\s*(\d+)", r"\\sqrt{\1}"), (r"\\sqrt\s*([A-Za-z])", r"\\sqrt{\1}"), (r"\\%", "%"),
-    # relations, degrees, brackets, dots
-    (r"\\not ?(?:=|\\eq(?![a-z]))|\\neq(?![A-Za-z])|!=", r"\\ne "), (r"\\not ?\\in(?![a-z])", r"\\notin "),
-    (r"\\(?:leq|leqslant)(?![A-Za-z])|<=|=<", r"\\le "), (r"\\(?:geq|geqslant)(?![A-Za-z])|>=", r"\\ge "),
-    (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degree(?![A-Za-z])|\^\s*°|(?<=\d) ?度", "°"),
+    (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "), ("\0", "~"), (r"\s+", " "),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"), (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"), (r"\\%", "%"),
+    # relations, degrees, brackets
+    (r"\\not ?=|\\not ?\\eq(?![a-z])|!=", r"\\ne "), (r"\\not ?\\in(?![a-z])", r"\\notin "),
+    (r"<=|=<", r"\\le "), (r">=", r"\\ge "), ("->", r"\\to "), (r"\*\*", "^"),
+    (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\^\s*°|(?<=\d) ?度", "°"),
     (r"\^\s*\{?\s*\\prime(?:\s*\\prime)?\s*\}?", lambda m: "'" * m[0].count("prime")),
-    (r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset"), (r"\\lbrace(?![A-Za-z])", r"\\{"),
-    (r"\\rbrace(?![A-Za-z])", r"\\}"), (r"\\colon(?![A-Za-z])", ":"), (r"\\lt(?![A-Za-z])", "<"),
-    (r"\\gt(?![A-Za-z])", ">"), (r"\\[lc]?dots(?![A-Za-z])|…+", "..."),
-    (r"\\mathbb ?\{?R\}?", r"(-\\infty,\\infty)"),
-    (r"\\(?:rightarrow|longrightarrow|xrightarrow)(?![A-Za-z])|->", r"\\to "),
-    (r"\\simeq(?![a-z])", r"\\cong "), (r"\\pmod ?\{?(\w+)\}?", r" (mod \1)"),
-    (r"\\lnot(?![a-z])", r"\\neg "), (r"\\(?:Delta|vartriangle)(?= ?[A-Z]{3})", r"\\triangle "),
-    (r"(?<=[A-Z]) ?// ?(?=[A-Z])", r"\\parallel "), (r"\*\*", "^"),
-    (r"\\[lr]angle(?![A-Za-z])", lambda m: "()"[m[0][1] == "r"]), (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"),
+    (r"\\mathbb ?\{?R\}?|(?<=\\in) ?R(?![A-Za-z])", r"(-\\infty,\\infty)"),
+    (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
+    (r"\\pmod ?\{?(\w+)\}?", r" (mod \1)"), (r"(?<=[A-Z]) ?// ?(?=[A-Z])", r"\\parallel "),
+    (r"\.(\d)\1{2,}\.\.\.", r".\\overline{\1}"), (r"\\Delta(?= ?[A-Z]{3})", r"\\triangle "),
     (rf"\]{_EDGE}\[", r"(\1)"), (rf"\]{_EDGE}\]", r"(\1]"), (rf"\[{_EDGE}\[", r"[\1)"),
+    # names: a segment has no bar, an arrow and an arc are part of the name; unit vectors
     (r"(\\(?:angle|triangle|odot|arc)) ?\{ ?([A-Z][A-Z\d']*) ?\}", r"\1 \2"),
-    # names: a segment has no bar, an arrow and an arc are part of the name
     (r"\\(?:overline|bar) ?\{ ?([A-Z]{2,3}) ?\}", r"\1"),
-    (r"\\(?:overrightarrow|vec) ?(?:\{ ?([A-Z]{2}|[A-Za-z]) ?\}|([A-Za-z]))", r"\\vec{\1\2}"),
-    (r"\\(?:overset ?\{?\\frown\}?|wideparen|overparen|widehat) ?\{ ?([A-Z]{2,3}) ?\}"
-     r"|(?:\barc |弧) ?([A-Z]{2,3})", r"\\arc \1\2"),
-    # unit vectors, rows of a matrix, 1s^22s^2
-    (r"\\(?:wide)?hat ?(?:\{ ?\\?([ijk])(?:math)? ?\}|\\?([ijk])(?:math)?(?![a-z]))", r" \1\2"),
-    (r"\[ ?\[([^\[\]\"']+(?:\] ?, ?\[[^\[\]\"']+)+)\] ?\]", lambda m: "\\begin{bmatrix}" + re.sub(
-        r"\] ?, ?\[", r"\\\\", m[1]).replace(",", "&") + "\\end{bmatrix}"),
-    (r"(?<=\d[spdf]\^)(\d)(?=[1-7][spdf]\^)", r"{\1}"),
+    (r"\\vec ?(?:\{ ?([A-Z]{2}|[A-Za-z]) ?\}|([A-Za-z]))", r"\\vec{\1\2}"),
+    (r"(?:\\overset ?\{?\\frown\}? ?\{|\barc |弧) ?([A-Z]{2,3})(?: ?\})?", r"\\arc \1"),
+    (r"\\(?:wide)?hat ?\{? ?\\?([ijk])(?:math)?(?![a-z]) ?\}?", r" \1"),
     # one form of powers and indices
     (r"\^ *([-+]?\d+|[A-Za-z])(?![}\d])", r"^{\1}"), (r"(?<!log)_ *(\d+|[A-Za-z])(?![}\d])", r"_{\1}"),
     (r"(?<![\w.^{/])(\d+) ?/ ?(\d+)(?= [A-Za-z\\])", r"\\frac{\1}{\2}"),
@@ -73,16 +66,9 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"(?<![A-Za-z\\_}.^{])(?!(?<=\d)[eExX])([A-Za-z])(\d{1,3})(?![\dA-Za-z.])", r"\1_{\2}"),
     # Chinese words between answers
     (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
-    (r"(?<=\\in) ?R\b", r"(-\\infty,\\infty)"), (r"\\mathbb ?\{? ?([ZNQ]) ?\}?", r" \1"),
-    # whole numbers behind an answer: n of 2n\pi (n \in Z) is as good as k
-    (r"^(.+?) ?(?:[,;]|(?:where|for) |(?=\()) ?(?:where |for )?(\()?([kmn]) ?"
-     r"(?:\\in *Z|is an integer|[为是]整数)(?(2)\))$", lambda m: f"{_renamed(m[1], m[3])}\\in Z"))]
-
-
-def _renamed(s, name):
-    new = name if re.search(r"(?<![A-Za-z\\])k(?![a-z])", s) else "k"
-    return re.sub(rf"(?<![A-Za-z\\]){name}(?![a-z])", new, s) + ", " + new
-
+    # an exact value counts, and no decimal behind ≈
+    (r" ?\\approx ?\d[^=]{0,30}$", lambda m: m[0] * (not re.search(r"\\(?:sqrt|pi)", m.string[:m.start()]))),
+    (r"百分之(\d+)", r"\1%"))]
 
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
 _OPENING = re.compile(
@@ -93,7 +79,9 @@ _OPENING = re.compile(
 _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number", "全体实数", "\\R"),
                             "(-\\infty,\\infty)"),
             **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "无解",
-                             "empty set", "空集", "\\{\\}", "\\{ \\}"), "\\emptyset"),
+                             "empty set", "空集"), "\\{\\}"),
+            **{word: word for word in ("no", "on", "up", "in", "it")},  # No is no element, NO no gas
+            **{digit: str(n) for n, digit in enumerate("零一二三四五六七八九十")},
             "noon": "12:00 pm", "midnight": "12:00 am", "infinity": "\\infty"}
 
 
@@ -101,34 +89,20 @@ _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number",
 def plain(s):
     """One spelling for the many ways to write the same thing."""
     if not s.isascii() or _MARKUP.search(s):
-        s = _unmarked(s)
+        for sign, level in (("^", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ"), ("_", "₀₁₂₃₄₅₆₇₈₉₋₊ₙ")):
+            s = re.sub(f"[{level}]+", lambda m: f"{sign}{{{unicodedata.normalize('NFKC', m[0])}}}", s)
+        # ① is the name of a statement, no number; ½ is \frac{1}{2}, also behind a 3
+        s = re.sub("[^①-⑳]+", lambda m: unicodedata.normalize("NFKC", m[0]), s.translate(_FRACTIONS))
+        s = s.translate(_UNICODE)
+        s = re.sub(r"\\(left\.|right\.|[A-Za-z]+)", lambda m: _CANONICAL.get(m[1], m[0]), s)
+        if "{cases}" in s:
+            s = s.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ", ")
+        for _ in range(3):
+            s = _WRAPPED.sub(r" \1 ", s)
+        for pattern, to in _REWRITES:
+            s = pattern.sub(to, s)
     s = _OPENING.sub("", " ".join(s.split()).lstrip(" ,;").rstrip(" .,;"))
     return _PHRASES.get(s.lower() if s.isascii() and "\\" not in s else s, s)
-
-
-def _unmarked(s):
-    s = re.sub(f"[{_RAISED}]+", lambda m: "^{" + m[0].translate(_LEVEL) + "}", s)
-    s = re.sub(f"[{_LOWERED}]+", lambda m: "_{" + m[0].translate(_LEVEL) + "}", s).translate(_UNICODE)
-    # ① is the name of a statement, no number; ½ is \frac{1}{2}, also behind a 3
-    s = re.sub("[^①-⑳]+", lambda m: unicodedata.normalize("NFKC", m[0]), s.translate(_FRACTIONS))
-    s = s.translate(_UNICODE)
-    if "{cases}" in s:
-        s = s.replace("\\begin{cases}", "").replace("\\end{cases}", "").replace("\\\\", ", ")
-    for pattern, to in _REWRITES[:9]:
-        s = pattern.sub(to, s)
-    for _ in range(3):
-        s, n = _WRAPPED.subn(r" \1 ", s)
-        if not n:
-            break
-    s = " ".join(re.sub(_WRAPPER + r"(?=\{)", "", s).split())
-    for pattern, to in _REWRITES[9:]:
-        s = pattern.sub(to, s)
-    s = s.strip()
-    return s[1:-1].strip() if re.fullmatch(r"\{[^{},|:]*(?:\{[^{},]*\}[^{},|:]*)*\}", s) else s
-
-
-_FRACTIONS = str.maketrans({c: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))
-                            for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"})
 
 
 def key_of(s):

@@ -8,31 +8,29 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from scoring.numbers import clock, date, number, split_unit
+from scoring.numbers import clock, date, number, unit_of
 from scoring.spelling import key_of, words_of
 
 
 class Value(NamedTuple):
-    kind: str          # number, time, date, range, size, list, sequence, relation, set, tuple, ratio, ...
-    items: tuple       # numbers, texts or Values
-    mark: object = ""  # what else distinguishes it: signs, brackets, "and" or "or", a unit
+    kind: str           # number, date, time, range, list, relation, tuple, ...: the keys of rule.RULES
+    items: tuple        # numbers, texts or Values
+    mark: object = ""   # what else distinguishes it: signs, brackets, "and" or "or", a unit
+    label: object = ""  # a name that may be left out: x of x = 5, P of P(1, 2); of a system (x, y)
 
 
-def cut(s, separators, found=None):
-    """Split at separators that stand outside every bracket and environment; found collects these."""
-    parts, depth, last = [], 0, 0
+def cut(s, separators):
+    """(parts, separators found) of a text split where these stand outside every bracket and environment"""
+    parts, found, depth, last = [], [], 0, 0
     for m in re.finditer(rf"\\begin|\\end|\\[{{}}]|[(\[{{}})\]]|{separators}", s):
         token = m.group()
-        if token in ("\\begin", "\\{", *"([{"):
-            depth += 1
-        elif token in ("\\end", "\\}", *")]}"):
-            depth -= 1
-        elif depth == 0:
+        step = (token in ("\\begin", "\\{", *"([{")) - (token in ("\\end", "\\}", *")]}"))
+        depth += step
+        if not step and not depth:
             parts.append(s[last:m.start()].strip())
+            found.append(token.strip())
             last = m.end()
-            if found is not None:
-                found.append(token.strip())
-    return [*parts, s[last:].strip()]
+    return [*parts, s[last:].strip()], found
 
 
 def balanced(s):
@@ -52,14 +50,13 @@ NAME = re.compile(
 
 def name_of(m):
     """The canonical form of a match of NAME: ∠ABC is ∠CBA and AB is BA, but no vector and no other order."""
-    if m["vector"]:
-        return m["vector"] if len(m["vector"]) == 1 else "vec" + m["vector"]
-    if m["indexed"]:
-        return m["indexed"] + "_" + re.sub(r"[\s\\]", "", m["index"])
+    if m["vector"] or m["indexed"]:
+        return m[0]
     letters = re.findall(_CORNER, m["points"] or m["of"]) or [m["of"]]
     if m["sign"] in ("angle", "arc") or not m["sign"] and len(letters) == 2:
         letters = min(letters, letters[::-1])
-    return (m["sign"] or "") + "".join(sorted(letters) if m["sign"] == "triangle" else letters)
+    sign = f"\\{m['sign']} " if m["sign"] else ""
+    return sign + "".join(sorted(letters) if m["sign"] == "triangle" else letters)
 
 
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|sqrt"
@@ -70,15 +67,14 @@ _COMMANDS = FUNCTIONS + (
 _TOKENS = re.compile(
     rf"\\(?:{_COMMANDS})(?![A-Za-z])|(?<![A-Za-z\\])(?:{FUNCTIONS}|max|min|infinity|inf|oo)(?![a-z])"
     r"|(?<![A-Za-z\\])[a-z]{2,3}(?![a-z])|(?<![A-Za-z])[A-Za-z](?![a-z])'*|(?<=[a-z])[A-Z](?![a-z])"
-    r"|\d+(?:\.\d+)?|\.\d+|[-+*/^_(){}\[\]|!,%°µΩ]|\\begin ?\{(?:[bpv]?matrix|array)\}(?: ?\{[lcr]+\})?"
-    r"|\\end ?\{(?:[bpv]?matrix|array)\}|\\\\|&|\s+")
+    r"|\d+(?:\.\d+)?|\.\d+|[-+*/^_(){}\[\]|!,%°µΩ]|\s+")
 _LITTLE = re.compile(r"(?<!\S)(?:is|or|and|not|the|if|of|in|to|no|for|but|as|at|by|on|per|are|was)(?!\S)")
 
 
 def is_expression(s):
     """Does it consist of what the mathematics of maths.py knows, and of more than letters?"""
-    prose = re.search(r"(?<![_\d])\d+\s+\d|\) ?\d|\d ?[_']|__|\b0[xb]\w|\d\.\d+\.\d", s) or _LITTLE.search(s)
-    more = re.search(r"[\d\\^+*/|()-]", s) and not prose
+    prose = re.search(r"(?<![_\d])\d+\s+\d|\) ?\d|\d ?[_']|__|\b0[xb]\w|\d([./])\d+\1\d", s)
+    more = not prose and not _LITTLE.search(s) and re.search(r"[\d\\^+*/|()-]", s)
     return bool(more) and not _TOKENS.sub("", NAME.sub("1", s)).strip()
 
 
@@ -87,65 +83,57 @@ def is_expression(s):
 RELATION = (r"=|<|>|\\(?:approx|ne|le|ge|in|notin|parallel|nparallel|perp|sim|cong|subseteq|subset|equiv"
             r"|propto)(?![A-Za-z])")
 ORDER = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}  # each with its mirror image
+CONDITIONS = {*ORDER, "\\ne", "\\in"}
 _LABEL = re.compile(
-    r"(?:\\?[A-Za-z]'*|pH|\\frac\{d\w\}\{d\w\}|\\(?!le\b|ge\b|ne\b|in\b|sqrt|frac|pi\b)[a-z]+|[A-Z]{2,3}"
+    r"(?:\\?[A-Za-z]'*|pH|\\frac\{d\w\}\{d\w\}|\\(?!sqrt|frac|pi\b)[a-z]+|[A-Z]{2,3}"
     r"|m? ?\\(?:angle|triangle) ?\w{1,3}|[A-Za-z][a-z]{3,}(?: [a-z]+){0,3}|[\u3400-\u9fff]{1,8}[A-Z]{0,4})"
     r"(?:_\{[^{}]+\})?(?: ?\([^()=]{1,20}\))?|\( ?\w(?:_\{\w+\})? ?(?:, ?\w(?:_\{\w+\})? ?){1,3}\)")
-_MEASURES = re.compile(  # \cos A, \vec a, f(x), \alpha: names, as in \frac{AB}{BC}, AB + BC, |AB|, A : B
-    r"\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{?\\?[A-Za-z]+\}?|m? ?\\(?:angle|triangle|alpha|beta|gamma"
-    r"|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[a-zA-Z]\([A-Za-z]\)"
-    r"|(?<![A-Za-z])(?:[A-Z][a-z]|([a-z])\1)(?=:|$)")
+_OTHER = r"(?:\\(?:frac|cdot|times)(?![a-z])|[^A-Za-z\\<>])*"
+_MEASURE = re.compile(  # of a figure: AB + BC, \frac{AB}{BC}, \cos A, f(x), A : B; no x + y: an equation
+    rf"{_OTHER}(?:(?:\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{{?\\?[A-Za-z]+\}}?|m? ?\\(?:angle|triangle"
+    r"|alpha|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[A-Z]"
+    rf"|[a-zA-Z]\([A-Za-z]\)|[A-Z][a-z](?=:|$)|([a-z])\1(?=:|$)){_OTHER})+")
 
 
-def _is_measure(s):
-    """Does it name a quantity of a figure, as AB + BC does? x + y does not: that is an equation."""
-    names = re.sub(r"\\(?:frac|cdot|times)(?![a-z])", "", _MEASURES.sub("A", s))
-    return bool(re.search("[A-Z]", names)) and not re.search(r"[a-z\\<>]", names)
+_SIMILAR = re.compile(rf"(?:\\triangle ?)?(?:{_CORNER}){{3,6}}")
 
 
-def label_of(value):
-    """(label, the other sides) of x = 5, 5 = x, \\cos A = 0.6, x = 2+3 = 5; (None, all sides) without one."""
-    sides = value.items
-    if set(value.mark) <= {"=", "\\approx"} or value.mark == ("\\in",):
-        for name, others in ((sides[0], sides[1:]), (sides[-1], sides[:-1])):
-            if _LABEL.fullmatch(name) or _is_measure(name) and not any(map(_is_measure, others)):
-                return key_of(name), others
-    return None, sides
+def _relation(s):
+    """Sides and signs. A label stands first: x of x = 5, 5 = x, x = 2+3 = 5, \\cos A of \\cos A = 0.6."""
+    sides, signs = cut(s, RELATION)
+    if not signs or not all(sides):
+        return None
+    if {*signs} <= {"\\sim", "\\cong"} and all(map(_SIMILAR.fullmatch, sides)):  # corners correspond
+        corners = [re.findall(_CORNER, side) for side in sides]
+        return Value("symbol", (signs[0], min(sorted(zip(*corners)), sorted(zip(*corners[::-1])))))
+    sides, label = [NAME.sub(name_of, side) for side in sides], ""
+    if {*signs} <= {"=", "\\approx"} or signs == ["\\in"]:
+        for name, *others in (sides, sides[::-1])[:1 + ({*signs} == {"="})]:
+            if not label and (_LABEL.fullmatch(name) or _MEASURE.fullmatch(name) and not any(
+                    map(_MEASURE.fullmatch, others))):
+                sides, label = [name, *others], key_of(name)
+    return Value("relation", tuple(sides), tuple(signs), label)
 
 
 # ---------------------------------------------------------------------------------------------------- readers
 
-def several(kind, parts, mark=""):
-    """A Value of parts; None when there are not two, or one of them is empty."""
-    return Value(kind, tuple(map(read, parts)), mark) if len(parts) > 1 and all(parts) else None
+def _row(kind, separators, kinds=(), never="(?!)"):
+    """A reader of parts between separators, of such kinds, in texts that never hold something else"""
+    def reader(s):
+        parts, signs = cut(s, separators)
+        if not signs or not all(parts) or re.search(never, s):
+            return None
+        items = tuple(map(read, parts))
+        return Value(kind, items, tuple(signs)) if not kinds or {v.kind for v in items} <= kinds else None
+    return reader
 
 
-_END = r"-?[$€£¥]? ?\d[\d,.]*(?::\d\d)?(?: ?[ap]\.?m\.?)?"
-_RANGE = re.compile(rf"({_END}) ?([^\d\s(){{}}\[\],;~+*/^=<>:-]{{0,12}}?) ?(-|~| to | through )"
-                    rf" ?({_END}(?: ?[^\d,;()~]{{1,20}})?)")
-
-
-def _range(s):
-    """100-200, 5~10 cm, 1990-1995, 3-2, 8:00-9:00, 1 to 4: two values, and no difference"""
-    m = _RANGE.fullmatch(s)
-    if not m or m[3] == "-" and "-" in m[1] + m[4]:
-        return None
-    low, high = read(f"{m[1]} {m[2]}".strip()), read(m[4])
-    if low.kind == high.kind in ("number", "time"):
-        return Value("range", (low, high), "to" * (m[3] == " to "))
-
-
-def _size(s):
-    """3 by 4, 1920x1080, 2 \\times 3: sides in order"""
-    signs = []
-    found = several("size", cut(s, r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)", signs), "\\times")
-    if found and {v.kind for v in found.items} == {"number"} and not re.search(r"[/^]|\\[^t]", s):
-        return found._replace(mark=signs[0])
-
-
-def _builder(s):
-    m = re.fullmatch(r"\\?\{ ?(\w) ?(?:\\in ?(?:\(-\\infty,\\infty\)|R) ?)?(?:\||\\mid|:) ?(.+)\\?\}", s)
-    return read(m[2].removesuffix("\\").strip()) if m and re.search(RELATION, m[2]) else None
+# 100-200, 5~10 cm, 1990-1995, 3-2, 8:00-9:00, 1 to 4: two values, and no difference
+_range = _row("range", r"(?<=[^\s(-]) ?(?:-|~|(?<= )to |(?<= )through )(?= ?-?[$€£¥]? ?\d)",
+              {"number", "time"}, r"[\\/^*+=,;<>]|^-.*\d ?-|-.*-.*-|-\D*-")
+# 3 by 4, 1920x1080, 2 \times 3: sides in order
+_size = _row("size", r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)", {"number"}, r"[/^]|\\[^t]")
+_ratio = _row("ratio", ":")
 
 
 _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[和与及]"
@@ -153,98 +141,100 @@ _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[�
 
 
 def _list(s):
-    """Answers between commas, "and", "or"; with ± two of them. mark: "and", "or", "" for commas alone"""
-    signs, both = [], "," in s and len(cut(s, ";")) > 1
-    parts = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN, signs)
-    if re.fullmatch(r"[①-⑳]{2,}|(?:\(\d\) ?){2,}", s):
-        parts = re.findall(r"[①-⑳]|\(\d\)", s)
-    if len(parts) > 1 and re.fullmatch(r"(?:[①-⑳]|\(\d\))+", "".join(parts)) and not re.search(" or ", s):
-        return Value("statements", tuple(sorted(parts)))
+    """Answers between commas, "and", "or"; with ± two of them. mark: "and", "or", "" for commas alone.
+    A list of inequalities are conditions; x = 1 or x = 2 are roots; x = 1, y = 2 is a system."""
+    both = "," in s and cut(s, ";")[1]
+    parts, signs = cut(s, ("[;]|" if both else "[,;]|") + _BETWEEN)
+    if re.fullmatch(r"[①-⑳]{2,}|(?:\(\d\) ?){2,}", s):  # ①③ are statements
+        parts, signs = re.findall(r"[①-⑳]|\(\d\)", s), ["and"]
     parts = [p.replace("\\pm", sign).replace("\\mp", "-" if sign == "+" else "+") for p in parts if p
              for sign in ("+-" if "\\pm" in p else " ")]
     parts = [re.sub(r"(^|[=({,]) *\+", r"\1", p).strip() for p in parts]
     if len(parts) < 2:
         return None
-    first = read(parts[0])
-    if first.kind == "relation" and len(first.items) == 2 and first.mark[0] in ("=", "\\ne") and not (
-            re.search(RELATION, "".join(parts[1:]))):  # x = 1, 2
-        parts = [parts[0], *(f"{first.items[0]}{first.mark[0]} {p}" for p in parts[1:])]
-    said = {"or" if sign in ("or", "\\lor", "\\vee") else "and" for sign in signs if sign not in ",;"}
-    return several("list", parts, "or" if "or" in said else "".join(said))
+    name = re.match(r"[^=<>]+?(?:=|\\ne(?![a-z]))", parts[0])  # x = 1, 2
+    if name and not re.search(RELATION, "".join(parts[1:])):
+        parts = [parts[0], *(f"{name[0]} {p}" for p in parts[1:])]
+    items = tuple(map(read, parts))
+    said = "or" if {"or", "\\lor", "\\vee"} & {*signs} else "and" if {*signs} - {*",;"} else ""
+    if all(v.kind == "relation" and {*v.mark} <= CONDITIONS for v in items):
+        return Value("conditions", items, said)
+    labels = tuple(v.label for v in items if v.mark == ("=",) and v.label)
+    if len(labels) < len(items):
+        return Value("list", items, said)
+    if len({*labels}) > 1:
+        return Value("system", items, said, labels)
+    return Value("roots", tuple(read(v.items[1]) for v in items), said, labels[0])
 
 
 _TERM = re.compile(r"\d*(?:(?:\(?[A-Z][a-z]?\d*(?:\)\d*)?)+[+-]?|e-)")  # 2H2O, Ca(OH)2, SO42-
-_REACTION = re.compile(r"(?!.*_\{1\}).*\+.*")  # with = too: elements, and no index 1 as in R = R_1 + R_2
-_ELEMENT = re.compile(r"^(?=.*[A-Z][_{}\d]*[A-Z]).*[HNO]_?\{?[2-9]|Ag|Al|Ca|Cl|Cu|Fe|Mg|Na|Zn")
+_ELEMENT = re.compile(r"^(?=.*[A-Z][_{}\d]*[A-Z]).*\+.*[HNO]_?\{?[2-9]|Ag|Al|Ca|Cl|Cu|Fe|Mg|Na|Zn")
 _ARROW = r"\\(?:to|Rightarrow|rightarrow)(?![a-z])"
 
 
-def _sequence(s):
-    parts = cut(s, _ARROW + "|=" * bool(_REACTION.fullmatch(s) and _ELEMENT.search(s)))
-    sides = [[key_of(re.sub(r"[_^{}↑↓]|\\(?:up|down)arrow", "", term)) for term in cut(
-        part, r" ?\+ ?(?=[\dA-Z(e])")] for part in parts]
-    if parts[1:] and all(_TERM.fullmatch(term) for side in sides for term in side):
-        return Value("sequence", tuple(Value("formula", tuple(sorted(side))) for side in sides))
-    return several("sequence", cut(s, _ARROW))
+def _reaction(s):
+    """With = too, where its elements say that it is one"""
+    bare = re.sub(r"[_^{}↑↓]|\\(?:up|down)arrow", "", s)
+    sides = [sorted(map(key_of, cut(side, r" ?\+ ?(?=[\dA-Z(e])")[0])) for side in cut(
+        bare, _ARROW + "|=" * bool(_ELEMENT.search(s)))[0]]
+    found = sides[1:] and all(_TERM.fullmatch(term) for side in sides for term in side)
+    return Value("symbol", tuple(map(tuple, sides))) if found else None
 
 
-def _relation(s):
-    signs = []
-    sides = cut(s, RELATION, signs)
-    return Value("relation", tuple(sides), tuple(signs)) if signs and all(sides) else None
-
-
-def _union(s):
-    signs = []
-    found = several("union", cut(s, r"\\(?:cup|cap|setminus)(?![a-z])", signs))
-    return found._replace(mark=tuple(signs)) if found else Value("set", ()) if s == "\\emptyset" else None
-
-
-_COLUMN = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?([^&]+)\\end ?\{\1\} ?[)\]]?")
+_BUILDER = re.compile(r" ?\w ?(?:\\in ?(?:\(-\\infty,\\infty\)|R) ?)?(?:\||\\mid|:)")
+_MATRIX = re.compile(r"[(\[]? ?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[lcr]+\})?(.+)\\end ?\{\1\} ?[)\]]?")
 
 
 def _brackets(s):
-    """Sets, tuples, intervals, columns, points with a name. Brackets around a single thing are taken off."""
-    if column := _COLUMN.fullmatch(s):
-        rows = [p for p in cut(column[2], r"\\\\|\\cr(?![a-z])") if p]
-        return None if "\\begin" in column[2] else several("tuple", rows, "()")
+    """Sets, tuples, intervals, matrices, points with a name. Brackets around a single thing are taken off."""
+    if matrix := _MATRIX.fullmatch(s):  # [[1, 2], [3, 4]] is one, and a column is a tuple
+        rows = [cut(row, "&")[0] for row in cut(matrix[2], r"\\\\|\\cr(?![a-z])")[0] if row]
+        if "\\begin" in matrix[2] or not all(map(all, rows)):
+            return None
+        column = max(map(len, rows)) == 1 < len(rows)
+        return Value("tuple", tuple(read(row[0]) if column else Value("tuple", tuple(map(read, row)), "[]")
+                                    for row in rows), "()" if column else "[]")
     point = re.match(r"([A-Z]'?(?:_\{\w+\})?|\\vec\{\w+\}) ?(?=\()", s)
     body = s[point.end():] if point else s
     size = 2 if body.startswith("\\{") else 1
     kind, inside = (body[:size] + body[-size:]).replace("\\", ""), body[size:-size]
-    if kind not in ("{}", "()", "[]", "(]", "[)") or not inside or not balanced(inside):
+    if kind not in ("{}", "()", "[]", "(]", "[)") or not balanced(inside):
         return None
-    parts = [p for p in cut(inside, "[,;]") if p]
-    if kind == "{}" and parts and (len(parts) > 1 or size == 2):
-        inner = _list(inside)
-        return Value("set", inner.items if inner else (read(parts[0]),))
+    builder = kind == "{}" and _BUILDER.match(inside)
+    if builder and re.search(RELATION, inside[builder.end():]):  # {x | x > 5}
+        return read(inside[builder.end():].strip())
+    parts = [p for p in cut(inside, "[,;]")[0] if p]
+    inner = _list(inside) if kind == "{}" else None
+    if inner or kind == "{}" and not parts:
+        return Value("set", inner.items if inner else ())
     if len(parts) > 1:
-        return several("tuple", parts, kind + (point[1] if point else ""))
-    return read(parts[0]) if kind == "()" and parts and not point else None
+        return Value("tuple", tuple(map(read, parts)), kind, point[1] if point else "")
+    return read(parts[0]) if kind in ("()", "{}") and parts and not point else None
 
 
-def _ratio(s):
-    return several("ratio", cut(s, ":"))
+_FORMULA = re.compile(  # chemistry; genotypes and names such as AB, whose case matters; 1s^2 2s^2
+    r"(?:\(?[A-Z][a-z]?\d*(?:\)\d*)?)+(?:\^?\d?[+-])?|(?:([A-Za-z])(?i:\1))+"
+    r"|(?:\[[A-Z][a-z]\])?(?:[1-7][spdf]\^?\d{1,2}){2,}")
 
 
-_INDEX = r"(?:_?\{?\d+\}?)?"
-_FORMULA = re.compile(rf"(?:\(?[A-Z][a-z]?{_INDEX}(?:\){_INDEX})?)+(?:\^?\{{?\d?\}}?[+-]\}}?)?"
-                      r"|(?:([A-Za-z])(?i:\1))+")
+def _symbol(s):
+    """Formulas, indices with and without _; names of figures: the same when they are spelled the same"""
+    if len(s) > 1 and _FORMULA.fullmatch(bare := re.sub(r"[_{} ]", "", s)):
+        return Value("symbol", (bare.replace("^", ""),))
+    name = NAME.fullmatch(s)
+    return Value("symbol", (name_of(name),)) if name and not name["indexed"] else None
 
-_ORBITALS = re.compile(r"(?:\[[A-Z][a-z]\] ?|(?=.*\} ?\d))(?:[1-7][spdf][_^]\{\d{1,2}\} ?)+")  # 1s^2 2s^2
 
-
-def _formula(s):
-    """Chemistry, genotypes, names such as AB: letters whose case matters, indices with and without _"""
-    if _ORBITALS.fullmatch(s):
-        return Value("formula", tuple(sorted(re.findall(r"\[\w+|\d[spdf]\W*\d+", s.replace("_", "^")))))
-    found = len(s) > 1 and _FORMULA.fullmatch(re.sub(r"(?<=[})]) (?=[A-Z(])", "", s))
-    return Value("formula", (re.sub(r"[_^{} ]", "", s),)) if found else None
+_UNIT = re.compile(  # of the table, behind a number, a bracket or π
+    r"(?:(?<=[\d})])|(?<=\\pi))( ?\(?(?:(?:square|cubic) )?(?:°[CF]?|[A-Za-zµΩ]+|[\u3400-\u9fff]{1,6})"
+    r"(?:\^\{?-?\d\}?)?(?: ?/ ?[A-Za-z]+(?:\^\{?-?\d\}?)?)?\)?)$")
 
 
 def _expression(s):
-    body, unit = split_unit(s)
-    if body and is_expression(body) and not (s[-1] == "°" and re.search("sin|cos|tan|cot|sec|csc", s)):
+    """2\\sqrt{3} cm^2 is 2\\sqrt{3} with a unit."""
+    m = _UNIT.search(s)
+    body, unit = s[:m.start()] if m else "", unit_of(m[1]) if m else None
+    if unit and is_expression(body) and not (s[-1] == "°" and re.search("sin|cos|tan|cot|sec|csc", s)):
         return Value("expression", (body,), unit)
     return Value("expression", (s,), None) if is_expression(s) else None
 
@@ -254,13 +244,13 @@ READERS = (
     lambda s: (found := date(s)) and Value("date", found),
     lambda s: (found := clock(s)) and Value(  # 12:00 is a time and no ratio; 3:12 may be both
         "time", found, None if re.search("m|:0|^0", s, re.I) else _ratio(s)),
-    _range, _size, _builder, _list, _sequence, _relation, _union, _brackets, _ratio, _formula,
-    lambda s: (m := NAME.fullmatch(s)) and not m["indexed"] and Value("name", (name_of(m),)), _expression)
+    _range, _size, _list, _reaction, _row("sequence", _ARROW), _relation,
+    _row("union", r"\\(?:cup|cap|setminus)(?![a-z])"), _brackets, _ratio, _symbol, _expression)
 
 
 @lru_cache(maxsize=4096)
 def read(s):
-    """The typed Value of a plain text. Linear, but for what nests (limits.py bounds that)."""
+    """The typed Value of a plain text. Linear, but for what nests (answers.too_heavy bounds that)."""
     for reader in READERS:
         if found := reader(s):
             return found

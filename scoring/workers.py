@@ -16,7 +16,6 @@ from pathlib import Path
 
 from scoring.rule import equal
 from scoring.spelling import plain
-from scoring.values import read
 
 TIME_LIMIT = 2.0         # seconds for a pair; of processor time: a busy machine must not change a verdict
 PATIENCE = 120           # seconds of wall time: a child that hangs asleep, so that its own clock stands still
@@ -32,8 +31,7 @@ class Pool:
         self.threads, self.own = ThreadPoolExecutor(size), threading.local()
 
     def map(self, pairs):
-        """[(answer, gold, options)] -> [(right, why)] in order, from any thread. The answer None asks whether
-        the gold can be parsed."""
+        """[(answer, gold, options)] -> [(right, why)] in order, from any thread"""
         return list(self.threads.map(self.compare, pairs))
 
     def compare(self, pair):
@@ -77,8 +75,7 @@ def serve():
         signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT)
         signal.alarm(PATIENCE)
         try:
-            right = (maths.readable(read(gold)) if answer is None else
-                     equal(plain(answer), plain(gold), options, maths))
+            right = equal(plain(answer), plain(gold), options, maths)
             why = "rule" if right else "not equal"
         except (RecursionError, MemoryError) as error:
             right, why = False, type(error).__name__

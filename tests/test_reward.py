@@ -21,14 +21,12 @@ from hypothesis import strategies as st
 from data import Record
 from machinery.files import Refused
 from scoring import workers
-from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds
+from scoring.answers import report_unreadable, same_answer, same_batch, too_heavy, unreadable_golds
 from scoring.denial import denies_image
-from scoring.limits import too_heavy
-from scoring.numbers import counted, date, number, split_unit
+from scoring.numbers import clock, date, number
 from scoring.official import official_choice, official_open
 from scoring.responses import Claim, stated_answer
-from scoring.compare import AT_SIGHT
-from scoring.rule import choice, equal
+from scoring.rule import AT_SIGHT, choice, equal
 from scoring.spelling import plain, words_of
 from scoring.values import is_expression, read
 from scoring.verifier import askable, parse_verdict, second_opinions
@@ -206,10 +204,11 @@ def test_no_hostile_response_is_paid_and_none_is_slow(tmp_path, monkeypatch):
 
 
 READERS = (  # everything with a pattern that meets what a model wrote
-    plain, words_of, is_expression, number, counted, date, split_unit, read.__wrapped__, stated_answer,
-    denies_image, askable, official_open, lambda s: too_heavy(s[:1000]), lambda s: parse_verdict(s[:199]),
-    lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT), lambda s: equal(s, "5 cm", None, AT_SIGHT),
-    extract_answer, format_ok, lambda s: official_choice(s, ["cat", "dog"]))
+    plain, words_of, is_expression, lambda s: number(s, any_noun=True), date, clock,
+    read.__wrapped__, stated_answer, denies_image, askable, official_open, lambda s: too_heavy(s[:1000]),
+    lambda s: parse_verdict(s[:199]), lambda s: choice(s, "B", ["cat", "5"], AT_SIGHT),
+    lambda s: equal(s, "5 cm", None, AT_SIGHT), extract_answer, format_ok,
+    lambda s: official_choice(s, ["cat", "dog"]))
 UNITS = ("1", "1.", "1,", "-1", "1e", " ", "a ", "A", "B, ", "correct", "correct ", "the answer is ",
          "answer: ", "\\boxed{", "</think>", "\\", "{", "}", "(", "[1,", "^(", "^{", "x=", "\\text{",
          "\\frac", "\\sqrt(", "**", "$", "5 cm ", "° ", "\\begin{matrix}", "\\pm", "<", "five ", "_A", ":",
@@ -291,7 +290,7 @@ def test_unreadable_golds():
     good = ["16", 16, "\\frac{1}{2}", "B", "cat", "x^2+1", "(1,2]", "等腰三角形", "5 cm", "\\sqrt{2}, \\pi",
             "\\begin{pmatrix}1\\\\2\\end{pmatrix}", "x>5", "CO_2"]
     assert unreadable_golds(good) == {}
-    bad = {"": "empty", " ": "empty", None: "empty", ("a",): "tuple", "!?": "no letter", "5^5^5^5": "tower",
+    bad = {"": "empty", " ": "empty", None: "empty", ("a",): "no text", "!?": "no letter", "5^5^5^5": "tower",
            "x" * 2000: "too long", "\\frac{1}{": "parse",
            "So.\n</think>\n\n\\boxed{2}": "is a whole solution",
            "one should always consider that the first and the last are equal here and there": "sentence"}
@@ -322,8 +321,8 @@ CHOICES = ["52", "-2", "$\\frac{675}{2}$", "a dog"]
 def test_golds_that_name_an_option_or_none():
     """An index would train without a word, at accuracy 0."""
     good = ["A", "(D)", "b", "B. -2", "Option C", "52", "52.0", "A dog", "337.5", "A, C", "B and D", "(b)",
-            "a, c", "(A) and (C)", "[A, C]", "A/C", "option a", "\\frac{1350}{4}", "\\sqrt{2704}"]
-    bad = ["0", "1", "E", "(E)", "E. a cat", "a cat", "A, E", "none", "53"]
+            "a, c", "(A) and (C)", "[A, C]", "option a", "\\frac{1350}{4}", "\\sqrt{2704}"]
+    bad = ["0", "1", "E", "(E)", "E. a cat", "a cat", "A, E", "A/C", "none", "53"]
     assert [*unreadable_golds(good + bad, [CHOICES] * 28)] == [*range(len(good), 28)]
     assert unreadable_golds(["0"], [CHOICES])[0] == (
         "the answer '0' names none of its 4 options: write the letter (A to D) or the text of one")
