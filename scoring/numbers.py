@@ -173,9 +173,12 @@ def _value(m):
 
 def _compound(s):
     """"1 h 30 min", "5 ft 6 in", 12°36': parts of one dimension, each less than a unit of the one before."""
-    parts = [(Fraction(n), _ARC.get(name) or unit_of(" " + name)) for n, name in _PART.findall(s)]
+    found = _PART.findall(s)
+    if not 1 < len(found) < 5 or _PART.sub("", s):
+        return None
+    parts = [(Fraction(n), _ARC.get(name) or unit_of(" " + name)) for n, name in found]
     units = [unit for _, unit in parts]
-    if not 1 < len(parts) < 5 or _PART.sub("", s) or None in units or len({dims for _, dims in units}) > 1:
+    if None in units or len({dims for _, dims in units}) > 1:
         return None
     fits = all(x * small < big for (_, (big, _)), (x, (small, _)) in zip(parts, parts[1:]))
     return Number(sum(x * factor for x, (factor, _) in parts) / units[0][0], unit=units[0]) if fits else None

@@ -214,7 +214,8 @@ REFUSED = [  # flags, what is said. rows: a data file of them, each like ROW wit
     (dict(data="data/never.jsonl"), "never.jsonl"), (dict(curriculum="data/never.jsonl"), "never.jsonl"),
     (dict(train=("projector",)), "--train projector: the parts are"), (dict(train=()), "--train nothing"),
     (dict(train=("encoder",), lora=4), "--lora 4"), (dict(dtype="fp64"), "--dtype fp64"),
-    (dict(samples=1), "--samples 1 at least 2"), (dict(minibatches=3), "--prompts 4 must be a multiple"),
+    (dict(samples=1), "two --samples or more"), (dict(temperature=0.0), "a --temperature above 0"),
+    (dict(minibatches=3), "--prompts 4 must be a multiple"),
     (dict(rows=[{}, {"images": ["gone.png"]}, {"answer": ""}]), "2 of 3 rows"),
     (dict(rows=[{}, {"answer": "?!"}]), "(?s)the gold answer of 1 of 2 rows .*row 2: .*a --verifier")]
 

@@ -223,8 +223,10 @@ def test_every_pattern_is_linear(read):
         for text in texts:
             read(text)
         return time.process_time() - before
-    # eight times the length: eight times the time when it is linear, 64 times when it is quadratic
-    slow = [unit for unit in UNITS if seconds(unit, 4_000) > 30 * max(0.005, seconds(unit, 500))]
+    # eight times the length: eight times the time when it is linear, 64 times when it is quadratic. What is
+    # slow is so three times: once it may be the garbage collector
+    slow = [unit for unit in UNITS if all(
+        seconds(unit, 4_000) > 30 * max(0.005, seconds(unit, 500)) for _ in range(3))]
     assert slow == []
 
 
@@ -257,8 +259,8 @@ def test_a_killed_worker_loses_nothing():
 def test_a_worker_that_hangs_asleep_ends():
     """Its processor time stands still."""
     code = ("import time; from scoring import maths, workers; workers.PATIENCE = 1; maths.parse = print; "
-            "maths.readable = lambda gold: time.sleep(60); workers.serve()")
-    done = subprocess.run([sys.executable, "-c", code], input=b'[null, "3", null]\n', cwd=ROOT, timeout=50)
+            "workers.equal = lambda *pair: time.sleep(60); workers.serve()")
+    done = subprocess.run([sys.executable, "-c", code], input=b'["2", "3", null]\n', cwd=ROOT, timeout=50)
     assert done.returncode == -signal.SIGALRM
 
 
