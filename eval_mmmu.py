@@ -40,10 +40,11 @@ from machinery.asking import Asking
 from machinery.files import (
     Refused, append_jsonl, changed_settings, checkpoints, main, read_json, read_jsonl, resolve, say,
     write_json, write_text)
-from machinery.mmmu_rows import of_mmmu, subsets_of
+from machinery.mmmu_rows import DISCIPLINE_OF, of_mmmu, subject_of, subsets_of
 from machinery.rows import LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint
+from machinery.tables import percent, table_lines
 from reward import Verifier, format_ok, rates, score_batch, unreadable_golds
-from scoring.mmmu import read_rows, subject_of, summary, tables
+from scoring.mmmu import SHARES, read_rows, summary
 from signals import NOWAIT_WORDS, critical_spans
 
 
@@ -107,6 +108,20 @@ def report(rows, cfg, folder, out):
         say(f"The rule cannot read the key of {len(odd)} questions: {dict([*odd.items()][:5])}")
     say(f"scores: {out}")
     return scores
+
+
+def tables(scores):
+    """The scores as a table: accuracies in % by our rule, by MMMU's algorithm, and by the same where it reads
+    the last box; length in tokens. Below it shares of all responses, and the accuracy of each run."""
+    parts = [(DISCIPLINE_OF.get(name, "Other"), f"- {name}", g) for name, g in scores["subjects"].items()]
+    parts += [(name, "", g) for name, g in scores["disciplines"].items()]
+    cells = [(name or discipline, g["n"], percent(g["rule"], g["rule_se"]), percent(g["official"]),
+              percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")
+             for discipline, name, g in [*sorted(parts), ("all", "", scores)]]
+    header = ("", "n", "rule, %", "MMMU's, %", "MMMU's on the box, %", "tokens")
+    shares = [f"{name} {percent(scores[name])}" for name in (*SHARES, "judge") if name in scores]
+    runs = f"runs {', '.join(map(percent, scores['runs']))} (standard error {percent(scores['runs_se'])})"
+    return "\n".join([*table_lines(header, cells), f"in %: {', '.join(shares)}; {runs}"])
 
 
 # ----------------------------------------------------------------------------------------- run: the questions

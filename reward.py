@@ -14,13 +14,14 @@ The rules and the verifier's prompt are ours: the paper does not give its own. N
     ... --verifier http://host:8000/v1 --verifier_model Qwen/Qwen2.5-32B-Instruct  # with the second opinion
 """
 import json
+import re
 from dataclasses import dataclass
 
-from machinery.files import Refused, json_lines, main, write_text
-from machinery.rows import answer_of, parse_options
-from scoring.answers import report_unreadable, same_answer, same_batch, unreadable_golds  # noqa: F401
+from machinery.files import Refused, json_lines, main, say, write_text
+from machinery.rows import accepted_answers, answer_of, parse_options
+from scoring.answers import same_answer, same_batch, unreadable_golds  # noqa: F401
 from scoring.responses import Claim, after_thought, last_box, opens_thought, says_something, stated_answer
-from scoring.verifier import Verifier, VerifierDown, askable, parse_verdict, second_opinions  # noqa: F401
+from scoring.verifier import Verifier, VerifierDown, askable, parse_verdict  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ def judge(claims, verifier):
     return [_reward(c, *ruled[i], i in asked, asked.get(i)) for i, c in enumerate(claims)]
 
 
+def second_opinions(verifier, claims, ruled):
+    """{index of the claim: True | False | None}, where the rule said no"""
+    items = {}
+    for i, claim in enumerate(claims):
+        said, gold = claim.answer or claim.stated, " or ".join(accepted_answers(claim.gold))
+        if not ruled[i] and askable(said):
+            options = [f"{chr(65 + k)}. {option}" for k, option in enumerate(claim.options or ())]
+            items[i] = "\n".join([claim.question, *options]), said, gold
+    return dict(zip(items, verifier.ask(list(items.values()))))
+
+
 def _reward(c, right, why, asked, verdict):
     """CHANGE THE REWARD HERE, as far as it needs no more than text and gold."""
     if asked:
@@ -97,6 +109,23 @@ def rates(rewards):
     n, asked = max(1, len(rewards)), [r for r in rewards if r.asked]
     return {"rule": sum(r.rule for r in rewards) / n, "verifier": sum(r.verdict is True for r in rewards) / n,
             "asked": len(asked) / n, "no_verdict": sum(r.verdict is None for r in asked) / max(1, len(asked))}
+
+
+def report_unreadable(source, records, limit_bad, verifier):
+    """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
+    share of limit_bad is refused, unless there is a verifier that can read them. Returns {index: reason}."""
+    if pairs := [r for r in records if re.fullmatch(r"[+-]?[1-9]\d*,\d[^\d,]{0,20}", str(r.answer))]:
+        say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
+            f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
+    unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
+    if not unreadable:
+        return {}
+    listed = "; ".join(f"{records[i].name()}: {why}" for i, why in list(unreadable.items())[:5])
+    if len(unreadable) > limit_bad * len(records) and not verifier:
+        raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
+                      f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
+    say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")
+    return unreadable
 
 
 @dataclass

@@ -1,8 +1,27 @@
-"""MMMU's rows in our schema: for its evaluation, and for what must be kept out of training."""
+"""MMMU's rows in our schema, and its subjects: for its evaluation, and for what must be kept out of
+training."""
+import re
 from pathlib import Path
 
 from machinery.files import hub_name
 from machinery.rows import IMAGE_MARK, BadRow, parse_options, text
+
+DISCIPLINE_OF = {subject: name for name, subjects in {
+    "Art and Design": "Art Art_Theory Design Music",
+    "Business": "Accounting Economics Finance Manage Marketing",
+    "Science": "Biology Chemistry Geography Math Physics",
+    "Health and Medicine": "Basic_Medical_Science Clinical_Medicine Diagnostics_and_Laboratory_Medicine "
+                           "Pharmacy Public_Health",
+    "Humanities and Social Science": "History Literature Sociology Psychology",
+    "Tech and Engineering": "Agriculture Architecture_and_Engineering Computer_Science Electronics "
+                            "Energy_and_Power Materials Mechanical_Engineering"
+}.items() for subject in subjects.split()}
+
+
+def subject_of(row_id):
+    """ids are {split}_{Subject}_{n}, and subjects hold underscores."""
+    match = re.fullmatch(r"[^_]+_(.+)_\d+", row_id)
+    return match[1] if match else "unknown"
 
 
 def of_mmmu(row):

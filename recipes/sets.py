@@ -8,7 +8,6 @@ from collections import namedtuple
 
 from machinery import mmmu_rows
 from machinery.rows import BadRow
-from scoring import mmmu
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CYRILLIC = "АБВГД"  # the first letters of the Cyrillic alphabet: options of Bulgarian and Serbian exams
@@ -109,7 +108,7 @@ def of_cauldron(row):
 
 
 def of_mmmu(row):
-    yield {**mmmu_rows.of_mmmu(row), "subject": mmmu.subject_of(row["id"])}
+    yield {**mmmu_rows.of_mmmu(row), "subject": mmmu_rows.subject_of(row["id"])}
 
 
 # hub: its name there. rows: of its train split, as published. licence: what its card says, or where that was

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from itertools import accumulate
 
-from machinery.files import Refused, say
 from machinery.rows import accepted_answers
 from scoring.rule import LATER, LETTERS, NeedsMaths, equal, letters_of
 from scoring.spelling import key_of, plain
@@ -118,20 +117,3 @@ def _doubt(gold, options):
     elif "\\" in g and not balanced(g):
         why = "is neither a text nor mathematics that the rule can parse"
     return why and f"the answer {text[:60]!r} {why}"
-
-
-def report_unreadable(source, records, limit_bad, verifier):
-    """Say which records' gold answers the rule cannot read, before training and not at step 412. More than a
-    share of limit_bad is refused, unless there is a verifier that can read them. Returns {index: reason}."""
-    if pairs := [r for r in records if re.fullmatch(r"[+-]?[1-9]\d*,\d[^\d,]{0,20}", str(r.answer))]:
-        say(f"{source}: {len(pairs)} answers are read as two numbers ({pairs[0].name()}: "
-            f"{pairs[0].answer!r}). If that is a decimal comma, write a point.")
-    unreadable = unreadable_golds([r.answer for r in records], [r.options or None for r in records])
-    if not unreadable:
-        return {}
-    listed = "; ".join(f"{records[i].name()}: {why}" for i, why in list(unreadable.items())[:5])
-    if len(unreadable) > limit_bad * len(records) and not verifier:
-        raise Refused(f"{source}: the rule cannot read the gold answer of {len(unreadable)} of "
-                      f"{len(records)} rows ({listed}). Mend them, give a --verifier, or raise --limit_bad.")
-    say(f"{source}: the rule cannot read {len(unreadable)} gold answers ({listed})")
-    return unreadable

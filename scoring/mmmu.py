@@ -1,25 +1,15 @@
 """MMMU's responses: which rows can be scored, what a reply gives as its answer, and the tables of scores.
 eval_mmmu.py takes the steps read_rows and summary, with reward.py's comparison between them."""
-import re
 from collections import Counter
 
 from machinery.files import Refused
+from machinery.mmmu_rows import DISCIPLINE_OF, subject_of
 from machinery.rows import LETTERS, BadRow, accepted_answers, answer_of, parse_options
-from machinery.tables import mean_and_error, percent, table_lines
+from machinery.tables import mean_and_error
 from scoring.denial import denies_image
 from scoring.official import official_right
 from scoring.responses import after_thought, last_box, stated_answer
 
-DISCIPLINE_OF = {subject: name for name, subjects in {
-    "Art and Design": "Art Art_Theory Design Music",
-    "Business": "Accounting Economics Finance Manage Marketing",
-    "Science": "Biology Chemistry Geography Math Physics",
-    "Health and Medicine": "Basic_Medical_Science Clinical_Medicine Diagnostics_and_Laboratory_Medicine "
-                           "Pharmacy Public_Health",
-    "Humanities and Social Science": "History Literature Sociology Psychology",
-    "Tech and Engineering": "Agriculture Architecture_and_Engineering Computer_Science Electronics "
-                            "Energy_and_Power Materials Mechanical_Engineering"
-}.items() for subject in subjects.split()}
 SHARES = ("unparsed", "truncated", "format", "denial", "official_random")
 
 
@@ -63,12 +53,6 @@ def read_row(row, mode):
                   "unparsed": row["parsed"] is None, "truncated": cut, "denial": denies_image(response)}
 
 
-def subject_of(row_id):
-    """ids are {split}_{Subject}_{n}, and subjects hold underscores."""
-    match = re.fullmatch(r"[^_]+_(.+)_\d+", row_id)
-    return match[1] if match else "unknown"
-
-
 def rule_answer(reply):
     """(answer or None, stands it in a box?). Without a box it is what the reply plainly states, or a reply of
     at most three words."""
@@ -110,17 +94,3 @@ def group(rows):
     return {"n": len(rows), **{name: rate(rows, name) for name in ("rule", "official", "official_boxed")},
             "length": rate([row for row in rows if row.get("tokens") is not None], "tokens"),
             "rule_se": mean_and_error(by_question(rows).values())[1]}
-
-
-def tables(scores):
-    """The scores as a table: accuracies in % by our rule, by MMMU's algorithm, and by the same where it reads
-    the last box; length in tokens. Below it shares of all responses, and the accuracy of each run."""
-    parts = [(DISCIPLINE_OF.get(name, "Other"), f"- {name}", g) for name, g in scores["subjects"].items()]
-    parts += [(name, "", g) for name, g in scores["disciplines"].items()]
-    cells = [(name or discipline, g["n"], percent(g["rule"], g["rule_se"]), percent(g["official"]),
-              percent(g["official_boxed"]), "-" if g["length"] is None else f"{g['length']:.0f}")
-             for discipline, name, g in [*sorted(parts), ("all", "", scores)]]
-    header = ("", "n", "rule, %", "MMMU's, %", "MMMU's on the box, %", "tokens")
-    shares = [f"{name} {percent(scores[name])}" for name in (*SHARES, "judge") if name in scores]
-    runs = f"runs {', '.join(map(percent, scores['runs']))} (standard error {percent(scores['runs_se'])})"
-    return "\n".join([*table_lines(header, cells), f"in %: {', '.join(shares)}; {runs}"])

@@ -15,7 +15,6 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 from machinery.files import Refused
-from machinery.rows import accepted_answers
 
 
 class VerifierDown(Refused):
@@ -109,14 +108,3 @@ class Verifier:
                                    f"--verifier, --verifier_model ({self.model}) and OPENAI_API_KEY.")
             warnings.warn(f"the verifier at {self.url} is asked again after {trouble}")  # is shown once
             wait = min(2 * wait or self.first_wait, 10)
-
-
-def second_opinions(verifier, claims, ruled):
-    """{index of the claim: True | False | None}, where the rule said no"""
-    items = {}
-    for i, claim in enumerate(claims):
-        said, gold = claim.answer or claim.stated, " or ".join(accepted_answers(claim.gold))
-        if not ruled[i] and askable(said):
-            options = [f"{chr(65 + k)}. {option}" for k, option in enumerate(claim.options or ())]
-            items[i] = "\n".join([claim.question, *options]), said, gold
-    return dict(zip(items, verifier.ask(list(items.values()))))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from data import Record
 from machinery.files import Refused
 from scoring import workers
-from scoring.answers import report_unreadable, same_answer, same_batch, too_heavy, unreadable_golds
+from scoring.answers import same_answer, same_batch, too_heavy, unreadable_golds
 from scoring.denial import denies_image
 from scoring.numbers import clock, date, number
 from scoring.official import official_choice, official_open
@@ -29,8 +29,9 @@ from scoring.responses import Claim, stated_answer
 from scoring.rule import AT_SIGHT, choice, equal
 from scoring.spelling import plain, words_of
 from scoring.values import is_expression, read
-from scoring.verifier import askable, parse_verdict, second_opinions
-from reward import Config, extract_answer, format_ok, score, score_batch, score_file
+from scoring.verifier import askable, parse_verdict
+from reward import (
+    Config, extract_answer, format_ok, report_unreadable, score, score_batch, score_file, second_opinions)
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
