@@ -61,8 +61,8 @@ def read_claim(response, gold, thinking_prompt, options, question):
 
 def judge(claims, verifier):
     """One Reward for each Claim, in order. The verifier is asked about those that the rule refuses."""
-    ruled = iter(same_batch([(c.answer, c.gold, c.options) for c in claims if c.answer is not None]))
-    ruled = [(False, c.missing) if c.answer is None else next(ruled) for c in claims]
+    verdicts = iter(same_batch([(c.answer, c.gold, c.options) for c in claims if c.answer is not None]))
+    ruled = [(False, c.missing) if c.answer is None else next(verdicts) for c in claims]
     asked = second_opinions(verifier, claims, [right for right, _ in ruled]) if verifier else {}
     return [_reward(c, *ruled[i], i in asked, asked.get(i)) for i, c in enumerate(claims)]
 
@@ -79,7 +79,8 @@ def second_opinions(verifier, claims, ruled):
 
 
 def _reward(c, right, why, asked, verdict):
-    """CHANGE THE REWARD HERE, as far as it needs no more than text and gold."""
+    """CHANGE THE REWARD HERE, where the boxed answer, the format and the gold are enough; for the text or the
+    length: set_rewards in grpo.py."""
     if asked:
         no = "agrees" if verdict is False else "gave no verdict"
         why = "verifier" if verdict else f"{why}; the verifier {no}"
