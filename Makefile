@@ -146,10 +146,11 @@ bench: .venv-bench/ready
 		$$(.venv-vllm/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); }
 	touch $@
 
-# python compiles a module when it is first imported; pip would compile all, twice as long as it installs
+# pip would compile every module, twice as long as it installs: only those that every command imports are
 .venv/ready: requirements.txt
 	python3 -m venv .venv
 	$(PY) -m pip install -q --no-compile -r requirements.txt
+	$(PY) -c "import model, transformers; transformers.AutoModelForImageTextToText"
 	touch $@
 
 clean:
