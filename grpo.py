@@ -182,7 +182,7 @@ def train(cfg):
         reward = set_advantages(groups)                                                    # (P, n)
 
         # ------------------------------------------------------------- pack: prompts with all their responses
-        batches, lr = make_batches(s, cfg, groups), learning_rates(cfg, step, cfg.steps, cfg.warmup)
+        batches = make_batches(s, cfg, groups)
         for micro_batches in batches:
             # ------------------------------------------------------------------------------------------- loss
             for micro in micro_batches:
@@ -196,6 +196,7 @@ def train(cfg):
                     add_up(m, loss, ratio, kl, entropy.detach().cpu(), micro, cfg)
 
             # ------------------------------------------------------------------------------------------- step
+            lr = learning_rates(cfg, step, cfg.steps, cfg.warmup)
             names = [r.prompt.record.id for micro in micro_batches for r in micro.rollouts]
             m["grad_norm"] = max(m["grad_norm"], update(s.vlm, s.optimizer, lr, cfg.clip, s.run, names))
 
@@ -287,12 +288,11 @@ def set_advantages(groups):
 def make_batches(s, cfg, groups):
     """[[MicroBatch, ...], ...], a list for each gradient step: this rank's part of the groups of all ranks,
     with the log-probs that have to be known before the first step. Groups whose every advantage is 0 teach
-    nothing and are left out, unless there is a KL penalty."""
+    nothing and are left out, unless there is a KL penalty (machinery/parallel.deal has a picture)."""
     def matters(group):
         return bool(cfg.kl) or any(r.advantage.any() for r in group.rollouts)
 
     batches, device = [], s.world.device
-    # mine: what is to be trained on this rank, whoever sampled it (the picture is in parallel.deal)
     for mine, tokens in deal(groups, cfg.minibatches, matters, cfg.max_tokens, s.world):
         rollouts = [r for group in mine for r in group.rollouts]
         length = torch.tensor([len(r.ids) for r in rollouts])
