@@ -160,6 +160,8 @@ def _value(m):
     body = m["digits"]
     if re.fullmatch(r"[1-9]\d{0,2}([, ])\d{3}(?:\1\d{3})*(?:\.\d+)?", body):  # no thousands behind a nought
         body = re.sub("[, ]", "", body)
+    elif re.fullmatch(r"[1-9]\d{0,2}(\.\d{3})+,\d+", body):  # as half of the world writes it
+        body = body.replace(".", "").replace(",", ".")
     elif re.fullmatch(r"\d+,\d{2}|\d+,\d{4,}|0,\d+", body):  # a decimal comma; "1,2" is rather two answers
         body = body.replace(",", ".")
     if len(body) > 300 or not re.fullmatch(r"\d+\.?\d*|\.\d+", body):
