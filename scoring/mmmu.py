@@ -20,8 +20,7 @@ def read_rows(rows, mode):
         try:
             rows.append(read_row(row, mode))
         except (KeyError, BadRow) as error:
-            raise Refused(f"Row {i} ({row.get('id')}) cannot be scored: {error!r}. Needed are id, "
-                          f"question_type, options, answer, response.") from error
+            raise Refused(f"Row {i} ({row.get('id')}) cannot be scored: {error!r}") from error
     if not rows:
         raise Refused("There are no responses to score.")
     (who, times), = Counter((row["id"], row["run"]) for row in rows).most_common(1)

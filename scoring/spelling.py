@@ -1,7 +1,6 @@
 """One spelling for the many ways to type the same thing: `plain` is the table of notations, read once.
 
 Unicode signs become LaTeX, LaTeX loses its looks, Chinese punctuation its width; x₁, x1 and x_1 are x_{1}.
-Linear in the length of the text; callers bound that first.
 """
 import re
 import unicodedata
@@ -66,6 +65,10 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     (r"(?<![A-Za-z\\_}.^{])(?!(?<=\d)[eExX])([A-Za-z])(\d{1,3})(?![\dA-Za-z.])", r"\1_{\2}"),
     # Chinese words between answers
     (r",?(?:并且|而且|且|以及)", " and "), (r",?(?:或者|或)", " or "), (r"(?<=\d)[至到](?=[\d$])", "~"),
+    (r" ?(?:[,;]|where|for|(?=\()) ?(?:where |for )?\(?([kmn]) ?(?:\\in *Z|is an integer|[为是]整数)\)?$",
+     r", \1\\in Z"),  # k is any whole number, and so is n
+    (r"^([^k]+), ([mn])\\in Z$",
+     lambda m: re.sub(rf"(?<![A-Za-z\\]){m[2]}(?![a-z])", "k", m[1]) + ", k\\in Z"),
     # an exact value counts, and no decimal behind ≈
     (r" ?\\approx ?\d[^=]{0,30}$", lambda m: m[0] * (not re.search(r"\\(?:sqrt|pi)", m.string[:m.start()]))),
     (r"百分之(\d+)", r"\1%"))]
