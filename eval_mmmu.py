@@ -92,6 +92,8 @@ def score(cfg: Score):
     Rows hold id, question_type, options, answer, response, and perhaps subject, question, run, finish, mode.
     """
     folder = Path(cfg.responses).parent
+    if not Path(cfg.responses).exists():
+        raise Refused(f"--responses {cfg.responses}: no such file")
     return report(read_jsonl(cfg.responses), cfg, folder, cfg.out or folder / "scores.json")
 
 

@@ -65,7 +65,7 @@ class Config:
     minibatches: int = 1                    # gradient steps a batch; 1 is on-policy
     dynamic_sampling: bool = False          # replace groups that are all right or all wrong by new prompts
     kl: float = 0.0                         # weight of KL(policy || starting model); 0 loads no second model
-    is_clip: float | None = None            # largest importance weight, sampler to trainer; None: 2 with vLLM
+    is_clip: float | None = None            # importance sampling's largest weight; 0: off; None: 2 with vLLM
     curriculum: str = ""                    # a second data file (harder problems) ...
     curriculum_at: int = 0                  # ... that replaces the first from this step on
     verifier: str = ""                      # OpenAI-compatible server, asked when the rule says no
