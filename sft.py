@@ -102,7 +102,7 @@ def setup(cfg):
     run.refuse_other_data(data=records, val=val_records)
     run.open_log(cfg.logger)
     if cfg.batch > len(rows) or min(cfg.batch, len(val) or cfg.batch) < world.size:
-        raise Refused(f"--batch {cfg.batch} must be {world.size} to {len(rows)}, --val at least {world.size} rows")
+        raise Refused(f"--batch must be {world.size} to {len(rows)} rows, --val at least {world.size}")
     vlm = load_model(cfg, world)
     optimizer = (make_muon if cfg.optimizer == "muon" else make_optimizer)(vlm, cfg.weight_decay)
     first, steps = run.resume(vlm, optimizer, world), max(1, round(cfg.epochs * len(rows) / cfg.batch))
