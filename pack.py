@@ -103,7 +103,8 @@ def make_pack(processor, row, temperature=1.0, images=True):
     for prompt, responses in row:
         begin, length = len(ids), len(prompt.full)
         ids += prompt.full
-        segments.append((begin, length, 0, 0))
+        alone = responses[0][1] if len(responses) == 1 else []  # with its prompt it is one causal segment
+        segments.append((begin, length + len(alone), 0, 0))
         own = processor.positions(prompt)                                        # (length,) or (3, length)
         positions.append(own)
         if images:
@@ -113,7 +114,8 @@ def make_pack(processor, row, temperature=1.0, images=True):
                 continue  # an empty response has no token to learn from
             start, n = len(ids), len(response)
             ids += response
-            segments.append((start, n, begin, length))
+            if not alone:
+                segments.append((start, n, begin, length))
             positions.append((torch.arange(n) + own.max() + 1).expand(*own.shape[:-1], n))
             source += [begin + length - 1, *range(start, start + n - 1)]
             target += response
@@ -131,8 +133,8 @@ def make_pack(processor, row, temperature=1.0, images=True):
 
 class Layout:
     """segments: rows (start, length, prefix_start, prefix_length). The tokens of a segment attend causally to
-    each other and to the whole prefix. A prompt is a segment without a prefix; a response is a segment whose
-    prefix is its prompt.
+    each other and to the whole prefix. A prompt is a segment without a prefix, together with its response if
+    there is only one; of several responses each is a segment whose prefix is the prompt.
     """
 
     def __init__(self, segments, pad_limit=1.15):
