@@ -1,5 +1,6 @@
 # make tiny          the whole recipe on the tiny world, from its data to the evaluation of every stage
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
+# make small         the same stages on a real language model, SmolLM2-135M, in out/small: some hours on two cores
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
 # make test          the linter and the tests
@@ -11,13 +12,22 @@ SEED ?= 0
 NAME := tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 W := data/$(NAME)
 T := out/$(NAME)
+SMALL := $(T:out/tiny%=out/small%)
 SEEDS ?= 0 1 2 3 4
 FOLDERS = $(foreach s,$(SEEDS),out/tiny$(if $(filter-out 0,$(s)),-seed$(s)))
 STAGES := base cold_start rl connector
 PY := .venv/bin/python
 TEST_FLAGS ?= -q
+# what `make small` has otherwise; of matrices as small as make tiny's, bf16 saves less than its conversions cost
+DTYPE := --dtype fp32
+BASE := --optimizer muon --lr 3e-3 --epochs 1
+COLD_START := --lr 1e-3 --epochs 2
+RL := --samples 16 --lr 1e-4
+CONNECTOR := --lr 3e-4
+ASKED := --runs 2
+CHECKPOINTS := --limit 700
 # the same questions judge every stage: MMMU's format, temperature 1, handwriting that no stage has seen
-EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160 --chunk 2048 --rollout_batch 2048
+EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160 --chunk 2048 --rollout_batch 2048 $(DTYPE)
 
 # a waiting thread spins for a moment, then sleeps: beside another busy process endless spinning costs tenfold
 export OMP_WAIT_POLICY := passive
@@ -29,15 +39,26 @@ unexport PYTHONDONTWRITEBYTECODE
 stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 	&& printf '%s\t%s\n' "$(1)" $$(($$(date +%s) - begin)) >> $(T)/times.tsv
 
-.PHONY: tiny seeds evidence experiments test test-vllm bench clean
+.PHONY: tiny small seeds evidence experiments test test-vllm bench clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-tiny: $(T)/rl/curves.png $(T)/rl/rollouts.html $(T)/evaluated
+# up to reinforcement learning each stage needs the one before; after it two go on side by side, since a model
+# as small as this gains little from a second core
+tiny: $(T)/rl.done
+	OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )) $(MAKE) -j2 $(T)/evaluated
 	$(PY) -m experiments.tables losses $(STAGES:%=$(T)/%)
 	$(PY) -m experiments.tables rules $(T)/rl
 	$(PY) report.py table $(T)
 	cat $(T)/times.tsv
+
+# a pretrained LLM learns from fewer rows; a step of it takes 15 times as long
+small: $(T)/encoder.done
+	$(PY) -m pip install -q gguf==0.19.0
+	$(PY) tiny/small.py --encoder $(T)/encoder --out $(SMALL)/encoder --seed $(SEED)
+	touch $(SMALL)/encoder.done
+	$(MAKE) tiny T=$(SMALL) DTYPE= BASE="--lr 5e-4 --epochs 0.3" COLD_START="--lr 3e-4 --epochs 1" \
+		RL="--samples 8 --lr 2e-5" CONNECTOR="--lr 3e-4 --epochs 1" ASKED="--limit 480" CHECKPOINTS="--limit 120"
 
 seeds:
 	for seed in $(SEEDS); do $(MAKE) tiny SEED=$$seed || exit 1; done
@@ -47,56 +68,52 @@ seeds:
 $(W)/world.json: .venv/ready
 	$(call stage,world,$(PY) tiny/make.py --out $(W) --seed $(SEED))
 
-# three parts that come trained: an encoder that names cells; a connector that has learned from captions to
-# say in the LLM's language what the encoder sees; an LLM that calculates and talks, by steps and at once
+# two parts that come trained: an encoder that names cells; an LLM that talks and calculates, by steps and at
+# once, with a connector that says in its language what the encoder sees
 $(T)/encoder.done: $(W)/world.json
 	$(call stage,encoder,$(PY) tiny/encoder.py --model $(W)/model --seed $(SEED) --out $(T)/encoder)
 	touch $@
 
-$(T)/captions.done: $(T)/encoder.done
-	$(call stage,captions,$(PY) sft.py --model $(T)/encoder --data $(W)/captions.jsonl --train connector llm \
-		--no-thinking --optimizer muon --lr 3e-3 --batch 32 --epochs 1 --seed $(SEED) --out $(T)/captions)
-	touch $@
-
-$(T)/base.done: $(T)/captions.done
-	$(call stage,base,$(PY) sft.py --model $(T)/captions --data $(W)/base.jsonl --train connector llm \
-		--no-thinking --optimizer muon --lr 2e-3 --batch 32 --epochs 1 --seed $(SEED) --out $(T)/base)
+$(T)/base.done: $(T)/encoder.done
+	$(call stage,base,$(PY) sft.py --model $(T)/encoder --data $(W)/base.jsonl --train connector llm \
+		--no-thinking --batch 32 $(BASE) $(DTYPE) --seed $(SEED) --out $(T)/base)
 	touch $@
 
 $(T)/cold_start.done: $(T)/base.done
 	$(call stage,cold start,$(PY) sft.py --model $(T)/base --data $(W)/cold_start.jsonl --train connector llm \
-		--lr 1e-3 --batch 32 --epochs 2 --seed $(SEED) --out $(T)/cold_start)
+		--batch 32 $(COLD_START) $(DTYPE) --seed $(SEED) --out $(T)/cold_start)
 	touch $@
 
 $(T)/rl.done: $(T)/cold_start.done
-	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --prompts 16 --samples 16 \
-		--lr 1e-4 --steps 40 --max_new_tokens 160 --high_entropy 1 --save_every 5 --seed $(SEED) --out $(T)/rl)
+	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --prompts 16 $(RL) \
+		--steps 40 --max_new_tokens 160 --high_entropy 1 --save_every 5 $(DTYPE) --seed $(SEED) --out $(T)/rl)
 	touch $@
 
 $(T)/select.done: $(T)/rl.done
 	$(call stage,selection,$(PY) entropy_select.py --folder $(T)/rl --data $(W)/val.jsonl --probe 128 \
-		--samples 4 --max_new_tokens 160 --high_entropy 1 --seed $(SEED))
+		--samples 4 --max_new_tokens 160 --high_entropy 1 $(DTYPE) --seed $(SEED))
 	touch $@
 
 $(T)/connector.done: $(T)/select.done
 	$(call stage,connector,$(PY) connector_tune.py --model $(T)/rl --data $(W)/connector.jsonl \
-		--val $(W)/connector_val.jsonl --lr 3e-4 --seed $(SEED) --out $(T)/connector)
+		--val $(W)/connector_val.jsonl $(CONNECTOR) $(DTYPE) --seed $(SEED) --out $(T)/connector)
 	touch $@
 
 $(T)/base/eval/scores.json: $(T)/base.done
-	$(call stage,evaluation,$(EVAL) --model $(T)/base --mode nothink --runs 2 --out $(@D))
+	$(call stage,evaluation,$(EVAL) --model $(T)/base --mode nothink $(ASKED) --out $(@D))
 
 $(T)/%/eval/scores.json: $(T)/%.done
-	$(call stage,evaluation,$(EVAL) --model $(T)/$* --runs 2 --out $(@D))
+	$(call stage,evaluation,$(EVAL) --model $(T)/$* $(ASKED) --out $(@D))
 
 $(T)/rl/eval/scores.json: $(T)/select.done
-	$(call stage,evaluation,$(EVAL) --model $(T)/rl --runs 2 --out $(@D))
+	$(call stage,evaluation,$(EVAL) --model $(T)/rl $(ASKED) --out $(@D))
 
 $(T)/rl/eval_steps.done: $(T)/select.done
-	$(call stage,checkpoints,$(EVAL) --model $(T)/rl --checkpoints --limit 700 --out $(T)/rl/eval_steps)
+	$(call stage,checkpoints,$(EVAL) --model $(T)/rl --checkpoints $(CHECKPOINTS) --out $(T)/rl/eval_steps)
 	touch $@
 
-$(T)/evaluated: $(STAGES:%=$(T)/%/eval/scores.json) $(T)/rl/eval_steps.done
+$(T)/evaluated: $(T)/connector.done $(STAGES:%=$(T)/%/eval/scores.json) $(T)/rl/eval_steps.done \
+		$(T)/rl/curves.png $(T)/rl/rollouts.html
 	touch $@
 
 $(T)/rl/curves.png: $(T)/rl.done

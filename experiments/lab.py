@@ -16,8 +16,10 @@ from experiments.rows import Row
 from machinery.files import Refused, read_json, read_jsonl, write_json, write_text
 from machinery.scores import gain, stage_result
 
-QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2}  # as in the Makefile
-PROBE = {"probe": 128, "samples": 4, "max_new_tokens": 160, "high_entropy": 1}  # and there, of the probe
+QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2,
+             "dtype": "fp32"}  # as in the Makefile
+PROBE = {"probe": 128, "samples": 4, "max_new_tokens": 160, "high_entropy": 1,
+         "dtype": "fp32"}  # and there, of the probe
 
 
 def call(words):
@@ -83,7 +85,7 @@ class Seed:
         steps = read_json(run / "config.json")["config"]["steps"]
         return self.again("rl", name, **{"save_every": steps, **changes})
 
-    def schooled(self, where, model, stages=("captions", "base", "cold_start")):
+    def schooled(self, where, model, stages=("base", "cold_start")):
         """The last of these stages of `make tiny`, one behind the other, from another model"""
         for stage in stages:
             model = self.again(stage, f"{where}/{stage}", model=model)

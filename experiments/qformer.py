@@ -16,7 +16,7 @@ def imitate(base, fresh, seed, out):
     """base: a model folder with an MLP; fresh: the same with a blank Q-Former; out: the folder of the latter,
     taught on pictures of the seed's world"""
     mlp, vlm = load(str(base)), load(str(fresh))
-    files = sorted((seed.world / "images" / "captions").glob("*.png"))[:PICTURES]
+    files = sorted((seed.world / "images" / "base").glob("*.png"))[:PICTURES]
     pixels = np.stack([np.asarray(open_image(str(file))) for file in files])
     pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     with torch.no_grad():

@@ -24,7 +24,7 @@ pytest.register_assert_rewrite("stages")  # or its assertions say nothing
 ROOT = Path(__file__).parent.parent
 # for a script that is started from here: python itself puts no folder on the path but the script's own
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / d) for d in (".", "tests", "tiny"))}
-SIZES = dict(captions=24, sums=2, base=48, base_captions=6, cold_start=60, rl=60, rl_hard=12, connector=60,
+SIZES = dict(captions=30, sums=2, base=48, cold_start=60, rl=60, rl_hard=12, connector=60,
              connector_val=24, val=24, math_test=24, other_test=6)
 
 

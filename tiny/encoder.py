@@ -7,8 +7,8 @@ LLM (base.jsonl). Neither knows the other's language yet: that is the connector'
 
 A linear layer on four neighbouring patches, which is where the connector will look, tells place, colour and
 value of the cell that they show; afterwards it is thrown away. A five is a five in every subject, but what
-stands on dark paper has other names than what stands on white. The handwriting is that of captions and base;
-the encoder meets that of reinforcement learning later, that of validation and evaluation never.
+stands on dark paper has other names than what stands on white. The handwriting is that of base and cold
+start; the encoder meets that of reinforcement learning later, that of validation and evaluation never.
 
     python tiny/encoder.py --model data/tiny/model --seed 0 --out out/tiny/encoder
 """

@@ -15,10 +15,10 @@ minutes. Its files and formats are those of a real model and real data, so no st
 
     python tiny/make.py --out data/tiny --seed 0      (same seed, same bytes)
 
-Makes model/ (blank_model.py), images/, captions.jsonl and base.jsonl (NoThink), cold_start.jsonl,
-connector.jsonl, connector_val.jsonl, val.jsonl (thinking), rl.jsonl and rl_hard.jsonl (Math only, no
-solutions), mmmu/ (Parquet in MMMU's schema) and truth.json (what its pictures really show). This folder
-imports nothing from the top of the repository.
+Makes model/ (blank_model.py), images/, base.jsonl (NoThink), cold_start.jsonl, connector.jsonl,
+connector_val.jsonl, val.jsonl (thinking), rl.jsonl and rl_hard.jsonl (Math only, no solutions), mmmu/
+(Parquet in MMMU's schema) and truth.json (what its pictures really show). This folder imports nothing from
+the top of the repository.
 """
 import io
 import json
@@ -40,11 +40,10 @@ from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, solution, sum
 class Config:
     out: str = "data/tiny"  # folder to make
     seed: int = 0  # same seed and sizes, same bytes
-    captions: int = 14_000  # rows that join the parts: a picture and what stands in it, all subjects
-    sums: int = 6_000  # rows among the captions without a picture, from which the LLM learns to calculate
-    base: int = 26_000  # rows that teach to answer questions about pictures, all subjects
-    base_captions: int = 8_000  # captions among them, of new pictures: what is not rehearsed is forgotten
-    cold_start: int = 4_000  # rows that teach the thinking format, all subjects
+    base: int = 20_000  # rows of base.jsonl that ask about pictures, all subjects
+    captions: int = 14_000  # rows there that join the parts: a picture and what stands in it
+    sums: int = 4_000  # rows there without a picture, from which the LLM learns to calculate
+    cold_start: int = 3_000  # rows that teach the thinking format, all subjects
     rl: int = 4_000  # rows for reinforcement learning: Math only, question and answer, no solution
     rl_hard: int = 2_000  # the same with longer searches and sums, for grpo.py --curriculum
     connector: int = 4_000  # rows for connector tuning, the same number of every subject
@@ -54,7 +53,7 @@ class Config:
     other_test: int = 200  # evaluation questions in each other subject
 
 
-# share of dark pictures, but in Math: in captions, base and cold_start; in connector's; in the evaluation
+# share of dark pictures, but in Math: in base and cold_start; in connector's; in the evaluation
 DARK_BEFORE, DARK_BREADTH, DARK_TEST = 0.1, 0.5, 0.2
 
 # ------------------------------------------------------------------------------------------------- sets
@@ -114,13 +113,11 @@ def make_sets(cfg):
         sets[name] = make_rows(random.Random(f"{cfg.seed} {name}"), pools[part], subjects, per_image, **more)
     rng, hard = random.Random(f"{cfg.seed} captions"), SUBJECTS[:3]  # to read: handwriting, bars, dots
     captions = []
-    for subject in ((*SUBJECTS, *hard)[i % 9] for i in range(cfg.captions + cfg.base_captions)):
+    for subject in ((*SUBJECTS, *hard)[i % 9] for i in range(cfg.captions)):
         dark = subject != "Math" and rng.random() < DARK_BEFORE
         captions.append(caption(rng, make_scene(rng, pools["train"], subject, dark)))
-    sets["captions"] = captions[:cfg.captions] + [sums(rng) for _ in range(cfg.sums)]
-    sets["base"] = [*sets["base"], *captions[cfg.captions:]]
-    for name in ("captions", "base"):
-        rng.shuffle(sets[name])
+    sets["base"] += captions + [sums(rng) for _ in range(cfg.sums)]
+    rng.shuffle(sets["base"])
     return sets
 
 
@@ -202,7 +199,7 @@ def make(cfg):
         for row in rows if name not in ("rl", "rl_hard", "mmmu") else ():
             # half of the solutions of base and cold_start answer at once
             row["solution"] = solution(rng, row, 0.5 if name in ("base", "cold_start") else 1.0,
-                                       thinking=name not in ("captions", "base"))
+                                       thinking=name != "base")
         if name != "mmmu":
             write_jsonl(part, name, rows)
     parameters = save_blank_model(part / "model", cfg.seed)
