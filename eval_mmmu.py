@@ -41,7 +41,7 @@ from machinery.files import (
     Refused, append_jsonl, changed_settings, checkpoints, main, read_json, read_jsonl, resolve, say,
     write_json, write_text)
 from machinery.mmmu_rows import DISCIPLINE_OF, of_mmmu, subject_of, subsets_of
-from machinery.rows import LETTERS, accepted_answers, check_images, report_bad, rows_fingerprint
+from machinery.rows import LETTERS, accepted_answers, blank, check_images, report_bad, rows_fingerprint
 from machinery.tables import percent, table_lines
 from reward import Verifier, format_ok, rates, score_batch, unreadable_golds
 from scoring.mmmu import SHARES, read_rows, summary
@@ -140,6 +140,7 @@ class Config(Asking):
     limit: int = 0                # at most so many questions, evenly from all subjects; 0: all
     out: str = "out/eval"         # for responses.jsonl, scores.json, ...; run again, it goes on
     mode: Literal["think", "nothink", "nowait"] = "think"  # does <think> end the prompt? nowait: and words
+    blank: bool = False           # ask with grey pictures: what can be answered without seeing
     ban: tuple[str, ...] = ()     # are banned, these; default in mode nowait: the NoWait study's [6.2]
     runs: int = 1                 # how often each question is asked; the paper reports the mean of 5
     max_new_tokens: int = 16384   # thought and answer together: the paper's "thinking budget" [6.3]
@@ -178,8 +179,11 @@ def read_questions(cfg):
         records = sorted(records, key=lambda r: turn[r.id])[:cfg.limit]
     records, broken = check_images(records)
     report_bad(cfg.data, len(records), broken, limit_bad=0.0)
-    return records, {"source": cfg.data, "split": cfg.split, "revision": cfg.revision or None,
+    about = {"source": cfg.data, "split": cfg.split, "revision": cfg.revision or None,
                      "questions": rows_fingerprint(records), "left_out": [name for name, _ in bad]}
+    for r in records if cfg.blank else ():  # behind the fingerprint: the questions are the same
+        r.images = list(map(blank, r.images))
+    return records, about
 
 
 def with_letters(records):

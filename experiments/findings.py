@@ -5,6 +5,7 @@ from statistics import mean, stdev
 
 import torch
 
+from experiments.controls import CONTROLS
 from experiments.lab import (
     QUESTIONS, Row, arms, beyond, compared, logged, measured, once, rl_arms, series)
 from experiments.qformer import imitate
@@ -431,4 +432,4 @@ def rules(seeds):
 
 FINDINGS = {finding.__name__: finding for finding in (
     budget, curriculum, denial, distilled, disturbed, dynamic_sampling, freezing, learning_rate, lora,
-    no_cold_start, parts, qformer, qwen, reflection, rules, stages, weak_base)}
+    no_cold_start, parts, qformer, qwen, reflection, rules, stages, weak_base, *CONTROLS)}

@@ -1,5 +1,5 @@
 """A finding is a row: how much more an arm has than another, its interval, and whether the paper has the same
-sign. results/story.png shows all rows in results/*.json.
+sign. results/story.png and controls.png show the rows in results/*.json.
 """
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from machinery.tables import mean_and_error, pooled, table_lines
 RESULTS = Path(__file__).parent / "results"
 HEADER = ("arm", "against", "of", "paper", "the arm's own", "difference", "seeds", "could be seen", "verdict")
 IN_POINTS = ("maths", "others", "all")
+CONTROLS = ("blind", "connector", "distillation", "layers")  # of controls.py
 VERDICTS = {"same direction": COLOURS[2], "no difference seen": COLOURS[2], "not resolved": "0.55",
             "opposite": COLOURS[1], "no such effect": COLOURS[1]}
 
@@ -75,26 +76,33 @@ def cells(row):
 
 
 def draw_story():
-    """Wherever the paper says something of an arm's accuracy, our difference with its interval, in the colour
-    of its verdict."""
+    """story.png: wherever the paper says something of an arm's accuracy, our difference with its interval, in
+    the colour of its verdict. controls.png: the same of the controls, of which it says nothing."""
     found = [(file.stem, Row(**row)) for file in sorted(RESULTS.glob("*.json"))
              for row in read_json(file)["rows"]]
-    told = [(f"{name}: {row.arm} vs {row.against}", row) for name, row in found
-            if row.expected and row.measure in IN_POINTS]
-    names = list(dict.fromkeys(name for name, _ in told))
+    found = [(f"{name}: {row.arm} vs {row.against}", row) for name, row in found if row.measure in IN_POINTS]
+    draw([(name, row) for name, row in found if row.expected], "story",
+         "where the paper says something: difference in points, 95% interval",
+         {"as in the paper": COLOURS[2], "not resolved": "0.55", "opposite, or no such effect": COLOURS[1]})
+    draw([(name, row) for name, row in found if name.startswith(CONTROLS)], "controls",
+         "controls: difference in points, 95% interval", {"maths": COLOURS[0]})
+
+
+def draw(told, name, title, marks):
+    """told: [(label, Row)]. One picture."""
+    names = list(dict.fromkeys(label for label, _ in told))
     figure, ax = plt.subplots(figsize=(9, 1.4 + 0.22 * len(names)), layout="constrained")
-    for name, row in told:
-        (middle, half), i = row.interval(), names.index(name)
+    for label, row in told:
+        (middle, half), i = row.interval(), names.index(label)
         i, fill = (i + 0.17, "white") if row.measure == "others" else (i - 0.17, None)
         ax.errorbar(100 * middle, i, xerr=100 * half, fmt="o", ms=5, capsize=2, mfc=fill,
-                    color=VERDICTS[row.verdict()])
+                    color=VERDICTS.get(row.verdict(), COLOURS[0]))
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.axvline(0, color="0.5", lw=1)
     ax.margins(y=0.02)
     ax.invert_yaxis()
-    ax.set_title("where the paper says something: difference in points, 95% interval", loc="right")
-    marks = {"as in the paper": COLOURS[2], "not resolved": "0.55", "opposite, or no such effect": COLOURS[1]}
+    ax.set_title(title, loc="right")
     points = [plt.Line2D([], [], color=colour, marker="o", ls="") for colour in marks.values()]
     points.append(plt.Line2D([], [], color="0.2", mfc="white", marker="o", ls=""))
     figure.legend(points, [*marks, "hollow: other subjects than maths"], loc="outside lower right", ncols=4)
-    save_figure(figure, RESULTS / "story.png")
+    save_figure(figure, RESULTS / f"{name}.png")

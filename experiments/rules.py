@@ -3,13 +3,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from machinery.files import Refused, read_json, read_jsonl
 from machinery.tables import percent, points, pooled, print_table, spearman
 from machinery.scores import gain, stage_result
 
 INDICATORS = {"critical_entropy": "critical entropy", "entropy": "entropy of all tokens",
               "entropy_high": "share of high-entropy tokens", "reward": "reward", "low_loss": "lowest loss",
-              "step": "last", "accuracy": "validation"}  # what each rule takes the highest of
+              "step": "last", "gated": "last within the accuracy gate", "accuracy": "validation",
+              "doubtful": "accuracy on doubtful questions"}  # what each rule takes the highest of
 RULES = {**INDICATORS, "all": "the best in hindsight"}
 
 
@@ -55,7 +58,20 @@ def read_selection(run):
             values = [m[metric] for m in steps if first < m["step"] <= step and m.get(metric) is not None]
             checkpoints[step][key] = sign * mean(values) if values else None
         first = step
+        checkpoints[step]["gated"] = None if "below the best" in row.get("set_aside", "") else step
+    for row, value in zip(checkpoints.values(), on_doubtful(checkpoints.values())):
+        row["doubtful"] = value
     return Selection(str(run), checkpoints, scores, about["chosen"], about["min_count"])
+
+
+def on_doubtful(checkpoints, share=0.25):
+    """Accuracy of each checkpoint and the one before on the validation questions of which the run is least
+    sure, those that are right about half of the time; after UGCS (arXiv 2511.09864), which takes them from
+    the rollouts of a window of steps"""
+    right = np.array([c["question_accuracy"] for c in checkpoints])                # (checkpoints, questions)
+    doubtful = np.abs(right.mean(0) - 0.5).argsort(kind="stable")[:max(1, int(share * right.shape[1]))]
+    of_each = right[:, doubtful].mean(1)
+    return [float(of_each[max(0, i - 1):i + 1].mean()) for i in range(len(of_each))]
 
 
 def print_rules(runs):

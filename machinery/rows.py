@@ -350,6 +350,11 @@ def opened(image):
     return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
 
 
+def blank(image):
+    """A grey picture of the same size: what a question gives away without its picture"""
+    return Image.new("RGB", open_image(image).size, (128, 128, 128))
+
+
 def image_size(image):
     """(height, width) of an image that can be decoded, else a text that says why it cannot be used."""
     name = ascii(image)[1:-1][-80:] if isinstance(image, str) else "(bytes)"

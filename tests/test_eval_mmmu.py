@@ -248,6 +248,9 @@ def test_questions_of_the_schema(data):
     assert asked[0].text() == "Which? <image 1>\nA. <image 2>\nB. no <image 1>"
     with pytest.raises(E.Refused, match="--subjects Maths: not in"):
         E.read_questions(config(data, subjects=("Maths", "Math")))
+    unseen, same = E.read_questions(config(data, blank=True))  # grey pictures, the same questions
+    assert [[i.getcolors() for i in r.images] for r in unseen[:1]] == [[[(48 * 48, (128, 128, 128))]] * 2]
+    assert same == about and [r.id for r in unseen] == [r.id for r in records]
 
 
 def test_rows_that_cannot_be_asked_are_named_and_the_others_scored(data, capsys):

@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import pytest
 import tyro
+from PIL import Image
 
 from conftest import ROOT, write_jsonl
-from experiments import findings, lab
+from experiments import controls, findings, lab, rules
 from experiments.rows import Row, cells
 
 STEPWISE = {"response": "2 + 2 = 4.\n\\boxed{4}", "tokens": 7}
@@ -75,7 +76,7 @@ class Pretended:
         self.leave(script, cfg)
 
     def leave_recipe(self, folder):
-        for stage in ("encoder", "captions", "base", "cold_start", "rl", "connector"):
+        for stage in ("encoder", "base", "cold_start", "rl", "connector"):
             self.write(f"{folder}/{stage}/eval/scores.json", scores([0, 1, 1, 1], [1, 0, 1, 1]))
             self.write(f"{folder}/{stage}/eval/responses.jsonl", STEPWISE)
             script = {"rl": "grpo", "connector": "connector_tune"}.get(stage, "sft")
@@ -83,10 +84,14 @@ class Pretended:
         for stage in ("cold_start", "base", "rl", "select", "connector"):
             self.write(f"{folder}/{stage}.done", {})
         world = folder.replace("out", "data", 1)
+        self.write(f"{world}/truth.json", {i: {"dark": i in "eg"} for i in "abcdefgh"})
+        for name, shade in (("light.png", 250), ("dark.png", 5)):
+            Image.new("RGB", (4, 4), (shade,) * 3).save(f"{world}/{name}")
         row = {"id": "a", "subject": "Math", "solution": "a: 1. Wait, b: 2. 1 + 2 = 3. 3.\n</think>\n\n3"}
         for name in ("cold_start", "rl", "rl_hard", "connector", "connector_val"):
-            Path(world).mkdir(parents=True, exist_ok=True)
-            (Path(world) / f"{name}.jsonl").write_text((json.dumps(row) + "\n") * 400)
+            rows = [{**row, "images": [image], "subject": subject} for image in ("light.png", "dark.png")
+                    for subject in ("Math", "Design")]
+            write_jsonl(f"{world}/{name}.jsonl", rows * 100)
 
     def leave(self, script, cfg):
         if script == "eval_mmmu.py":
@@ -95,7 +100,8 @@ class Pretended:
                 self.write(f"{cfg.out}{part}/scores.json", scores([1, 1, 0, i / 3], [1, 1, 1, 0]))
         elif script == "entropy_select.py":
             found = dict.fromkeys(("critical_entropy", "count", "entropy", "entropy_high", "accuracy"), 1)
-            found = [{**found, "checkpoint": step, "step": int(step[5:])} for step in STEPS]
+            found = [{**found, "checkpoint": step, "step": int(step[5:]), "question_accuracy": [0.5, 1.0],
+                      "set_aside": ""} for step in STEPS]
             about = {"chosen": 20, "rule": "critical_entropy", "min_count": 1, "checkpoints": found}
             self.write(f"{cfg.folder}/selection.json", about)
             row = {"tokens": ["5", ". ", "Wait", ", ", "6", ". ", "7"], "entropy": [0.0] * 7}
@@ -107,8 +113,8 @@ class Pretended:
             for step in STEPS:
                 Path(cfg.out, step).mkdir(exist_ok=True)
             self.write(f"{cfg.out}/selected.json", {"val_loss": 0.1})
-            row = dict.fromkeys(("reward", "grad_norm", "repetition", "entropy", "length", "format",
-                                 "groups_mixed", "clip_fraction", "loss"), 0.5)
+            row = dict.fromkeys(("reward", "accuracy", "grad_norm", "repetition", "entropy", "length",
+                                 "format", "groups_mixed", "clip_fraction", "loss"), 0.5)
             write_jsonl(f"{cfg.out}/metrics.jsonl", [{"step": i + 1, **row} for i in range(40)])
 
     def write(self, path, value):
@@ -123,6 +129,10 @@ def pretended(tmp_path, monkeypatch):
     made = Pretended()
     monkeypatch.setattr(lab, "call", made)
     monkeypatch.setattr(findings, "noisy", lambda seed: "noisy")  # model folders
+    monkeypatch.setattr(controls, "grafted", lambda seed, place, start, run: Path(place))
+    monkeypatch.setattr(controls, "places", lambda vlm: ("encoder", "connector"))
+    monkeypatch.setattr(controls, "load", lambda path: path)
+    monkeypatch.setattr(controls, "distil", lambda seed, where, *_: seed.again("rl", where, save_every=10))
     monkeypatch.setattr(findings, "imitate", lambda base, fresh, seed, folder: folder.mkdir(parents=True))
     return made
 
@@ -150,6 +160,37 @@ def test_an_rl_run_has_the_recipes_flags_but_for_the_changes(pretended):
     lab.Seed(1, "out/e").rl("high rate", lr=0.5)
     (script, cfg), = pretended.runs
     assert (script, cfg.lr, cfg.out, cfg.save_every) == ("grpo.py", 0.5, "out/e/seed1/high_rate", cfg.steps)
+
+
+def test_the_rules_beside_the_papers():
+    """Of four questions the first is doubtful: right in half of the run. A window holds two checkpoints."""
+    right = [[0.0, 1, 0, 1], [0.25, 1, 0, 1], [1.0, 1, 0, 0.75], [0.75, 1, 0, 1]]
+    assert rules.on_doubtful([{"question_accuracy": of} for of in right]) == [0.0, 0.125, 0.625, 0.875]
+
+
+def test_looks_are_told_apart(pretended):
+    seed = lab.Seed(0, "out/e")
+    seed.recipe("rl.done")
+    for dark, name in ((True, "dark.png"), (False, "light.png")):
+        rows = controls.of_look(seed, dark)
+        assert {(row["subject"], *row["images"]) for row in rows} == {("Design", name)} and len(rows) == 100
+    looks = controls.by_look(seed, scores([1, 1, 1, 1], [1, 0, 1, 0]))
+    assert looks["dark"]["question_accuracy"] == {"Design": {"e": 1, "g": 1}}
+    assert looks["light"]["subjects"]["Design"]["rule"] == 0
+
+
+def test_unseen_pictures_are_blank_or_anothers(pretended):
+    seed = lab.Seed(0, "out/e")
+    seed.recipe("rl.done")
+    for how in ("blank", "other"):
+        file = controls.unseen(seed, how)["data"]
+        for before, after in zip(seed.rows("rl"), map(json.loads, open(file))):
+            image, = after["images"]
+            if how == "other":
+                assert image != before["images"][0]
+            else:
+                assert Image.open(image).getcolors() == [(16, (128, 128, 128))]
+            assert {**after, "images": 0} == {**before, "images": 0}
 
 
 def test_manner_counts_what_stands_before_the_answer(tmp_path):

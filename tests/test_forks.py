@@ -13,7 +13,7 @@ from reward import Reward
 from stages import Given, all_get, metrics, micro_batch, reward_of
 
 pytestmark = pytest.mark.usefixtures("no_trainer")
-LONG = {"two_layer": 20, "llava": 25}                       # a connector, a family
+LONG = {"two_layer": 20, "llava": 25, "distillation": 17}                       # a connector, a family
 OF_GRPO = [fork for fork in FORKS if [*changes(fork)] == ["grpo.py"]]
 E = 2.718281828459045
 
@@ -31,8 +31,8 @@ def forks(tmp_path_factory):
     return Modules()
 
 
-def test_there_are_nine_and_the_table_names_them():
-    assert all(name == link for name, link in TABLE) and len(FORKS) == len(TABLE) == 9
+def test_there_are_ten_and_the_table_names_them():
+    assert all(name == link for name, link in TABLE) and len(FORKS) == len(TABLE) == 10
     known = subprocess.check_output(["git", "ls-files", "forks/*.diff"], cwd=ROOT, text=True)
     assert {Path(line).stem for line in known.splitlines()} == set(FORKS)
     check = ["git", "apply", "--check"]
@@ -109,6 +109,16 @@ def test_rloo(forks):
     assert adv[0].tolist() == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3]) and adv[1].tolist() == [0.0] * 4
 
 
+def test_distillation(forks, monkeypatch):
+    """Of a token that the teacher finds likelier than the student did, more is wanted."""
+    fork, teacher = forks["distillation"], torch.tensor([-0.5, -4.0, -2.0])
+    rollouts = [SimpleNamespace(ids=[5] * len(x), logp=torch.tensor(x)) for x in ([-1.0, -3.0], [-2.0])]
+    monkeypatch.setattr(fork, "computed", lambda *_: (teacher, None))
+    s = SimpleNamespace(teacher=None, processor=None, world=None)
+    fork.distill(s, fork.Config(), [SimpleNamespace(rollouts=[r]) for r in rollouts])
+    assert [r.advantage.tolist() for r in rollouts] == [[0.5, -1.0], [0.0]]
+
+
 def test_response_mean(forks):
     """Two words of 1.0 and 0.5 in one response count as much as one of 0.3 in another; a third has none."""
     def row(tokens, entropy):
@@ -141,7 +151,8 @@ def plain_steps(tiny, processor, tmp_path_factory):
 @pytest.mark.parametrize("fork", OF_GRPO)
 def test_three_steps_of_grpo(fork, forks, tiny, processor, plain_steps, tmp_path):
     """They run, and differ from plain GRPO in what they promise. The responses are the same."""
-    rows = steps(forks[fork], tiny, processor, tmp_path / "run")
+    more = {"teacher": str(tiny / "model")} if fork == "distillation" else {}
+    rows = steps(forks[fork], tiny, processor, tmp_path / "run", **more)
     assert [row["step"] for row in rows] == [1, 2, 3] and all(row["grad_norm"] > 0 for row in rows)
     first, plain = rows[0], plain_steps[0]
     assert all(first[name] == plain[name] for name in ("accuracy", "length", "format", "gap"))
