@@ -225,9 +225,9 @@ def train(cfg):
 # ------------------------------------------------------------------------------------- what a step is made of
 
 def next_prompts(s, cfg, step, draw=0):
-    """The step's prompts, for all ranks. CHANGE THE CHOICE HERE. It may read and write s.run.state, a
-    dictionary that is saved with every checkpoint (plain JSON, the same on every rank); while that stays
-    empty, the prompts are a function of (seed, step). draw: the round of dynamic sampling."""
+    """The step's prompts, for all ranks. CHANGE THE CHOICE HERE. It may read s.run.state, a dictionary that
+    is saved with every checkpoint (plain JSON, the same on every rank); `collect` may write it, behind the
+    rewards. While it is empty, the prompts are a function of (seed, step). draw: of dynamic sampling."""
     source = s.hard if cfg.curriculum and step >= cfg.curriculum_at else s.pool
     seed = seed_of(cfg.seed, 0, what=draw)  # one order for the whole run, another for each further draw
     return [source[i] for i in batch_indices(len(source), cfg.prompts, step, seed)]
@@ -275,8 +275,8 @@ def set_rewards(rollouts, cfg, verifier):
 
 def set_advantages(groups):
     """Fill in Rollout.advantage, one number a token (T,); here the same for every token of a response [3.3].
-    CHANGE IT HERE for rewards of single steps or weights of tokens. Returns the rewards (P, n), a row a
-    group."""
+    CHANGE IT HERE for rewards of single steps or weights of tokens (with vLLM r.entropy is None; `grpo_loss`
+    has the trainer's). Returns the rewards (P, n), a row a group."""
     reward = torch.tensor([[r.reward.total for r in group.rollouts] for group in groups])
     for group, row in zip(groups, advantages(reward)):
         for r, advantage in zip(group.rollouts, row):

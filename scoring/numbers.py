@@ -26,7 +26,7 @@ mol1 1 *mol mole 摩尔; mol1m-3 1000 *M; K1 1 K kelvin; °1 1 ° degree deg; °
 °F1 1 °F fahrenheit; rad1 1 rad radian; eV1 1 *eV; cal1 1 *cal; $1 1 $ dollar USD 美元; ¥1 1 ¥ yuan 元 RMB
 ¥1 0.1 角; €1 1 € euro; £1 1 £; s-1 1 *Hz *hertz; $1 0.01 cent ¢; unit1 1 unit 单位; kg-1m-2s4A2 1 *F *farad
 """
-_COUNTED = ("mmHg dB psi kip hp BTU lbf atm px apple orange ball marble coin card book page letter word "
+_COUNTED = ("mmHg dB psi kip hp BTU lbf atm px cup apple orange ball marble coin card book page letter word "
             "digit point line side edge face vertex vertices triangle square circle person people student "
             "child children boy girl man men woman women car ticket way time step bus buses box boxes "
             "个 只 本 张 条 件 人 次 名 位 种 棵 块 支 页 岁")
