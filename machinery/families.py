@@ -227,13 +227,17 @@ def family_of(config):
 
 def read_config(path, flag="--model"):
     """The configuration of a model folder or hub name, refused when its family is unknown."""
-    kind = raw_config(path, flag).get("model_type")
+    raw = raw_config(path, flag)
+    kind = raw.get("model_type")
     if kind in ("internvl_chat", "skywork_chat"):  # InternVL3 and Skywork-R1V as their authors published them
         raise Refused(f"{flag} {path} is a {kind!r} model, the format of its authors' own code. Convert it "
                       f"once (python recipes/convert.py --model {path} --out NEW_FOLDER) and use NEW_FOLDER.")
     if kind not in FAMILIES:
+        layers = sorted({*raw.get("text_config", raw).get("layer_types", ())} - {"full_attention"})
+        why = layers and (f". Its LLM has layers of {', '.join(layers)}: in a pack, where the responses of a "
+                          f"prompt stand side by side, one would leak through them into the next") or ""
         raise Refused(f"{flag} {path} is a {kind!r} model; "
-                      f"the families are {', '.join(FAMILIES)} (machinery/families.py)")
+                      f"the families are {', '.join(FAMILIES)} (machinery/families.py){why}")
     return transformers.AutoConfig.from_pretrained(path)
 
 

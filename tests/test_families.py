@@ -15,7 +15,7 @@ import pack as attention
 from conftest import close, gradients, plain, plain_forward, plain_inputs, write_jsonl
 from data import Processor, Record, read_records
 from families import make_internvl35, make_llava, make_qwen, make_qwen3
-from machinery.families import FAMILIES
+from machinery.families import FAMILIES, read_config
 from machinery.files import Refused
 from model import load
 from pack import make_packs
@@ -271,6 +271,15 @@ def test_connector_tuning_moves_only_the_connector(path, family, groups, tmp_pat
         assert before.keys() == after.keys() and len(moved) == len(CONNECTORS[family])
         assert all("projector" in n or "merger" in n for n in moved)
     assert len(losses[0]) == 5 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_family_that_cannot_be_packed_is_told_why(tmp_path):
+    for layers, told in ((["full_attention", "linear_attention"], "layers of linear_attention: in a pack"),
+                         (["full_attention"], r"families.py\)$")):
+        config = {"model_type": "qwen3_5", "text_config": {"layer_types": layers}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(Refused, match=told):
+            read_config(str(tmp_path))
 
 
 # -------------------------------------------------------------------------------------- a family of one's own
