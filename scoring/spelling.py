@@ -31,6 +31,8 @@ _WRAPPED = re.compile(  # \text{..}: what is inside counts
     r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname|mbox|boldsymbol|bm"
             r"|emph|underline|ce|fbox|boxed|framebox|bbox|ensuremath)\*?(?: ?\[[^\[\]]*\])? ?"
     r"\{((?:[^{}]|\{[^{}]*\})*)\}")
+_CHINESE = {d[n // 10] * (n > 19) + "十" * (n > 9) + d[n % 10] * (n % 10 > 0 or not n): str(n)
+            for d in ["零一二三四五六七八九"] for n in range(100)} | {"百": "100"}
 _REWRITES = [(re.compile(pattern), to) for pattern, to in (
     # $..$ is mathematics; \$ is money, and so is a last $ before a number
     (r"\\\$|(?<![^\s:-])\$(?= ?\d[\d,.]*(?: [a-z ]+)?$)", "\0"), (r"\$", ""), ("\0", "$"),
@@ -71,7 +73,8 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
      lambda m: re.sub(rf"(?<![A-Za-z\\]){m[2]}(?![a-z])", "k", m[1]) + ", k\\in Z"),
     # an exact value counts, and no decimal behind ≈
     (r" ?\\approx ?\d[^=]{0,30}$", lambda m: m[0] * (not re.search(r"\\(?:sqrt|pi)", m.string[:m.start()]))),
-    (r"百分之(\d+)", r"\1%"))]
+    (r"百分之(\d+)", r"\1%"), (r"([一-十百]{1,3})分之([一-十]{1,3})", lambda m: "\\frac{%s}{%s}" % (
+        _CHINESE[m[2]], _CHINESE[m[1]]) if {m[1], m[2]} <= {*_CHINESE} else m[0]))]
 
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
 _OPENING = re.compile(
@@ -84,7 +87,7 @@ _PHRASES = {**dict.fromkeys(("all real numbers", "all reals", "any real number",
             **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "无解",
                              "empty set", "空集"), "\\{\\}"),
             **{word: word for word in ("no", "on", "up", "in", "it")},  # No is no element, NO no gas
-            **{digit: str(n) for n, digit in enumerate("零一二三四五六七八九十")},
+            **_CHINESE,
             "noon": "12:00 pm", "midnight": "12:00 am", "infinity": "\\infty"}
 
 

@@ -93,8 +93,6 @@ _MEASURE = re.compile(  # of a figure: AB + BC, \frac{AB}{BC}, \cos A, f(x), A :
     rf"{_OTHER}(?:(?:\\(?:sin|cos|tan|cot|vec|hat|bar|overline) ?\{{?\\?[A-Za-z]+\}}?|m? ?\\(?:angle|triangle"
     r"|alpha|beta|gamma|theta|varphi|phi|rho|sigma|lambda|omega)(?![a-z])|[A-Za-z]_\{[^{}]+\}|[A-Z]"
     rf"|[a-zA-Z]\([A-Za-z]\)|[A-Z][a-z](?=:|$)|([a-z])\1(?=:|$)){_OTHER})+")
-
-
 _SIMILAR = re.compile(rf"(?:\\triangle ?)?(?:{_CORNER}){{3,6}}")
 
 
@@ -134,7 +132,6 @@ _range = _row("range", r"(?<=[^\s(-]) ?(?:-|~|(?<= )to |(?<= )through )(?= ?-?[$
 # 3 by 4, 1920x1080, 2 \times 3: sides in order
 _size = _row("size", r"(?<=[\w)]) ?(?:x|X| by |\\times(?![a-z])) ?(?=\d)", {"number"}, r"[/^]|\\[^t]")
 _ratio = _row("ratio", ":")
-
 
 _BETWEEN = (r"\s(?:and|or|\\land|\\lor|\\vee|\\wedge)\s|(?<=[^\u3400-\u9fff])[和与及]"
             r"|(?<=[\u3400-\u9fff])[和与及](?=[^\u3400-\u9fff])")
