@@ -73,7 +73,7 @@ _REWRITES = [(re.compile(pattern), to) for pattern, to in (
      lambda m: re.sub(rf"(?<![A-Za-z\\]){m[2]}(?![a-z])", "k", m[1]) + ", k\\in Z"),
     # an exact value counts, and no decimal behind ≈
     (r" ?\\approx ?\d[^=]{0,30}$", lambda m: m[0] * (not re.search(r"\\(?:sqrt|pi)", m.string[:m.start()]))),
-    (r"百分之(\d+)", r"\1%"), (r"([一-十百]{1,3})分之([一-十]{1,3})", lambda m: "\\frac{%s}{%s}" % (
+    (r"百分之(\d+)", r"\1%"), (r"([一-十百]{1,3})分之([一-十百]{1,3})", lambda m: "\\frac{%s}{%s}" % (
         _CHINESE[m[2]], _CHINESE[m[1]]) if {m[1], m[2]} <= {*_CHINESE} else m[0]))]
 
 _MARKUP = re.compile(r"[\\$*~^<>{}\[\]_]|\.\.\.|[A-Za-z]\d|//|->|!=|\barc ")  # ASCII without is plain
