@@ -4,6 +4,7 @@
     python -m experiments.tables losses out/tiny/rl           tiny world: what wrong answers are lost to
     python -m experiments.tables rules out/tiny/rl            which checkpoint each rule would take, its score
     python -m experiments.tables board CLONE/out/tiny*        for docs/board.md: beside the same seeds in out/
+    python -m experiments.tables clock out/tiny*              minutes from nothing to an accuracy
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,15 @@ import tyro
 from experiments.losses import print_losses
 from experiments.rules import print_rules, read_selection
 from machinery.files import main, read_json
+from machinery.scores import stage_result
 from machinery.tables import percent, pooled, print_table, span
 from report import STAGES
 
 
 @dataclass
 class Config:
-    what: tyro.conf.Positional[Literal["seeds", "losses", "rules", "board"]]
-    folders: tyro.conf.Positional[tuple[str, ...]]  # of `make tiny` (seeds, board), or run folders
+    what: tyro.conf.Positional[Literal["seeds", "losses", "rules", "board", "clock"]]
+    folders: tyro.conf.Positional[tuple[str, ...]]  # of `make tiny` (seeds, board, clock), or run folders
 
 
 def spread(values, scale=100, sign=""):
@@ -69,12 +71,31 @@ def board(folders):
     print(f"| {spread(here)} | {spread([a - b for a, b in zip(here, plain)], sign='+')} | {len(here)} |")
 
 
+def clock(folders, goals=(0.5, 0.55, 0.6)):
+    """Minutes of the stages until a model that is right so often (mean of all subjects) lies in a folder: a
+    checkpoint of RL or, behind it and the selection, the last stage's. Evaluations are not counted."""
+    rows = []
+    for folder in map(Path, folders):
+        lines = (line.split("\t") for line in (folder / "times.tsv").read_text().splitlines())
+        spent = {stage: int(seconds) / 60 for stage, seconds in lines}
+        begin = sum(spent[stage] for stage in ("world", "encoder", "base", "cold start"))
+        steps = sorted((folder / "rl" / "eval_steps").glob("step_*/scores.json"))
+        reached = [(begin + spent["RL"] * (k + 1) / len(steps), path) for k, path in enumerate(steps)]
+        reached.append((begin + spent["RL"] + spent["selection"] + spent["connector"],
+                        folder / "connector" / "eval" / "scores.json"))
+        reached = [(f"{minutes:.1f}", stage_result(read_json(path))["all"]) for minutes, path in reached]
+        first = [next((minutes for minutes, score in reached if score >= goal), "-") for goal in goals]
+        rows.append([folder, *first, reached[-1][0], percent(reached[-1][1])])
+    print_table(["minutes to", *(f"{goal:.0%}" for goal in goals), "all", "in the end, %"], rows)
+
+
 def rules(folders):
     print_rules(list(map(read_selection, folders)))
 
 
 def tables(cfg):
-    {"seeds": seeds, "losses": print_losses, "rules": rules, "board": board}[cfg.what](cfg.folders)
+    {"seeds": seeds, "losses": print_losses, "rules": rules, "board": board,
+     "clock": clock}[cfg.what](cfg.folders)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ class Run:
         if self.rank == 0:
             self.dir.mkdir(parents=True, exist_ok=True)
             self.lock = hold(self.dir / ".lock", self.dir)
+            say(f"{self.dir} {f'goes on behind {self.last.name}' if self.last else 'begins'}: reading "
+                f"{config['model']} and {config['data']}")
             write_json(path, self.about)
             for log in filter(Path.exists, (self.dir / "metrics.jsonl", self.dir / "rollouts.jsonl")):
                 # without a torn last line, and those of steps that are going to be computed again

@@ -12,7 +12,8 @@ from machinery.scores import stage_result
 
 PAGE = (ROOT / "docs" / "results.md").read_text()
 FOLDERS = sorted((ROOT / "evidence").iterdir())
-RUNS = [read_json(folder / "results.json") for folder in FOLDERS]
+TINY = [folder for folder in FOLDERS if folder.name.startswith("tiny")]
+RUNS = [read_json(folder / "results.json") for folder in TINY]
 
 
 def rows_of(first):
@@ -49,7 +50,18 @@ def test_what_the_stages_gained():
             assert table[name][column:column + 2] == [f"{points} ({interval})", f"{smallest} to {largest}"]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_what_rl_gains_on_a_real_language_model(page):
+    small = read_json(ROOT / "evidence" / "small" / "results.json")
+    before, after, gains = small["cold_start"], small["rl"], small["rl"]["gains"]["cold_start"]
+    text = " ".join((ROOT / page).read_text().split())
+    for key in ("maths", "others"):
+        row, = (row for row in gains_of_runs([gains]) if row[0] == key)
+        assert f"{100 * before[key]:.0f} to {100 * after[key]:.0f}%" in text
+        assert f"{row[1]} ({row[2]})" in text
+
+
 def test_what_the_selection_took():
-    steps = [json.loads((folder / "rl" / "selection.json").read_text())["chosen"] for folder in FOLDERS]
+    steps = [json.loads((folder / "rl" / "selection.json").read_text())["chosen"] for folder in TINY]
     *others, last = map(str, steps)
     assert f"took steps {', '.join(others)} and {last} of 40" in PAGE
