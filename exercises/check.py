@@ -180,7 +180,7 @@ def distil():
     demand(flags.get("teacher"), "the run has no --teacher")
     before, after = ends(rows, "accuracy")
     demand(after > before + 0.05, of_both(rows, "accuracy"))
-    return f"{of_both(rows, 'accuracy', 'entropy')}; {sum(row['tokens'] for row in rows):,} tokens taught"
+    return f"{of_both(rows, 'accuracy', 'entropy')}; {sum(row['tokens'] for row in rows):,.0f} tokens taught"
 
 
 def your_own_data():
