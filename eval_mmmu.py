@@ -180,7 +180,7 @@ def read_questions(cfg):
     records, broken = check_images(records)
     report_bad(cfg.data, len(records), broken, limit_bad=0.0)
     about = {"source": cfg.data, "split": cfg.split, "revision": cfg.revision or None,
-                     "questions": rows_fingerprint(records), "left_out": [name for name, _ in bad]}
+             "questions": rows_fingerprint(records), "left_out": [name for name, _ in bad]}
     for r in records if cfg.blank else ():  # behind the fingerprint: the questions are the same
         r.images = list(map(blank, r.images))
     return records, about

@@ -108,12 +108,12 @@ def curves(cfg):
         raise Refused("name at least one run folder")
     runs, out = [read_metrics(run) for run in cfg.runs], cfg.out or Path(cfg.runs[0]) / "curves.png"
     written = set().union(*runs)
+    if missing := sorted({*cfg.metrics} - written):
+        raise Refused(f"--metrics {' '.join(missing)}: metrics.jsonl has {', '.join(sorted(written))}")
     wanted = {key: [key] for key in cfg.metrics} or dict(PANELS)
     if "reward" in written and not cfg.metrics:  # GRPO's loss is near zero by construction and says nothing
         del wanted["loss"], wanted["learning rate"]
     panels = {title: drawn for title, keys in wanted.items() if (drawn := [k for k in keys if k in written])}
-    if not panels:
-        raise Refused(f"none of --metrics is in metrics.jsonl; there are {', '.join(sorted(written))}")
     save_figure(draw_curves(runs, cfg.runs, panels), out)
     last = max(int(steps[-1]) for run in runs for steps, _ in run.values())
     print(f"{out}: {', '.join(panels)}; up to step {last} (thin: each step, thick: smoothed)")

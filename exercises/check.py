@@ -150,8 +150,7 @@ def choose_a_checkpoint():
 
 
 def another_connector():
-    mine = CONNECTORS = dict(connector.CONNECTORS)
-    del mine["mlp"], mine["qformer"]
+    mine = {name: of for name, of in connector.CONNECTORS.items() if name not in ("mlp", "qformer")}
     demand(mine, "CONNECTORS in connector.py has no new line")
     kind = connector.chosen(Processor("out/exercise9").config)
     demand(kind in mine, f"out/exercise9 has the connector {kind or 'mlp'}, none of {', '.join(mine)}")
@@ -159,7 +158,7 @@ def another_connector():
     losses = [row["loss"] for row in read_jsonl("out/exercise9/metrics.jsonl")]
     demand(len(losses) >= 40 and losses[-1] < 0.7 * losses[0], f"{len(losses)} steps, the loss {losses[:1]} "
                                                               f"became {losses[-1:]}")
-    return f"{CONNECTORS[kind].__name__}, {size:,} weights, loss {losses[0]:.2f} to {mean(losses[-5:]):.2f}"
+    return f"{mine[kind].__name__}, {size:,} weights, loss {losses[0]:.2f} to {mean(losses[-5:]):.2f}"
 
 
 def weigh_by_entropy():

@@ -9,8 +9,9 @@ import tyro
 from PIL import Image
 
 from conftest import ROOT, write_jsonl
-from experiments import controls, findings, lab, rules
+from experiments import controls, findings, lab, rules, tables
 from experiments.rows import Row, cells
+from machinery.files import write_json
 
 STEPWISE = {"response": "2 + 2 = 4.\n\\boxed{4}", "tokens": 7}
 STEPS = [f"step_{step:06d}" for step in (10, 20, 30, 40)]
@@ -226,3 +227,18 @@ def test_every_result_in_the_repository_stands_in_the_readme():
         assert file.stem in findings.FINDINGS and f"`python -m experiments {file.stem}`" in text
         for row in json.loads(file.read_text())["rows"]:
             assert cells(Row(**row)) in shown, file
+
+
+def test_clock(tmp_path, capsys):
+    """10 minutes up to the cold start, 4 of RL, of which two checkpoints were evaluated, 3 behind it"""
+    spent = {"world": 60, "encoder": 60, "base": 360, "cold start": 120, "RL": 240, "selection": 60,
+             "evaluation": 999, "connector": 120}
+    (tmp_path / "times.tsv").write_text("".join(f"{stage}\t{n}\n" for stage, n in spent.items()))
+    for where, right in (("rl/eval_steps/step_000005", 0.52), ("rl/eval_steps/step_000010", 0.5),
+                         ("connector/eval", 0.61)):
+        (tmp_path / where).mkdir(parents=True)
+        write_json(tmp_path / where / "scores.json", {"length": 9, "subjects": {
+            "Math": {"rule": right, "rule_se": 0.1, "n": 9}}})
+    tables.clock([tmp_path])
+    row, = (line for line in capsys.readouterr().out.splitlines() if str(tmp_path) in line)
+    assert [float(cell) for cell in row.split("|")[2:6]] == [12, 17, 17, 17]

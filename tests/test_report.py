@@ -50,6 +50,16 @@ def test_curves_of_several_runs(tmp_path):
     assert is_png(tmp_path / "curves.png")
 
 
+def test_curves_of_chosen_metrics(tmp_path, monkeypatch):
+    rows_of(tmp_path / "metrics.jsonl", [{"step": s, "reward": 0.5, "lr": 1, "loss": 0.0} for s in (1, 2)])
+    drawn, draw = [], report.draw_curves
+    monkeypatch.setattr(report, "draw_curves", lambda *given: drawn.append(given[2]) or draw(*given))
+    report.curves(report.Curves((str(tmp_path),), metrics=("lr", "loss")))
+    assert drawn == [{"lr": ["lr"], "loss": ["loss"]}] and is_png(tmp_path / "curves.png")
+    with pytest.raises(Refused, match="--metrics speed: metrics.jsonl has loss, lr, reward"):
+        report.curves(report.Curves((str(tmp_path),), metrics=("lr", "speed")))
+
+
 # ------------------------------------------------------------------------------------------------ page
 def rollout_row(step, image, **more):
     tokens = ["Wa", "", "it <b>", "\n", "</think>", "</script>", " 4"]
