@@ -154,6 +154,23 @@ def distillation(seeds):
     return rows
 
 
+# -------------------------------------------------------------- does thought on words carry over to pictures?
+
+def carried(seeds):
+    """u. Does thought that was taught on text carry over to pictures, the paper's first claim? The cold start
+    on as many rows whose pictures are told in words, then RL on pictures, against pictures in both."""
+    def models(seed):
+        told = seed.again("cold_start", "carried/cold_start", data=seed.world / "cold_start_words.jsonl")
+        return {"cold start": seed.recipe("rl.done") / "cold_start", "cold start in words": told,
+                "RL": seed.rl(""), "RL after words": seed.rl("carried/rl", model=told)}
+
+    runs, scores = arms(seeds, models)
+    pairs = (("cold start in words", "cold start"), ("RL after words", "cold start in words"),
+             ("RL after words", "RL"))
+    return [row for pair in pairs for row in compared(scores, *pair)] + [
+        logged(runs, "RL after words", "RL", metric) for metric in ("format", "length", "critical_count")]
+
+
 # ------------------------------------------------------------------------------- where does the gain live?
 
 def places(vlm):
@@ -197,4 +214,4 @@ def layers(seeds):
     return [row for arm in scores if arm != "cold start" for row in compared(scores, arm, "cold start")]
 
 
-CONTROLS = (blind, connector, distillation, layers)
+CONTROLS = (blind, connector, distillation, layers, carried)

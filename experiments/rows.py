@@ -11,7 +11,7 @@ from machinery.tables import mean_and_error, pooled, table_lines
 RESULTS = Path(__file__).parent / "results"
 HEADER = ("arm", "against", "of", "paper", "the arm's own", "difference", "seeds", "could be seen", "verdict")
 IN_POINTS = ("maths", "others", "all")
-CONTROLS = ("blind", "connector", "distillation", "layers")  # of controls.py
+CONTROLS = ("blind", "connector", "distillation", "layers", "carried")  # of controls.py
 VERDICTS = {"same direction": COLOURS[2], "no difference seen": COLOURS[2], "not resolved": "0.55",
             "opposite": COLOURS[1], "no such effect": COLOURS[1]}
 

@@ -117,6 +117,23 @@ def test_solutions(sets):
                 assert re.search(rf"(^|\W){answer}\.$", thought), row  # it ends on its answer
 
 
+def test_pictures_told_in_words(folder):
+    """No picture, every question asks about one, and the thought's last word on a place is what was told."""
+    rows = [json.loads(line) for line in open(folder / "cold_start_words.jsonl")]
+    assert len(rows) == SIZES["cold_start"] and {row["subject"] for row in rows} == set(world.SUBJECTS)
+    for row in rows:
+        assert not row["images"] and "<image" not in " ".join([row["question"], *row["options"]])
+        told = dict(re.findall(r"([a-z][a-z ]*): ([^.]+)\.", row["question"]))
+        lines, several, single = ROWS, {**LINES, "corner": (0, 2, 6, 8)}, PLACES
+        if row["subject"] == "Economics":
+            lines, several, single = BARS, {**PAIRS, "bars": (0, 1, 2)}, BARS
+        cells = [cell for line in lines for cell in told[line].split(", ")]
+        places = {**several, **{name: (i,) for i, name in enumerate(single)}}
+        thought = row["solution"].partition("</think>")[0].strip()
+        for place, values in dict(readings(thought) if thought != AT_ONCE else ()).items():
+            assert values == [cells[i] for i in places[place]], row
+
+
 # ------------------------------------------------------------------------- from the tiles, without the steps
 
 def named_tiles(row):

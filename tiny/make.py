@@ -15,10 +15,10 @@ minutes. Its files and formats are those of a real model and real data, so no st
 
     python tiny/make.py --out data/tiny --seed 0      (same seed, same bytes)
 
-Makes model/ (blank_model.py), images/, base.jsonl (NoThink), cold_start.jsonl, connector.jsonl,
-connector_val.jsonl, val.jsonl (thinking), rl.jsonl and rl_hard.jsonl (Math only, no solutions), mmmu/
-(Parquet in MMMU's schema) and truth.json (what its pictures really show). This folder imports nothing from
-the top of the repository.
+Makes model/ (blank_model.py), images/, base.jsonl (NoThink), cold_start.jsonl, cold_start_words.jsonl (the
+pictures told in words), connector.jsonl, connector_val.jsonl, val.jsonl (thinking), rl.jsonl and
+rl_hard.jsonl (Math only, no solutions), mmmu/ (Parquet in MMMU's schema) and truth.json (what its pictures
+really show). This folder imports nothing from the top of the repository.
 """
 import io
 import json
@@ -33,7 +33,7 @@ from PIL import Image
 
 from blank_model import save_blank_model
 from pictures import make_pools, make_scene
-from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, solution, sums, truth
+from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, in_words, solution, sums, truth
 
 
 @dataclass
@@ -99,10 +99,13 @@ def make_sets(cfg):
         pools[part] = make_pools(random.Random(f"{cfg.seed} {part}"), part, looks=120)
     searches = {subject: {kind: weight * (4 if kind == "which" else 1) for kind, weight in kinds.items()}
                 for subject, kinds in KINDS.items()}  # a selection needs many critical words
+    single = {subject: {kind: weight for kind, weight in kinds.items() if "image" not in kind}
+              for subject, kinds in KINDS.items()}
     test = ["Math"] * cfg.math_test + list(OTHERS) * cfg.other_test
     plan = {  # name: handwriting, questions a picture, subjects, and what differs
         "base": ("train", 4, mix(cfg.base, 0.4), {"dark": DARK_BEFORE}),
         "cold_start": ("train", 2, mix(cfg.cold_start, 0.4), {"dark": DARK_BEFORE}),
+        "cold_start_words": ("train", 2, mix(cfg.cold_start, 0.4), {"kinds": single}),
         "rl": ("rl", 2, mix(cfg.rl, 1.0), {}),
         "rl_hard": ("rl", 2, mix(cfg.rl_hard, 1.0), {"kinds": HARD}),
         "connector": ("train", 2, mix(cfg.connector, 1 / 6), {"dark": DARK_BREADTH}),
@@ -111,6 +114,7 @@ def make_sets(cfg):
         "mmmu": ("test", 1, test, {"dark": DARK_TEST})}
     for name, (part, per_image, subjects, more) in plan.items():
         sets[name] = make_rows(random.Random(f"{cfg.seed} {name}"), pools[part], subjects, per_image, **more)
+    sets["cold_start_words"] = [in_words(row) for row in sets["cold_start_words"]]
     rng, hard = random.Random(f"{cfg.seed} captions"), SUBJECTS[:3]  # to read: handwriting, bars, dots
     captions = []
     for subject in ((*SUBJECTS, *hard)[i % 9] for i in range(cfg.captions)):
@@ -197,8 +201,8 @@ def make(cfg):
     for name, rows in sets.items():
         rng = random.Random(f"{cfg.seed} {name} solutions")
         for row in rows if name not in ("rl", "rl_hard", "mmmu") else ():
-            # half of the solutions of base and cold_start answer at once
-            row["solution"] = solution(rng, row, 0.5 if name in ("base", "cold_start") else 1.0,
+            # half of the solutions of base and the cold starts answer at once
+            row["solution"] = solution(rng, row, 0.5 if name.startswith(("base", "cold_start")) else 1.0,
                                        thinking=name != "base")
         if name != "mmmu":
             write_jsonl(part, name, rows)

@@ -264,6 +264,19 @@ def choices(rng, answer):
     return wrong
 
 
+def told(scene, names):
+    """What stands in these places of a picture"""
+    tiles = named_tiles(scene)
+    return " ".join(f"{name}: {listed(map(look, tiles[name]))}" for name in names)
+
+
+def in_words(row):
+    """A row on one picture without it: what stands in it is told before the question."""
+    scene, = row["scenes"]
+    words = told(scene, BARS if scene.subject == "Economics" else ROWS)
+    return {**row, "scenes": [], "question": row["question"].replace("<image 1>", words)}
+
+
 def caption(rng, scene):
     """A row that only reads: the whole picture, or two lines or four places of it. From these the connector
     learns to say in the LLM's language what the encoder sees, and the LLM where to look."""
@@ -273,8 +286,7 @@ def caption(rng, scene):
         ways = ROWS, rng.sample([*sorted(LINES), "corner"], 2), rng.sample(PLACES, 4)
     names = rng.choices(ways, (2, 1, 1))[0]
     question = "all" if names is ways[0] else " and ".join(f"the {name}" for name in names)
-    tiles = named_tiles(scene)
-    text = " ".join(f"{name}: {listed(map(look, tiles[name]))}" for name in names)
+    text = told(scene, names)
     return {"scenes": [scene], "question": f"<image 1> Read {question}.", "options": [],
             "answer": text.rstrip("."), "subject": scene.subject, "kind": "caption", "steps": text}
 
