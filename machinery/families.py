@@ -243,7 +243,10 @@ def read_config(path, flag="--model"):
 
 def raw_config(path, flag="--model"):
     """What config.json itself says: a key that it lacks is missing here and has no default of a class."""
-    raw = transformers.PreTrainedConfig.get_config_dict(path)[0]
+    try:
+        raw = transformers.PreTrainedConfig.get_config_dict(path)[0]
+    except OSError as error:  # no such name on the hub, no right to it, no connection
+        raise Refused(f"{flag} {path}: {error}") from None
     if not raw:  # transformers makes an empty one of nothing
         raise Refused(f"{flag} {path}: no config.json there. Is the name right?")
     return raw

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, Qwen2_5_VLProcessor, Qwen3VLProcessor
@@ -280,6 +281,15 @@ def test_a_family_that_cannot_be_packed_is_told_why(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(Refused, match=told):
             read_config(str(tmp_path))
+
+
+def test_a_name_that_the_hub_does_not_know_is_told_in_one_line(monkeypatch):
+    def unknown(path):
+        raise OSError("no such repository")
+
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", unknown)
+    with pytest.raises(Refused, match="^--verifier who/what: no such repository$"):
+        read_config("who/what", "--verifier")
 
 
 # -------------------------------------------------------------------------------------- a family of one's own

@@ -14,7 +14,9 @@ start; the encoder meets that of reinforcement learning later, that of validatio
 """
 import random
 import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -112,6 +114,8 @@ def teach(cfg):
 
 
 def main(cfg):
+    if not Path(cfg.model).is_dir():
+        sys.exit(f"\n--model {cfg.model}: no such folder. python tiny/make.py makes data/tiny/model.")
     model = teach(cfg)
     shutil.copytree(cfg.model, cfg.out, dirs_exist_ok=True)
     model.save_pretrained(cfg.out)

@@ -52,6 +52,8 @@ def join(cfg):
     if out.exists():
         print(f"{out} exists: nothing to do.")
         return
+    if not Path(cfg.encoder).is_dir():
+        sys.exit(f"\n--encoder {cfg.encoder}: no such folder. `make tiny` makes out/tiny/encoder.")
     download(folder)
     llm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
