@@ -7,6 +7,7 @@ The rows are printed and left in results/NAME.json, and results/story.png shows 
 says what was expected and what came out.
 """
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -18,7 +19,7 @@ from machinery.files import main, versions, write_json
 
 @dataclass
 class Config:
-    names: tyro.conf.Positional[tuple[str, ...]] = tuple(FINDINGS)  # which
+    names: tyro.conf.Positional[tuple[Literal[tuple(FINDINGS)], ...]] = tuple(FINDINGS)  # which
     seeds: tuple[int, ...] = (0, 1, 2)  # of the world, its trained model and all that follows
     out: str = "out/experiments"        # runs that `make tiny` does not make
 

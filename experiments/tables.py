@@ -15,7 +15,7 @@ import tyro
 
 from experiments.losses import print_losses
 from experiments.rules import print_rules, read_selection
-from machinery.files import main, read_json
+from machinery.files import Refused, main, read_json
 from machinery.scores import stage_result
 from machinery.tables import percent, pooled, print_table, span
 from report import STAGES
@@ -94,6 +94,8 @@ def rules(folders):
 
 
 def tables(cfg):
+    if missing := [folder for folder in cfg.folders if not Path(folder).is_dir()]:
+        raise Refused(f"no such folder: {', '.join(missing)}")
     {"seeds": seeds, "losses": print_losses, "rules": rules, "board": board,
      "clock": clock}[cfg.what](cfg.folders)
 
