@@ -73,12 +73,14 @@ def board(folders):
 
 def clock(folders, goals=(0.5, 0.55, 0.6)):
     """Minutes of the stages until a model that is right so often (mean of all subjects) lies in a folder: a
-    checkpoint of RL or, behind it and the selection, the last stage's. Evaluations are not counted."""
+    checkpoint of RL or, behind it and the selection, the last stage's. Evaluations are not counted. A
+    stage's minutes are those of the first folder: every seed has the same steps, so one alone need have had
+    the machine to itself."""
     rows = []
+    lines = (line.split("\t") for line in (Path(folders[0]) / "times.tsv").read_text().splitlines())
+    spent = {stage: int(seconds) / 60 for stage, seconds in lines}
+    begin = sum(spent[stage] for stage in ("world", "encoder", "base", "cold start"))
     for folder in map(Path, folders):
-        lines = (line.split("\t") for line in (folder / "times.tsv").read_text().splitlines())
-        spent = {stage: int(seconds) / 60 for stage, seconds in lines}
-        begin = sum(spent[stage] for stage in ("world", "encoder", "base", "cold start"))
         steps = sorted((folder / "rl" / "eval_steps").glob("step_*/scores.json"))
         reached = [(begin + spent["RL"] * (k + 1) / len(steps), path) for k, path in enumerate(steps)]
         reached.append((begin + spent["RL"] + spent["selection"] + spent["connector"],

@@ -230,15 +230,18 @@ def test_every_result_in_the_repository_stands_in_the_readme():
 
 
 def test_clock(tmp_path, capsys):
-    """10 minutes up to the cold start, 4 of RL, of which two checkpoints were evaluated, 3 behind it"""
+    """10 minutes up to the cold start, 4 of RL, of which two checkpoints were evaluated, 3 behind it; the
+    second seed's minutes are the first's."""
     spent = {"world": 60, "encoder": 60, "base": 360, "cold start": 120, "RL": 240, "selection": 60,
              "evaluation": 999, "connector": 120}
-    (tmp_path / "times.tsv").write_text("".join(f"{stage}\t{n}\n" for stage, n in spent.items()))
-    for where, right in (("rl/eval_steps/step_000005", 0.52), ("rl/eval_steps/step_000010", 0.5),
-                         ("connector/eval", 0.61)):
-        (tmp_path / where).mkdir(parents=True)
-        write_json(tmp_path / where / "scores.json", {"length": 9, "subjects": {
-            "Math": {"rule": right, "rule_se": 0.1, "n": 9}}})
-    tables.clock([tmp_path])
-    row, = (line for line in capsys.readouterr().out.splitlines() if str(tmp_path) in line)
-    assert [float(cell) for cell in row.split("|")[2:6]] == [12, 17, 17, 17]
+    for seed, scores_of in (("one", (0.52, 0.5, 0.61)), ("two", (0.4, 0.56, 0.5))):
+        for where, right in zip(("rl/eval_steps/step_000005", "rl/eval_steps/step_000010", "connector/eval"),
+                                scores_of):
+            (tmp_path / seed / where).mkdir(parents=True)
+            write_json(tmp_path / seed / where / "scores.json", {"length": 9, "subjects": {
+                "Math": {"rule": right, "rule_se": 0.1, "n": 9}}})
+    (tmp_path / "one" / "times.tsv").write_text("".join(f"{stage}\t{n}\n" for stage, n in spent.items()))
+    tables.clock([tmp_path / "one", tmp_path / "two"])
+    rows = [line.split("|")[2:6] for line in capsys.readouterr().out.splitlines() if str(tmp_path) in line]
+    assert rows == [[f" {cell:>4} " for cell in row] for row in (
+        ("12.0", "17.0", "17.0", "17.0"), ("14.0", "14.0", "-", "17.0"))]
