@@ -365,5 +365,5 @@ def check_gap(groups, vlm, processor, cfg, world):
     if not gap <= cfg.max_gap:
         raise Refused(f"sampler and trainer disagree by {gap:.3f} nats a token at the first step (--max_gap "
                       f"{cfg.max_gap}). Likely causes: other weights, other pixels or tile limits, another "
-                      f"temperature, bf16 on one side only.")
+                      f"temperature, a wrong mask, bf16 on one side only.")
     return gap

@@ -6,6 +6,7 @@ looks at what you changed, or at the run that you left, and says "done" or what 
 as they are now: check first, then take a change back (`git checkout FILE`).
 """
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -71,7 +72,7 @@ def read_a_pack():
             (f"Which position has place {b + 1} in the rotary embedding? ", [int(pack.positions[b + 1])]),
             (f"The hidden state of which place predicts the token at place {b}? ", [source[b]]),
             (f"Of which place, the token at place {c}? ", [source[c]])):
-        said = sorted(int(word) for word in input(question).replace(",", " ").split())
+        said = sorted(map(int, re.findall(r"\d+", input(question))))
         demand(said == truth, f"it is {' '.join(map(str, truth))}; see make_pack in pack.py; the next row "
                               f"is another one")
     return "four of four"
@@ -83,7 +84,8 @@ def break_the_mask():
     sampled = TorchSampler(vlm, processor).generate(prompts, 4, 160)
     groups = [Group(prompt, rollouts) for prompt, rollouts in zip(prompts, sampled)]
     gap = check_gap(groups, vlm, processor, grpo.Config(max_gap=1e9), World(0, 1, torch.device("cpu")))
-    demand(gap > 0.1, f"sampler and trainer differ by {gap:.7f} nats a token: the mask is whole")
+    demand(gap > 0.1, f"sampler and trainer differ by {gap:.7f} nats a token: the mask is whole "
+                      f"(as it should be once you have taken the change back)")
     return f"sampler and trainer differ by {gap:.2f} nats a token. Take it back, and see the mask whole again"
 
 
@@ -92,7 +94,10 @@ def no_std():
     right = torch.allclose(got, torch.tensor([[0.7, -0.1, -0.3, -0.3]]))
     demand(right, f"rewards of 1, 0.2, 0, 0 have advantages of {got[0].tolist()}")
     demand(not equal.any(), f"sixteen rewards of 0.2 have advantages of {equal[0, 0]:.1e}: that is rounding")
-    return of_both(run_of(3)[2], "accuracy", "grad_norm")
+    told = of_both(rows := run_of(3)[2], "accuracy", "grad_norm")
+    demand(ends(rows, "grad_norm")[0] < 0.25, f"{told}: as with the division. Was the run made before the "
+                                              f"edit? Another one wants another --out, or this one's removal")
+    return told
 
 
 def hack_the_reward():
@@ -146,12 +151,13 @@ def choose_a_checkpoint():
     chosen, rule, _ = entropy_select.choose(table)
     demand(chosen["step"] == 10, f"of steps 5 and 10, which answer equally well, and 15, which has lost "
                                  f"much, step {chosen['step']} is chosen by {rule}")
-    return "step 10 is chosen, the last of those that have lost nothing"
+    return "of the check's own table step 10 is chosen, the last of those that have lost nothing"
 
 
 def another_connector():
     mine = {name: of for name, of in connector.CONNECTORS.items() if name not in ("mlp", "qformer")}
     demand(mine, "CONNECTORS in connector.py has no new line")
+    demand(Path("out/exercise9/metrics.jsonl").exists(), "out/exercise9 has no run of sft.py")
     kind = connector.chosen(Processor("out/exercise9").config)
     demand(kind in mine, f"out/exercise9 has the connector {kind or 'mlp'}, none of {', '.join(mine)}")
     size = sum(p.numel() for p in load("out/exercise9").parts()["connector"].values())
@@ -164,8 +170,8 @@ def another_connector():
 def weigh_by_entropy():
     logp, entropy = torch.full((10,), -1.0, requires_grad=True), torch.tensor(
         [.1, .9, .2, .3, .0, .1, .8, .2, .1, .3], requires_grad=True)
-    ten = torch.full((10,), 10.0)
-    micro = grpo.MicroBatch(None, 1.0, [], adv=ten / 5, length=ten, sampled_logp=ten * 0 - 1,
+    ten, pack = torch.full((10,), 10.0), SimpleNamespace(owner=torch.zeros(10, dtype=torch.long))
+    micro = grpo.MicroBatch(pack, 1.0, [], adv=ten / 5, length=ten, sampled_logp=ten * 0 - 1,
                             old_logp=ten * 0 - 1, ref_logp=None, responses=1, tokens=10)
     grpo.grpo_loss(logp, entropy, micro, grpo.Config())[0].backward()
     learned = logp.grad.nonzero()[:, 0].tolist()
@@ -190,7 +196,8 @@ def your_own_data():
     unread = report_unreadable(path, records, 0, None)
     prompts = Processor("out/tiny/cold_start").prompts(records)
     asked = {row["id"] for row in read_jsonl("out/exercise12/rollouts.jsonl")}
-    demand(not unread and asked & {r.id for r in records}, "out/exercise12 has no response to a row of these")
+    demand(not unread and asked & {r.id for r in records}, f"out/exercise12 has no response to a row of "
+                                                           f"{path}: run the command")
     return f"{len(records)} rows, the longest prompt has {max(len(p.full) for p in prompts)} tokens"
 
 
