@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.lab import arms, beyond, compared, logged, measured, once, series
+from experiments.lab import arms, compared, logged, measured, once, series
 from machinery.files import new_folder, read_json
 from machinery.rows import blank, open_image
 from machinery.tables import mean_and_error
@@ -42,7 +42,7 @@ def blind(seeds):
                                      for seed, run in zip(seeds, of)] for arm, of in runs.items()}
     rows = compared(scores, whole, start)
     for arm in ways:
-        rows += [*compared(scores, arm, start), *beyond(scores, (start, whole), (start, arm)),
+        rows += [*compared(scores, arm, start),
                  *(logged(runs, arm, whole, metric) for metric in ("accuracy", "groups_mixed", "entropy"))]
     for arm in runs:
         rows += compared({**scores, **asked}, f"{arm}, asked blank", arm)
