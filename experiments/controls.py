@@ -20,14 +20,12 @@ ROOT = Path(__file__).parent.parent
 
 def unseen(seed, how):
     """RL's rows as a stage's flags: with blank pictures, or with another row's (two rows share a picture)"""
-    rows, grey = seed.rows("rl"), seed.out / "blind/blank.png"
-    others = [row["images"] for row in rows[2:] + rows[:2]]
-    for row, other in zip(rows, others):
-        row["images"] = [grey.absolute()] * len(row["images"]) if how == "blank" else (
-            other * len(row["images"]))[:len(row["images"])]
-        row["images"] = list(map(str, row["images"]))
+    rows, grey = seed.rows("rl"), (seed.out / "blind/blank.png").absolute()
     grey.parent.mkdir(parents=True, exist_ok=True)
-    blank(seed.world / seed.rows("rl")[0]["images"][0]).save(grey)
+    blank(seed.world / rows[0]["images"][0]).save(grey)
+    for row, other in zip(rows, [row["images"] for row in rows[2:] + rows[:2]]):
+        n = len(row["images"])
+        row["images"] = [str(grey)] * n if how == "blank" else (other * n)[:n]
     return seed.rows_file(f"blind/{how}", rows)
 
 

@@ -115,7 +115,7 @@ class Pretended:
                 Path(cfg.out, step).mkdir(exist_ok=True)
             self.write(f"{cfg.out}/selected.json", {"val_loss": 0.1})
             row = dict.fromkeys(("reward", "accuracy", "grad_norm", "repetition", "entropy", "length",
-                                 "format", "groups_mixed", "clip_fraction", "loss"), 0.5)
+                                 "format", "groups_mixed", "clip_fraction", "critical_count", "loss"), 0.5)
             write_jsonl(f"{cfg.out}/metrics.jsonl", [{"step": i + 1, **row} for i in range(40)])
 
     def write(self, path, value):
