@@ -77,7 +77,7 @@ def cells(row):
 
 def draw_story():
     """story.png: wherever the paper says something of an arm's accuracy, our difference with its interval, in
-    the colour of its verdict. controls.png: the same of the controls, of which it says nothing."""
+    the colour of its verdict. controls.png: the same of the controls, of most of which it says nothing."""
     found = [(file.stem, Row(**row)) for file in sorted(RESULTS.glob("*.json"))
              for row in read_json(file)["rows"]]
     found = [(f"{name}: {row.arm} vs {row.against}", row) for name, row in found if row.measure in IN_POINTS]
@@ -85,7 +85,8 @@ def draw_story():
          "where the paper says something: difference in points, 95% interval",
          {"as in the paper": COLOURS[2], "not resolved": "0.55", "opposite, or no such effect": COLOURS[1]})
     draw([(name, row) for name, row in found if name.startswith(CONTROLS)], "controls",
-         "controls: difference in points, 95% interval", {"maths": COLOURS[0]})
+         "controls: difference in points, 95% interval",
+         {"maths": COLOURS[0], "not the paper's effect": COLOURS[1]})
 
 
 def draw(told, name, title, marks):
