@@ -22,10 +22,11 @@ TEST_FLAGS ?= -q
 DTYPE := --dtype fp32
 BASE := --optimizer muon --lr 3e-3 --epochs 1
 COLD_START := --lr 1e-3 --epochs 2
-RL := --samples 16 --lr 1e-4
+RL := --samples 16 --lr 1e-4 --save_every 5
 CONNECTOR := --lr 3e-4
 ASKED := --runs 2
 CHECKPOINTS := --limit 700
+SIDE := $(if $(filter 1,$(shell getconf _NPROCESSORS_ONLN)),1,2)
 # the same questions judge every stage: MMMU's format, temperature 1, handwriting that no stage has seen
 EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160 --chunk 2048 --rollout_batch 2048 $(DTYPE)
 
@@ -46,7 +47,7 @@ stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 # up to reinforcement learning each stage needs the one before; after it two go on side by side, since a model
 # as small as this gains little from a second core
 tiny: $(T)/rl.done
-	OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )) $(MAKE) -j2 $(T)/evaluated
+	OMP_NUM_THREADS=$$(( $$(getconf _NPROCESSORS_ONLN) / $(SIDE) )) $(MAKE) -j$(SIDE) $(T)/evaluated
 	$(PY) -m experiments.tables losses $(STAGES:%=$(T)/%)
 	$(PY) -m experiments.tables rules $(T)/rl
 	$(PY) report.py table $(T)
@@ -57,8 +58,9 @@ small: $(T)/encoder.done
 	$(PY) -m pip install -q gguf==0.19.0
 	$(PY) tiny/small.py --encoder $(T)/encoder --out $(SMALL)/encoder --seed $(SEED)
 	touch $(SMALL)/encoder.done
-	$(MAKE) tiny T=$(SMALL) DTYPE= BASE="--lr 5e-4 --epochs 0.3" COLD_START="--lr 3e-4 --epochs 1" \
-		RL="--samples 8 --lr 2e-5" CONNECTOR="--lr 3e-4 --epochs 1" ASKED="--limit 480" CHECKPOINTS="--limit 120"
+	$(MAKE) tiny T=$(SMALL) DTYPE= SIDE=1 BASE="--lr 5e-4 --epochs 0.25" COLD_START="--lr 3e-4 --epochs 1" \
+		RL="--samples 8 --lr 2e-5 --save_every 10" CONNECTOR="--lr 3e-4 --epochs 0.5" \
+		ASKED="--limit 480" CHECKPOINTS="--limit 120"
 
 seeds:
 	for seed in $(SEEDS); do $(MAKE) tiny SEED=$$seed || exit 1; done
@@ -86,7 +88,7 @@ $(T)/cold_start.done: $(T)/base.done
 
 $(T)/rl.done: $(T)/cold_start.done
 	$(call stage,RL,$(PY) grpo.py --model $(T)/cold_start --data $(W)/rl.jsonl --prompts 16 $(RL) \
-		--steps 40 --max_new_tokens 160 --high_entropy 1 --save_every 5 $(DTYPE) --seed $(SEED) --out $(T)/rl)
+		--steps 40 --max_new_tokens 160 --high_entropy 1 $(DTYPE) --seed $(SEED) --out $(T)/rl)
 	touch $@
 
 $(T)/select.done: $(T)/rl.done
