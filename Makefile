@@ -26,7 +26,7 @@ RL := --samples 16 --lr 1e-4 --save_every 5
 CONNECTOR := --lr 3e-4
 ASKED := --runs 2
 CHECKPOINTS := --limit 700
-SIDE := $(if $(filter 1,$(shell getconf _NPROCESSORS_ONLN)),1,2)
+SIDE := 2
 # the same questions judge every stage: MMMU's format, temperature 1, handwriting that no stage has seen
 EVAL = $(PY) eval_mmmu.py --data $(W)/mmmu --max_new_tokens 160 --chunk 2048 --rollout_batch 2048 $(DTYPE)
 
@@ -47,7 +47,7 @@ stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 # up to reinforcement learning each stage needs the one before; after it two go on side by side, since a model
 # as small as this gains little from a second core
 tiny: $(T)/rl.done
-	OMP_NUM_THREADS=$$(( $$(getconf _NPROCESSORS_ONLN) / $(SIDE) )) $(MAKE) -j$(SIDE) $(T)/evaluated
+	OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(SIDE) - 1) / $(SIDE) )) $(MAKE) -j$(SIDE) $(T)/evaluated
 	$(PY) -m experiments.tables losses $(STAGES:%=$(T)/%)
 	$(PY) -m experiments.tables rules $(T)/rl
 	$(PY) report.py table $(T)

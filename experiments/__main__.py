@@ -11,6 +11,7 @@ from typing import Literal
 
 import tyro
 
+from experiments.controls import CONTROLS
 from experiments.findings import FINDINGS
 from experiments.lab import Seed
 from experiments.rows import RESULTS, draw_story, lines
@@ -30,7 +31,7 @@ def run(cfg):
         write_json(RESULTS / f"{name}.json", {"name": name, "seeds": list(cfg.seeds), **versions(),
                                               "rows": [vars(row) for row in rows]})
         print("\n".join(lines(rows)))
-    draw_story()
+    draw_story(tuple(control.__name__ for control in CONTROLS))
 
 
 if __name__ == "__main__":

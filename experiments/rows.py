@@ -11,7 +11,6 @@ from machinery.tables import mean_and_error, pooled, table_lines
 RESULTS = Path(__file__).parent / "results"
 HEADER = ("arm", "against", "of", "paper", "the arm's own", "difference", "seeds", "could be seen", "verdict")
 IN_POINTS = ("maths", "others", "all")
-CONTROLS = ("blind", "connector", "distillation", "layers", "carried")  # of controls.py
 VERDICTS = {"same direction": COLOURS[2], "no difference seen": COLOURS[2], "not resolved": "0.55",
             "opposite": COLOURS[1], "no such effect": COLOURS[1]}
 
@@ -75,16 +74,17 @@ def cells(row):
             f"{number(min(row.values))} to {number(max(row.values))}", seen, row.verdict())
 
 
-def draw_story():
+def draw_story(controls):
     """story.png: wherever the paper says something of an arm's accuracy, our difference with its interval, in
-    the colour of its verdict. controls.png: the same of the controls, of most of which it says nothing."""
+    the colour of its verdict. controls.png: the same of the findings with these names, of most of which it
+    says nothing."""
     found = [(file.stem, Row(**row)) for file in sorted(RESULTS.glob("*.json"))
              for row in read_json(file)["rows"]]
     found = [(f"{name}: {row.arm} vs {row.against}", row) for name, row in found if row.measure in IN_POINTS]
     draw([(name, row) for name, row in found if row.expected], "story",
          "where the paper says something: difference in points, 95% interval",
          {"as in the paper": COLOURS[2], "not resolved": "0.55", "opposite, or no such effect": COLOURS[1]})
-    draw([(name, row) for name, row in found if name.startswith(CONTROLS)], "controls",
+    draw([(name, row) for name, row in found if name.startswith(controls)], "controls",
          "controls: difference in points, 95% interval",
          {"maths": COLOURS[0], "not the paper's effect": COLOURS[1]})
 

@@ -2,7 +2,9 @@
 
 A file or folder is written under a temporary name and renamed when it is complete, so what exists is whole.
 """
+import atexit
 import contextlib
+import gc
 import json
 import os
 import re
@@ -43,6 +45,7 @@ def versions():
 def main(run, Config):
     """The command line of a script: the dataclass Config is the flags, its comments are the --help."""
     import tyro  # only a command line needs it
+    atexit.register(gc.freeze)  # or python looks through everything that torch imported once more: a second
     try:
         about = f"{sys.modules[run.__module__].__doc__}\n[3.3]: section 3.3 of the paper"
         cfg = tyro.cli(Config, description=about, use_underscores=True)
