@@ -31,7 +31,6 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
-from blank_model import save_blank_model
 from pictures import make_pools, make_scene
 from questions import HARD, KINDS, OTHERS, SUBJECTS, ask, caption, in_words, solution, sums, truth
 
@@ -206,6 +205,7 @@ def make(cfg):
                                        thinking=name != "base")
         if name != "mmmu":
             write_jsonl(part, name, rows)
+    from blank_model import save_blank_model  # transformers takes seconds
     parameters = save_blank_model(part / "model", cfg.seed)
     (part / "world.json").write_text(json.dumps(wanted, indent=1))
     part.rename(out)
