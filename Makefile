@@ -1,6 +1,6 @@
 # make tiny          the whole recipe on the tiny world, from its data to the evaluation of every stage
 # make tiny SEED=1   the same with another seed, in out/tiny-seed1
-# make small         the same stages on a real language model, SmolLM2-135M, in out/small: some hours on two cores
+# make small         the same stages on a real language model, SmolLM2-135M, in out/small: two hours and a quarter
 # make seeds         five seeds, then the table of all of them (SEEDS="0 1 2" for others)
 # make experiments   the paper's findings in miniature, three seeds each: hours; goes on where it stopped
 # make test          the linter and the tests
