@@ -16,10 +16,9 @@ from experiments.rows import Row
 from machinery.files import Refused, read_json, read_jsonl, write_json, write_text
 from machinery.scores import gain, stage_result
 
-QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2,
-             "dtype": "fp32"}  # as in the Makefile
-PROBE = {"probe": 128, "samples": 4, "max_new_tokens": 160, "high_entropy": 1,
-         "dtype": "fp32"}  # and there, of the probe
+# as in the Makefile: of eval_mmmu.py, and of entropy_select.py
+QUESTIONS = {"max_new_tokens": 160, "chunk": 2048, "rollout_batch": 2048, "runs": 2, "dtype": "fp32"}
+PROBE = {"probe": 128, "samples": 4, "max_new_tokens": 160, "high_entropy": 1, "dtype": "fp32"}
 
 
 def call(words):

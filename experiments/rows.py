@@ -76,8 +76,7 @@ def cells(row):
 
 def draw_story(controls):
     """story.png: wherever the paper says something of an arm's accuracy, our difference with its interval, in
-    the colour of its verdict. controls.png: the same of the findings with these names, of most of which it
-    says nothing."""
+    the colour of its verdict. controls.png: the same of the findings with these names."""
     found = [(file.stem, Row(**row)) for file in sorted(RESULTS.glob("*.json"))
              for row in read_json(file)["rows"]]
     found = [(f"{name}: {row.arm} vs {row.against}", row) for name, row in found if row.measure in IN_POINTS]
