@@ -44,8 +44,8 @@ stage = mkdir -p $(T) && begin=$$(date +%s) && $(2) \
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-# up to reinforcement learning each stage needs the one before; after it two go on side by side, since a model
-# as small as this gains little from a second core
+# up to reinforcement learning each stage needs the one before; after it SIDE of them go on side by side: two,
+# since a model as small as this gains little from a second core, but only one of `make small`
 tiny: $(T)/rl.done
 	OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(SIDE) - 1) / $(SIDE) )) $(MAKE) -j$(SIDE) $(T)/evaluated
 	$(PY) -m experiments.tables losses $(STAGES:%=$(T)/%)
