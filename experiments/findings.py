@@ -263,18 +263,23 @@ def budget(seeds):
 
 # ---------------------------------------------------------------------------------------------- other models
 
-def learned_qwen(seed, *names):
-    """(cold start, {arm: run of RL}) of the tiny Qwen2.5-VL"""
+def learned_qwen(seed):
+    """(cold start, run of RL) of the tiny Qwen2.5-VL"""
     start = seed.taught("qwen", family="qwen2_5_vl")
-    return start, {arm: seed.rl(f"qwen/{arm}", model=start, save_every=5, **FREEZE[arm]) for arm in names}
+    return start, seed.rl("qwen/nothing frozen", model=start, save_every=5)  # checkpoints for `rules`
 
 
 def qwen(seeds):
     """d. The recipe with a tiny Qwen2.5-VL (tiny/blank_model.py), whose connector is the merger; RL once more
     with the merger frozen; and the merger alone tuned after RL, as stage 3 does it."""
     free, frozen = "nothing frozen", "connector frozen"
-    runs, scores = arms(seeds, lambda seed: {
-        "cold start": (found := learned_qwen(seed, free, frozen))[0], **found[1]})
+
+    def models(seed):
+        start, run = learned_qwen(seed)
+        return {"cold start": start, free: run,
+                frozen: seed.rl("qwen/connector frozen", model=start, **FREEZE[frozen])}
+
+    runs, scores = arms(seeds, models)
     scores |= {"chosen": [], "merger tuned": []}
     for seed, run in zip(seeds, runs[free]):
         tuned = seed.again("connector", "qwen/connector", model=seed.selected(run))
@@ -408,7 +413,7 @@ def rules(seeds):
     for seed in seeds:
         runs = [seed.recipe("select.done") / "rl", seed.rl("rules/lr_1e-3", lr=1e-3, save_every=5),
                 learned_weak(seed, "half the training")[1], learned_qformer(seed)[1],
-                learned_qwen(seed, "nothing frozen")[1]["nothing frozen"]]
+                learned_qwen(seed)[1]]
         for run in runs:
             once("eval_mmmu.py", run / "eval_steps", model=seed.selected(run), checkpoints=True, limit=700,
                  **{**QUESTIONS, "data": seed.world / "mmmu", "runs": 1})
