@@ -412,8 +412,7 @@ def rules(seeds):
     found = []
     for seed in seeds:
         runs = [seed.recipe("select.done") / "rl", seed.rl("rules/lr_1e-3", lr=1e-3, save_every=5),
-                learned_weak(seed, "half the training")[1], learned_qformer(seed)[1],
-                learned_qwen(seed)[1]]
+                learned_weak(seed, "half the training")[1], learned_qformer(seed)[1], learned_qwen(seed)[1]]
         for run in runs:
             once("eval_mmmu.py", run / "eval_steps", model=seed.selected(run), checkpoints=True, limit=700,
                  **{**QUESTIONS, "data": seed.world / "mmmu", "runs": 1})
