@@ -82,12 +82,13 @@ def connector(seeds):
             n = 640 * percent // 100
             rows = [{k: v for k, v in row.items() if k != "solution"} for row in dark[:n] + light[:640 - n]]
             data[seed, percent] = seed.rows_file(f"connector/{percent}", rows)
-    found = []
+    found, others = [], sorted({row["subject"] for row in rows})
     for percent in (10, 30, 60):
         runs, scores = arms(seeds, lambda seed: {
             "cold start": seed.recipe("rl.done") / "cold_start",
             **{arm: seed.rl(f"connector/{percent}_{arm}", **data[seed, percent], **flags)
-               for arm, flags in changes.items() if percent > 10 or arm != fast}})
+               for arm, flags in changes.items() if percent > 10 or arm != fast}},
+            name="eval-others", subjects=others)  # no dark picture is of maths
         looks = {arm: [by_look(seed, s) for seed, s in zip(seeds, of)] for arm, of in scores.items()}
         for arm, against in ((free, "cold start"), (frozen, free), (fast, free)):
             if arm not in runs:

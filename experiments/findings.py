@@ -232,7 +232,8 @@ def parts(seeds):
             found.append((read_json(out / "selected.json")["val_loss"], out))
         return min(found)[1]
 
-    scores, rows = {"after RL": [seed.evaluate(seed.folder / "rl", chosen=True) for seed in seeds]}, []
+    rl = [seed.recipe("select.done") / "rl" for seed in seeds]
+    scores, rows = {"after RL": [seed.evaluate(run, chosen=True) for seed, run in zip(seeds, rl)]}, []
     for arm, told in {"connector": ("+1.5", "higher"), "connector, LLM": ("-1.3", "lower"),
                       "encoder, connector, LLM": ("-4.8", "lower"), "connector, at once": (),
                       "connector, LLM, at once": ()}.items():

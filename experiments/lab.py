@@ -98,6 +98,7 @@ class Seed:
 
     def rows(self, name):
         """Of one of the world's files"""
+        self.recipe("encoder.done")  # the first stage that has a world
         return read_jsonl(self.world / f"{name}.jsonl")
 
     def rows_file(self, name, rows):
@@ -129,11 +130,13 @@ class Seed:
 
 # ------------------------------------------------------------------------------------------------ comparisons
 
-def arms(seeds, models_of):
-    """models_of(seed) -> {name: model or run}. Returns ({name: [of each seed]}, {name: [its scores]})"""
+def arms(seeds, models_of, **asked):
+    """models_of(seed) -> {name: model or run}; asked: `evaluate`'s flags. Returns ({name: [of each seed]},
+    {name: [its scores]})"""
     of_seeds = [models_of(seed) for seed in seeds]
     runs = {name: [models[name] for models in of_seeds] for name in of_seeds[0]}
-    return runs, {name: [seed.evaluate(model) for seed, model in zip(seeds, of)] for name, of in runs.items()}
+    return runs, {name: [seed.evaluate(model, **asked) for seed, model in zip(seeds, of)]
+                  for name, of in runs.items()}
 
 
 def rl_arms(seeds, changes):

@@ -73,6 +73,9 @@ class Pretended:
             return self.leave_recipe("out/tiny-seed1" if "SEED=1" in flags else "out/tiny")
         module = importlib.import_module(script.replace("/", ".").removesuffix(".py"))
         cfg = tyro.cli(module.Config, args=flags)  # ends the process where a flag is unknown
+        for path in (getattr(cfg, flag, "") for flag in ("model", "data", "val", "curriculum", "folder")):
+            if path and (Path(path).is_relative_to("out") or Path(path).is_relative_to("data")):
+                assert Path(path).is_dir() or Path(path).read_text(), f"{path}, that {script} reads"
         self.runs.append((script, cfg))
         self.leave(script, cfg)
 
@@ -82,14 +85,15 @@ class Pretended:
             self.write(f"{folder}/{stage}/eval/responses.jsonl", STEPWISE)
             script = {"rl": "grpo", "connector": "connector_tune"}.get(stage, "sft")
             self.leave(script, importlib.import_module(script).Config(out=f"{folder}/{stage}"))
-        for stage in ("cold_start", "base", "rl", "select", "connector"):
+        for stage in ("encoder", "cold_start", "base", "rl", "select", "connector"):
             self.write(f"{folder}/{stage}.done", {})
         world = folder.replace("out", "data", 1)
         self.write(f"{world}/truth.json", {i: {"dark": i in "eg"} for i in "abcdefgh"})
         for name, shade in (("light.png", 250), ("dark.png", 5)):
             Image.new("RGB", (4, 4), (shade,) * 3).save(f"{world}/{name}")
         row = {"id": "a", "subject": "Math", "solution": "a: 1. Wait, b: 2. 1 + 2 = 3. 3.\n</think>\n\n3"}
-        for name in ("cold_start", "rl", "rl_hard", "connector", "connector_val"):
+        Path(world, "mmmu").mkdir(exist_ok=True)
+        for name in ("cold_start", "cold_start_words", "rl", "rl_hard", "val", "connector", "connector_val"):
             rows = [{**row, "images": [image], "subject": subject} for image in ("light.png", "dark.png")
                     for subject in ("Math", "Design")]
             write_jsonl(f"{world}/{name}.jsonl", rows * 100)
@@ -129,7 +133,7 @@ def pretended(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Pretended()
     monkeypatch.setattr(lab, "call", made)
-    monkeypatch.setattr(findings, "noisy", lambda seed: "noisy")  # model folders
+    monkeypatch.setattr(findings, "noisy", lambda seed: "noisy")  # a model folder
     monkeypatch.setattr(controls, "grafted", lambda seed, place, start, run: Path(place))
     monkeypatch.setattr(controls, "places", lambda vlm: ("encoder", "connector"))
     monkeypatch.setattr(controls, "load", lambda path: path)
@@ -157,6 +161,7 @@ def test_the_last_and_the_chosen_checkpoint_are_evaluated_in_folders_of_their_ow
 
 
 def test_an_rl_run_has_the_recipes_flags_but_for_the_changes(pretended):
+    lab.Seed(0, "out/e").recipe("rl.done")  # the flags' defaults name its files
     assert lab.Seed(1, "out/e").rl("") == Path("out/tiny-seed1/rl") and not pretended.runs
     lab.Seed(1, "out/e").rl("high rate", lr=0.5)
     (script, cfg), = pretended.runs
