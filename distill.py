@@ -137,11 +137,11 @@ def distill(cfg):
     chunks = [(k, prompts[i:i + stride]) for k, i in enumerate(range(0, len(prompts), stride))]
     chunks = [(k, part) for k, part in chunks if any(p.record.id not in done for p in part)]
     if chunks:
+        verifier = Verifier.of(cfg)
         # vLLM loads the model itself
         vlm = None if cfg.rollout == "vllm" else load(cfg.model, world.device, cfg.dtype)
         sampler = make_sampler(cfg.rollout, vlm, processor, dtype=cfg.dtype,
                                tensor_parallel=cfg.tensor_parallel)
-        verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{len(done)} of {len(prompts)} questions are done already")
     bar = tqdm(chunks, desc="distill", unit="chunk", dynamic_ncols=True, disable=world.rank > 0)
     for k, part in bar:

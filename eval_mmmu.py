@@ -94,12 +94,11 @@ def score(cfg: Score):
     folder = Path(cfg.responses).parent
     if not Path(cfg.responses).exists():
         raise Refused(f"--responses {cfg.responses}: no such file")
-    return report(read_jsonl(cfg.responses), cfg, folder, cfg.out or folder / "scores.json")
+    return report(read_jsonl(cfg.responses), cfg, Verifier.of(cfg), folder, cfg.out or folder / "scores.json")
 
 
-def report(rows, cfg, folder, out):
+def report(rows, cfg, verifier, folder, out):
     """Score the rows, print the tables, write scores.json."""
-    verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     scores, rows = score_rows(rows, cfg.mode, verifier)
     about = Path(folder) / "data.json"  # the run has written there where the questions came from
     write_json(out, {**scores, "data": read_json(about) if about.exists() else None})
@@ -249,7 +248,7 @@ def evaluate(cfg: Config):
     from model import load
     from rollout import make_sampler
 
-    world, checkpoint = start_processes(cfg.seed), resolve(cfg.model)
+    world, checkpoint, verifier = start_processes(cfg.seed), resolve(cfg.model), Verifier.of(cfg)
     records, about = read_questions(cfg)
     about |= {"checkpoint": checkpoint, "max_new_tokens": cfg.max_new_tokens,
               "weights": fingerprint(checkpoint) if Path(checkpoint).exists() else None}
@@ -305,7 +304,7 @@ def evaluate(cfg: Config):
     bar.close()
     if world.rank == 0:
         rows = [row for row in read_jsonl(path) if row["run"] < cfg.runs]
-        report(rows, cfg, run.dir, run.dir / "scores.json")
+        report(rows, cfg, verifier, run.dir, run.dir / "scores.json")
 
 
 def row_of(record, run, response, mode):

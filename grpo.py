@@ -149,6 +149,7 @@ def setup(cfg):
     if cfg.samples < 2 or not cfg.temperature:
         raise Refused("a group is two --samples or more, drawn at a --temperature above 0")
     run = Run(cfg.out, cfg, world, may_change=["steps"] if cfg.schedule == "constant" else [])
+    verifier = Verifier.of(cfg)
     processor = Processor(cfg.model, cfg.max_tiles, cfg.pixels, cfg.ask, cfg.system)
     pool = load_prompts(cfg, cfg.data, processor)
     hard = load_prompts(cfg, cfg.curriculum, processor) if cfg.curriculum else []
@@ -160,7 +161,6 @@ def setup(cfg):
     first = run.resume(vlm, optimizer, world)
     sampler = make_sampler(cfg.rollout, vlm, processor, world, cfg.rollout_batch, cfg.dtype,
                            cfg.tensor_parallel, cfg.vllm_memory)
-    verifier = Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None
     say(f"{vlm.table()}\n{len(pool)} prompts, {cfg.steps} steps, {world.size} process(es) on {world.device}")
     return SimpleNamespace(world=world, run=run, processor=processor, pool=pool, hard=hard, first=first,
                            vlm=vlm, reference=reference, optimizer=optimizer, sampler=sampler,

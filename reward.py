@@ -155,7 +155,7 @@ def score_file(cfg):
             why = repr(row if isinstance(row, ValueError) else error)
             raise Refused(f"{cfg.responses} line {number} cannot be scored: {why}") from error
         rows.append(row)
-    rewards = judge(claims, Verifier(cfg.verifier, cfg.verifier_model) if cfg.verifier else None)
+    rewards = judge(claims, Verifier.of(cfg))
     write_text(cfg.out, "".join(json.dumps(row | vars(reward)) + "\n" for row, reward in zip(rows, rewards)))
     print(f"{len(rows)} rows -> {cfg.out}:", *(f"{name} {x:.3g}" for name, x in rates(rewards).items()))
 

@@ -69,6 +69,17 @@ class Verifier:
         self.patience, self.first_wait = patience, first_wait
         self.cache = {}  # (question, answer, gold) -> True | False | None
 
+    @classmethod
+    def of(cls, cfg):
+        """The one that the flags --verifier and --verifier_model name, or None. An easy question comes first,
+        so that a wrong address or name, or a model that thinks aloud, ends a command before its work."""
+        if not cfg.verifier:
+            return None
+        if cls(cfg.verifier, cfg.verifier_model, patience=20.0).ask([("What is 1 + 1?", "2", "2")]) != [True]:
+            raise Refused(f"the verifier at {cfg.verifier} ({cfg.verifier_model}) did not reply CORRECT when "
+                          f"asked whether 2 is 2, with 16 tokens to say so: does it think aloud?")
+        return cls(cfg.verifier, cfg.verifier_model)
+
     def ask(self, items):
         """[(question, answer, gold)] -> [True | False | None], from one thread at a time; or VerifierDown."""
         import httpx

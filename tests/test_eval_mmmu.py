@@ -171,7 +171,7 @@ def test_the_judge_counts_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(E.Verifier, "ask", lambda self, items: asked.extend(items) or [True] * len(items))
     scores = E.score(E.Score(str(path), verifier="http://127.0.0.1:9/v1"))
     assert (scores["judge"], scores["rule"]) == (0.5, 0)
-    assert len(asked) == 1 and "Which town?" in asked[0][0] and "Rome" in asked[0][0]
+    assert len(asked) == 2 and "Which town?" in asked[1][0] and "Rome" in asked[1][0]  # behind the trial
     assert "judge 50.0" in E.tables(scores)
 
 

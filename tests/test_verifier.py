@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from machinery.files import Refused
 from reward import (Config, Verifier, VerifierDown, askable, parse_verdict, rates, score, score_batch,
                     score_file)
 from scoring.verifier import JUDGE_PROMPT
@@ -237,10 +238,19 @@ def test_a_question_that_is_refused_has_no_verdict(server, status):
 
 # ------------------------------------------------------------------------------------------------ the command
 def test_command_with_a_verifier(server, tmp_path):
-    server.reply = lambda data, count: "CORRECT" if data["question"] == "Which?" else (401, "x")
+    server.reply = lambda data, count: (401, "x") if data["question"] == "What?" else "CORRECT"
     given, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     for question in ("Which?", "What?"):
         given.write_text(json.dumps({"response": SAME, "answer": "cat", "question": question}))
         with pytest.raises(VerifierDown, match="401") if question == "What?" else contextlib.nullcontext():
             score_file(Config(str(given), str(out), verifier=server.url, verifier_model="judge"))
     assert [json.loads(line)["total"] for line in open(out)] == [1.0]
+
+
+@pytest.mark.parametrize("reply, why", [("<think>Let me see", "think aloud"), ("INCORRECT", "2 is 2"),
+                                        ((404, "no such model"), "HTTP 404"), ((400, "?"), "2 is 2")])
+def test_a_verifier_that_cannot_judge_ends_a_command_before_its_work(server, reply, why):
+    server.reply = lambda data, count: reply
+    with pytest.raises(Refused, match=why):
+        Verifier.of(Config("in.jsonl", "out.jsonl", verifier=server.url, verifier_model="judge"))
+    assert len(server.requests) == 1
