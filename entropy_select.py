@@ -35,7 +35,7 @@ import numpy as np
 
 from data import Processor, read_records
 from machinery.asking import Asking
-from machinery.files import Refused, checkpoints, main, read_jsonl, write_json, write_text
+from machinery.files import Refused, checkpoints, main, read_json, read_jsonl, write_json, write_text
 from machinery.parallel import (
     World, compute_dtype, gather, send_weights, shard, start_processes, tensors)
 from machinery.rows import rows_fingerprint
@@ -186,6 +186,8 @@ def select(cfg):
     steps = checkpoints(run)
     if not steps:
         raise Refused(f"--folder {cfg.folder}: no step_* folder there. Run grpo.py with this --out first.")
+    if (run / "selected.json").exists() and "val_loss" in read_json(run / "selected.json"):
+        raise Refused(f"--folder {cfg.folder}: supervised; validation loss has chosen its checkpoint already")
     records = read_records(cfg.data, cfg.columns, image_root=cfg.image_root)
     # rows of --data may stand sorted by subject
     records = [records[i] for i in permutation(len(records), cfg.seed, 0)[:cfg.probe]]

@@ -9,7 +9,7 @@ from scipy import stats
 
 import entropy_select as es
 from data import Record
-from machinery.files import read_jsonl, resolve
+from machinery.files import Refused, read_jsonl, resolve
 from machinery.tables import pearson, spearman
 from rollout import Rollout
 
@@ -147,6 +147,13 @@ def test_a_whole_selection(run, monkeypatch, capsys):
     assert [(r["id"], r["tokens"][1]) for r in rows[::3]] == [(i, f". {i}") for i in world.asked[0]]
     text = capsys.readouterr().out
     assert "<- chosen" in text and "no correlation" in text  # all accuracies are equal, and that is said
+
+
+def test_a_supervised_run_keeps_its_choice(run):
+    (run / "selected.json").write_text('{"checkpoint": "step_000020", "val_loss": 0.1}')
+    with pytest.raises(Refused, match="validation loss"):
+        es.select(es.Config(folder=str(run)))
+    assert resolve(str(run)) == str(run / "step_000020")
 
 
 def test_what_was_measured_is_not_sampled_again(run, monkeypatch):
