@@ -133,7 +133,7 @@ def distillation(seeds):
         start, teacher = folder / "cold_start", folder / "connector"
         traces = once("distill.py", seed.out / "distillation/traces.jsonl", model=teacher, chunk=512,
                       seed=seed.number, data=seed.world / "rl.jsonl", max_new_tokens=160)
-        return {"cold start": start, "RL": seed.rl(""), "finetuned": seed.again(
+        return {"cold start": start, "RL": seed.rl(""), "teacher": teacher, "finetuned": seed.again(
                     "cold_start", "distillation/sft", model=start, data=traces),
                 "distilled": distil(seed, "distillation/opd", start, teacher),
                 "half, cold start": half[0], "half, RL": half[1],
@@ -142,8 +142,9 @@ def distillation(seeds):
     runs, scores = arms(seeds, models)
     early = {f"{arm}, 10 steps": [run / "step_000010" for run in runs[arm]] for arm in ("RL", "distilled")}
     scores |= {arm: [seed.evaluate(run) for seed, run in zip(seeds, of)] for arm, of in early.items()}
-    pairs = (("distilled", "cold start"), ("distilled", "RL"), ("distilled", "finetuned"),
-             ("finetuned", "RL"), ("distilled, 10 steps", "RL, 10 steps"),
+    pairs = (("distilled", "cold start"), ("distilled", "RL"), ("distilled", "teacher"),
+             ("distilled", "finetuned"), ("finetuned", "RL"), ("teacher", "RL"),
+             ("distilled, 10 steps", "RL, 10 steps"),
              ("half, distilled", "half, cold start"), ("half, distilled", "half, RL"))
     rows = [row for pair in pairs for row in compared(scores, *pair)]
     for metric, unit, scale in (("tokens", "tokens learned from", 1), ("time_step", "minutes", 1 / 60)):
